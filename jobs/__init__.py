@@ -1,0 +1,1 @@
+"""What people type: one file a job, thin over pipeline/."""

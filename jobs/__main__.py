@@ -1,0 +1,79 @@
+"""The command line: `llava-batch JOB` or `python -m jobs JOB`. Settings come from --config YAML, flags override it.
+
+    python -m jobs caption --input photos/ --output out/
+    python -m jobs ocr --config job.yaml --limit 100
+
+Exit 0: done within the error budget; 1: failed; 2: bad usage or settings, found before anything starts.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from jobs.caption import caption
+from jobs.ocr import ocr
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one job; returns the exit status."""
+    app = build_app()
+    try:
+        result = app.meta(list(sys.argv[1:] if argv is None else argv), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _refuse(describe(error))
+    except ValueError as error:  # a setting that only the input or the model could show to be bad
+        return _refuse(str(error))
+    return result if isinstance(result, int) else 0
+
+
+def build_app() -> App:
+    """The commands, and --config before any of them."""
+    lists = Parameter(negative_iterable=(), consume_multiple=True)
+    app = App(name="llava-batch", help=_HELP, default_parameter=lists, result_action="return_value")
+    app.command(caption)
+    app.command(ocr)
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        config: Annotated[Path | None, Parameter(help="A YAML file of settings; flags override it.")] = None,
+    ) -> object:
+        if config:
+            app.config = (Yaml(config, must_exist=True, use_commands_as_keys=False),)
+        return app(tokens, exit_on_error=False, print_error=False)
+
+    return app
+
+
+_HELP = "Batch inference for LLaVA-NeXT on Ray Data: images and prompts in Parquet, answers in Parquet."
+
+
+def describe(error: CycloptsError) -> str:
+    """One line for each thing that is wrong, naming the flag, the rule and the value."""
+    cause = error.__cause__ or error
+    if not isinstance(cause, ValidationError):
+        return str(error)
+    return "\n".join(_describe_value(one) for one in cause.errors())
+
+
+def _describe_value(error: ErrorDetails) -> str:
+    rule = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return rule
+    flag = "--" + str(error["loc"][0]).replace("_", "-")
+    return f"{flag}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}"
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""What caption and ocr share: check, say what was found, run or dry-run, print the summary."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipeline.dryrun import describe_plan, describe_rows
+from pipeline.job import ErrorBudgetSpent, plan_job, run_job
+from pipeline.stages import load_engine
+from schemas.job import JobSettings
+
+DryRun = Annotated[
+    bool, Parameter(negative=(), help="Read and preprocess 8 rows, show them and what would run; answer nothing.")
+]
+
+
+def answer(job: str, settings: JobSettings, *, default_prompt: str, dry_run: bool) -> int:
+    """Run one job; returns the exit status. The last line of stdout is one JSON object."""
+    plan = plan_job(job, settings, default_prompt)
+    sys.stderr.write(describe_plan(plan) + "\n")
+    if dry_run:
+        sys.stderr.write(describe_rows(plan) + "\n")
+        return 0
+    try:
+        summary = run_job(plan, load_engine)
+    except ErrorBudgetSpent as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        return 1
+    sys.stdout.write(json.dumps(asdict(summary)) + "\n")
+    return 0

@@ -1,0 +1,187 @@
+"""read -> preprocess -> generate -> write on Ray Data: the only `import ray`.
+
+A work unit travels as one row {unit, payload}: its table as one Arrow stream. Ray may split, merge or reorder blocks as
+it likes; a unit stays whole, is generated once and is written under its own name.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipeline.run import Counts, count_answers, write_unit
+from pipeline.stages import Engine, Generate, Preprocess, final_answers
+from schemas.job import JobSettings
+from schemas.sample import binary_views
+
+Stage = Callable[[pa.Table], pa.Table]
+Batch: TypeAlias = pa.Table  # one row of UNIT_SCHEMA
+UNIT_SCHEMA = pa.schema(
+    [pa.field("unit", pa.int64(), nullable=False), pa.field("payload", pa.large_binary(), nullable=False)]
+)
+# Reading and writing wait for storage most of the time; actors keep whole CPUs.
+READ_CPUS, WRITE_CPUS = 0.5, 0.25
+WORKER_LOGS = "LLAVA_BATCH_WORKER_LOGS"  # set it to see what the actors print
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """How many actors each pool may have; `gpus` 0 is one engine on the CPU."""
+
+    preprocess_workers: int
+    gpus: int
+
+
+@contextmanager
+def on_cluster() -> Iterator[None]:
+    """On the cluster of this process (RAY_ADDRESS, a submitted job), or a local one that ends with the block."""
+    if ray.is_initialized():
+        yield
+        return
+    elsewhere = "RAY_ADDRESS" in os.environ
+    _quiet_ray()
+    ray.init(
+        num_cpus=None if elsewhere else max(4, os.cpu_count() or 4),  # fewer cannot hold a CPU for every stage
+        include_dashboard=None if elsewhere else False,
+        logging_level=logging.ERROR,
+        log_to_driver=WORKER_LOGS in os.environ,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def place(settings: JobSettings) -> Placement:
+    """The pools' sizes: as set, or every GPU of the cluster and the CPUs that are left."""
+    resources = ray.cluster_resources()
+    gpus = settings.gpus if settings.gpus is not None else int(resources.get("GPU", 0))
+    spare = int(resources.get("CPU", 1)) - max(gpus, 1) - 1
+    return Placement(gpus=gpus, preprocess_workers=settings.preprocess_workers or max(1, spare))
+
+
+def run_units(
+    units: Sequence[int],
+    read: Callable[[int], pa.Table],
+    settings: JobSettings,
+    load_engine: Callable[[JobSettings], Engine],
+    placement: Placement,
+) -> Iterator[Counts]:
+    """Answer these units and yield the counts of each as it is written, in the order in which they finish."""
+    _set_context()
+    read_task: Callable[[Any], Any] = partial(_read_unit, todo=np.asarray(units), read=read)
+    write_task: Callable[[Any], Any] = partial(_write_unit, folder=settings.output)
+    generate_args: dict[str, Any] = {"num_gpus": 1} if placement.gpus else {"num_cpus": 1}
+    dataset = (
+        ray.data.range(len(units), override_num_blocks=len(units))
+        .map_batches(read_task, num_cpus=READ_CPUS, **_ONE_UNIT)
+        .map_batches(
+            _UnitStage,
+            fn_constructor_args=(partial(Preprocess, settings),),
+            compute=ActorPoolStrategy(min_size=1, max_size=placement.preprocess_workers),
+            num_cpus=1,
+            **_ONE_UNIT,
+        )
+        .map_batches(
+            _UnitStage,
+            fn_constructor_args=(partial(Generate, settings, load_engine),),
+            compute=ActorPoolStrategy(
+                size=max(1, placement.gpus),
+                max_tasks_in_flight_per_actor=6,
+                max_concurrent_calls_per_actor=3,
+                enable_true_multi_threading=True,
+            ),
+            **generate_args,
+            **_ONE_UNIT,
+        )
+        .map_batches(write_task, num_cpus=WRITE_CPUS, **_ONE_UNIT)
+    )
+    for row in dataset.iter_rows():
+        yield Counts(rows=row["rows"], errors=row["errors"], by_type=tuple(map(_as_type, row["by_type"])))
+
+
+_ONE_UNIT: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+
+
+class _UnitStage:
+    """A stage in an actor: unpacks a unit, runs the stage on its table, packs what comes out."""
+
+    def __init__(self, load: Callable[[], Stage]) -> None:
+        self._stage = load()
+
+    def __call__(self, batch: Batch) -> Batch:
+        unit, table = unpack(batch)
+        return pack(unit, self._stage(table))
+
+
+def _read_unit(batch: Batch, *, todo: npt.NDArray[np.int64], read: Callable[[int], pa.Table]) -> Batch:
+    unit = int(todo[batch.column("id")[0].as_py()])
+    return pack(unit, read(unit))
+
+
+def _write_unit(batch: Batch, *, folder: str) -> Batch:
+    unit, table = unpack(batch)
+    answers = final_answers(table)
+    write_unit(folder, unit, answers)
+    counts = count_answers(answers)
+    by_type = [{"stage": stage, "type": kind, "rows": rows} for stage, kind, rows in counts.by_type]
+    return pa.table({"rows": [counts.rows], "errors": [counts.errors], "by_type": [by_type]}, schema=_RECEIPT)
+
+
+_RECEIPT = pa.schema(
+    [
+        pa.field("rows", pa.int64()),
+        pa.field("errors", pa.int64()),
+        pa.field(
+            "by_type",
+            pa.list_(pa.struct([("stage", pa.string()), ("type", pa.string()), ("rows", pa.int64())])),
+        ),
+    ]
+)
+
+
+def _as_type(row: dict[str, object]) -> tuple[str, str, int]:
+    return str(row["stage"]), str(row["type"]), int(str(row["rows"]))
+
+
+def pack(unit: int, table: pa.Table) -> Batch:
+    """One row of UNIT_SCHEMA that holds the whole table."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    stream = sink.getvalue()
+    offsets = pa.py_buffer(np.array([0, stream.size], np.int64))
+    payload = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, stream])
+    return pa.table([pa.array([unit], pa.int64()), payload], schema=UNIT_SCHEMA)
+
+
+def unpack(batch: Batch) -> tuple[int, pa.Table]:
+    """The unit's number and its table, a view of the batch's memory."""
+    if batch.num_rows != 1:
+        raise RuntimeError(f"a batch must be one work unit, got {batch.num_rows}")
+    (payload,) = binary_views(batch.column("payload"))
+    return batch.column("unit")[0].as_py(), pa.ipc.open_stream(payload).read_all()
+
+
+def _quiet_ray() -> None:
+    """Leave stderr to the job's own lines; Ray's are in its session folder, and its errors are raised."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # every actor pool logs an error about its arguments
+
+
+def _set_context() -> None:
+    context = DataContext.get_current()
+    context.target_max_block_size = None  # a block is one unit, however large
+    context.enable_progress_bars = False
+    context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
+    context.max_errored_blocks = 0

@@ -1,0 +1,78 @@
+"""An answer while it is being drawn: its tokens, when it ends and why, and its text."""
+
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.engine.batch import Row
+from pipeline.engine.model import LoadedModel
+from schemas.answer import FinishReason, Generation
+from schemas.engine import Sampling
+
+
+class Draft:
+    """Takes one row's tokens until `finish_reason` is set; what is drawn after that is ignored."""
+
+    def __init__(self, model: LoadedModel, sampling: Sampling, row: Row) -> None:
+        assert row.prompt.max_new_tokens > 0
+        self._tokenizer = model.tokenizer
+        self._stop_ids = model.stop_ids
+        self._sampling = sampling
+        self._max_new_tokens = row.prompt.max_new_tokens
+        self._watch = _StopWatch(model.tokenizer, sampling.stop) if sampling.stop else None
+        self._token_ids: list[int] = []
+        self._logprob = 0.0
+        self.finish_reason: FinishReason | None = None
+
+    def add(self, token_id: int, logprob: float) -> None:
+        """Take the next token, and find out whether it is the last."""
+        if self.finish_reason is not None:
+            return
+        self._token_ids.append(token_id)
+        self._logprob += logprob
+        stopped = (self._watch is not None and self._watch.sees(token_id)) or token_id in self._stop_ids
+        if stopped and len(self._token_ids) >= self._sampling.min_new_tokens:
+            self.finish_reason = "stop"
+        elif len(self._token_ids) == self._max_new_tokens:
+            self.finish_reason = "length"
+
+    def generation(self) -> Generation:
+        """The finished answer; its text ends before the end token or the stop string."""
+        assert self.finish_reason is not None
+        return Generation(
+            text=self._text(),
+            finish_reason=self.finish_reason,
+            num_generated_tokens=len(self._token_ids),
+            mean_logprob=self._logprob / len(self._token_ids),
+        )
+
+    def _text(self) -> str:
+        if self.finish_reason == "stop" and self._token_ids[-1] in self._stop_ids:
+            return self._decode(self._token_ids[:-1])
+        if self.finish_reason == "stop" and self._watch is not None:
+            return self._watch.text_before
+        return self._decode(self._token_ids)
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
+
+
+class _StopWatch:
+    """Finds a stop string in a text that grows token by token, looking only at what is new."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...]) -> None:
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stop = stop
+        self._text = ""
+        self.text_before = ""  # what stands before the stop string, once it is seen
+
+    def sees(self, token_id: int) -> bool:
+        """Whether a stop string has ended within the text of this token."""
+        new = self._stream.step(self._tokenizer, token_id) or ""  # none until a character of several tokens is whole
+        old = len(self._text)
+        self._text += new
+        starts = [self._text.find(stop, max(0, old - len(stop) + 1)) for stop in self._stop]
+        found = [start for start in starts if start >= 0]
+        if found:
+            self.text_before = self._text[: min(found)]
+        return bool(found)

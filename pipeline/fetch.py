@@ -1,0 +1,71 @@
+"""Fetch: the bytes of one image URI, under a limit."""
+
+import base64
+import binascii
+from urllib.parse import unquote_to_bytes
+
+from pipeline import storage
+from schemas.errors import RowError
+
+SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "data")
+_SHOWN = 200  # characters of a URI in a message: a data: URI holds a whole image
+
+
+def fetch(uri: str, max_bytes: int) -> bytes:
+    """The bytes that `uri` names: a path, an object of a store, or a data: URI. Raises RowError with what to do."""
+    is_data = uri[:5].lower() == "data:"
+    scheme = "data" if is_data else storage.scheme_of(uri)
+    if scheme not in SCHEMES:
+        raise RowError(
+            "fetch",
+            "UnsupportedScheme",
+            f"images are not fetched from {scheme}://, only from paths, {', '.join(SCHEMES[1:])}: "
+            f"copy the image there first, got {_short(uri)}",
+        )
+    data = _decode(uri, max_bytes) if is_data else _read(uri, max_bytes)
+    if len(data) > max_bytes:
+        raise _too_large(uri, max_bytes)
+    if not data:
+        raise RowError("fetch", "EmptyFile", f"{_short(uri)} has no bytes: write the image again")
+    return data
+
+
+def _read(uri: str, max_bytes: int) -> bytes:
+    """At most one byte more than the limit, which tells that there is more."""
+    try:
+        return storage.read_bytes(uri, max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RowError("fetch", "FileNotFound", f"{_short(uri)} is not there: check the path") from error
+    except PermissionError as error:
+        message = f"{_short(uri)} may not be read ({error}): check its permissions and the keys in the environment"
+        raise RowError("fetch", "PermissionDenied", message) from error
+    except storage.UnsupportedScheme as error:
+        raise RowError("fetch", "UnsupportedScheme", _short(str(error))) from error
+    except (OSError, ValueError) as error:  # ValueError: what is no path at all, with a null character in it
+        message = f"{_short(uri)} could not be read ({_short(str(error))}): retry, or check the path"
+        raise RowError("fetch", "FetchFailed", message) from error
+
+
+def _decode(uri: str, max_bytes: int) -> bytes:
+    """The bytes of `data:[type][;base64],...`."""
+    header, comma, payload = uri.partition(",")
+    if not comma:
+        raise RowError("fetch", "FetchFailed", f"a data: URI must have a comma before its data, got {_short(uri)}")
+    is_base64 = header.lower().endswith(";base64")
+    if len(payload) // 4 * 3 - 2 > max_bytes and is_base64:
+        raise _too_large(uri, max_bytes)
+    if not is_base64:
+        return unquote_to_bytes(payload)
+    try:
+        return base64.b64decode(unquote_to_bytes(payload), validate=True)
+    except binascii.Error as error:
+        raise RowError("fetch", "FetchFailed", f"{_short(uri)} must be valid base64: {error}") from error
+
+
+def _too_large(uri: str, max_bytes: int) -> RowError:
+    message = f"{_short(uri)} must have at most {max_bytes} bytes: raise --max-image-bytes or shrink the image"
+    return RowError("fetch", "TooLarge", message)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

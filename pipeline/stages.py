@@ -1,0 +1,150 @@
+"""The steps of a row's life as callables from table to table, a work unit at a time. The one `except RowError` is here.
+
+A stage's table starts with its schema's columns (requests, samples, answers); the columns kept for the answers, named
+`keep:<name>`, ride behind them untouched.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+import torch
+
+from pipeline.checkpoint import locate
+from pipeline.engine.engine import Engine as TorchEngine
+from pipeline.fetch import fetch
+from pipeline.preprocess.image import ImageLimits
+from pipeline.preprocess.preprocessor import Images, Preprocessor
+from pipeline.reader import KEEP
+from schemas.answer import ANSWER_SCHEMA, Answer, answers_to_table
+from schemas.engine import Dtype, EngineSettings, Sampling
+from schemas.errors import Failure, RowError
+from schemas.job import JobSettings, NamedPrompt, parse_prompts
+from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
+from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, samples_to_table, table_to_samples
+
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """What the generate stage needs: one answer for every prompt of every sample, in their order, from any thread."""
+
+    def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]: ...
+
+
+class Preprocess:
+    """Requests to samples, one a row: fetch, decode, tile, render, tokenise. What is wrong with a row is found here."""
+
+    def __init__(self, settings: JobSettings) -> None:
+        limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+        self.preprocessor = Preprocessor.load(
+            locate(settings.model), revision=settings.revision, limits=limits, max_new_tokens=settings.max_new_tokens
+        )
+        self._prompts = parse_prompts(settings.prompt)
+        self._max_image_bytes = settings.max_image_bytes
+        self._pool = ThreadPoolExecutor(settings.fetch_threads)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        requests = table_to_requests(table)
+        fetched = self._pool.map(self._fetch, requests)  # runs ahead while this thread decodes
+        samples = [self._sample(request, data) for request, data in zip(requests, fetched, strict=True)]
+        return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
+
+    def _fetch(self, request: Request) -> list[bytes] | Failure:
+        return attempt(lambda: [fetch_image(image, self._max_image_bytes) for image in request.images])
+
+    def _sample(self, request: Request, fetched: list[bytes] | Failure) -> Sample:
+        images = fetched if isinstance(fetched, Failure) else attempt(lambda: self.preprocessor.load_images(fetched))
+        asked = self._prompts or (NamedPrompt(id="prompt", text=request.prompt or ""),)
+        if isinstance(images, Failure):
+            failed = tuple(Prompt(id=prompt.id, text=prompt.text, failure=images) for prompt in asked)
+            return Sample(id=request.id, prompts=failed)
+        return Sample(
+            id=request.id,
+            prompts=tuple(self._prompt(prompt, images) for prompt in asked),
+            image_sizes=images.image_sizes,
+            tiles_per_image=images.tiles_per_image,
+            tiles=images.tiles,
+            image_sha256=images.image_sha256,
+        )
+
+    def _prompt(self, asked: NamedPrompt, images: Images) -> Prompt:
+        built = attempt(lambda: self.preprocessor.build_prompt(asked.id, asked.text, images))
+        return Prompt(id=asked.id, text=asked.text, failure=built) if isinstance(built, Failure) else built
+
+
+class Generate:
+    """Samples to answers, one for every prompt, in order."""
+
+    def __init__(self, settings: JobSettings, load_engine: Callable[[JobSettings], Engine]) -> None:
+        self._engine = load_engine(settings)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        samples = table_to_samples(table)
+        answers = list(self._engine.generate(samples))
+        asked = [(sample.id, prompt.id) for sample in samples for prompt in sample.prompts]
+        if asked != [(answer.id, answer.prompt_id) for answer in answers]:
+            raise RuntimeError(f"the engine gave {len(answers)} answers for {len(asked)} prompts, or in another order")
+        rows = [row for row, sample in enumerate(samples) for _ in sample.prompts]
+        return _beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows)))
+
+
+def load_engine(settings: JobSettings) -> TorchEngine:
+    """The real engine, on this process's GPU or on all of its machine's cores."""
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        torch.set_num_threads(os.cpu_count() or 1)
+    return TorchEngine.load(locate(settings.model), settings=engine_settings(settings, on_gpu=on_gpu))
+
+
+def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
+    """The part of a job's settings that the engine is told, with nothing left open; raises ValueError."""
+    best: Dtype = "bfloat16" if on_gpu else "float32"
+    return EngineSettings(
+        dtype=best if settings.dtype == "auto" else settings.dtype,
+        device="cuda" if on_gpu else "cpu",
+        attention=settings.attention,
+        batch_size=settings.batch_size,
+        revision=settings.revision,
+        sampling=Sampling(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            repetition_penalty=settings.repetition_penalty,
+            min_new_tokens=settings.min_new_tokens,
+            stop=settings.stop,
+            seed=settings.seed,
+        ),
+    )
+
+
+def fetch_image(image: ImageRef, max_bytes: int) -> bytes:
+    """The encoded bytes of one image; raises RowError where there are none to be had."""
+    if image.data is not None:
+        return image.data
+    if image.uri is None:
+        raise RowError("read", "NoImage", "the row's image is null: give it bytes or a URI, or leave the row out")
+    return fetch(image.uri, max_bytes)
+
+
+def attempt(step: Callable[[], T]) -> T | Failure:
+    """What `step` returns, or the failure of the row it was for."""
+    try:
+        return step()
+    except RowError as error:
+        return error.failure
+
+
+def final_answers(table: pa.Table) -> pa.Table:
+    """The table as it is written: ANSWER_SCHEMA, then the kept columns under their own names."""
+    names = [name.removeprefix(KEEP) for name in table.column_names]
+    assert names[: len(ANSWER_SCHEMA)] == ANSWER_SCHEMA.names
+    return table.rename_columns(names)
+
+
+def _beside(table: pa.Table, kept: pa.Table) -> pa.Table:
+    for name in kept.column_names:
+        table = table.append_column(kept.schema.field(name), kept.column(name))
+    return table

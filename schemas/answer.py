@@ -1,0 +1,116 @@
+"""Answer: one output row. Every prompt of every request has exactly one."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+from schemas.errors import STAGES, Stage
+from schemas.sample import Prompt, Sample
+
+Status = Literal["ok", "error"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The text for one prompt about one row, or the stage, type and message of what went wrong."""
+
+    id: str
+    prompt_id: str
+    prompt: str
+    status: Status
+    text: str | None = None
+    finish_reason: FinishReason | None = None
+    mean_logprob: float | None = None
+    num_prompt_tokens: int | None = None
+    num_image_tokens: int | None = None
+    num_generated_tokens: int | None = None
+    image_width: int | None = None
+    image_height: int | None = None
+    num_tiles: int | None = None
+    image_sha256: str | None = None
+    error_stage: Stage | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    attempt: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.status == "error") != (self.text is None) or (self.status == "error") != (
+            self.error_stage is not None
+        ):
+            raise ValueError(f"text must be null and error_stage set exactly when status is error, got {self!r}")
+        if self.finish_reason is not None and self.finish_reason not in get_args(FinishReason):
+            raise ValueError(f"finish_reason must be one of {get_args(FinishReason)}, got {self.finish_reason!r}")
+        if self.error_stage is not None and self.error_stage not in STAGES:
+            raise ValueError(f"error_stage must be one of {STAGES}, got {self.error_stage!r}")
+
+
+ANSWER_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # ok | error
+        pa.field("text", pa.string()),  # null exactly when status is error
+        pa.field("finish_reason", pa.string()),  # stop | length; null on error, as is every count below not yet known
+        pa.field("mean_logprob", pa.float32()),  # of the drawn tokens under the model's own distribution, nats
+        pa.field("num_prompt_tokens", pa.int32()),
+        pa.field("num_image_tokens", pa.int32()),
+        pa.field("num_generated_tokens", pa.int32()),  # the stop token counts
+        pa.field("image_width", pa.int32()),  # pixels, of the first image
+        pa.field("image_height", pa.int32()),
+        pa.field("num_tiles", pa.int32()),
+        pa.field("image_sha256", pa.string()),
+        pa.field("error_stage", pa.string()),  # read | fetch | decode | prompt | generate
+        pa.field("error_type", pa.string()),
+        pa.field("error_message", pa.string()),
+        pa.field("attempt", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What the engine drew for one prompt; `mean_logprob` is in nats a token."""
+
+    text: str
+    finish_reason: FinishReason
+    num_generated_tokens: int
+    mean_logprob: float
+
+
+def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -> Answer:
+    """The answer row of one prompt: the generation, or the prompt's failure where there is none."""
+    size = sample.image_sizes[0] if sample.image_sizes else None
+    failure = prompt.failure
+    return Answer(
+        id=sample.id,
+        prompt_id=prompt.id,
+        prompt=prompt.text,
+        status="ok" if generation else "error",
+        text=generation.text if generation else None,
+        finish_reason=generation.finish_reason if generation else None,
+        mean_logprob=generation.mean_logprob if generation else None,
+        num_prompt_tokens=len(prompt.token_ids) or None,
+        num_image_tokens=prompt.num_image_tokens if len(prompt.token_ids) else None,
+        num_generated_tokens=generation.num_generated_tokens if generation else None,
+        image_width=size.width if size else None,
+        image_height=size.height if size else None,
+        num_tiles=sample.tiles_per_image[0] if size else None,
+        image_sha256=sample.image_sha256,
+        error_stage=failure.stage if failure else None,
+        error_type=failure.type if failure else None,
+        error_message=failure.message if failure else None,
+    )
+
+
+def answers_to_table(answers: Sequence[Answer]) -> pa.Table:
+    """A table of ANSWER_SCHEMA, one row an answer."""
+    return pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
+
+
+def table_to_answers(table: pa.Table) -> list[Answer]:
+    """The answers of a table that starts with ANSWER_SCHEMA's columns; kept columns are ignored."""
+    return [Answer(**row) for row in table.select(ANSWER_SCHEMA.names).to_pylist()]

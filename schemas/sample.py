@@ -1,0 +1,161 @@
+"""Sample: a request made ready for the engine: token ids, uint8 tiles, sizes, or the reason why there are none."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.errors import Failure
+
+TokenIds = npt.NDArray[np.int32]
+Tiles = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Size:
+    """Width and height in pixels (or in tiles or patches, where the name says so)."""
+
+    width: int
+    height: int
+
+
+def no_tiles() -> Tiles:
+    """The tiles of a sample without an image: shape (0, 0, 0, 3)."""
+    return np.zeros((0, 0, 0, 3), np.uint8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One question about a sample's images.
+
+    `token_ids` (num_prompt_tokens,) holds every `<image>` already expanded to its count; it is empty exactly when
+    `failure` says why this prompt cannot be answered.
+    """
+
+    id: str
+    text: str
+    token_ids: TokenIds = field(default_factory=lambda: np.zeros(0, np.int32))
+    num_image_tokens: int = 0
+    max_new_tokens: int = 0
+    failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        if (self.failure is None) != (len(self.token_ids) > 0):
+            raise ValueError(f"token_ids must be empty exactly when failure is set, prompt {self.id!r} breaks that")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One row's images and prompts. Every prompt becomes one answer; one prefill of the images serves them all.
+
+    `tiles` is (num_tiles, tile, tile, 3) uint8, images in order, each base tile first, then row-major.
+    `image_sizes` are the original sizes in pixels, after EXIF orientation; `tiles_per_image` sums to num_tiles.
+    """
+
+    id: str
+    prompts: tuple[Prompt, ...]
+    image_sizes: tuple[Size, ...] = ()
+    tiles_per_image: tuple[int, ...] = ()
+    tiles: Tiles = field(default_factory=no_tiles)
+    image_sha256: str | None = None  # of the first image's encoded bytes, hex
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise ValueError(f"a sample must have at least one prompt, {self.id!r} has none")
+        if len(self.tiles) != sum(self.tiles_per_image) or len(self.image_sizes) != len(self.tiles_per_image):
+            raise ValueError(f"tiles and tiles_per_image must agree, got {len(self.tiles)} and {self.tiles_per_image}")
+
+
+_FAILURE = pa.struct([pa.field(name, pa.string(), nullable=False) for name in ("stage", "type", "message")])
+_PROMPT = pa.struct(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("token_ids", pa.large_list(pa.int32()), nullable=False),
+        pa.field("num_image_tokens", pa.int32(), nullable=False),
+        pa.field("max_new_tokens", pa.int32(), nullable=False),
+        pa.field("failure", _FAILURE),  # null exactly when token_ids is not empty
+    ]
+)
+_SIZE = pa.struct([pa.field("width", pa.int32(), nullable=False), pa.field("height", pa.int32(), nullable=False)])
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("prompts", pa.list_(_PROMPT), nullable=False),
+        pa.field("image_sizes", pa.list_(_SIZE), nullable=False),
+        pa.field("tiles_per_image", pa.list_(pa.int32()), nullable=False),
+        pa.field("tiles", pa.large_binary(), nullable=False),  # 64-bit offsets: 5 tiles of 336 are 1.69 MB a row
+        pa.field("tile_size", pa.int32(), nullable=False),  # pixels; 0 where there are no tiles
+        pa.field("image_sha256", pa.string()),
+    ]
+)
+
+
+def samples_to_table(samples: Sequence[Sample]) -> pa.Table:
+    """A table of SAMPLE_SCHEMA, one row a sample."""
+    columns = {
+        "id": [s.id for s in samples],
+        "prompts": [[_prompt_to_row(p) for p in s.prompts] for s in samples],
+        "image_sizes": [[{"width": z.width, "height": z.height} for z in s.image_sizes] for s in samples],
+        "tiles_per_image": [list(s.tiles_per_image) for s in samples],
+        "tiles": _tiles_column([s.tiles for s in samples]),
+        "tile_size": [s.tiles.shape[1] for s in samples],
+        "image_sha256": [s.image_sha256 for s in samples],
+    }
+    return pa.table(columns, schema=SAMPLE_SCHEMA)
+
+
+def table_to_samples(table: pa.Table) -> list[Sample]:
+    """The samples of a table that starts with SAMPLE_SCHEMA's columns. Tiles are views of the table's memory."""
+    small = table.select([name for name in SAMPLE_SCHEMA.names if name != "tiles"]).to_pylist()
+    return [_row_to_sample(row, pixels) for row, pixels in zip(small, binary_views(table["tiles"]), strict=True)]
+
+
+def binary_views(column: pa.ChunkedArray) -> Iterator[pa.Buffer]:
+    """The values of a large_binary column as views of its memory; a scalar's `as_buffer` would copy."""
+    for chunk in column.chunks:
+        _, offsets, content = chunk.buffers()
+        bounds = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+        for start, stop in pairwise(bounds):
+            yield content.slice(start, stop - start)
+
+
+def _tiles_column(tiles: list[Tiles]) -> pa.LargeBinaryArray:
+    """One copy of the pixels into one buffer; a list of bytes objects would cost a second."""
+    pixels = np.concatenate([one.reshape(-1) for one in tiles]) if tiles else np.zeros(0, np.uint8)
+    offsets = np.cumsum([0, *(one.size for one in tiles)], dtype=np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(pixels)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(tiles), buffers)
+
+
+def _prompt_to_row(prompt: Prompt) -> dict[str, object]:
+    failure = prompt.failure
+    return {
+        "id": prompt.id,
+        "text": prompt.text,
+        "token_ids": prompt.token_ids,
+        "num_image_tokens": prompt.num_image_tokens,
+        "max_new_tokens": prompt.max_new_tokens,
+        "failure": failure and {"stage": failure.stage, "type": failure.type, "message": failure.message},
+    }
+
+
+def _row_to_sample(row: dict[str, Any], tiles: pa.Buffer) -> Sample:
+    tile = row.pop("tile_size")
+    row["prompts"] = tuple(_row_to_prompt(prompt) for prompt in row["prompts"])
+    row["image_sizes"] = tuple(Size(**size) for size in row["image_sizes"])
+    row["tiles_per_image"] = tuple(row["tiles_per_image"])
+    pixels = np.frombuffer(tiles, np.uint8)
+    shape = (-1, tile, tile, 3) if len(pixels) else no_tiles().shape
+    return Sample(**row, tiles=pixels.reshape(shape))
+
+
+def _row_to_prompt(row: dict[str, Any]) -> Prompt:
+    row["token_ids"] = np.asarray(row["token_ids"], np.int32)
+    row["failure"] = Failure(**row["failure"]) if row["failure"] else None
+    return Prompt(**row)

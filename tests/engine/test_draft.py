@@ -1,0 +1,75 @@
+"""An answer's end and text, token by token, with a real tokenizer of one token a byte."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from demo.checkpoint import EOS
+from pipeline.engine.batch import Row
+from pipeline.engine.draft import Draft
+from pipeline.engine.engine import Engine
+from pipeline.engine.model import load_model
+from schemas.answer import Generation
+from schemas.engine import Sampling
+from schemas.sample import Prompt, Sample
+from tests.engine.oracle import FP32, mixed_questions
+from tests.tiny import checkpoint
+
+
+def drafted(oracle, text: str, max_new_tokens: int = 99, end: bool = True, **sampling) -> Generation:
+    """What becomes of a model that writes this text, and then its end token or nothing."""
+    prompt = Prompt(id="p", text="?", token_ids=np.ones(1, np.int32), max_new_tokens=max_new_tokens)
+    draft = Draft(oracle.with_text, Sampling(**sampling), Row(sample=Sample(id="a", prompts=(prompt,)), prompt=prompt))
+    for token in oracle.with_text.tokenizer.encode(text, add_special_tokens=False) + [EOS] * end:
+        draft.add(token, -0.5)
+    return draft.generation()
+
+
+@pytest.mark.parametrize(
+    ("written", "stop", "text", "num_tokens"),
+    [
+        pytest.param("a dog", (), "a dog", 6, id="no stop string, the end token counts"),
+        pytest.param("a dog. A cat", (".",), "a dog", 6, id="one token"),
+        pytest.param("a dog\n\nUSER: no", ("\n\nUSER:",), "a dog", 12, id="several tokens"),
+        pytest.param("one two", ("zz", "wo", "tw"), "one ", 6, id="the first to be whole"),
+        pytest.param("été là", ("à",), "été l", 9, id="a character of two tokens"),
+        pytest.param("a dog", ("cat",), "a dog", 6, id="never written"),
+        pytest.param(".a", (".",), "", 1, id="nothing before it"),
+        pytest.param("a<pad>b<pad>c!", ("bc",), "a", 5, id="special tokens in between have no text"),
+    ],
+)
+def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(oracle, written, stop, text, num_tokens):
+    generation = drafted(oracle, written, stop=stop)
+    assert (generation.text, generation.num_generated_tokens) == (text, num_tokens)
+    assert generation.finish_reason == "stop"
+
+
+def test_a_stop_string_before_min_new_tokens_is_text(oracle):
+    assert drafted(oracle, "a.bcd.e", stop=(".",), min_new_tokens=4).text == "a.bcd"
+    assert drafted(oracle, "a.bcde", stop=(".",), min_new_tokens=4).text == "a.bcde"
+
+
+def test_the_last_token_allowed_may_still_be_the_stop(oracle):
+    assert drafted(oracle, "ab.", max_new_tokens=3, stop=(".",)).finish_reason == "stop"
+    assert drafted(oracle, "abc", max_new_tokens=3, end=False, stop=(".",)).finish_reason == "length"
+
+
+def test_a_token_after_the_end_changes_nothing(oracle):
+    generation = drafted(oracle, "abcdef", max_new_tokens=3)
+    assert (generation.text, generation.num_generated_tokens, generation.mean_logprob) == ("abc", 3, -0.5)
+
+
+def test_a_stop_string_that_is_a_special_token_ends_answers_by_its_id():
+    model = load_model(str(checkpoint()), replace(FP32, sampling=Sampling(stop=("<user>", "."))))
+    assert model.stop_ids == (EOS, model.tokenizer.convert_tokens_to_ids("<user>"))
+
+
+def test_the_engine_stops_one_row_at_its_stop_string_and_lets_the_others_go_on(oracle):
+    samples = [oracle.sample(question) for question in mixed_questions()]
+    whole = [answer.text for answer in Engine(oracle.with_text, FP32).generate(samples)]
+    stop = next(letter for letter in whole[0][1:] if letter not in "".join(whole[1:]) and letter != "\ufffd")
+    settings = replace(FP32, sampling=Sampling(stop=(stop,)))
+    answers = list(Engine(oracle.with_text, settings).generate(samples))
+    assert [answer.text for answer in answers] == [whole[0].split(stop)[0], *whole[1:]]
+    assert [answer.finish_reason for answer in answers] == ["stop"] + ["length"] * (len(whole) - 1)

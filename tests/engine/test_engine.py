@@ -1,0 +1,164 @@
+"""What holds for every answer, greedy or not: order, ends, counts, failures, threads, memory."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.engine.batch import Row
+from pipeline.engine.engine import Engine, halve_until_it_fits
+from schemas.answer import Generation
+from schemas.engine import EngineSettings
+from schemas.errors import Failure
+from schemas.sample import Prompt, Sample
+from tests.engine.oracle import FP32, Oracle, Question, mixed_questions, picture
+from tests.tiny import checkpoint
+
+BROKEN = Failure(stage="decode", type="Truncated", message="the picture ends early")
+
+
+def test_answers_come_in_the_order_of_samples_and_their_prompts(oracle):
+    questions = mixed_questions()
+    questions = [replace(q, texts=("What?", "A much longer question about it?")) for q in questions]
+    engine = oracle.engine(replace(FP32, batch_size=3, look_ahead=4))
+    answers = list(engine.generate(oracle.sample(q) for q in questions))
+    assert [(a.id, a.prompt_id) for a in answers] == [(q.id, p) for q in questions for p in ("p0", "p1")]
+
+
+def test_a_window_is_answered_before_the_next_is_read(oracle):
+    read = []
+
+    def samples():
+        for question in mixed_questions(max_new_tokens=(1,)):
+            read.append(question.id)
+            yield oracle.sample(question)
+
+    next(oracle.engine(replace(FP32, look_ahead=2)).generate(samples()))
+    assert len(read) == 2
+
+
+def test_a_failed_prompt_passes_through_beside_an_answered_one(oracle):
+    good = oracle.sample(Question(id="a", images=(picture((100, 80)),)))
+    failed = Prompt(id="bad", text="?", failure=BROKEN)
+    answers = list(oracle.engine().generate([replace(good, prompts=(failed, *good.prompts))]))
+    assert [(a.prompt_id, a.status, a.error_stage, a.error_type) for a in answers] == [
+        ("bad", "error", "decode", "Truncated"),
+        ("p0", "ok", None, None),
+    ]
+
+
+def test_a_window_of_failures_needs_no_model_run(oracle):
+    sample = Sample(id="a", prompts=(Prompt(id="bad", text="?", failure=BROKEN),))
+    assert [a.error_message for a in oracle.engine().generate([sample, sample])] == [BROKEN.message] * 2
+
+
+def test_no_samples_give_no_answers(oracle):
+    assert list(oracle.engine().generate([])) == []
+
+
+def test_every_row_ends_at_its_own_limit(oracle):
+    limits = (1, 5, 12, 3, 9, 2, 7)
+    questions = [replace(q, max_new_tokens=(n,)) for q, n in zip(mixed_questions(), limits, strict=True)]
+    answers = list(oracle.engine().generate(oracle.sample(q) for q in questions))
+    assert [a.num_generated_tokens for a in answers] == list(limits)
+    assert [a.text for a in answers] == [oracle.spelled(q) for q in questions]
+    assert {a.finish_reason for a in answers} == {"length"}
+
+
+def test_any_of_several_end_tokens_stops_a_row_and_is_no_part_of_its_text(oracle):
+    questions = mixed_questions()
+    unended = [oracle.token_ids(q) for q in questions]
+    stops = (*oracle.model.stop_ids, unended[0][3], unended[1][5])
+    answers = list(Engine(replace(oracle.model, stop_ids=stops), FP32).generate(oracle.sample(q) for q in questions))
+    for question, answer in zip(questions, answers, strict=True):
+        expected = oracle.token_ids(question, eos_token_id=list(stops), pad_token_id=0)
+        assert answer.num_generated_tokens == len(expected)
+        assert answer.finish_reason == ("stop" if expected[-1] in stops else "length")
+        assert answer.text == " ".join(str(i) for i in expected if i not in stops)
+
+
+def test_nothing_ends_a_row_before_min_new_tokens(oracle):
+    questions = mixed_questions()
+    stops = (*oracle.model.stop_ids, *(oracle.token_ids(q)[1] for q in questions))
+    engine = Oracle(replace(oracle.with_text, stop_ids=stops), str(checkpoint())).engine(min_new_tokens=6)
+    answers = engine.generate(oracle.sample(q) for q in questions)
+    for question, answer in zip(questions, answers, strict=True):
+        expected = oracle.token_ids(question, eos_token_id=list(stops), pad_token_id=0, min_new_tokens=6)
+        assert answer.num_generated_tokens == len(expected) >= 6
+
+
+def test_counts_and_sizes_stand_in_the_answer(oracle):
+    sample = oracle.sample(Question(id="a", images=(picture((100, 80)), picture((40, 200)))))
+    (answer,) = oracle.engine().generate([sample])
+    assert (answer.image_width, answer.image_height, answer.num_tiles) == (100, 80, sample.tiles_per_image[0])
+    assert answer.num_prompt_tokens == len(sample.prompts[0].token_ids)
+    assert answer.num_image_tokens == sample.prompts[0].num_image_tokens > 0
+
+
+def test_a_row_whose_tokens_and_tiles_disagree_is_our_bug(oracle):
+    sample = oracle.sample(Question(id="a", images=(picture((100, 80)),)))
+    short = replace(sample.prompts[0], token_ids=np.delete(sample.prompts[0].token_ids, 5))
+    with pytest.raises(AssertionError):
+        list(oracle.engine().generate([replace(sample, prompts=(short,))]))
+
+
+def test_two_threads_at_once_get_their_own_answers(oracle):
+    questions = mixed_questions()
+    engine = oracle.engine(replace(FP32, batch_size=2))
+
+    def ask(some):
+        return [a.text for a in engine.generate(oracle.sample(q) for q in some)]
+
+    with ThreadPoolExecutor(2) as threads:
+        forth, back = threads.map(ask, [questions, questions[::-1]])
+    assert forth == back[::-1] == [oracle.spelled(q) for q in questions]
+
+
+def test_a_closed_engine_says_so(oracle):
+    engine = oracle.engine()
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        list(engine.generate([oracle.sample(Question(id="a"))]))
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_loses_no_row():
+    def run(rows):
+        if sum(len(row.prompt.token_ids) for row in rows) > 10:
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+        return [
+            Generation(text=r.sample.id, finish_reason="stop", num_generated_tokens=1, mean_logprob=0) for r in rows
+        ]
+
+    lengths = (3, 5, 4, 11, 2)
+    prompts = [Prompt(id="p", text="?", token_ids=np.ones(n, np.int32), max_new_tokens=8) for n in lengths]
+    rows = [Row(sample=Sample(id=str(i), prompts=(p,)), prompt=p) for i, p in enumerate(prompts)]
+    outcomes = halve_until_it_fits(rows, run)
+    assert [o.text if isinstance(o, Generation) else o.type for o in outcomes] == ["0", "1", "2", "OutOfMemory", "4"]
+    assert outcomes[3].message.startswith("11 prompt tokens and up to 8 new ones do not fit")
+
+
+def test_a_row_too_large_for_the_memory_becomes_an_error_row(oracle):
+    handle = oracle.model.network.model.language_model.register_forward_pre_hook(_run_out)
+    (answer,) = oracle.engine().generate([oracle.sample(Question(id="a"))])
+    handle.remove()
+    assert (answer.status, answer.error_stage, answer.error_type) == ("error", "generate", "OutOfMemory")
+
+
+def _run_out(module, inputs):
+    raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_numbers_that_overflow_become_an_error_row(oracle, temperature):
+    handle = oracle.model.network.lm_head.register_forward_hook(lambda module, inputs, output: output * torch.nan)
+    (answer,) = oracle.engine(temperature=temperature).generate([oracle.sample(Question(id="a"))])
+    handle.remove()
+    assert (answer.status, answer.error_stage, answer.error_type) == ("error", "generate", "NotFinite")
+
+
+def test_bfloat16_answers_have_the_same_shape(oracle):
+    engine = Engine.load(str(checkpoint()), settings=EngineSettings(dtype="bfloat16"))
+    answers = list(engine.generate(oracle.sample(q) for q in mixed_questions()))
+    assert all(a.status == "ok" and a.num_generated_tokens <= 12 for a in answers)

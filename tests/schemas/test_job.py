@@ -1,0 +1,51 @@
+"""What the settings take, and what they say when they refuse."""
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.job import PLACEMENT, JobSettings, NamedPrompt, parse_prompts
+
+
+def settings(**changes: object) -> JobSettings:
+    return JobSettings.model_validate({"input": ("a.parquet",), "output": "out", **changes})
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        settings().seed = 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"temperature": -1}, "greater than or equal to 0", id="temperature"),
+        pytest.param({"top_p": 0}, "greater than 0", id="top_p"),
+        pytest.param({"min_new_tokens": 300}, r"at most max_new_tokens \(256\), got 300", id="min over max"),
+        pytest.param({"prompt": ("a=x", "a=y")}, "got a more than once", id="twice the same name"),
+        pytest.param({"prompt": ("a=  ",)}, "must not be empty", id="blank prompt"),
+        pytest.param({"prompt": ("x",), "prompt_column": "q"}, "exclude each other", id="prompt and column"),
+        pytest.param({"temprature": 1}, "Extra inputs are not permitted", id="unknown key"),
+        pytest.param({"input": ()}, "at least 1 item", id="no input"),
+    ],
+)
+def test_a_bad_setting_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("texts", "prompts"),
+    [
+        pytest.param(("What?",), (("prompt", "What?"),), id="one"),
+        pytest.param(("a", "b"), (("prompt1", "a"), ("prompt2", "b")), id="several"),
+        pytest.param(("short=Say it in a word.",), (("short", "Say it in a word."),), id="named"),
+        pytest.param(("What is 2 + 2 = 4?",), (("prompt", "What is 2 + 2 = 4?"),), id="an equals sign inside"),
+        pytest.param(("lines=one\ntwo",), (("lines", "one\ntwo"),), id="over lines"),
+    ],
+)
+def test_prompts_are_named(texts: tuple[str, ...], prompts: tuple[tuple[str, str], ...]) -> None:
+    assert parse_prompts(texts) == tuple(NamedPrompt(id=id, text=text) for id, text in prompts)
+
+
+def test_placement_names_real_settings() -> None:
+    assert set(JobSettings.model_fields) >= PLACEMENT

@@ -1,0 +1,106 @@
+"""A record that goes through its Arrow schema comes back as it was."""
+
+from dataclasses import fields
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from schemas.answer import ANSWER_SCHEMA, Answer, Generation, answer_from, answers_to_table, table_to_answers
+from schemas.errors import Failure, RowError
+from schemas.request import REQUEST_SCHEMA, ImageRef, Request, requests_to_table, table_to_requests
+from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, Size, samples_to_table, table_to_samples
+
+FAILURE = Failure(stage="decode", type="TruncatedImage", message="it ends early")
+ASKED = Prompt(id="a", text="What?", token_ids=np.array([0, 2, 2, 7], np.int32), num_image_tokens=2, max_new_tokens=9)
+
+
+def a_sample() -> Sample:
+    tiles = np.random.default_rng(0).integers(0, 255, (3, 4, 4, 3), np.uint8)
+    return Sample(
+        id="x",
+        prompts=(ASKED, Prompt(id="b", text="", failure=FAILURE)),
+        image_sizes=(Size(10, 20), Size(3, 4)),
+        tiles_per_image=(2, 1),
+        tiles=tiles,
+        image_sha256="ab" * 32,
+    )
+
+
+def test_requests_come_back_as_they_were() -> None:
+    requests = [
+        Request(id="1", images=(ImageRef(data=b"\xff\xd8"), ImageRef(uri="s3://b/k.png")), prompt="Why?"),
+        Request(id="1", images=()),
+        Request(id="é", images=(ImageRef(),)),
+    ]
+    table = requests_to_table(requests)
+    assert table.schema == REQUEST_SCHEMA
+    assert table_to_requests(table) == requests
+
+
+def test_samples_come_back_with_their_pixels_and_failures() -> None:
+    sample, empty = a_sample(), Sample(id="y", prompts=(Prompt(id="a", text="q", failure=FAILURE),))
+    table = samples_to_table([sample, empty])
+    first, second = table_to_samples(table)
+    assert table.schema == SAMPLE_SCHEMA
+    assert np.array_equal(first.tiles, sample.tiles)
+    assert np.array_equal(first.prompts[0].token_ids, ASKED.token_ids)
+    assert first.prompts[1].failure == FAILURE
+    assert (first.image_sizes, first.tiles_per_image) == (sample.image_sizes, sample.tiles_per_image)
+    assert second.tiles.shape == (0, 0, 0, 3)
+
+
+def test_tiles_are_read_without_a_copy() -> None:
+    table = samples_to_table([a_sample()])
+    address = table.column("tiles").chunk(0).buffers()[2].address
+    assert table_to_samples(table)[0].tiles.__array_interface__["data"][0] == address
+
+
+def test_answers_come_back_as_they_were() -> None:
+    generation = Generation(text="a dog", finish_reason="stop", num_generated_tokens=3, mean_logprob=-0.5)
+    answers = [answer_from(a_sample(), ASKED, generation), answer_from(a_sample(), a_sample().prompts[1], None)]
+    table = answers_to_table(answers)
+    assert table.schema == ANSWER_SCHEMA
+    assert table_to_answers(table) == answers
+
+
+def test_every_answer_field_is_a_column() -> None:
+    assert [field.name for field in fields(Answer)] == ANSWER_SCHEMA.names
+
+
+def test_a_failed_prompt_gives_an_answer_with_its_reason_and_its_image() -> None:
+    answer = answer_from(a_sample(), a_sample().prompts[1], None)
+    assert (answer.status, answer.text, answer.error_stage) == ("error", None, "decode")
+    assert (answer.error_type, answer.error_message) == ("TruncatedImage", "it ends early")
+    assert (answer.image_width, answer.image_height, answer.num_tiles) == (10, 20, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(lambda: Failure(stage="cook", type="T", message="m"), "stage must be", id="stage"),
+        pytest.param(lambda: Prompt(id="a", text="t"), "token_ids must be empty", id="prompt"),
+        pytest.param(lambda: Sample(id="s", prompts=()), "at least one prompt", id="no prompts"),
+        pytest.param(lambda: Sample(id="s", prompts=(ASKED,), tiles_per_image=(1,)), "must agree", id="tiles"),
+        pytest.param(lambda: Answer(id="a", prompt_id="p", prompt="q", status="ok"), "text must be", id="no text"),
+        pytest.param(
+            lambda: Answer(id="a", prompt_id="p", prompt="q", status="ok", text="t", finish_reason="bored"),
+            "finish_reason must be",
+            id="finish",
+        ),
+    ],
+)
+def test_a_record_that_cannot_be_is_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_row_error_carries_its_failure() -> None:
+    assert RowError("fetch", "FileNotFound", "gone").failure == Failure(
+        stage="fetch", type="FileNotFound", message="gone"
+    )
+
+
+def test_kept_columns_do_not_disturb_reading_requests() -> None:
+    table = requests_to_table([Request(id="1", images=())]).append_column("keep:n", pa.array([1]))
+    assert table_to_requests(table)[0].id == "1"

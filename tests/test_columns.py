@@ -1,0 +1,131 @@
+import pyarrow as pa
+import pytest
+
+from pipeline.columns import ColumnChoices, Columns, FileSchema, describe_columns, find_columns
+
+BYTES, TEXT, NUMBER = pa.binary(), pa.string(), pa.int64()
+IMAGE = pa.struct([("bytes", BYTES), ("path", TEXT)])
+
+
+def find(columns: dict[str, pa.DataType], **choices: str | bool | tuple[str, ...]) -> Columns:
+    return find_columns([FileSchema(url="a.parquet", schema=pa.schema(columns))], ColumnChoices(**choices))
+
+
+@pytest.mark.parametrize(
+    ("columns", "image", "kind"),
+    [
+        pytest.param({"image": IMAGE, "label": NUMBER}, "image", "struct", id="struct"),
+        pytest.param({"JPG": pa.large_binary()}, "JPG", "bytes", id="any case"),
+        pytest.param({"URL": TEXT, "caption": TEXT}, "URL", "uri", id="uri"),
+        pytest.param({"image": pa.list_(NUMBER), "path": TEXT}, "path", "uri", id="a name with another type"),
+        pytest.param({"photo": BYTES, "note": TEXT}, "photo", "bytes", id="by type alone"),
+    ],
+)
+def test_the_image_is_found_by_name_and_type(columns: dict[str, pa.DataType], image: str, kind: str) -> None:
+    found = find(columns)
+    assert (found.image, found.image_kind) == (image, kind)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        pytest.param({"image": BYTES, "url": TEXT}, "the image: 'image', 'url'; set --image-column", id="image"),
+        pytest.param({"one": BYTES, "two": BYTES}, "the image: 'one', 'two'; set --image-column", id="image by type"),
+        pytest.param({"image": BYTES, "id": TEXT, "key": TEXT}, "the id: 'id', 'key'; set --id-column", id="id"),
+        pytest.param(
+            {"image": BYTES, "prompt": TEXT, "question": TEXT},
+            "the prompt: 'prompt', 'question'; set --prompt-column",
+            id="prompt",
+        ),
+    ],
+)
+def test_two_candidates_are_an_error_that_names_them_and_the_flag(
+    columns: dict[str, pa.DataType], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        find(columns)
+
+
+def test_a_choice_settles_what_is_ambiguous() -> None:
+    columns = {"image": BYTES, "url": TEXT, "id": TEXT, "key": TEXT, "prompt": TEXT, "question": TEXT}
+    found = find(columns, image="url", id="key", prompt="question")
+    assert (found.image, found.image_kind, found.id, found.prompt) == ("url", "uri", "key", "question")
+
+
+def test_text_is_the_prompt_only_where_no_better_name_is() -> None:
+    assert find({"image": BYTES, "text": TEXT}).prompt == "text"
+    assert find({"image": BYTES, "text": TEXT, "question": TEXT}).prompt == "question"
+
+
+def test_a_found_prompt_column_is_ignored_where_the_job_has_prompts_of_its_own() -> None:
+    found = find({"image": BYTES, "prompt": TEXT, "question": TEXT}, own_prompts=True)
+    assert (found.prompt, found.ignored_prompt) == (None, "prompt")
+    assert find({"image": BYTES, "question": TEXT}, own_prompts=True, prompt="question").prompt == "question"
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        pytest.param(
+            {"image": "imaeg"}, r"--image-column imaeg: no such column; did you mean 'image'\? The", id="typo"
+        ),
+        pytest.param({"id": "zzz"}, r"--id-column zzz: no such column; The columns are image \(binary\), n", id="all"),
+        pytest.param({"keep": ("lable",)}, r"--keep lable: no such column; did you mean 'label'", id="keep"),
+        pytest.param({"image": "label"}, "--image-column label must be bytes, a string .* got int64", id="image type"),
+        pytest.param({"prompt": "label"}, "--prompt-column label must be a string, got int64", id="prompt type"),
+        pytest.param({"keep": ("text",)}, "already; write --keep input_text=text", id="a name of the answers"),
+        pytest.param({"keep": ("label", "label=note")}, "'label' is kept twice", id="kept twice"),
+        pytest.param({"keep": ("=label",)}, "--keep must be name or new=old, got '=label'", id="no name"),
+    ],
+)
+def test_a_wrong_choice_is_named_with_what_there_is(choices: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find({"image": BYTES, "note": TEXT, "label": NUMBER, "text": TEXT}, **choices)
+
+
+def test_columns_are_kept_under_their_own_or_a_new_name() -> None:
+    found = find({"image": BYTES, "text": TEXT, "a=b": NUMBER}, keep=("input_text=text", "a=b"))
+    assert [(kept.name, kept.column, kept.type) for kept in found.keep] == [
+        ("input_text", "text", TEXT),
+        ("a=b", "a=b", NUMBER),
+    ]
+
+
+def test_a_table_without_an_image_says_which_columns_it_has() -> None:
+    with pytest.raises(ValueError, match=r"no image column found, set --image-column; the columns are a \(int64\)"):
+        find({"a": NUMBER})
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        pytest.param({"image": BYTES}, "b.parquet must have one column 'note' as a.parquet has", id="missing"),
+        pytest.param(
+            {"image": BYTES, "note": NUMBER}, "column 'note' must be string .* b.parquet has int64", id="kept"
+        ),
+        pytest.param({"image": TEXT, "note": TEXT}, "column 'image' must be binary .* b.parquet has string", id="kind"),
+    ],
+)
+def test_files_must_agree_on_the_columns_that_are_used(other: dict[str, pa.DataType], message: str) -> None:
+    files = [
+        FileSchema(url="a.parquet", schema=pa.schema({"image": BYTES, "note": TEXT, "unused": TEXT})),
+        FileSchema(url="b.parquet", schema=pa.schema(other)),
+    ]
+    with pytest.raises(ValueError, match=message):
+        find_columns(files, ColumnChoices(keep=("note",)))
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    schema = pa.schema([pa.field("image", BYTES), pa.field("image", TEXT)])
+    with pytest.raises(ValueError, match="more than one column 'image'"):
+        find_columns([FileSchema(url="a.parquet", schema=schema)], ColumnChoices())
+
+
+def test_what_was_found_is_told_a_line_a_role() -> None:
+    found = find({"image": IMAGE, "question": TEXT, "label": NUMBER}, own_prompts=True, keep=("kind=label",))
+    assert describe_columns(found) == [
+        "image: column 'image' (struct)",
+        "id: made from the file and the row's position",
+        "prompt: the job's (column 'question' is ignored; --prompt-column question asks it)",
+        "keep: column 'label' as 'kind'",
+    ]

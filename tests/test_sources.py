@@ -1,0 +1,272 @@
+import pickle
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import storage
+from pipeline.columns import ColumnChoices
+from pipeline.reader import read_unit, unit_reader
+from pipeline.sources import Listing, cut, default_unit_rows, list_input
+from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
+
+pytest_plugins = ["tests.object_store"]
+
+CONVENTION = ColumnChoices()
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else request.getfixturevalue("bucket")
+
+
+def write(url: str, table: pa.Table, **options: Any) -> str:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **options)
+    storage.write_atomic(url, sink.getvalue().to_pybytes())
+    return url
+
+
+def read_all(listing: Listing) -> pa.Table:
+    reader = pickle.loads(pickle.dumps(unit_reader(listing)))  # as a worker gets it
+    return pa.concat_tables([reader(unit) for unit in range(listing.num_units)])
+
+
+def requests_of(listing: Listing) -> list[Request]:
+    return table_to_requests(read_all(listing))
+
+
+def test_an_image_bytes_column_gives_bytes_and_ids_of_file_and_row(root: str) -> None:
+    write(storage.join(root, "in", "a.parquet"), pa.table({"image_bytes": [b"1", None, b""]}))
+    assert requests_of(list_input([storage.join(root, "in")], CONVENTION)) == [
+        Request(id="a.parquet:0", images=(ImageRef(data=b"1"),)),
+        Request(id="a.parquet:1", images=(ImageRef(),)),
+        Request(id="a.parquet:2", images=(ImageRef(),)),
+    ]
+
+
+def test_paths_are_relative_to_their_parquet_file_and_uris_are_taken_as_they_are(root: str) -> None:
+    paths = ["x/1.jpg", "./2.jpg", "/abs/3.jpg", "s3://b/4.jpg", "https://h/5.jpg", "data:,6", "", None]
+    write(storage.join(root, "d", "a.parquet"), pa.table({"path": paths}))
+    found = [request.images[0].uri for request in requests_of(list_input([root], CONVENTION))]
+    folder = storage.join(root, "d")
+    assert found[:2] == [f"{folder}/x/1.jpg", f"{folder}/2.jpg"]
+    assert found[2:] == [*paths[2:6], None, None]
+
+
+def test_a_hugging_face_struct_gives_its_bytes_and_its_path_where_it_has_none(root: str) -> None:
+    images = [{"bytes": b"1", "path": "1.jpg"}, {"bytes": None, "path": "2.jpg"}, None, {"bytes": b"", "path": None}]
+    type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    write(storage.join(root, "a.parquet"), pa.table({"image": pa.array(images, type)}))
+    found = [request.images for request in requests_of(list_input([root], CONVENTION))]
+    assert found == [
+        (ImageRef(data=b"1"),),
+        (ImageRef(uri=storage.join(root, "2.jpg")),),
+        (ImageRef(),),
+        (ImageRef(),),
+    ]
+
+
+def test_image_files_are_requests_named_by_their_path_below_the_input(root: str) -> None:
+    for name in ("b.PNG", "cats/a.jpg", "_DSC/c.jpeg", "notes.txt"):
+        storage.write_atomic(storage.join(root, "in", name), b"x")
+    listing = list_input([storage.join(root, "in")], CONVENTION, unit_rows=2)
+    assert listing.format == "images"
+    assert requests_of(listing) == [
+        Request(id=name, images=(ImageRef(uri=storage.join(root, "in", name)),))
+        for name in ("_DSC/c.jpeg", "b.PNG", "cats/a.jpg")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "ids"),
+    [
+        pytest.param(["x"], ["1.jpg", "2.jpg"], id="folder"),
+        pytest.param(["x/1.jpg"], ["1.jpg"], id="file"),
+        pytest.param(["x/*.jpg"], ["1.jpg", "2.jpg"], id="glob"),
+        pytest.param(["*/1.jpg"], ["x/1.jpg", "y/1.jpg"], id="glob of folders"),
+        pytest.param(["y", "x"], ["y/1.jpg", "x/1.jpg", "x/2.jpg"], id="two folders in the order given"),
+        pytest.param(["x/2.jpg", "x", "x/*"], ["2.jpg", "1.jpg"], id="each file once"),
+    ],
+)
+def test_ids_tell_the_files_of_all_inputs_apart(root: str, inputs: list[str], ids: list[str]) -> None:
+    for name in ("x/1.jpg", "x/2.jpg", "y/1.jpg"):
+        storage.write_atomic(storage.join(root, name), b"x")
+    listing = list_input([storage.join(root, one) for one in inputs], CONVENTION)
+    assert [request.id for request in requests_of(listing)] == ids
+
+
+def test_an_id_column_is_text_and_a_row_without_one_is_named_by_its_place(tmp_path: Path) -> None:
+    write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1", b"2"], "question_id": pa.array([7, None], pa.int64())}))
+    found = requests_of(list_input([str(tmp_path)], CONVENTION))
+    assert [request.id for request in found] == ["7", "a.parquet:1"]
+
+
+def test_a_prompt_column_is_the_rows_own_prompt(tmp_path: Path) -> None:
+    write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1", b"2"], "question": ["What?", None]}))
+    listing = list_input([str(tmp_path)], CONVENTION)
+    assert [request.prompt for request in requests_of(listing)] == ["What?", None]
+
+
+def test_pandas_categories_and_large_types_are_read_like_plain_ones(tmp_path: Path) -> None:
+    columns = {
+        "url": pa.array(["s3://b/1"], pa.large_string()),
+        "id": pa.array(["a"]).dictionary_encode(),
+        "prompt": pa.array(["What?"]).dictionary_encode(),
+    }
+    write(f"{tmp_path}/a.parquet", pa.table(columns))
+    assert requests_of(list_input([str(tmp_path)], CONVENTION)) == [
+        Request(id="a", images=(ImageRef(uri="s3://b/1"),), prompt="What?")
+    ]
+
+
+KEPT = {
+    "when": pa.array([datetime(2026, 1, 2, tzinfo=UTC), None], pa.timestamp("us", "UTC")),
+    "tags": pa.array([["a", "b"], []], pa.list_(pa.string())),
+    "kind": pa.array(["x", "y"]).dictionary_encode(),
+    "box": pa.array([{"w": 1}, None], pa.struct([("w", pa.int16())])),
+    "score": pa.array([0.5, None], pa.float32()),
+}
+
+
+def test_kept_columns_ride_along_with_their_own_types(root: str) -> None:
+    for name in ("a", "b"):
+        write(storage.join(root, f"{name}.parquet"), pa.table({"image": [b"1", b"2"], **KEPT}), row_group_size=1)
+    table = read_unit_zero(root, ColumnChoices(keep=("tags", "kind", "at=when", "box", "score")))
+    assert table.column_names == [*REQUEST_SCHEMA.names, "keep:tags", "keep:kind", "keep:at", "keep:box", "keep:score"]
+    for name, kept in (("keep:tags", "tags"), ("keep:kind", "kind"), ("keep:at", "when"), ("keep:box", "box")):
+        assert table.column(name).type == KEPT[kept].type
+        assert table.column(name).to_pylist() == KEPT[kept].to_pylist() * 2
+    assert table.take([3, 0]).num_rows == 2  # dictionaries of several files are one
+
+
+def read_unit_zero(root: str, choices: ColumnChoices) -> pa.Table:
+    listing = list_input([root], choices)
+    return read_unit(listing.unit(0), listing.columns, listing.format)
+
+
+def test_a_column_that_is_all_null_in_one_file_has_the_type_of_the_others(tmp_path: Path) -> None:
+    write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"], "note": pa.nulls(1), "prompt": pa.nulls(1)}))
+    write(f"{tmp_path}/b.parquet", pa.table({"image": [b"2"], "note": [1], "prompt": ["What?"]}))
+    table = read_unit_zero(str(tmp_path), ColumnChoices(keep=("note",)))
+    assert table.column("keep:note").to_pylist() == [None, 1]
+    assert table.column("prompt").to_pylist() == [None, "What?"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_row_is_in_exactly_one_unit_and_units_are_full(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows_of_files = rng.integers(0, 40, 6).tolist()
+    images: list[bytes] = []
+    for number, rows in enumerate([*rows_of_files, 3]):
+        new = [f"{number}/{row}".encode() for row in range(rows)]
+        write(f"{tmp_path}/{number}.parquet", pa.table({"image": pa.array(new, pa.binary())}), row_group_size=7)
+        images += new
+    unit_rows = int(rng.integers(1, 30))
+    limit = int(rng.integers(1, len(images) + 9))
+    listing = list_input([str(tmp_path)], CONVENTION, limit=limit, unit_rows=unit_rows)
+    units = [unit_reader(listing)(unit) for unit in range(listing.num_units)]
+    data = [request.images[0].data for request in table_to_requests(pa.concat_tables(units))]
+    assert data == images[:limit]
+    assert all(unit.num_rows == unit_rows for unit in units[:-1])
+    assert listing.pieces.column("first_row").to_pylist() == np.cumsum([0, *listing.pieces["num_rows"]])[:-1].tolist()
+
+
+def test_the_cut_and_the_fingerprint_follow_from_the_files_alone(root: str) -> None:
+    for name in ("a", "b"):
+        write(storage.join(root, f"{name}.parquet"), pa.table({"image": [b"1"] * 20}))
+    first, again = (list_input([root], CONVENTION) for _ in range(2))
+    assert first.pieces.equals(again.pieces)
+    assert first.fingerprint() == again.fingerprint()
+    write(storage.join(root, "b.parquet"), pa.table({"image": [b"2"] * 20}))
+    assert list_input([root], CONVENTION).fingerprint() != first.fingerprint()
+
+
+def test_a_million_files_are_cut_in_seconds() -> None:
+    names = [f"{number:07}.jpg" for number in range(1_000_000)]
+    files = pa.table({"url": names, "name": names, "num_rows": np.ones(len(names), np.int64)})
+    pieces = cut(files, len(names), 64)
+    assert pieces.num_rows == 1_000_000
+    assert pieces.column("unit")[-1].as_py() == 999_999 // 64
+
+
+@pytest.mark.parametrize(("num_rows", "unit_rows"), [(1, 8), (20, 8), (1000, 31), (10**6, 64)])
+def test_units_are_small_in_short_jobs_and_bounded_in_long_ones(num_rows: int, unit_rows: int) -> None:
+    assert default_unit_rows(num_rows) == unit_rows
+
+
+def test_a_unit_of_a_large_row_group_is_streamed_and_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.reader._WHOLE_READ_BYTES", 1000)
+    write(f"{tmp_path}/a.parquet", pa.table({"image": [b"%d" % row * 100 for row in range(100)]}))
+    listing = list_input([str(tmp_path)], CONVENTION, unit_rows=7)
+    assert [r.images[0].data for r in requests_of(listing)] == [b"%d" % row * 100 for row in range(100)]
+
+
+def test_a_file_that_lost_rows_since_it_was_listed_is_named(tmp_path: Path) -> None:
+    url = write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * 20}))
+    listing = list_input([url], CONVENTION)
+    write(url, pa.table({"image": [b"1"] * 9}))
+    with pytest.raises(OSError, match=r"a\.parquet must have at least 16 rows as when it was listed, it has 9"):
+        read_all(listing)
+
+
+def test_a_damaged_page_names_the_file_and_the_rows(tmp_path: Path) -> None:
+    url = write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1234"] * 20}), use_dictionary=False)
+    listing = list_input([url], CONVENTION)
+    data = bytearray(Path(url).read_bytes())
+    data[4:60] = b"\xff" * 56
+    Path(url).write_bytes(data)
+    with pytest.raises(OSError, match=r"cannot read rows 0 to 7 of .*a\.parquet"):
+        read_all(listing)
+
+
+def test_what_the_writer_of_a_folder_keeps_for_itself_is_no_input(tmp_path: Path) -> None:
+    for name in ("a.parquet", "_temporary/b.parquet", "_delta_log/c.parquet", ".d.parquet"):
+        write(f"{tmp_path}/{name}", pa.table({"image": [b"1"]}))
+    assert list_input([str(tmp_path)], CONVENTION).num_rows == 1
+
+
+def test_an_input_of_both_kinds_names_a_file_of_each(tmp_path: Path) -> None:
+    write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"]}))
+    storage.write_atomic(f"{tmp_path}/b.jpg", b"x")
+    with pytest.raises(ValueError, match=r"not both, got .*a\.parquet and .*b\.jpg"):
+        list_input([str(tmp_path)], CONVENTION)
+
+
+def test_an_input_without_files_says_what_was_looked_for(root: str) -> None:
+    storage.write_atomic(storage.join(root, "in", "a.txt"), b"x")
+    with pytest.raises(ValueError, match=r"--input .*in: it holds no Parquet or image file; .*\.parquet.*\.jpg"):
+        list_input([storage.join(root, "in")], CONVENTION)
+    with pytest.raises(ValueError, match=r"--input .*none: there is nothing of that name"):
+        list_input([storage.join(root, "none")], CONVENTION)
+
+
+def test_a_file_that_is_no_parquet_is_named(root: str) -> None:
+    storage.write_atomic(storage.join(root, "a.parquet"), b"not Parquet at all")
+    with pytest.raises(ValueError, match=r"a\.parquet must be a Parquet file, its footer cannot be read"):
+        list_input([root], CONVENTION)
+
+
+def test_an_input_without_rows_is_refused(tmp_path: Path) -> None:
+    write(f"{tmp_path}/a.parquet", pa.table({"image": pa.array([], pa.binary())}))
+    with pytest.raises(ValueError, match="must have at least one row"):
+        list_input([str(tmp_path)], CONVENTION)
+
+
+@pytest.mark.parametrize("choices", [ColumnChoices(id="a"), ColumnChoices(keep=("a",)), ColumnChoices(image="a")])
+def test_image_files_have_no_columns_to_name(tmp_path: Path, choices: ColumnChoices) -> None:
+    storage.write_atomic(f"{tmp_path}/b.jpg", b"x")
+    with pytest.raises(ValueError, match=r"--.* a needs Parquet input: image files have no columns"):
+        list_input([str(tmp_path)], choices)
+
+
+@pytest.mark.parametrize(("limit", "unit_rows"), [(0, None), (None, 0)])
+def test_counts_below_one_are_refused(limit: int | None, unit_rows: int | None) -> None:
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        list_input(["x"], CONVENTION, limit, unit_rows)
