@@ -7,9 +7,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipeline.dryrun import describe_plan, describe_rows
-from pipeline.job import ErrorBudgetSpent, plan_job, run_job
-from pipeline.stages import load_engine
 from schemas.job import JobSettings
 
 DryRun = Annotated[
@@ -19,6 +16,11 @@ DryRun = Annotated[
 
 def answer(job: str, settings: JobSettings, *, default_prompt: str, dry_run: bool) -> int:
     """Run one job; returns the exit status. The last line of stdout is one JSON object."""
+    # Torch, transformers and Ray take seconds to import: help and what is wrong with a flag are said before that.
+    from pipeline.dryrun import describe_plan, describe_rows
+    from pipeline.job import ErrorBudgetSpent, plan_job, run_job
+    from pipeline.stages import load_engine
+
     plan = plan_job(job, settings, default_prompt)
     sys.stderr.write(describe_plan(plan) + "\n")
     if dry_run:

@@ -11,6 +11,6 @@ pytest_plugins = ["tests.object_store"]
 @pytest.fixture(scope="session")
 def cluster(store: str) -> Iterator[None]:
     """A local Ray of four logical CPUs; jobs run in this process join it."""
-    ray.init(num_cpus=4, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
