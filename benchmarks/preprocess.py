@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,15 +56,19 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     images = photos(arguments.images)
-    print(
+    _say(
         f"{len(images)} JPEGs of {sum(map(len, images)) // len(images):,} bytes, {arguments.rounds} rounds, one core\n"
     )
     results = measure(contenders(), images, arguments.rounds)
-    print(f"{'':22}{'images/s':>10}{'ms/image':>10}{'bytes/row':>12}{'times pil':>11}")
+    _say(f"{'':22}{'images/s':>10}{'ms/image':>10}{'bytes/row':>12}{'times pil':>11}")
     for result in results:
         ms = 1000 / result.images_per_s
-        print(f"{result.name:22}{result.images_per_s:10.1f}{ms:10.2f}{result.row_bytes:12,}{result.times_pil:11.2f}")
-    print(json.dumps({result.name: as_json(result) for result in results}))
+        _say(f"{result.name:22}{result.images_per_s:10.1f}{ms:10.2f}{result.row_bytes:12,}{result.times_pil:11.2f}")
+    _say(json.dumps({result.name: as_json(result) for result in results}))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
 
 
 def photos(count: int, seed: int = 0) -> list[bytes]:

@@ -26,7 +26,7 @@ class Stock:
     """What pictures are made of; training and held-out stock have no face, word or layout in common."""
 
     anyres: Anyres
-    faces: tuple[Face, ...]
+    faces: tuple[tuple[Face, ...], ...]  # by family
     lexicon: Lexicon
     layouts: tuple[str, ...]
     backgrounds: tuple[str, ...]
@@ -45,7 +45,7 @@ def training_stock(anyres: Anyres, fonts: Path, words: list[Path]) -> Stock:
     """What training sees."""
     return Stock(
         anyres=anyres,
-        faces=tuple(find_faces(fonts, TRAINING_FAMILIES)),
+        faces=find_faces(fonts, TRAINING_FAMILIES),
         lexicon=read_lexicon(words, held_out=False),
         layouts=pages.TRAINING_LAYOUTS,
         backgrounds=draw.TRAINING_BACKGROUNDS,
@@ -56,7 +56,7 @@ def held_out_stock(anyres: Anyres, fonts: Path, words: list[Path]) -> Stock:
     """What scores are measured on."""
     return Stock(
         anyres=anyres,
-        faces=tuple(find_faces(fonts, HELD_OUT_FAMILIES)),
+        faces=find_faces(fonts, HELD_OUT_FAMILIES),
         lexicon=read_lexicon(words, held_out=True),
         layouts=pages.HELD_OUT_LAYOUTS,
         backgrounds=draw.HELD_OUT_BACKGROUNDS,
@@ -167,8 +167,8 @@ def _scene_size(rng: random.Random) -> Size:
 
 
 def _sized(rng: random.Random, aspect: float) -> Size:
-    side = math.exp(rng.uniform(math.log(130), math.log(640)))
-    if rng.random() < 0.06:
+    side = math.exp(rng.uniform(math.log(130), math.log(560)))
+    if rng.random() < 0.04:
         side = rng.uniform(640, 1200)
     width, height = side * math.sqrt(aspect), side / math.sqrt(aspect)
     return Size(max(40, min(1600, round(width))), max(40, min(1600, round(height))))
