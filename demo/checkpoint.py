@@ -23,6 +23,9 @@ from transformers import (
     Qwen2Config,
 )
 
+from pipeline.preprocess.geometry import Anyres
+from schemas.sample import Size
+
 Backbone = Literal["llama", "mistral", "qwen2"]
 SPECIAL_TOKENS = ("<s>", "</s>", "<image>", "<pad>", "<user>", "<assistant>")
 BOS, EOS, IMAGE, PAD, USER, ASSISTANT = range(6)
@@ -75,6 +78,11 @@ DEMO = Shape(
     text_kv_heads=4,
     context=2048,
 )
+
+
+def anyres_of(shape: Shape) -> Anyres:
+    """The geometry that preprocessing cuts pictures by for a shape."""
+    return Anyres(tile=shape.tile, patch=shape.patch, grids=tuple(Size(w, h) for h, w in shape.grids()))
 
 
 def build_checkpoint(folder: Path, shape: Shape, seed: int = 0) -> None:

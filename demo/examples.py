@@ -6,7 +6,7 @@ A row shows the model one picture and several questions. They share the picture'
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from pipeline.preprocess.image import tile_image
 from schemas.sample import Size, Tiles
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 IGNORED = -100
 QUESTION_TOKENS = 288  # a row's room for questions and answers; the longest caption takes 275
 PROBES = 64  # patches a row whose letters are asked for beside the answers
@@ -36,6 +37,7 @@ class Example:
     segments: Ints  # which question a token belongs to, from 1; 0 is padding
     positions: Ints
     labels: Ints  # the next token where that is an answer's
+    weights: Floats  # of each label's loss
     probes: Ints  # (PROBES,) features
     letters: Ints  # (PROBES, LETTERS_A_PATCH) what stands there, 0 for nothing
     kinds: tuple[str, ...]  # of the questions
@@ -52,6 +54,7 @@ class Batch:
     segments: Ints
     positions: Ints
     labels: Ints
+    weights: Floats
     probes: Ints
     letters: Ints
     kinds: tuple[tuple[str, ...], ...]
@@ -68,15 +71,16 @@ def make_example(picture: Picture, questions: Sequence[Question], anyres: Anyres
     features = feature_order(size, anyres)
     sources = np.concatenate([[BOS, USER], features, byte_ids("\n")])
     fitting = _fitting(questions)
-    tokens, segments, positions, labels = _pack(fitting, len(sources))
+    packed = _pack(fitting, len(sources))
     probes, letters = _probe(picture.letters, size, anyres, features)
     return Example(
         tiles=tile_image(picture.image, anyres),
         sources=sources,
-        tokens=tokens,
-        segments=segments,
-        positions=positions,
-        labels=labels,
+        tokens=packed.tokens,
+        segments=packed.segments,
+        positions=packed.positions,
+        labels=packed.labels,
+        weights=packed.weights,
         probes=probes,
         letters=letters,
         kinds=tuple(question.kind for question in fitting),
@@ -118,6 +122,7 @@ def make_batch(examples: Sequence[Example], prefix: int) -> Batch:
         segments=np.stack([e.segments for e in examples]),
         positions=np.stack([e.positions for e in examples]),
         labels=np.stack([e.labels for e in examples]),
+        weights=np.stack([e.weights for e in examples]),
         probes=np.stack([e.probes for e in examples]),
         letters=np.stack([e.letters for e in examples]),
         kinds=tuple(e.kinds for e in examples),
@@ -170,20 +175,32 @@ def _fitting(questions: Sequence[Question]) -> list[Question]:
     return fitting
 
 
-def _pack(questions: Sequence[Question], start: int) -> tuple[Ints, Ints, Ints, Ints]:
-    """Tokens, segments, positions and labels of one row."""
-    tokens, segments = np.full(QUESTION_TOKENS, PAD), np.zeros(QUESTION_TOKENS, np.int64)
-    positions, labels = np.zeros(QUESTION_TOKENS, np.int64), np.full(QUESTION_TOKENS, IGNORED)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Packed:
+    """The questions of one row, each array (QUESTION_TOKENS,)."""
+
+    tokens: Ints = field(default_factory=lambda: np.full(QUESTION_TOKENS, PAD))
+    segments: Ints = field(default_factory=lambda: np.zeros(QUESTION_TOKENS, np.int64))
+    positions: Ints = field(default_factory=lambda: np.zeros(QUESTION_TOKENS, np.int64))
+    labels: Ints = field(default_factory=lambda: np.full(QUESTION_TOKENS, IGNORED))
+    weights: Floats = field(default_factory=lambda: np.zeros(QUESTION_TOKENS, np.float32))
+
+
+def _pack(questions: Sequence[Question], start: int) -> _Packed:
+    """Tokens, segments, positions, labels and weights of one row."""
+    packed = _Packed()
     used = 0
     for number, question in enumerate(questions, 1):
         asked, answered = _question_ids(question)
         shown = [*asked, *answered[:-1]]
         end = used + len(shown)
-        tokens[used:end], segments[used:end] = shown, number
-        positions[used:end] = start + np.arange(len(shown))
-        labels[used + len(asked) - 1 : end] = answered
+        packed.tokens[used:end], packed.segments[used:end] = shown, number
+        packed.positions[used:end] = start + np.arange(len(shown))
+        packed.labels[used + len(asked) - 1 : end] = answered
+        # Between equal tokens, which drown `red` in four lines of text, and equal answers.
+        packed.weights[used + len(asked) - 1 : end] = len(answered) ** -0.5
         used = end
-    return tokens, segments, positions, labels
+    return packed
 
 
 def _probe(letters: Sequence[Letter], size: Size, anyres: Anyres, features: Ints) -> tuple[Ints, Ints]:

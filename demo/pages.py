@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demo.draw import Box, Canvas, Colour, contrasting, shifted
-from demo.fonts import Face, choose_face, load_font
+from demo.fonts import Face, Family, choose_face, load_font
 from demo.words import MAX_LINE, Lexicon, is_ambiguous, make_line
 
 TRAINING_LAYOUTS = ("plain", "plain", "sign", "label", "note", "receipt")
@@ -37,9 +37,7 @@ class Text:
         return _width(self.face, self.lines[line]) * self.sizes[line]
 
 
-def set_text(
-    rng: random.Random, families: Sequence[Sequence[Face]], lexicon: Lexicon, region: Box, demand: Demand
-) -> Text:
+def set_text(rng: random.Random, families: Sequence[Family], lexicon: Lexicon, region: Box, demand: Demand) -> Text:
     """Lines and a size for them that fit a region."""
     face = choose_face(rng, families)
     pitch = rng.uniform(1.1, 1.5)
@@ -60,6 +58,14 @@ def set_text(
     most = max(demand.least_em, min(region.width / widest, region.height / (pitch * sum(weights))))
     em = demand.least_em * (most / demand.least_em) ** rng.random()
     return Text(lines=tuple(lines), face=face, sizes=tuple(em * weight for weight in weights), pitch=pitch)
+
+
+def fitted(lines: Sequence[str], face: Face, region: Box, share: float) -> Text:
+    """Given lines, as large as a share of the region allows."""
+    pitch = 1.3
+    widest = max(_width(face, line) for line in lines)
+    em = share * min(region.width / widest, region.height / (pitch * len(lines)))
+    return Text(lines=tuple(lines), face=face, sizes=(em,) * len(lines), pitch=pitch)
 
 
 def print_text(rng: random.Random, canvas: Canvas, text: Text, region: Box, colour: Colour) -> None:

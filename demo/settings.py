@@ -18,6 +18,7 @@ class TrainingSettings:
     out: Path
     minutes: float = 20.0
     resume: Path | None = None
+    start: Path | None = None  # a checkpoint to start from; its shape must be `shape`
     stop_after: float | None = None  # minutes of this process; the plan's end where None
     most_steps: int | None = None
     fonts: Path = FONTS

@@ -12,6 +12,10 @@ from schemas.job import JobSettings
 DryRun = Annotated[
     bool, Parameter(negative=(), help="Read and preprocess 8 rows, show them and what would run; answer nothing.")
 ]
+ABOUT_DEMO = (
+    "note     the demo model reads printed text and names coloured shapes, nothing else; for photographs use a real "
+    "checkpoint, as in --model llava-hf/llava-v1.6-mistral-7b-hf"
+)
 
 
 def answer(job: str, settings: JobSettings, *, default_prompt: str, dry_run: bool) -> int:
@@ -23,6 +27,8 @@ def answer(job: str, settings: JobSettings, *, default_prompt: str, dry_run: boo
 
     plan = plan_job(job, settings, default_prompt)
     sys.stderr.write(describe_plan(plan) + "\n")
+    if settings.model == "demo":
+        sys.stderr.write(ABOUT_DEMO + "\n")
     if dry_run:
         sys.stderr.write(describe_rows(plan) + "\n")
         return 0
