@@ -44,7 +44,7 @@ def shared_level() -> SharedLevel:
 
 
 def training_batches(settings: TrainingSettings, shared: SharedLevel, steps: int) -> Iterator[TensorBatch]:
-    """Endless batches of the settings' fonts and words; call it before the device is touched, its workers are forked."""
+    """Endless batches of the fonts and words asked for; to be called before the device is touched: workers fork."""
     stock = training_stock(anyres_of(settings.shape), settings.fonts, list(settings.words))
     return batches_of(settings, stock, shared, steps)
 

@@ -1,7 +1,5 @@
 """A stock that needs no fonts or word lists of the machine: Pillow's own face and a few words."""
 
-from pathlib import Path
-
 import pytest
 from PIL import ImageFont
 

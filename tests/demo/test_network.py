@@ -109,4 +109,4 @@ def test_questions_weigh_between_equal_tokens_and_equal_answers(family: Family) 
 def test_both_losses_are_finite_and_positive(family: Family) -> None:
     batch = to_tensors(make_batch([e for _, e in examples(family)], prefix_room(5, ANYRES)))
     for loss in losses(*trainee()(batch), batch):
-        assert 0 < float(loss) < 20
+        assert 0 < loss.item() < 20

@@ -18,7 +18,15 @@ SHAPE = Shape(feature_layer=-1)
 
 def settings(out: Path, **changes: object) -> TrainingSettings:
     return TrainingSettings(
-        out=out, shape=SHAPE, device="cpu", workers=0, tiles_a_batch=20, minutes=60, most_steps=400, **changes
+        out=out,
+        shape=SHAPE,
+        device="cpu",
+        workers=0,
+        tiles_a_batch=20,
+        minutes=60,
+        most_steps=400,
+        peak_rate=1e-2,
+        **changes,
     )
 
 
