@@ -41,6 +41,9 @@ class Engine:
     def __init__(self, model: LoadedModel, settings: EngineSettings) -> None:
         self._model, self._settings = model, settings
         self._sizes = resolve(model, settings)
+        if settings.compile or (settings.compile is None and self._on_gpu):
+            model.decoder.compile_blocks()
+            model.vision.compile_layers()
         self._runner = Runner(model, settings.sampling, self._sizes)
         self._scheduler = Scheduler(self._runner, self._sizes, on_gpu=self._on_gpu)
         if self._on_gpu and settings.cuda_graphs:

@@ -43,8 +43,15 @@ def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
         prefill_tokens=prefill_tokens,
         tiles_per_call=settings.tiles_per_call or (40 if on_gpu else 1),
         rest_rows=max(1, min(16, prefill_tokens // 1024)),
-        decode_kernel=settings.decode_kernel or ("triton" if on_gpu else "sdpa"),
+        decode_kernel=_decode_kernel(settings, shape.head_dim, on_gpu),
     )
+
+
+def _decode_kernel(settings: EngineSettings, head_dim: int, on_gpu: bool) -> DecodeKernel:
+    fits = head_dim >= 16 and head_dim & (head_dim - 1) == 0
+    if settings.decode_kernel == "triton" and not fits:
+        raise ValueError(f"decode_kernel triton needs heads of a power of 2 from 16, the model's are {head_dim} wide")
+    return settings.decode_kernel or ("triton" if on_gpu and fits else "sdpa")
 
 
 def cache_shape(shape: DecoderShape, slots: int, capacity: int) -> CacheShape:

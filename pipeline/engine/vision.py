@@ -39,11 +39,17 @@ class Vision:
         layer = config.vision_feature_layer
         depth = config.vision_config.num_hidden_layers + 1  # the state before the first layer counts
         self._taken = [i % depth for i in ([layer] if isinstance(layer, int) else layer)]
+        self._layers = self._tower.encoder.layers[: max(self._taken)]
         self.anyres = Anyres(
             tile=config.vision_config.image_size,
             patch=config.vision_config.patch_size,
             grids=tuple(Size(width, height) for height, width in config.image_grid_pinpoints or ()),
         )
+
+    def compile_layers(self) -> None:
+        """Compile the layers that are run: one compilation serves all of them, as every call has the same shape."""
+        for layer in self._layers:
+            layer.compile()
 
     def encode(self, samples: Sequence[Sample], tiles_per_call: int) -> list[Tensor]:
         """The features of each sample's images, (num_image_tokens, width).
@@ -74,7 +80,7 @@ class Vision:
         if hasattr(self._tower, "pre_layrnorm"):  # CLIP has it, SigLIP has not
             state = self._tower.pre_layrnorm(state)
         states = {0: state}
-        for i, layer in enumerate(self._tower.encoder.layers[: max(self._taken)], start=1):
+        for i, layer in enumerate(self._layers, start=1):
             state = layer(state, attention_mask=None)
             if i in self._taken:
                 states[i] = state
