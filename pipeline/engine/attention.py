@@ -33,8 +33,8 @@ def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> 
     packed = queries.unflatten(2, (kv_heads, group)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     mask = _mask_after(positions, span, queries.dtype)[:, None, None]
     mask = mask.expand(rows, 1, group, length, span).flatten(2, 3).expand(rows, kv_heads, group * length, span)
-    attended = scaled_dot_product_attention(packed, keys, values, attn_mask=mask)
-    return attended.unflatten(2, (group, length)).permute(0, 3, 1, 2, 4).reshape(queries.shape)
+    attended: Tensor = scaled_dot_product_attention(packed, keys, values, attn_mask=mask)
+    return attended.view(rows, kv_heads, group, length, head_dim).permute(0, 3, 1, 2, 4).reshape(queries.shape)
 
 
 def _mask_after(positions: Tensor, span: int, dtype: torch.dtype) -> Tensor:

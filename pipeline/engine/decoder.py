@@ -84,16 +84,15 @@ class Block(nn.Module):
             setattr(self, name, Fp8Linear(getattr(self, name)))
 
 
-class Decoder(nn.Module):
+class Decoder:
     """All blocks, with the embedding before them and the vocabulary's product after."""
 
     def __init__(self, network: LlavaNextForConditionalGeneration) -> None:
-        super().__init__()
         text: Any = network.model.language_model
         self.shape = decoder_shape(text.config)
         self.embedding = text.embed_tokens
         self._layers = text.layers
-        self.blocks = nn.ModuleList(Block(layer, self.shape) for layer in text.layers)
+        self.blocks = [Block(layer, self.shape) for layer in text.layers]
         self.norm = RmsNorm(text.norm)
         self.head = network.lm_head
         rotary = text.rotary_emb
@@ -173,9 +172,9 @@ class Decoder(nn.Module):
         x = x.flatten(0, 1)
         for layer, block in enumerate(self.blocks):
             heads = self._project(block, x, cos, sin)
-            queries, keys, values = (part.unflatten(0, (rows, length)) for part in heads)
+            queries, keys, values = (part.view(rows, length, -1, self.shape.head_dim) for part in heads)
             x = self._finish(block, x, attend(layer, queries, keys, values).flatten(0, 1))
-        return x.unflatten(0, (rows, length))
+        return x.view(rows, length, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the vocabulary scores after (rows, hidden): (rows, vocabulary)."""

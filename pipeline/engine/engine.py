@@ -55,6 +55,7 @@ class Engine:
         self._end: BaseException | None = None  # why the engine answers nothing any more
         self._left = False  # whether a caller has gone, and with it the wish for some rows
         self._waiting_s = 0.0
+        self._last: EngineStatistics | None = None  # once closed
 
     @classmethod
     def load(cls, model: str, *, settings: EngineSettings) -> "Engine":
@@ -78,15 +79,21 @@ class Engine:
 
     def statistics(self) -> EngineStatistics:
         """What has been done so far."""
+        if self._last is not None:
+            return self._last
         return statistics(self._scheduler.counts, self._runner, self._sizes, self._waiting_s)
 
     def close(self) -> None:
         """Let go of the weights; the engine answers nothing after, those who wait for an answer are told."""
+        if self._last is not None:
+            return
         self._finish(RuntimeError("the engine is closed"))
         thread = self._thread
         if thread is not None:
             thread.join()
-        del self._runner, self._scheduler, self._model
+        with self._changed:
+            self._last = self.statistics()
+            del self._runner, self._scheduler, self._model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -112,12 +119,11 @@ class Engine:
 
     def _submit(self, sample: Sample) -> list[Row]:
         rows = [Row(sample=sample, prompt=prompt) for prompt in sample.prompts]
-        answerable = [row for row in rows if self._prepare(row)]
-        if answerable:
-            added = families(answerable, self._sizes.slots, self._model.image_token_id)
-            with self._changed:
-                self._check_end()
-                self._added += added
+        with self._changed:
+            self._check_end()
+            answerable = [row for row in rows if self._prepare(row)]
+            if answerable:
+                self._added += families(answerable, self._sizes.slots, self._model.image_token_id)
                 self._changed.notify_all()
         return rows
 

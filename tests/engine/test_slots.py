@@ -152,6 +152,8 @@ def test_closing_wakes_those_who_wait(oracle) -> None:
     engine.close()
     thread.join()
     assert errors == ["the engine answers nothing any more: the engine is closed"]
+    engine.close()
+    assert engine.statistics().num_rows >= 1
 
 
 def test_a_caller_that_goes_away_leaves_the_slots_to_others(oracle) -> None:
