@@ -52,7 +52,7 @@ class EngineSettings:
     device: str = "cpu"
     attention: Attention = "sdpa"  # of the vision tower; the decoder has its own
     batch_size: int = 16  # prompts generated together where `slots` is None and the device is no GPU
-    look_ahead: int = 512  # prompts a caller's stream is read ahead, so that those of like length share a prefill
+    look_ahead: int = 1024  # prompts a caller's stream is read ahead, so that those of like length share a prefill
     slots: int | None = None  # prompts generated together; None: batch_size, or on a GPU what its free memory holds
     capacity: int | None = None  # tokens of prompt and answer a slot holds; None: the model's context, 4096 at most
     bucket: int = 64  # a prompt is prefilled at its length rounded up to a multiple of this

@@ -1,5 +1,6 @@
 """Getting numbers to the device and back without making either side wait, and how long the device took."""
 
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._spent: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()  # one thread works, another asks
         self._running: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
 
     @contextmanager
@@ -63,6 +65,7 @@ class Stopwatch:
         return dict(self._spent)
 
     def _collect(self) -> None:
-        while self._running and self._running[0][2].query():
-            name, begin, end = self._running.popleft()
-            self._spent[name] += begin.elapsed_time(end) / 1000
+        with self._lock:
+            while self._running and self._running[0][2].query():
+                name, begin, end = self._running.popleft()
+                self._spent[name] += begin.elapsed_time(end) / 1000

@@ -40,12 +40,12 @@ class Engine:
 
     def __init__(self, model: LoadedModel, settings: EngineSettings) -> None:
         self._model, self._settings = model, settings
-        self._sizes = resolve(model, settings)
+        self.sizes = resolve(model, settings)
         if settings.compile or (settings.compile is None and self._on_gpu):
             model.decoder.compile_blocks()
             model.vision.compile_layers()
-        self._runner = Runner(model, settings.sampling, self._sizes)
-        self._scheduler = Scheduler(self._runner, self._sizes, on_gpu=self._on_gpu)
+        self._runner = Runner(model, settings.sampling, self.sizes)
+        self._scheduler = Scheduler(self._runner, self.sizes, on_gpu=self._on_gpu)
         if self._on_gpu and settings.cuda_graphs:
             self._runner.capture()
         self._changed = threading.Condition()  # guards all that follows
@@ -81,7 +81,7 @@ class Engine:
         """What has been done so far."""
         if self._last is not None:
             return self._last
-        return statistics(self._scheduler.counts, self._runner, self._sizes, self._waiting_s)
+        return statistics(self._scheduler.counts, self._runner, self.sizes, self._waiting_s)
 
     def close(self) -> None:
         """Let go of the weights; the engine answers nothing after, those who wait for an answer are told."""
@@ -123,13 +123,13 @@ class Engine:
             self._check_end()
             answerable = [row for row in rows if self._prepare(row)]
             if answerable:
-                self._added += families(answerable, self._sizes.slots, self._model.image_token_id)
+                self._added += families(answerable, self.sizes.slots, self._model.image_token_id)
                 self._changed.notify_all()
         return rows
 
     def _prepare(self, row: Row) -> bool:
         """Whether a row is one to run; others are done already."""
-        prompt, sample, capacity = row.prompt, row.sample, self._sizes.capacity
+        prompt, sample, capacity = row.prompt, row.sample, self.sizes.capacity
         if prompt.failure is not None:
             row.failure = prompt.failure
         elif len(prompt.token_ids) + prompt.max_new_tokens > capacity:

@@ -44,11 +44,11 @@ def attend_slots(queries: Tensor, keys: Tensor, values: Tensor, positions: Tenso
 
 @triton.jit
 def _walk(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    positions: Tensor,
-    out: Tensor,
+    queries: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    positions: tl.tensor,
+    out: tl.tensor,
     slot_stride: int,
     head_stride: int,
     position_stride: int,

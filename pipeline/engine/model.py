@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     PreTrainedTokenizerFast,
 )
 from transformers.utils.import_utils import is_flash_attn_2_available
@@ -53,15 +54,21 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
     # The backend is named because the default follows what is installed; only its mean and std are used.
     processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
     network.requires_grad_(False).eval().to(settings.device)
+    return make_ready(network, processor, settings)
+
+
+def make_ready(
+    network: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, settings: EngineSettings
+) -> LoadedModel:
+    """A network on its device, with weights of whatever origin, as the engine runs it."""
     tokenizer, images = processor.tokenizer, processor.image_processor
     decoder = Decoder(network)
-    vision = Vision(network, images.image_mean, images.image_std)
     if settings.quantize == "fp8":
         decoder.quantise()
     return LoadedModel(
         network=network,
         decoder=decoder,
-        vision=vision,
+        vision=Vision(network, images.image_mean, images.image_std),
         tokenizer=tokenizer,
         image_token_id=network.config.image_token_id,
         stop_ids=_stop_ids(network, tokenizer, settings.sampling.stop),

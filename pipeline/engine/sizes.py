@@ -13,7 +13,7 @@ from schemas.engine import DecodeKernel, EngineSettings
 _MOST_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
 _SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
 _LONGEST = 4096  # tokens a slot holds where nothing else is said: the largest picture, a question, a page of text
-_SPARE_BYTES = 6 * 2**30  # for the vision tower, its features, the sampler, and the allocator's gaps
+_SPARE_BYTES = 8 * 2**30  # for the vision tower, its features, the sampler, and the allocator's gaps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
