@@ -153,7 +153,7 @@ def test_closing_wakes_those_who_wait(oracle) -> None:
     thread.join()
     assert errors == ["the engine answers nothing any more: the engine is closed"]
     engine.close()
-    assert engine.statistics().num_rows >= 1
+    assert engine.statistics().num_out_of_memory == 0  # what was counted outlives the weights
 
 
 def test_a_caller_that_goes_away_leaves_the_slots_to_others(oracle) -> None:
