@@ -25,7 +25,7 @@ class Reading:
 
     def __init__(self, *tensors: Tensor) -> None:
         self._event = torch.cuda.Event() if tensors[0].is_cuda else None
-        self._tensors = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+        self._tensors = [tensor.to("cpu", non_blocking=True, copy=True) for tensor in tensors]
         if self._event is not None:
             self._event.record()
 

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.engine.draft import Draft
 from pipeline.engine.engine import Engine
 from pipeline.engine.rows import Family, Row, families
+from pipeline.engine.runner import Runner
+from pipeline.engine.scheduler import Scheduler
+from pipeline.engine.sizes import resolve
 from pipeline.engine.waiting import Waiting
 from pipeline.preprocess.geometry import Anyres, num_image_tokens
 from schemas.engine import EngineSettings
@@ -51,6 +55,22 @@ def test_prompts_that_share_nothing_share_the_image_features(oracle) -> None:
     engine = oracle.engine(replace(FP32, slots=1))
     assert len(list(engine.generate([sample]))) == 2
     assert (engine.statistics().num_prefills, engine.statistics().num_images) == (2, 1)
+
+
+def test_reading_tokens_a_step_late_as_on_a_gpu_changes_no_answer(oracle) -> None:
+    questions = [replace(q, max_new_tokens=(3 + i,)) for i, q in enumerate(mixed_questions())]
+    settings = replace(FP32, slots=3)
+    sizes = resolve(oracle.model, settings)
+    scheduler = Scheduler(Runner(oracle.model, settings.sampling, sizes), sizes, on_gpu=True)
+    rows = []
+    for sample in map(oracle.sample, questions):
+        (prompt,) = sample.prompts
+        rows.append(Row(sample=sample, prompt=prompt, draft=Draft(oracle.model, settings.sampling, prompt)))
+        scheduler.add(families(rows[-1:], 3, oracle.model.image_token_id))
+    while not scheduler.idle:
+        scheduler.step(more_to_come=False)
+    assert all(row.done for row in rows)
+    assert [row.draft.generation().text for row in rows] == [oracle.spelled(q) for q in questions]
 
 
 def test_statistics_add_up(oracle) -> None:
