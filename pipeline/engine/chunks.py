@@ -12,7 +12,7 @@ from schemas.sample import TokenIds
 
 Ints = npt.NDArray[np.int64]
 
-_REST_STEP = 32  # what is left of a prompt behind a shared beginning runs at a multiple of this
+_REST_STEP = 16  # what is left of a prompt behind a shared beginning runs at a multiple of this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
