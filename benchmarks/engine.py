@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TypeVar, get_args
+from typing import Any, TextIO, TypeVar, get_args
 
 import torch
 
@@ -110,9 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _profile(engine, rows)
             engine.close()
         compared = _compare(loaded, rows) if options.compare_transformers else None
-    print(table(results))
-    summary = {"results": [asdict(result) for result in results], "transformers_images_per_s": compared}
-    print(json.dumps(summary | {"options": asdict(options), "product_tflops": limit / 1e12}))
+    _say(table(results), to=sys.stdout)
+    summary: dict[str, Any] = {"results": [asdict(result) for result in results], "transformers_images_per_s": compared}
+    summary |= {"options": asdict(options), "product_tflops": limit / 1e12}
+    _say(json.dumps(summary), to=sys.stdout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,8 +251,10 @@ def _timed(name: str, run: Callable[[], T]) -> T:
     return result
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _say(text: str, *, to: TextIO | None = None) -> None:
+    file = to or sys.stderr
+    file.write(text + "\n")
+    file.flush()
 
 
 def _options(arguments: Sequence[str] | None) -> Options:

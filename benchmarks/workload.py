@@ -11,15 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.preprocess import SIZES
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.preprocessor import Preprocessor
 from schemas.sample import Sample, Size
 
-# Width, height; drawn evenly, so the first is drawn twice as often.
-SIZES = (
-    *(Size(640, 480), Size(640, 480), Size(640, 427), Size(480, 640), Size(500, 375), Size(1024, 768)),
-    *(Size(1200, 630), Size(800, 800), Size(427, 640), Size(336, 336), Size(1600, 400), Size(300, 900)),
-)
 # A token a byte: texts as long in tokens as "Describe the image in more details." is for the real tokenizers.
 TEXTS = {
     "caption": ("Describe it.",),

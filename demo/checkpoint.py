@@ -23,9 +23,13 @@ from transformers import (
     Qwen2Config,
 )
 
+from pipeline.preprocess.geometry import Anyres
+from schemas.sample import Size
+
 Backbone = Literal["llama", "mistral", "qwen2"]
 SPECIAL_TOKENS = ("<s>", "</s>", "<image>", "<pad>", "<user>", "<assistant>")
-BOS, EOS, IMAGE, PAD = range(4)
+BOS, EOS, IMAGE, PAD, USER, ASSISTANT = range(6)
+NUM_SPECIAL = len(SPECIAL_TOKENS)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<' + message['role'] + '>' }}"
     "{% for part in message['content'] %}"
@@ -76,14 +80,24 @@ DEMO = Shape(
 )
 
 
+def anyres_of(shape: Shape) -> Anyres:
+    """The geometry that preprocessing cuts pictures by for a shape."""
+    return Anyres(tile=shape.tile, patch=shape.patch, grids=tuple(Size(w, h) for h, w in shape.grids()))
+
+
 def build_checkpoint(folder: Path, shape: Shape, seed: int = 0) -> None:
     """Write config, random weights (float32), tokenizer, processor, generation config and chat template to `folder`."""
     tokenizer = byte_tokenizer()
     build_processor(shape, tokenizer).save_pretrained(folder)
+    build_model(shape, len(tokenizer), seed).save_pretrained(folder)
+
+
+def build_model(shape: Shape, vocabulary: int, seed: int) -> LlavaNextForConditionalGeneration:
+    """The model of `shape` with random weights in float32."""
     torch.manual_seed(seed)
-    model = LlavaNextForConditionalGeneration(build_config(shape, len(tokenizer)))
+    model = LlavaNextForConditionalGeneration(build_config(shape, vocabulary))
     model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
-    model.save_pretrained(folder)
+    return model
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -6,21 +6,22 @@ import random
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from demo.draw import Canvas, Colour, Letter
 
 MOST_DEGREES = 3.0
+MOST_PIXELS = 1600  # along a side of a picture
 
 
 def distort(rng: random.Random, canvas: Canvas, backdrop: Colour, strength: float) -> None:
     """Apply each effect now and then; `strength` 0 to 1 says how often. Letters keep their places."""
-    if rng.random() < 0.3 * strength:
+    if rng.random() < 0.2 * strength:
         turn(canvas, rng.uniform(-MOST_DEGREES, MOST_DEGREES), backdrop)
-    if rng.random() < 0.1 * strength:
+    if rng.random() < 0.05 * strength:
         canvas.image = canvas.image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7)))
     if rng.random() < 0.2 * strength:
-        canvas.image = with_noise(rng, canvas.image, rng.uniform(2, 14))
+        canvas.image = with_noise(rng, canvas.image, rng.randint(1, 4))
     if rng.random() < 0.3 * strength:
         canvas.image = through_jpeg(canvas.image, rng.randint(50, 95))
 
@@ -41,16 +42,12 @@ def turn(canvas: Canvas, degrees: float, backdrop: Colour) -> None:
     ]
 
 
-def with_noise(rng: random.Random, image: Image.Image, deviation: float) -> Image.Image:
-    """Add grey noise of a standard deviation in levels."""
-    pixels = np.asarray(image)
-    height, width, _ = pixels.shape
-    bank = _noise_bank()
-    top, left = rng.randrange(64), rng.randrange(64)
-    tiled = np.resize(bank[top:], (height, bank.shape[1]))[:, left:]
-    noise = np.resize(tiled, (height, width)) if width > tiled.shape[1] else tiled[:, :width]
-    grain = (noise * np.float32(deviation)).astype(np.int16)
-    return Image.fromarray(np.clip(pixels + grain[:, :, None], 0, 255).astype(np.uint8))
+def with_noise(rng: random.Random, image: Image.Image, strength: int) -> Image.Image:
+    """Add grey noise of a standard deviation of 3 times `strength` levels."""
+    bank = _noise(strength)
+    left, top = rng.randrange(bank.width - image.width + 1), rng.randrange(bank.height - image.height + 1)
+    noise = bank.crop((left, top, left + image.width, top + image.height))
+    return ImageChops.add(image, noise.convert("RGB"), offset=-128)
 
 
 def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -60,7 +57,8 @@ def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-@lru_cache(maxsize=1)
-def _noise_bank() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Drawn once a process: drawing it anew for each picture would take longer than the rest of the rendering."""
-    return np.random.default_rng(0).standard_normal((1700, 1700), np.float32)
+@lru_cache(maxsize=4)
+def _noise(strength: int) -> Image.Image:
+    """Drawn once a process: drawing it anew for each picture would take longer than all the rest."""
+    levels = np.random.default_rng(strength).normal(128, 3 * strength, (MOST_PIXELS, MOST_PIXELS))
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))

@@ -2,20 +2,21 @@
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from demo import draw, effects, pages, scenes
 from demo.draw import Box, Canvas, Colour, Letter
-from demo.fonts import HELD_OUT_FAMILIES, TRAINING_FAMILIES, Face, find_faces
+from demo.fonts import HELD_OUT_FAMILIES, TRAINING_FAMILIES, Family, find_faces
 from demo.questions import Content
 from demo.words import MAX_LINE, Lexicon, read_lexicon
 from pipeline.preprocess.geometry import Anyres, scaled_size, select_grid
 from schemas.sample import Size
 
-LEAST_EM = 12.5  # pixels of the scaled picture that the tiles are cut from; what is smaller cannot be read
+LEAST_EM = 15.0  # pixels of the scaled picture that the tiles are cut from: what is promised to be read
+TINY_EM = 12.5  # what is measured apart
 LEAST_EM_SOURCE = 10  # pixels of the picture itself
 LEAST_SHAPE = 16  # pixels of the scaled picture
 TOP, MIDDLE, BOTTOM = (0, 1, 2), (3, 4, 5), (6, 7, 8)
@@ -26,10 +27,11 @@ class Stock:
     """What pictures are made of; training and held-out stock have no face, word or layout in common."""
 
     anyres: Anyres
-    faces: tuple[Face, ...]
+    families: tuple[Family, ...]
     lexicon: Lexicon
     layouts: tuple[str, ...]
     backgrounds: tuple[str, ...]
+    least_em: float = LEAST_EM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +41,18 @@ class Picture:
     image: Image.Image
     content: Content
     letters: tuple[Letter, ...]
+    smallest_em: float = 0.0  # of its text, in pixels of the scaled picture
 
 
 def training_stock(anyres: Anyres, fonts: Path, words: list[Path]) -> Stock:
     """What training sees."""
     return Stock(
         anyres=anyres,
-        faces=tuple(find_faces(fonts, TRAINING_FAMILIES)),
+        families=find_faces(fonts, TRAINING_FAMILIES),
         lexicon=read_lexicon(words, held_out=False),
         layouts=pages.TRAINING_LAYOUTS,
         backgrounds=draw.TRAINING_BACKGROUNDS,
+        least_em=0.5 * (LEAST_EM + TINY_EM),
     )
 
 
@@ -56,7 +60,7 @@ def held_out_stock(anyres: Anyres, fonts: Path, words: list[Path]) -> Stock:
     """What scores are measured on."""
     return Stock(
         anyres=anyres,
-        faces=tuple(find_faces(fonts, HELD_OUT_FAMILIES)),
+        families=find_faces(fonts, HELD_OUT_FAMILIES),
         lexicon=read_lexicon(words, held_out=True),
         layouts=pages.HELD_OUT_LAYOUTS,
         backgrounds=draw.HELD_OUT_BACKGROUNDS,
@@ -86,7 +90,8 @@ def render_page(rng: random.Random, stock: Stock, level: float) -> Picture:
     ink = draw.contrasting(rng, paper, 75)
     printer = pages.print_columns if layout == "receipt" else pages.print_text
     printer(rng, canvas, text, region, ink)
-    return _finish(rng, canvas, Content(lines=text.lines), colour, level)
+    picture = _finish(rng, canvas, Content(lines=text.lines), colour, level)
+    return replace(picture, smallest_em=min(text.sizes) * _scale(stock.anyres, size))
 
 
 def render_scene(rng: random.Random, stock: Stock, level: float) -> Picture:
@@ -131,13 +136,13 @@ def render_nothing(rng: random.Random, stock: Stock, level: float) -> Picture:
 
 def _set_text(rng: random.Random, stock: Stock, size: Size, region: Box, level: float) -> pages.Text:
     scale = _scale(stock.anyres, size)
-    tiles_em = LEAST_EM + 14 * (1 - level)
+    tiles_em = stock.least_em + 12 * (1 - level)
     demand = pages.Demand(
         most_lines=1 + round((pages.MAX_LINES - 1) * level),
         longest=round(4 + (MAX_LINE - 4) * level),
         least_em=max(tiles_em / scale, LEAST_EM_SOURCE),
     )
-    return pages.set_text(rng, stock.faces, stock.lexicon, region, demand)
+    return pages.set_text(rng, stock.families, stock.lexicon, region, demand)
 
 
 def _finish(rng: random.Random, canvas: Canvas, content: Content, colour: Colour, level: float) -> Picture:
@@ -167,8 +172,8 @@ def _scene_size(rng: random.Random) -> Size:
 
 
 def _sized(rng: random.Random, aspect: float) -> Size:
-    side = math.exp(rng.uniform(math.log(130), math.log(640)))
-    if rng.random() < 0.06:
+    side = math.exp(rng.uniform(math.log(130), math.log(560)))
+    if rng.random() < 0.04:
         side = rng.uniform(640, 1200)
     width, height = side * math.sqrt(aspect), side / math.sqrt(aspect)
     return Size(max(40, min(1600, round(width))), max(40, min(1600, round(height))))

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,13 +22,10 @@ from pipeline.stages import Engine, Generate, Preprocess, final_answers
 from schemas.job import JobSettings
 from schemas.sample import binary_views
 
-Stage = Callable[[pa.Table], pa.Table]
 Batch: TypeAlias = pa.Table  # one row of UNIT_SCHEMA
 UNIT_SCHEMA = pa.schema(
     [pa.field("unit", pa.int64(), nullable=False), pa.field("payload", pa.large_binary(), nullable=False)]
 )
-# Reading and writing wait for storage most of the time; actors keep whole CPUs.
-READ_CPUS, WRITE_CPUS = 0.5, 0.25
 WORKER_LOGS = "LLAVA_BATCH_WORKER_LOGS"  # set it to see what the actors print
 
 
@@ -43,18 +39,21 @@ class Placement:
 
 @contextmanager
 def on_cluster() -> Iterator[None]:
-    """On the cluster of this process (RAY_ADDRESS, a submitted job), or a local one that ends with the block."""
+    """On the cluster that RAY_ADDRESS names (a submitted job has it set), else on one that ends with the block."""
     if ray.is_initialized():
         yield
         return
-    elsewhere = "RAY_ADDRESS" in os.environ
     _quiet_ray()
-    ray.init(
-        num_cpus=None if elsewhere else max(4, os.cpu_count() or 4),  # fewer cannot hold a CPU for every stage
-        include_dashboard=None if elsewhere else False,
-        logging_level=logging.ERROR,
-        log_to_driver=WORKER_LOGS in os.environ,
-    )
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level=logging.ERROR, log_to_driver=WORKER_LOGS in os.environ)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(4, os.cpu_count() or 4),  # fewer cannot hold a CPU for every stage
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=WORKER_LOGS in os.environ,
+        )
     try:
         yield
     finally:
@@ -78,32 +77,23 @@ def run_units(
 ) -> Iterator[Counts]:
     """Answer these units and yield the counts of each as it is written, in the order in which they finish."""
     _set_context()
-    read_task: Callable[[Any], Any] = partial(_read_unit, todo=np.asarray(units), read=read)
-    write_task: Callable[[Any], Any] = partial(_write_unit, folder=settings.output)
-    generate_args: dict[str, Any] = {"num_gpus": 1} if placement.gpus else {"num_cpus": 1}
     dataset = (
         ray.data.range(len(units), override_num_blocks=len(units))
-        .map_batches(read_task, num_cpus=READ_CPUS, **_ONE_UNIT)
         .map_batches(
-            _UnitStage,
-            fn_constructor_args=(partial(Preprocess, settings),),
-            compute=ActorPoolStrategy(min_size=1, max_size=placement.preprocess_workers),
+            _ReadAndPreprocess,
+            fn_constructor_args=(np.asarray(units), read, settings),
+            compute=ActorPoolStrategy(min_size=1, max_size=placement.preprocess_workers, **_several_units(2)),
             num_cpus=1,
             **_ONE_UNIT,
         )
         .map_batches(
-            _UnitStage,
-            fn_constructor_args=(partial(Generate, settings, load_engine),),
-            compute=ActorPoolStrategy(
-                size=max(1, placement.gpus),
-                max_tasks_in_flight_per_actor=6,
-                max_concurrent_calls_per_actor=3,
-                enable_true_multi_threading=True,
-            ),
-            **generate_args,
+            _GenerateAndWrite,
+            fn_constructor_args=(settings, load_engine),
+            compute=ActorPoolStrategy(size=max(1, placement.gpus), **_several_units(3)),
+            num_gpus=1 if placement.gpus else None,
+            num_cpus=1,
             **_ONE_UNIT,
         )
-        .map_batches(write_task, num_cpus=WRITE_CPUS, **_ONE_UNIT)
     )
     for row in dataset.iter_rows():
         yield Counts(rows=row["rows"], errors=row["errors"], by_type=tuple(map(_as_type, row["by_type"])))
@@ -112,27 +102,43 @@ def run_units(
 _ONE_UNIT: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
 
 
-class _UnitStage:
-    """A stage in an actor: unpacks a unit, runs the stage on its table, packs what comes out."""
+def _several_units(at_once: int) -> dict[str, Any]:
+    """An actor works on several units at once, so that it never waits for storage or for the last row of a unit."""
+    return {
+        "max_concurrent_calls_per_actor": at_once,
+        "enable_true_multi_threading": True,  # without it the calls take turns
+        "max_tasks_in_flight_per_actor": 2 * at_once,
+    }
 
-    def __init__(self, load: Callable[[], Stage]) -> None:
-        self._stage = load()
+
+class _ReadAndPreprocess:
+    """Unit numbers to units of samples: encoded images never leave the actor that decodes them."""
+
+    def __init__(self, units: npt.NDArray[np.int64], read: Callable[[int], pa.Table], settings: JobSettings) -> None:
+        self._units = units
+        self._read = read
+        self._preprocess = Preprocess(settings)
 
     def __call__(self, batch: Batch) -> Batch:
-        unit, table = unpack(batch)
-        return pack(unit, self._stage(table))
+        unit = int(self._units[batch.column("id")[0].as_py()])
+        return pack(unit, self._preprocess(self._read(unit)))
 
 
-def _read_unit(batch: Batch, *, todo: npt.NDArray[np.int64], read: Callable[[int], pa.Table]) -> Batch:
-    unit = int(todo[batch.column("id")[0].as_py()])
-    return pack(unit, read(unit))
+class _GenerateAndWrite:
+    """Units of samples to receipts: a unit's answers are in place before anybody hears of it."""
+
+    def __init__(self, settings: JobSettings, load_engine: Callable[[JobSettings], Engine]) -> None:
+        self._folder = settings.output
+        self._generate = Generate(settings, load_engine)
+
+    def __call__(self, batch: Batch) -> Batch:
+        unit, samples = unpack(batch)
+        answers = final_answers(self._generate(samples))
+        write_unit(self._folder, unit, answers)
+        return _receipt(count_answers(answers))
 
 
-def _write_unit(batch: Batch, *, folder: str) -> Batch:
-    unit, table = unpack(batch)
-    answers = final_answers(table)
-    write_unit(folder, unit, answers)
-    counts = count_answers(answers)
+def _receipt(counts: Counts) -> pa.Table:
     by_type = [{"stage": stage, "type": kind, "rows": rows} for stage, kind, rows in counts.by_type]
     return pa.table({"rows": [counts.rows], "errors": [counts.errors], "by_type": [by_type]}, schema=_RECEIPT)
 

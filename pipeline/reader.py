@@ -20,7 +20,7 @@ from pipeline.sources import Listing
 from schemas.request import REQUEST_SCHEMA
 
 KEEP = "keep:"  # before the names of the columns that ride along to the answers
-_WHOLE_READ_BYTES = 256 * 2**20  # larger row groups are streamed: a unit of a few rows must not cost all their memory
+WHOLE_READ_BYTES = 256 * 2**20
 _STREAM_BUFFER_BYTES = 8 * 2**20
 _IMAGES = REQUEST_SCHEMA.field("images").type
 _NOT_RELATIVE = r"^([A-Za-z][A-Za-z0-9+.-]*://|/|~|data:)"
@@ -31,10 +31,11 @@ def unit_reader(listing: Listing) -> Callable[[int], pa.Table]:
     return partial(_read_numbered, replace(listing, files=listing.files.slice(0, 0)))
 
 
-def read_unit(pieces: pa.Table, columns: Columns, format: Format) -> pa.Table:
+def read_unit(pieces: pa.Table, columns: Columns, format: Format, whole_read_bytes: int = WHOLE_READ_BYTES) -> pa.Table:
     """The rows of a unit's pieces: REQUEST_SCHEMA's columns, then `keep:<name>` for every kept column, types as read.
 
-    A row whose image is null or empty has one image with neither bytes nor URI.
+    A row whose image is null or empty has one image with neither bytes nor URI. Row groups of more than
+    `whole_read_bytes` are streamed page by page: a unit of a few rows must not cost all their memory.
     """
     schema = pa.schema([*REQUEST_SCHEMA, *(pa.field(KEEP + kept.name, kept.type) for kept in columns.keep)])
     if format == "images":
@@ -42,7 +43,7 @@ def read_unit(pieces: pa.Table, columns: Columns, format: Format) -> pa.Table:
     tables = [
         pa.table(_columns_of(rows, columns), schema=schema)
         for piece in pieces.to_pylist()
-        for rows in _read_piece(piece, columns.used())
+        for rows in _read_piece(piece, columns.used(), whole_read_bytes)
     ]
     return pa.concat_tables(tables).unify_dictionaries()
 
@@ -67,25 +68,27 @@ def _image_files(pieces: pa.Table) -> pa.Table:
     return pa.table([pieces.column("name"), images, pa.nulls(len(urls), pa.string())], names=REQUEST_SCHEMA.names)
 
 
-def _read_piece(piece: dict[str, object], names: list[str]) -> Iterator[_Rows]:
+def _read_piece(piece: dict[str, object], names: list[str], whole_read_bytes: int) -> Iterator[_Rows]:
     """The rows of one piece, in as many batches as Arrow likes. Raises OSError where they cannot be read."""
     url, start, num_rows = str(piece["url"]), int(str(piece["start"])), int(str(piece["num_rows"]))
     done = 0
     try:
-        for batch in _read_range(url, start, num_rows, names):
+        for batch in _read_range(url, start, num_rows, names, whole_read_bytes):
             yield _Rows(url=url, name=str(piece["name"]), first=start + done, batch=batch)
             done += batch.num_rows
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException) as error:
         raise OSError(f"cannot read rows {start} to {start + num_rows - 1} of {url}: {error}") from error
     if done < num_rows:
         raise OSError(f"{url} must have at least {start + num_rows} rows as when it was listed, it has {start + done}")
 
 
-def _read_range(url: str, start: int, num_rows: int, names: list[str]) -> Iterator[pa.RecordBatch]:
+def _read_range(
+    url: str, start: int, num_rows: int, names: list[str], whole_read_bytes: int
+) -> Iterator[pa.RecordBatch]:
     with storage.open_url(url) as file:
         metadata = pq.read_metadata(file)
         groups, skip = _row_groups(metadata, start, num_rows)
-        whole = max((metadata.row_group(group).total_byte_size for group in groups), default=0) <= _WHOLE_READ_BYTES
+        whole = max((metadata.row_group(group).total_byte_size for group in groups), default=0) <= whole_read_bytes
         options = {"pre_buffer": True} if whole else {"pre_buffer": False, "buffer_size": _STREAM_BUFFER_BYTES}
         with pq.ParquetFile(file, metadata=metadata, **options) as parquet:
             left = num_rows

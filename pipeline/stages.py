@@ -5,6 +5,7 @@ A stage's table starts with its schema's columns (requests, samples, answers); t
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
@@ -45,11 +46,13 @@ class Preprocess:
         self._prompts = parse_prompts(settings.prompt)
         self._max_image_bytes = settings.max_image_bytes
         self._pool = ThreadPoolExecutor(settings.fetch_threads)
+        self._decoding = threading.Lock()  # one unit at a time; another one is read and fetched meanwhile
 
     def __call__(self, table: pa.Table) -> pa.Table:
         requests = table_to_requests(table)
         fetched = self._pool.map(self._fetch, requests)  # runs ahead while this thread decodes
-        samples = [self._sample(request, data) for request, data in zip(requests, fetched, strict=True)]
+        with self._decoding:
+            samples = [self._sample(request, data) for request, data in zip(requests, fetched, strict=True)]
         return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
 
     def _fetch(self, request: Request) -> list[bytes] | Failure:

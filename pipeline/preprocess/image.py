@@ -14,11 +14,9 @@ from pipeline.preprocess.geometry import Anyres, scaled_size, select_grid
 from schemas.errors import RowError
 from schemas.sample import Size, Tiles
 
-# Only formats that are decoded in this process from the given bytes alone: Pillow runs Ghostscript for EPS.
-FORMATS = (
-    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "TGA"),
-    *("PCX", "SGI", "PSD", "QOI", "DDS", "SUN", "XBM", "XPM"),
-)
+# Only formats whose decoders are compiled and work on the given bytes alone: of the others some take minutes for a file
+# of a few bytes, being loops in Python (DDS, QOI), TGA has no signature, and for EPS Pillow starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 MOST_PIXELS = 178_956_970  # where Pillow itself refuses, whatever limit is asked for
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
@@ -67,7 +65,9 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise RowError("decode", "TooManyPixels", str(error)) from error
         except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more
-            raise RowError("decode", "BrokenImage", f"the image cannot be decoded: {error}") from error
+            raise RowError(
+                "decode", "BrokenImage", f"the image cannot be decoded: {type(error).__name__}: {error}"
+            ) from error
 
 
 def tile_image(image: Image.Image, anyres: Anyres) -> Tiles:

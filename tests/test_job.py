@@ -1,0 +1,141 @@
+"""Whole jobs on a real Ray: rows in are rows out, whatever is wrong with some of them."""
+
+import threading
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.job import ErrorBudgetSpent, plan_job, run_job
+from pipeline.run import RunMismatch, done_units
+from pipeline.stages import load_engine
+from schemas.job import JobSettings
+from tests.fakes import load_echo_engine
+from tests.inputs import bad_row, good_row, write_parquet
+from tests.tiny import checkpoint
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.usefixtures("cluster")]
+
+
+def settings_for(source: Path | str, output: Path | str, **changes: object) -> JobSettings:
+    base = {"input": (str(source),), "output": str(output), "model": str(checkpoint()), "max_new_tokens": 4}
+    return JobSettings.model_validate({**base, **changes})
+
+
+def answers_in(output: Path | str) -> list[dict[str, object]]:
+    return pq.read_table(f"{output}/answers").to_pylist()
+
+
+class PeakMemory:
+    """The most that this process's resident memory grew by, in bytes, while the block ran."""
+
+    def __enter__(self) -> "PeakMemory":
+        self._process = psutil.Process()
+        self._start = self._peak = self._process.memory_info().rss
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.growth = self._peak - self._start
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            self._peak = max(self._peak, self._process.memory_info().rss)
+
+
+def test_a_thousand_rows_with_ten_bad_ones_are_a_thousand_answers(tmp_path: Path) -> None:
+    planted = {i * 97 + 5: ("read", "fetch", "decode", "decode", "prompt")[i % 5] for i in range(10)}
+    rows = [bad_row(i, planted[i]) if i in planted else good_row(i) for i in range(1000)]
+    source = write_parquet(tmp_path / "in.parquet", rows)
+    plan = plan_job("caption", settings_for(source, tmp_path / "out", keep=("number",), max_error_rate=0.05), "Q?")
+    with PeakMemory() as memory:
+        summary = run_job(plan, load_engine)
+    answers = answers_in(tmp_path / "out")
+    assert (summary.rows, summary.ok, summary.errors) == (1000, 990, 10)
+    assert [(answer["id"], answer["number"]) for answer in answers] == [(row["id"], row["number"]) for row in rows]
+    assert {a["number"]: a["error_stage"] for a in answers if a["status"] == "error"} == planted
+    assert all(a["error_type"] and a["error_message"] for a in answers if a["status"] == "error")
+    assert Counter(a["finish_reason"] for a in answers)["length"] > 900
+    assert memory.growth < 300 * 2**20
+
+
+def test_every_row_is_asked_every_prompt(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0), bad_row(1, "decode")])
+    run_job(
+        plan_job("caption", settings_for(source, tmp_path / "out", prompt=("a=A?", "b=B?")), "Q?"), load_echo_engine
+    )
+    answers = answers_in(tmp_path / "out")
+    assert [(a["id"], a["prompt_id"], a["status"]) for a in answers] == [
+        ("row-0", "a", "ok"),
+        ("row-0", "b", "ok"),
+        ("row-1", "a", "error"),
+        ("row-1", "b", "error"),
+    ]
+
+
+def test_a_folder_of_images_is_captioned_in_the_order_of_its_names(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"{i}.jpg").write_bytes(good_row(i)["image"]["bytes"])
+    run_job(plan_job("caption", settings_for(folder, tmp_path / "out"), "Describe it."), load_echo_engine)
+    assert [a["id"] for a in answers_in(tmp_path / "out")] == [f"{i}.jpg" for i in range(5)]
+    assert {a["prompt"] for a in answers_in(tmp_path / "out")} == {"Describe it."}
+
+
+def test_a_job_goes_from_s3_to_s3(tmp_path: Path, bucket: str) -> None:
+    from s3fs import S3FileSystem
+
+    source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(40)])
+    S3FileSystem().put(str(source), f"{bucket}/in/part-0.parquet")
+    summary = run_job(plan_job("caption", settings_for(f"{bucket}/in", f"{bucket}/out"), "Q?"), load_engine)
+    table = pq.read_table(f"{bucket.removeprefix('s3://')}/out/answers", filesystem=S3FileSystem())
+    assert (summary.rows, summary.errors) == (40, 0)
+    assert table["id"].to_pylist() == [f"row-{i}" for i in range(40)]
+    assert S3FileSystem().exists(f"{bucket}/out/manifest.json")
+    assert not S3FileSystem().exists(f"{bucket}/out/units")
+
+
+def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(30)])
+    run_job(plan_job("caption", settings_for(source, tmp_path / "out", limit=11), "Q?"), load_echo_engine)
+    assert [a["id"] for a in answers_in(tmp_path / "out")] == [f"row-{i}" for i in range(11)]
+
+
+def test_too_many_errors_stop_the_job_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    rows = [bad_row(i, "prompt") if i % 4 == 0 else good_row(i) for i in range(400)]
+    source = write_parquet(tmp_path / "in.parquet", rows)
+    with pytest.raises(ErrorBudgetSpent, match=r"more than --max-error-rate 0.01 allows: \d+ prompt/EmptyPrompt"):
+        run_job(plan_job("caption", settings_for(source, tmp_path / "out"), "Q?"), load_echo_engine)
+    assert done_units(str(tmp_path / "out"))
+    again = plan_job("caption", settings_for(source, tmp_path / "out", max_error_rate=1.0), "Q?")
+    assert run_job(again, load_echo_engine).errors == 100
+    assert len(answers_in(tmp_path / "out")) == 400
+
+
+def test_a_complete_job_answers_nothing_again(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(3)])
+    plan = plan_job("caption", settings_for(source, tmp_path / "out"), "Q?")
+    first = run_job(plan, load_echo_engine)
+    again = run_job(plan, load_echo_engine)
+    assert (again.rows, again.images_per_s) == (first.rows, None)
+
+
+def test_another_prompt_is_refused_in_the_same_folder(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    run_job(plan_job("caption", settings_for(source, tmp_path / "out", prompt=("A?",)), "Q?"), load_echo_engine)
+    with pytest.raises(RunMismatch, match=r"prompt: \['A\?'\] there, \['B\?'\] now"):
+        run_job(plan_job("caption", settings_for(source, tmp_path / "out", prompt=("B?",)), "Q?"), load_echo_engine)
+
+
+def test_more_gpus_do_not_change_what_a_run_is(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    one = plan_job("caption", settings_for(source, tmp_path / "out"), "Q?")
+    other = plan_job("caption", settings_for(source, tmp_path / "out", gpus=0, preprocess_workers=2), "Q?")
+    assert one.identity() == other.identity()
