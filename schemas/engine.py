@@ -1,4 +1,4 @@
-"""How the engine runs and how it draws its tokens: two records, refused where they are made."""
+"""How the engine runs, how it draws its tokens, and what it counts: records, refused where they are made."""
 
 import re
 from dataclasses import dataclass, field
@@ -6,8 +6,12 @@ from typing import Literal, get_args
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
+Quantize = Literal["fp8"]
+DecodeKernel = Literal["sdpa", "triton"]
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+# Settings that the engine chooses for the device it finds where they are None.
+_SIZES = ("slots", "capacity", "prefill_tokens", "tiles_per_call")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,7 @@ class Sampling:
     min_new_tokens: int = 0  # nothing ends an answer before, but its max_new_tokens
     stop: tuple[str, ...] = ()
     seed: int = 0
+    ignore_eos: bool = False  # end tokens are drawn like any other: every answer has its max_new_tokens
 
     def __post_init__(self) -> None:
         _at_least("temperature", self.temperature, 0)
@@ -37,14 +42,26 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """Where and how wide the engine runs; none of it but dtype and attention may change a greedy answer."""
+    """Where and how wide the engine runs.
+
+    In float32 none of it but dtype and attention changes a greedy answer. In bfloat16 another number of slots, bucket
+    or prefill_tokens may, as other shapes round otherwise; with all of them equal an answer depends on its row alone.
+    """
 
     dtype: Dtype = "bfloat16"
     device: str = "cpu"
-    attention: Attention = "sdpa"
-    batch_size: int = 16  # prompts generated together
-    look_ahead: int = 256  # prompts read ahead, so that those of like length share a batch
-    tiles_per_call: int = 40  # tiles the vision tower sees at once, unless one image has more
+    attention: Attention = "sdpa"  # of the vision tower; the decoder has its own
+    batch_size: int = 16  # prompts generated together where `slots` is None and the device is no GPU
+    look_ahead: int = 1024  # prompts a caller's stream is read ahead, so that those of like length share a prefill
+    slots: int | None = None  # prompts generated together; None: batch_size, or on a GPU what its free memory holds
+    capacity: int | None = None  # tokens of prompt and answer a slot holds; None: the model's context, 4096 at most
+    bucket: int = 64  # a prompt is prefilled at its length rounded up to a multiple of this
+    prefill_tokens: int | None = None  # tokens of one prefill, whole rows; None: 16384 on a GPU, else one row
+    tiles_per_call: int | None = None  # tiles the vision tower sees at once; None: 40 on a GPU, else 1
+    compile: bool | None = None  # torch.compile for the decoder's layers; None: on a GPU
+    cuda_graphs: bool = True  # the decode step as one CUDA graph
+    decode_kernel: DecodeKernel | None = None  # attention of the decode step; None: triton on a GPU, else sdpa
+    quantize: Quantize | None = None
     revision: str | None = None  # of a hub model: branch, tag or commit
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -53,8 +70,35 @@ class EngineSettings:
         if not _DEVICE.fullmatch(self.device):
             raise ValueError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
         _one_of("attention", self.attention, get_args(Attention))
-        for name in ("batch_size", "look_ahead", "tiles_per_call"):
-            _at_least(name, getattr(self, name), 1)
+        for name in ("batch_size", "look_ahead", "bucket", *_SIZES):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        if self.decode_kernel is not None:
+            _one_of("decode_kernel", self.decode_kernel, get_args(DecodeKernel))
+        if self.decode_kernel == "triton" and self.device == "cpu":
+            raise ValueError("decode_kernel must be sdpa on a cpu, got 'triton'")
+        if self.quantize is not None:
+            _one_of("quantize", self.quantize, get_args(Quantize))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatistics:
+    """What an engine has done since it was made; seconds are the device's, and do not overlap."""
+
+    num_rows: int = 0  # prompts answered or failed here
+    num_images: int = 0  # through the vision tower
+    num_prompt_tokens: int = 0  # of the rows; what prompts share counts for each of them
+    num_answer_tokens: int = 0
+    num_prefills: int = 0
+    num_decode_steps: int = 0
+    num_out_of_memory: int = 0
+    prefill_padding: float = 0.0  # share of the prefilled tokens that are nobody's
+    tile_padding: float = 0.0  # share of the tiles in the vision tower that are nobody's
+    slot_use: float = 0.0  # share of the slots at work, mean over the decode steps
+    vision_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    waiting_s: float = 0.0  # callers there, and nothing to do until they hand in more rows
 
 
 def _at_least(name: str, value: float, least: int) -> None:

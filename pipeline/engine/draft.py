@@ -1,27 +1,39 @@
 """An answer while it is being drawn: its tokens, when it ends and why, and its text."""
 
+import math
+
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.engine.batch import Row
 from pipeline.engine.model import LoadedModel
 from schemas.answer import FinishReason, Generation
 from schemas.engine import Sampling
+from schemas.sample import Prompt
 
 
 class Draft:
     """Takes one row's tokens until `finish_reason` is set; what is drawn after that is ignored."""
 
-    def __init__(self, model: LoadedModel, sampling: Sampling, row: Row) -> None:
-        assert row.prompt.max_new_tokens > 0
+    def __init__(self, model: LoadedModel, sampling: Sampling, prompt: Prompt) -> None:
+        assert prompt.max_new_tokens > 0
         self._tokenizer = model.tokenizer
-        self._stop_ids = model.stop_ids
+        self._stop_ids = () if sampling.ignore_eos else model.stop_ids
         self._sampling = sampling
-        self._max_new_tokens = row.prompt.max_new_tokens
+        self._max_new_tokens = prompt.max_new_tokens
         self._watch = _StopWatch(model.tokenizer, sampling.stop) if sampling.stop else None
         self._token_ids: list[int] = []
         self._logprob = 0.0
         self.finish_reason: FinishReason | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens drawn so far."""
+        return len(self._token_ids)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every token was drawn from numbers that are numbers."""
+        return math.isfinite(self._logprob)
 
     def add(self, token_id: int, logprob: float) -> None:
         """Take the next token, and find out whether it is the last."""

@@ -1,32 +1,61 @@
 """The engine: samples in, answers out, in order. It knows neither Ray nor tables."""
 
-import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from types import TracebackType
 
 import numpy as np
 import torch
 
-from pipeline.engine.batch import Row, group, windows
-from pipeline.engine.decoder import generate_batch
+from pipeline.engine.draft import Draft
 from pipeline.engine.model import LoadedModel, load_model
-from pipeline.engine.vision import Features, sample_features
-from schemas.answer import Answer, Generation, answer_from
-from schemas.engine import EngineSettings
+from pipeline.engine.rows import Family, Row, families
+from pipeline.engine.runner import Runner
+from pipeline.engine.scheduler import Scheduler
+from pipeline.engine.sizes import resolve
+from pipeline.engine.statistics import statistics
+from pipeline.preprocess.geometry import num_image_tokens
+from schemas.answer import Answer, answer_from
+from schemas.engine import EngineSettings, EngineStatistics
 from schemas.errors import Failure
 from schemas.sample import Sample
 
-Outcome = Generation | Failure
+
+@dataclass(slots=True, eq=False)
+class _Caller:
+    """Somebody in `generate`; reading as long as more rows may come before answers are waited for."""
+
+    reading: bool = True
 
 
 class Engine:
-    """One loaded checkpoint. Several threads may generate at once; they take turns, batch by batch."""
+    """One loaded checkpoint. Any number of threads may generate at once: their rows share slots and prefills.
+
+    A thread of the engine's own runs the device as long as there are callers.
+    """
 
     def __init__(self, model: LoadedModel, settings: EngineSettings) -> None:
-        self._model: LoadedModel | None = model
-        self._settings = settings
-        self._turn = threading.Lock()
+        self._model, self._settings = model, settings
+        self.sizes = resolve(model, settings)
+        if settings.compile or (settings.compile is None and self._on_gpu):
+            model.decoder.compile_blocks()
+            model.vision.compile_layers()
+        self._runner = Runner(model, settings.sampling, self.sizes)
+        self._scheduler = Scheduler(self._runner, self.sizes, on_gpu=self._on_gpu)
+        if self._on_gpu and settings.cuda_graphs:
+            self._runner.capture()
+        self._changed = threading.Condition()  # guards all that follows
+        self._callers: set[_Caller] = set()
+        self._added: list[Family] = []
+        self._thread: threading.Thread | None = None
+        self._end: BaseException | None = None  # why the engine answers nothing any more
+        self._left = False  # whether a caller has gone, and with it the wish for some rows
+        self._waiting_s = 0.0
+        self._last: EngineStatistics | None = None  # once closed
 
     @classmethod
     def load(cls, model: str, *, settings: EngineSettings) -> "Engine":
@@ -34,69 +63,156 @@ class Engine:
         return cls(load_model(model, settings), settings)
 
     def generate(self, samples: Iterable[Sample]) -> Iterator[Answer]:
-        """One answer a prompt, in the order of samples and their prompts; reads `look_ahead` prompts at a time."""
-        for window in windows(samples, self._settings.look_ahead):
-            yield from self._answer(window)
+        """One answer a prompt, in the order of samples and their prompts; reads at most `look_ahead` prompts ahead."""
+        caller, ahead = _Caller(), deque[Row]()
+        self._enter(caller)
+        try:
+            for sample in samples:
+                ahead.extend(self._submit(sample))
+                while len(ahead) >= self._settings.look_ahead:
+                    yield self._wait(caller, ahead.popleft())
+            caller.reading = False
+            while ahead:
+                yield self._wait(caller, ahead.popleft())
+        finally:
+            self._leave(caller, ahead)
+
+    def statistics(self) -> EngineStatistics:
+        """What has been done so far."""
+        if self._last is not None:
+            return self._last
+        return statistics(self._scheduler.counts, self._runner, self.sizes, self._waiting_s)
 
     def close(self) -> None:
-        """Let go of the weights; the engine answers nothing after."""
-        with self._turn:
-            self._model = None
-            if self._settings.device.startswith("cuda"):
-                torch.cuda.empty_cache()
+        """Let go of the weights; the engine answers nothing after, those who wait for an answer are told."""
+        if self._last is not None:
+            return
+        self._finish(RuntimeError("the engine is closed"))
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+        with self._changed:
+            self._last = self.statistics()
+            del self._runner, self._scheduler, self._model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
-    def _answer(self, samples: Sequence[Sample]) -> list[Answer]:
-        rows = [Row(sample=sample, prompt=prompt) for sample in samples for prompt in sample.prompts]
-        outcomes: list[Outcome | None] = [None] * len(rows)
-        features: dict[int, Features] = {}
-        for positions in group(rows, self._settings.batch_size):
-            with self._turn:
-                found = halve_until_it_fits([rows[i] for i in positions], lambda part: self._run(part, features))
-            for position, outcome in zip(positions, found, strict=True):
-                outcomes[position] = outcome
-        return [_answer_of(row, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
+    @property
+    def _on_gpu(self) -> bool:
+        return self._model.device.type == "cuda"
 
-    def _run(self, rows: Sequence[Row], features: dict[int, Features]) -> list[Generation]:
-        """Generate one batch; `features` holds those of the batch before, which may share a sample with this one."""
-        if self._model is None:
-            raise RuntimeError("the engine is closed")
-        samples = {id(row.sample): row.sample for row in rows}
-        for key in features.keys() - samples.keys():
-            del features[key]
-        new = {key: sample for key, sample in samples.items() if key not in features}
-        computed = sample_features(self._model, list(new.values()), self._settings.tiles_per_call)
-        features.update(zip(new, computed, strict=True))
-        shared = [features[id(row.sample)] for row in rows]
-        return generate_batch(self._model, rows, shared, self._settings.sampling)
+    def _enter(self, caller: _Caller) -> None:
+        with self._changed:
+            self._check_end()
+            self._callers.add(caller)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+                self._thread.start()
+
+    def _leave(self, caller: _Caller, ahead: Iterable[Row]) -> None:
+        with self._changed:
+            for row in ahead:
+                row.wanted = False
+            self._callers.discard(caller)
+            self._left = True
+            self._changed.notify_all()
+
+    def _submit(self, sample: Sample) -> list[Row]:
+        rows = [Row(sample=sample, prompt=prompt) for prompt in sample.prompts]
+        with self._changed:
+            self._check_end()
+            answerable = [row for row in rows if self._prepare(row)]
+            if answerable:
+                self._added += families(answerable, self.sizes.slots, self._model.image_token_id)
+                self._changed.notify_all()
+        return rows
+
+    def _prepare(self, row: Row) -> bool:
+        """Whether a row is one to run; others are done already."""
+        prompt, sample, capacity = row.prompt, row.sample, self.sizes.capacity
+        if prompt.failure is not None:
+            row.failure = prompt.failure
+        elif len(prompt.token_ids) + prompt.max_new_tokens > capacity:
+            needs = f"{len(prompt.token_ids)} prompt tokens and up to {prompt.max_new_tokens} new ones"
+            message = f"{needs} do not fit the {capacity} tokens of a slot: raise the engine's capacity"
+            row.failure = Failure(stage="generate", type="TooLong", message=message)
+        else:
+            # A total would hide a row with one too few beside a row with one too many, and shift the features of both.
+            found = int((prompt.token_ids == self._model.image_token_id).sum())
+            expected = sum(num_image_tokens(size, self._model.vision.anyres) for size in sample.image_sizes)
+            assert found == prompt.num_image_tokens == expected, (sample.id, prompt.id, found, expected)
+            row.draft = Draft(self._model, self._settings.sampling, prompt)
+        row.done = row.failure is not None
+        return not row.done
+
+    def _wait(self, caller: _Caller, row: Row) -> Answer:
+        with self._changed:
+            reading, caller.reading = caller.reading, False
+            while not row.done:
+                self._check_end()
+                self._changed.wait()
+            caller.reading = reading
+        return _answer(row)
+
+    def _check_end(self) -> None:
+        if self._end is not None:
+            raise RuntimeError(f"the engine answers nothing any more: {self._end}") from self._end
+
+    def _finish(self, error: BaseException) -> None:
+        with self._changed:
+            self._end = self._end or error
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        """What the engine's thread does."""
+        with _Reporting(self), torch.cuda.device(self._model.device) if self._on_gpu else nullcontext():
+            while self._take_in():
+                if self._scheduler.step(more_to_come=any(caller.reading for caller in list(self._callers))):
+                    with self._changed:
+                        self._changed.notify_all()
+
+    def _take_in(self) -> bool:
+        """Wait for something to do and take it; False when nobody waits for an answer any more."""
+        with self._changed:
+            since = time.perf_counter()
+            while not self._added and self._scheduler.idle and self._callers and self._end is None:
+                self._changed.wait()
+            if self._callers:
+                self._waiting_s += time.perf_counter() - since
+            self._scheduler.add(self._added)
+            self._added = []
+            if self._left:
+                self._scheduler.drop_unwanted()
+                self._left = False
+            if self._callers and self._end is None:
+                return True
+            self._thread = None
+            return False
 
 
-def halve_until_it_fits(rows: Sequence[Row], run: Callable[[Sequence[Row]], list[Generation]]) -> list[Outcome]:
-    """What `run` gives for the rows, in parts that fit the device's memory; a row too large alone fails."""
-    shortage = ""
-    try:
-        return [*run(rows)]
-    except torch.OutOfMemoryError as error:
-        shortage = str(error)
-    # Out of the handler: the error's traceback no longer holds the tensors of the attempt.
-    torch.cuda.empty_cache()
-    if len(rows) == 1:
-        return [_too_large(rows[0], shortage)]
-    half = len(rows) // 2
-    return halve_until_it_fits(rows[:half], run) + halve_until_it_fits(rows[half:], run)
+class _Reporting:
+    """Hands whatever ends the engine's thread to those who wait for it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is not None:
+            self._engine._finish(error)
+        return True
 
 
-def _too_large(row: Row, shortage: str) -> Failure:
-    prompt = row.prompt
-    needs = f"{len(prompt.token_ids)} prompt tokens and up to {prompt.max_new_tokens} new ones"
-    return Failure(stage="generate", type="OutOfMemory", message=f"{needs} do not fit the device alone: {shortage}")
-
-
-def _answer_of(row: Row, outcome: Outcome | None) -> Answer:
-    """The answer of a row: generated, failed here, or failed before (no outcome)."""
-    if isinstance(outcome, Generation) and not math.isfinite(outcome.mean_logprob):
+def _answer(row: Row) -> Answer:
+    """The answer of a row: generated, or failed here or before."""
+    if row.failure is None and row.draft is not None and not row.draft.finite:
         rule = "the network's numbers must be finite, float16 overflows where bfloat16 and float32 do not"
-        outcome = Failure(stage="generate", type="NotFinite", message=f"{rule}; got {outcome.mean_logprob}")
-    if isinstance(outcome, Failure):
-        failed = replace(row.prompt, token_ids=np.zeros(0, np.int32), failure=outcome)
-        return answer_from(row.sample, failed, None)
-    return answer_from(row.sample, row.prompt, outcome)
+        row.failure = Failure(stage="generate", type="NotFinite", message=f"{rule}; some were not")
+    if row.failure is not None:
+        return answer_from(row.sample, replace(row.prompt, token_ids=np.zeros(0, np.int32), failure=row.failure), None)
+    assert row.draft is not None
+    return answer_from(row.sample, row.prompt, row.draft.generation())

@@ -4,16 +4,18 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     PreTrainedTokenizerFast,
 )
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from pipeline.engine.decoder import Decoder
+from pipeline.engine.vision import Vision
 from schemas.engine import EngineSettings
 
 
@@ -21,26 +23,17 @@ from schemas.engine import EngineSettings
 class LoadedModel:
     """A LLaVA-NeXT checkpoint, ready to run on its device."""
 
-    network: LlavaNextForConditionalGeneration
+    network: LlavaNextForConditionalGeneration  # shares its weights with decoder and vision
+    decoder: Decoder
+    vision: Vision
     tokenizer: PreTrainedTokenizerFast
     image_token_id: int
     stop_ids: tuple[int, ...]  # any of them ends an answer
     num_tokens: int  # embeddings from here on are padding of the table, never trained: their tokens are never drawn
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
 
     @property
     def device(self) -> torch.device:
         return self.network.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.network.dtype
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """(rows, length) ids to (rows, length, width) embeddings; an image's places hold a placeholder."""
-        embeddings: Tensor = self.network.get_input_embeddings()(token_ids)
-        return embeddings
 
 
 def load_model(model: str, settings: EngineSettings) -> LoadedModel:
@@ -61,15 +54,25 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
     # The backend is named because the default follows what is installed; only its mean and std are used.
     processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
     network.requires_grad_(False).eval().to(settings.device)
-    tokenizer = processor.tokenizer
+    return make_ready(network, processor, settings)
+
+
+def make_ready(
+    network: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, settings: EngineSettings
+) -> LoadedModel:
+    """A network on its device, with weights of whatever origin, as the engine runs it."""
+    tokenizer, images = processor.tokenizer, processor.image_processor
+    decoder = Decoder(network)
+    if settings.quantize == "fp8":
+        decoder.quantise()
     return LoadedModel(
         network=network,
+        decoder=decoder,
+        vision=Vision(network, images.image_mean, images.image_std),
         tokenizer=tokenizer,
         image_token_id=network.config.image_token_id,
         stop_ids=_stop_ids(network, tokenizer, settings.sampling.stop),
         num_tokens=max(tokenizer.get_vocab().values()) + 1,
-        image_mean=tuple(processor.image_processor.image_mean),
-        image_std=tuple(processor.image_processor.image_std),
     )
 
 

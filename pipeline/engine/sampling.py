@@ -1,16 +1,21 @@
-"""How a batch's next tokens are drawn from its logits."""
+"""How the next tokens are drawn from logits, for all rows at once and on their device."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.engine.batch import Batch, Row
-from pipeline.engine.model import LoadedModel
 from schemas.engine import Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawState:
+    """What drawing must know of each row, on the device; `seen` is updated in place by what is drawn."""
+
+    seeds: Tensor  # (rows,) int64
+    steps: Tensor  # (rows,) int64: tokens drawn so far
+    seen: Tensor | None  # (rows, num_tokens) bool: tokens of the prompt and the answer; None without a penalty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,38 +27,36 @@ class Draw:
 
 
 class Sampler:
-    """Draws the tokens of one batch, step after step."""
+    """Draws one token a row; no number of a row depends on another's, and nothing waits for the host."""
 
-    def __init__(self, model: LoadedModel, sampling: Sampling, rows: Sequence[Row], batch: Batch) -> None:
+    def __init__(self, sampling: Sampling, num_tokens: int, stop_ids: Tensor) -> None:
         self._sampling = sampling
-        self._num_tokens = model.num_tokens
-        self._stop_ids = torch.tensor(model.stop_ids, device=model.device)
-        self._step = 0
-        self._seen = _seen(batch, model) if sampling.repetition_penalty != 1 else None
-        self._noise = _noise(rows, sampling.seed).to(model.device) if sampling.temperature else None
+        self._num_tokens = num_tokens
+        ends = torch.zeros(num_tokens, dtype=torch.bool, device=stop_ids.device)
+        self._ends = ends.index_fill(0, stop_ids[stop_ids < num_tokens], True)
 
-    def draw(self, logits: Tensor) -> Draw:
+    def draw(self, logits: Tensor, state: DrawState) -> Draw:
         """The next token of every row from its logits, (rows, vocabulary)."""
         logits = logits[:, : self._num_tokens].float()
-        scores = self._steer(logits)
-        if self._noise is None:
-            chosen = scores.argmax(-1)
+        scores = self._steer(logits, state)
+        if self._sampling.temperature:
+            chosen = pick(_shape(scores, self._sampling), noise(state.seeds, state.steps))
         else:
-            chosen = pick(_shape(scores, self._sampling), self._noise[:, self._step])
-        if self._seen is not None:
-            self._seen.scatter_(1, chosen[:, None], True)
-        self._step += 1
+            chosen = scores.argmax(-1)
+        if state.seen is not None:
+            state.seen.scatter_(1, chosen[:, None], True)
         own = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
         return Draw(token_ids=chosen, logprobs=own)
 
-    def _steer(self, logits: Tensor) -> Tensor:
+    def _steer(self, logits: Tensor, state: DrawState) -> Tensor:
         """Repetition penalty, then no end before `min_new_tokens`: transformers' order."""
-        if self._seen is not None:
+        if state.seen is not None:
             penalty = self._sampling.repetition_penalty
             penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
-            logits = torch.where(self._seen, penalised, logits)
-        if self._step < self._sampling.min_new_tokens:
-            logits = logits.index_fill(1, self._stop_ids, -torch.inf)
+            logits = torch.where(state.seen, penalised, logits)
+        if self._sampling.min_new_tokens:
+            early = (state.steps < self._sampling.min_new_tokens)[:, None]
+            logits = logits.masked_fill(early & self._ends, -torch.inf)
         return logits
 
 
@@ -68,26 +71,24 @@ def pick(probabilities: Tensor, noise: Tensor) -> Tensor:
     return torch.searchsorted(reached, wanted, right=True)[:, 0].clamp(max=last)
 
 
+def noise(seeds: Tensor, steps: Tensor) -> Tensor:
+    """A number in [0, 1) for each row's step, from both alone: the 64-bit mixing of splitmix64, in wrapping int64."""
+    mixed = seeds + (steps + 1) * -0x61C8864680B583EB
+    mixed = (mixed ^ _shift(mixed, 30)) * -0x40A7B892E31B1A47
+    mixed = (mixed ^ _shift(mixed, 27)) * -0x6B2FB644ECCEEE15
+    mixed = mixed ^ _shift(mixed, 31)
+    return _shift(mixed, 32).double() * 2.0**-32  # 32 bits: their product with a sum stays below the sum
+
+
 def row_seed(seed: int, sample_id: str, prompt_id: str) -> int:
     """The seed of one row: it follows from the job's seed and the row's ids alone, not from when or where it runs."""
     name = f"{seed}\0{sample_id}\0{prompt_id}".encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little", signed=True)
 
 
-def _noise(rows: Sequence[Row], seed: int) -> Tensor:
-    """One number in [0, 1) a row and step, (rows, steps); float32 keeps the largest well below 1."""
-    noise = torch.zeros(len(rows), max(row.prompt.max_new_tokens for row in rows))
-    for i, row in enumerate(rows):
-        generator = np.random.Generator(np.random.Philox(row_seed(seed, row.sample.id, row.prompt.id)))
-        steps = row.prompt.max_new_tokens
-        noise[i, :steps] = torch.from_numpy(generator.random(steps, dtype=np.float32))
-    return noise
-
-
-def _seen(batch: Batch, model: LoadedModel) -> Tensor:
-    """Which tokens a row's prompt holds, (rows, num_tokens); padding is no token of the prompt."""
-    seen = torch.zeros(len(batch.token_ids), model.num_tokens, dtype=torch.int64)
-    return seen.scatter_add_(1, batch.token_ids, batch.mask).bool().to(model.device)
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Shift right and fill with zeros, where `>>` alone would fill with the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _shape(scores: Tensor, sampling: Sampling) -> Tensor:

@@ -1,22 +1,17 @@
 """From uint8 tiles to the features that take an image's place in a prompt, once a sample."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import LlavaNextForConditionalGeneration
 
-from pipeline.engine.model import LoadedModel
-from schemas.sample import Sample, Size, Tiles
-
-Features = tuple[Tensor, ...]  # of one sample: (num_image_tokens, width) for each of its images
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Image:
-    tiles: Tiles
-    size: Size
+from pipeline.engine.device import to_device
+from pipeline.engine.features import feature_index
+from pipeline.preprocess.geometry import Anyres
+from schemas.sample import Sample, Size
 
 
 def normalise(tiles: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -30,38 +25,76 @@ def normalise(tiles: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     return tiles.permute(0, 3, 1, 2).float().sub_(shift).div_(spread)
 
 
-@torch.inference_mode()
-def sample_features(model: LoadedModel, samples: Sequence[Sample], tiles_per_call: int) -> list[Features]:
-    """The features of every sample's images; a sample without images has none."""
-    images = [image for sample in samples for image in _images_of(sample)]
-    features = [feature for call in _calls(images, tiles_per_call) for feature in _run(model, call)]
-    assert len(features) == len(images)
-    remaining = iter(features)
-    return [tuple(next(remaining) for _ in sample.image_sizes) for sample in samples]
+class Vision:
+    """transformers' tower and projector, up to the layer whose features the checkpoint takes."""
 
+    def __init__(self, network: LlavaNextForConditionalGeneration, mean: Sequence[float], std: Sequence[float]) -> None:
+        config: Any = network.config
+        model = network.model
+        self._tower: Any = model.vision_tower
+        self._projector = model.multi_modal_projector
+        self._newline = model.image_newline
+        self._mean, self._std = mean, std
+        self._skips_class_token = config.vision_feature_select_strategy == "default"
+        layer = config.vision_feature_layer
+        depth = config.vision_config.num_hidden_layers + 1  # the state before the first layer counts
+        self._taken = [i % depth for i in ([layer] if isinstance(layer, int) else layer)]
+        self._layers = self._tower.encoder.layers[: max(self._taken)]
+        self.anyres = Anyres(
+            tile=config.vision_config.image_size,
+            patch=config.vision_config.patch_size,
+            grids=tuple(Size(width, height) for height, width in config.image_grid_pinpoints or ()),
+        )
 
-def _images_of(sample: Sample) -> Iterator[_Image]:
-    first = 0
-    for size, num_tiles in zip(sample.image_sizes, sample.tiles_per_image, strict=True):
-        yield _Image(tiles=sample.tiles[first : first + num_tiles], size=size)
-        first += num_tiles
+    def compile_layers(self) -> None:
+        """Compile the layers that are run: one compilation serves all of them, as every call has the same shape."""
+        for layer in self._layers:
+            layer.compile()
 
+    def encode(self, samples: Sequence[Sample], tiles_per_call: int) -> list[Tensor]:
+        """The features of each sample's images, (num_image_tokens, width).
 
-def _calls(images: Sequence[_Image], tiles_per_call: int) -> Iterator[list[_Image]]:
-    """Whole images in order, as many as fit a call; one image never spans two."""
-    call: list[_Image] = []
-    for image in images:
-        if call and sum(len(i.tiles) for i in call) + len(image.tiles) > tiles_per_call:
-            yield call
-            call = []
-        call.append(image)
-    if call:
-        yield call
+        The tower always sees `tiles_per_call` tiles, black ones at the end where there are fewer: a tile's features
+        depend on nothing but the tile.
+        """
+        tiles = np.concatenate([sample.tiles for sample in samples if len(sample.tiles)])
+        calls = [self._see(tiles[i : i + tiles_per_call], tiles_per_call) for i in range(0, len(tiles), tiles_per_call)]
+        patches = torch.cat([*calls, self._newline[None].to(calls[0].dtype)])
+        index, lengths = self._index(samples, newline=len(patches) - 1)
+        features = patches.index_select(0, to_device(index, patches.device))
+        return list(features.split(lengths))
 
+    def _see(self, tiles: np.ndarray[Any, Any], tiles_per_call: int) -> Tensor:
+        """The features of all patches of a call, (patches, width)."""
+        missing = tiles_per_call - len(tiles)
+        full = np.concatenate([tiles, np.zeros((missing, *tiles.shape[1:]), np.uint8)]) if missing else tiles
+        device = self._newline.device
+        pixels = normalise(to_device(full, device), self._mean, self._std).to(self._newline.dtype)
+        states = self._states(pixels)
+        features: Tensor = self._projector(states[:, 1:] if self._skips_class_token else states)
+        return features.flatten(0, 1)
 
-def _run(model: LoadedModel, images: Sequence[_Image]) -> Features:
-    """One pass through tower and projector. The tiles are flat: no image is padded to another's number of tiles."""
-    tiles = torch.from_numpy(np.concatenate([image.tiles for image in images])).to(model.device)
-    pixels = normalise(tiles, model.image_mean, model.image_std).to(model.dtype)
-    sizes = torch.tensor([(image.size.height, image.size.width) for image in images])  # read on the CPU, one by one
-    return tuple(model.network.get_image_features(pixel_values=pixels, image_sizes=sizes).pooler_output)
+    def _states(self, pixels: Tensor) -> Tensor:
+        """The hidden states after the layers that are taken, side by side: (tiles, patches, width)."""
+        state: Tensor = self._tower.embeddings(pixels)
+        if hasattr(self._tower, "pre_layrnorm"):  # CLIP has it, SigLIP has not
+            state = self._tower.pre_layrnorm(state)
+        states = {0: state}
+        for i, layer in enumerate(self._layers, start=1):
+            state = layer(state, attention_mask=None)
+            if i in self._taken:
+                states[i] = state
+        return torch.cat([states[i] for i in self._taken], dim=-1)
+
+    def _index(self, samples: Sequence[Sample], newline: int) -> tuple[np.ndarray[Any, Any], list[int]]:
+        per_tile = self.anyres.patches_per_side**2
+        parts, lengths, first_tile = [], [], 0
+        for sample in samples:
+            num_tokens = 0
+            for size, num_tiles in zip(sample.image_sizes, sample.tiles_per_image, strict=True):
+                index = feature_index(size, self.anyres, newline=newline - first_tile * per_tile)
+                parts.append(index + first_tile * per_tile)
+                num_tokens += len(index)
+                first_tile += num_tiles
+            lengths.append(num_tokens)
+        return np.concatenate(parts), lengths

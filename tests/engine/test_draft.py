@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from demo.checkpoint import EOS
-from pipeline.engine.batch import Row
 from pipeline.engine.draft import Draft
 from pipeline.engine.engine import Engine
 from pipeline.engine.model import load_model
 from schemas.answer import Generation
 from schemas.engine import Sampling
-from schemas.sample import Prompt, Sample
+from schemas.sample import Prompt
 from tests.engine.oracle import FP32, mixed_questions
 from tests.tiny import checkpoint
 
@@ -20,7 +19,7 @@ from tests.tiny import checkpoint
 def drafted(oracle, text: str, max_new_tokens: int = 99, end: bool = True, **sampling) -> Generation:
     """What becomes of a model that writes this text, and then its end token or nothing."""
     prompt = Prompt(id="p", text="?", token_ids=np.ones(1, np.int32), max_new_tokens=max_new_tokens)
-    draft = Draft(oracle.with_text, Sampling(**sampling), Row(sample=Sample(id="a", prompts=(prompt,)), prompt=prompt))
+    draft = Draft(oracle.with_text, Sampling(**sampling), prompt)
     for token in oracle.with_text.tokenizer.encode(text, add_special_tokens=False) + [EOS] * end:
         draft.add(token, -0.5)
     return draft.generation()
@@ -53,6 +52,11 @@ def test_a_stop_string_before_min_new_tokens_is_text(oracle):
 def test_the_last_token_allowed_may_still_be_the_stop(oracle):
     assert drafted(oracle, "ab.", max_new_tokens=3, stop=(".",)).finish_reason == "stop"
     assert drafted(oracle, "abc", max_new_tokens=3, end=False, stop=(".",)).finish_reason == "length"
+
+
+def test_an_end_token_that_is_ignored_ends_nothing(oracle):
+    generation = drafted(oracle, "a</s>b", max_new_tokens=3, end=False, ignore_eos=True)
+    assert (generation.text, generation.finish_reason) == ("ab", "length")
 
 
 def test_a_token_after_the_end_changes_nothing(oracle):

@@ -1,15 +1,14 @@
 """What holds for every answer, greedy or not: order, ends, counts, failures, threads, memory."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.engine.batch import Row
-from pipeline.engine.engine import Engine, halve_until_it_fits
-from schemas.answer import Generation
+from pipeline.engine.engine import Engine
 from schemas.engine import EngineSettings
 from schemas.errors import Failure
 from schemas.sample import Prompt, Sample
@@ -123,31 +122,63 @@ def test_a_closed_engine_says_so(oracle):
         list(engine.generate([oracle.sample(Question(id="a"))]))
 
 
-def test_a_batch_too_large_for_the_memory_is_halved_and_loses_no_row():
-    def run(rows):
-        if sum(len(row.prompt.token_ids) for row in rows) > 10:
+@contextmanager
+def memory_for(oracle, num_tokens: int):
+    """Let the network run out of memory above so many tokens at once; gives the sizes that it was asked for."""
+    asked = []
+
+    def check(module, inputs):
+        asked.append(len(inputs[0]))
+        if len(inputs[0]) > num_tokens:
             raise torch.OutOfMemoryError("tried to allocate 9 GiB")
-        return [
-            Generation(text=r.sample.id, finish_reason="stop", num_generated_tokens=1, mean_logprob=0) for r in rows
-        ]
 
-    lengths = (3, 5, 4, 11, 2)
-    prompts = [Prompt(id="p", text="?", token_ids=np.ones(n, np.int32), max_new_tokens=8) for n in lengths]
-    rows = [Row(sample=Sample(id=str(i), prompts=(p,)), prompt=p) for i, p in enumerate(prompts)]
-    outcomes = halve_until_it_fits(rows, run)
-    assert [o.text if isinstance(o, Generation) else o.type for o in outcomes] == ["0", "1", "2", "OutOfMemory", "4"]
-    assert outcomes[3].message.startswith("11 prompt tokens and up to 8 new ones do not fit")
-
-
-def test_a_row_too_large_for_the_memory_becomes_an_error_row(oracle):
-    handle = oracle.model.network.model.language_model.register_forward_pre_hook(_run_out)
-    (answer,) = oracle.engine().generate([oracle.sample(Question(id="a"))])
+    handle = oracle.model.decoder.blocks[0].before_attention.register_forward_pre_hook(check)
+    yield asked
     handle.remove()
-    assert (answer.status, answer.error_stage, answer.error_type) == ("error", "generate", "OutOfMemory")
 
 
-def _run_out(module, inputs):
-    raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+def test_a_prefill_too_large_for_the_memory_is_made_smaller_and_loses_no_row(oracle):
+    questions = mixed_questions()
+    engine = oracle.engine(replace(FP32, prefill_tokens=2000))
+    with memory_for(oracle, 500) as asked:
+        answers = list(engine.generate(oracle.sample(q) for q in questions))
+    assert [a.text for a in answers] == [oracle.spelled(q) for q in questions]
+    assert max(asked) > 500
+    assert engine.statistics().num_out_of_memory == sum(n > 500 for n in asked) > 0
+
+
+def test_a_row_too_large_for_the_memory_becomes_an_error_row_and_the_others_are_answered(oracle):
+    small, large = Question(id="small", images=(picture((33, 500)),)), Question(id="large", texts=("Why? " * 60,))
+    with memory_for(oracle, 250):
+        answers = list(oracle.engine().generate([oracle.sample(large), oracle.sample(small)]))
+    assert [(a.status, a.error_stage, a.error_type) for a in answers] == [
+        ("error", "generate", "OutOfMemory"),
+        ("ok", None, None),
+    ]
+    assert "prompt tokens and up to 12 new ones do not fit the device alone" in answers[0].error_message
+
+
+def test_the_tower_sees_fewer_tiles_where_they_do_not_fit_the_memory(oracle):
+    questions = mixed_questions()
+
+    def check(module, inputs):
+        if len(inputs[0]) > 3:
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    handle = oracle.model.network.model.vision_tower.embeddings.register_forward_pre_hook(check)
+    engine = oracle.engine(replace(FP32, tiles_per_call=8))
+    answers = list(engine.generate(oracle.sample(q) for q in questions))
+    handle.remove()
+    assert [a.text for a in answers] == [oracle.spelled(q) for q in questions]
+    assert engine.statistics().num_out_of_memory == 2
+
+
+def test_a_row_longer_than_a_slot_becomes_an_error_row_with_its_numbers(oracle):
+    sample = oracle.sample(Question(id="a", texts=("Why? " * 30,)))
+    (answer,) = oracle.engine(replace(FP32, capacity=128)).generate([sample])
+    length = len(sample.prompts[0].token_ids)
+    assert (answer.status, answer.error_type) == ("error", "TooLong")
+    assert f"{length} prompt tokens and up to 12 new ones do not fit the 128 tokens of a slot" in answer.error_message
 
 
 @pytest.mark.parametrize("temperature", [0, 1])

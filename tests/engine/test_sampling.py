@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engine.batch import Row, left_pad
-from pipeline.engine.sampling import Sampler, pick, row_seed
+from pipeline.engine.sampling import DrawState, Sampler, noise, pick, row_seed
 from schemas.engine import Sampling
-from schemas.sample import Prompt, Sample
 from tests.engine.oracle import FP32, Question, mixed_questions, picture
 
 
@@ -17,14 +15,11 @@ def spelled(engine, oracle, questions) -> dict[str, str]:
     return {a.id: a.text for a in engine.generate(oracle.sample(q) for q in questions)}
 
 
-def allowed(oracle, logits: list[float], num_rows: int = 400, **settings) -> set[int]:
+def allowed(logits: list[float], num_rows: int = 400, **settings) -> set[int]:
     """The tokens that many rows draw from the same logits."""
-    prompt = Prompt(id="p", text="?", token_ids=np.ones(1, np.int32), max_new_tokens=1)
-    rows = [Row(sample=Sample(id=str(i), prompts=(prompt,)), prompt=prompt) for i in range(num_rows)]
-    batch = left_pad([row.prompt.token_ids for row in rows])
-    model = replace(oracle.model, num_tokens=len(logits))
-    draw = Sampler(model, Sampling(**settings), rows, batch).draw(torch.tensor([logits] * num_rows))
-    return set(draw.token_ids.tolist())
+    state = DrawState(seeds=torch.arange(num_rows), steps=torch.zeros(num_rows, dtype=torch.int64), seen=None)
+    sampler = Sampler(Sampling(**settings), len(logits), torch.tensor([0]))
+    return set(sampler.draw(torch.tensor([logits] * num_rows), state).token_ids.tolist())
 
 
 def test_a_sampled_answer_does_not_depend_on_its_batch(oracle):
@@ -66,8 +61,8 @@ def test_a_temperature_near_zero_is_greedy(oracle, temperature):
         pytest.param({}, {1}, id="greedy"),
     ],
 )
-def test_only_allowed_tokens_are_drawn(oracle, settings, tokens):
-    assert allowed(oracle, np.log([0.1, 0.5, 0.11, 0.29]).tolist(), **settings) == tokens
+def test_only_allowed_tokens_are_drawn(settings, tokens):
+    assert allowed(np.log([0.1, 0.5, 0.11, 0.29]).tolist(), **settings) == tokens
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
@@ -80,6 +75,21 @@ def test_tokens_are_drawn_as_often_as_they_are_likely():
 def test_noise_at_either_end_never_draws_an_impossible_token():
     probabilities = torch.tensor([[0.0, 0.3, 0.7, 0.0]] * 2)
     assert pick(probabilities, torch.tensor([0.0, 1 - 2**-24])).tolist() == [1, 2]
+
+
+def test_noise_is_even_and_follows_from_seed_and_step_alone():
+    seeds = torch.tensor([row_seed(0, str(i), "p") for i in range(1000)])
+    drawn = torch.stack([noise(seeds, torch.full_like(seeds, step)) for step in range(50)])
+    assert 0 <= drawn.min() < 0.001 < 0.999 < drawn.max() < 1
+    assert drawn.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert abs(np.corrcoef(drawn[0], drawn[1])[0, 1]) < 0.1
+    assert abs(np.corrcoef(drawn[:-1].flatten(), drawn[1:].flatten())[0, 1]) < 0.02
+    assert torch.equal(noise(seeds[5:6], torch.tensor([7])), drawn[7, 5:6])
+
+
+def test_noise_is_that_of_splitmix64():
+    first = [16294208416658607535, 7960286522194355700, 487617019471545679]  # of the generator with seed 0
+    assert noise(torch.zeros(3, dtype=torch.int64), torch.arange(3)).tolist() == [(x >> 32) / 2**32 for x in first]
 
 
 def test_rows_of_the_embedding_table_above_the_tokenizer_are_never_drawn(oracle):

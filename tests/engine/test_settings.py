@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
+from pipeline.engine.decoder import decoder_shape
 from pipeline.engine.engine import Engine
 from schemas.engine import EngineSettings, Sampling
 from tests.tiny import checkpoint
@@ -39,6 +41,13 @@ def test_a_bad_sampling_value_is_refused_by_name_and_value(field, value) -> None
         ("batch_size", 0),
         ("look_ahead", 0),
         ("tiles_per_call", 0),
+        ("slots", 0),
+        ("capacity", -1),
+        ("bucket", 0),
+        ("prefill_tokens", 0),
+        ("quantize", "int8"),
+        ("decode_kernel", "flash"),
+        ("decode_kernel", "triton"),
     ],
 )
 def test_a_bad_engine_value_is_refused_by_name_and_value(field, value) -> None:
@@ -57,3 +66,25 @@ def test_a_folder_without_safetensors_is_refused(tmp_path) -> None:
     (tmp_path / "pytest_model.bin").touch()
     with pytest.raises(OSError, match="safetensors"):
         Engine.load(str(tmp_path), settings=EngineSettings())
+
+
+def test_a_capacity_beyond_the_models_context_is_refused() -> None:
+    with pytest.raises(ValueError, match="capacity must be at most the model's 1024 tokens, got 2000"):
+        Engine.load(str(checkpoint()), settings=EngineSettings(capacity=2000))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act must be silu, got 'gelu'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope_type must be one of"),
+    ],
+)
+def test_a_text_network_that_the_decoder_is_not_is_refused(fields, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        decoder_shape(LlamaConfig(**fields))
+
+
+def test_a_slot_holds_no_more_than_attention_reaches_back() -> None:
+    shape = decoder_shape(MistralConfig(sliding_window=512))
+    assert (shape.window, decoder_shape(Qwen2Config(use_sliding_window=False)).window) == (512, None)

@@ -1,0 +1,71 @@
+"""Getting numbers to the device and back without making either side wait, and how long the device took."""
+
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+def to_device(numbers: Tensor | npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    """A copy on the device; from pinned memory, so that the host can go on while a GPU is still at earlier work."""
+    tensor = numbers if isinstance(numbers, Tensor) else torch.from_numpy(numbers)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Reading:
+    """Numbers on their way from the device: `wait` for them as late as possible."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self._event = torch.cuda.Event() if tensors[0].is_cuda else None
+        self._tensors = [tensor.to("cpu", non_blocking=True, copy=True) for tensor in tensors]
+        if self._event is not None:
+            self._event.record()
+
+    def wait(self) -> list[list[float]]:
+        """The numbers of each tensor."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [tensor.tolist() for tensor in self._tensors]
+
+
+class Stopwatch:
+    """Seconds the device spent, by name. On a GPU they are known when its work is done: `seconds` asks for those."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._spent: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()  # one thread works, another asks
+        self._running: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        if not self._cuda:
+            start = time.perf_counter()
+            yield
+            self._spent[name] += time.perf_counter() - start
+            return
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        yield
+        end.record()
+        self._running.append((name, begin, end))
+        self._collect()
+
+    def seconds(self) -> dict[str, float]:
+        """What is known so far."""
+        self._collect()
+        return dict(self._spent)
+
+    def _collect(self) -> None:
+        with self._lock:
+            while self._running and self._running[0][2].query():
+                name, begin, end = self._running.popleft()
+                self._spent[name] += begin.elapsed_time(end) / 1000

@@ -1,0 +1,92 @@
+"""Rows, and which of them are prefilled as one: prompts of a sample behind the beginning that they share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.engine.draft import Draft
+from schemas.errors import Failure
+from schemas.sample import Prompt, Sample, TokenIds
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Row:
+    """One prompt of one sample on its way to an answer. The engine's thread writes to it, its caller waits for it."""
+
+    sample: Sample
+    prompt: Prompt
+    draft: Draft | None = None  # None where the prompt has failed before it came here
+    failure: Failure | None = None
+    done: bool = False
+    wanted: bool = True  # until its caller goes away
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Pictures:
+    """A sample's images, and their features from when they are computed until its last family is prefilled."""
+
+    sample: Sample
+    features: Tensor | None = None  # (num_image_tokens, width)
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles that the vision tower has yet to see."""
+        return len(self.sample.tiles) if self.features is None else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Family:
+    """Rows of one sample that begin with the same tokens: these are prefilled once, as one row, for all of them.
+
+    A single row is a family of its own, whose shared tokens are its whole prompt.
+    """
+
+    rows: tuple[Row, ...]
+    num_shared: int
+    pictures: Pictures
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anyone still waits for one of its rows."""
+        return any(row.wanted for row in self.rows)
+
+    @property
+    def shared(self) -> TokenIds:
+        """The tokens that all its rows begin with."""
+        return self.rows[0].prompt.token_ids[: self.num_shared]
+
+    def rest(self, row: Row) -> TokenIds:
+        """The tokens that one of its rows goes on with."""
+        return row.prompt.token_ids[self.num_shared :]
+
+
+def families(rows: Sequence[Row], most: int, image_token_id: int) -> list[Family]:
+    """Group the rows of one sample, at most so many a family; they share only what is worth sharing.
+
+    The decision follows from the sample's own prompts, never from what else is waiting: it decides the shapes.
+    """
+    pictures = Pictures(sample=rows[0].sample)
+    parts = [rows[i : i + most] for i in range(0, len(rows), most)]
+    return [
+        Family(rows=tuple(own), num_shared=num_shared, pictures=pictures)
+        for part in parts
+        for own, num_shared in _share(part, image_token_id)
+    ]
+
+
+def _share(rows: Sequence[Row], image_token_id: int) -> list[tuple[Sequence[Row], int]]:
+    prompts = [row.prompt.token_ids for row in rows]
+    num_shared = min(_common_length(prompts), min(map(len, prompts)) - 1)  # every row has a token left to go on from
+    longest_rest = max(map(len, prompts)) - num_shared
+    images_left = any((ids[num_shared:] == image_token_id).any() for ids in prompts)
+    if len(rows) > 1 and num_shared > longest_rest and not images_left:
+        return [(rows, num_shared)]
+    return [((row,), len(row.prompt.token_ids)) for row in rows]
+
+
+def _common_length(prompts: Sequence[TokenIds]) -> int:
+    shortest = min(map(len, prompts))
+    differs = np.any([prompts[0][:shortest] != ids[:shortest] for ids in prompts], axis=0)
+    return int(differs.argmax()) if differs.any() else shortest

@@ -1,0 +1,81 @@
+"""How wide the engine runs on the device it finds: what its settings leave open, resolved once."""
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.engine.cache import CacheShape
+from pipeline.engine.decoder import DecoderShape
+from pipeline.engine.model import LoadedModel
+from pipeline.engine.waiting import round_up
+from schemas.engine import DecodeKernel, EngineSettings
+
+_MOST_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
+_SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
+_LONGEST = 4096  # tokens a slot holds where nothing else is said: the largest picture, a question, a page of text
+_SPARE_BYTES = 8 * 2**30  # for the vision tower, its features, the sampler, and the allocator's gaps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """The shapes of everything the engine runs; see EngineSettings for what each is."""
+
+    slots: int
+    capacity: int
+    bucket: int
+    prefill_tokens: int
+    tiles_per_call: int
+    rest_rows: int  # prompts that go on from a shared beginning in one call
+    decode_kernel: DecodeKernel
+
+
+def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
+    """The sizes for this model on its device; raises ValueError where one cannot be."""
+    shape, on_gpu = model.decoder.shape, model.device.type == "cuda"
+    capacity = round_up(settings.capacity or min(_limit(shape), _LONGEST), settings.bucket)
+    if settings.capacity and settings.capacity > _limit(shape):
+        raise ValueError(f"capacity must be at most the model's {_limit(shape)} tokens, got {settings.capacity}")
+    prefill_tokens = settings.prefill_tokens or (16384 if on_gpu else 1)
+    return Sizes(
+        slots=settings.slots or (_slots_in_memory(model, capacity, prefill_tokens) if on_gpu else settings.batch_size),
+        capacity=capacity,
+        bucket=settings.bucket,
+        prefill_tokens=prefill_tokens,
+        tiles_per_call=settings.tiles_per_call or (40 if on_gpu else 1),
+        rest_rows=max(1, min(16, prefill_tokens // 1024)),
+        decode_kernel=_decode_kernel(settings, shape.head_dim, on_gpu),
+    )
+
+
+def _decode_kernel(settings: EngineSettings, head_dim: int, on_gpu: bool) -> DecodeKernel:
+    fits = head_dim >= 16 and head_dim & (head_dim - 1) == 0
+    if settings.decode_kernel == "triton" and not fits:
+        raise ValueError(f"decode_kernel triton needs heads of a power of 2 from 16, the model's are {head_dim} wide")
+    return settings.decode_kernel or ("triton" if on_gpu and fits else "sdpa")
+
+
+def cache_shape(shape: DecoderShape, slots: int, capacity: int) -> CacheShape:
+    """The cache that so many slots need."""
+    return CacheShape(
+        layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, slots=slots, capacity=capacity
+    )
+
+
+def _limit(shape: DecoderShape) -> int:
+    return min(shape.context, shape.window or shape.context)
+
+
+def _slots_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> int:
+    """Slots that fit beside the weights and what one prefill needs."""
+    shape, dtype = model.decoder.shape, model.decoder.dtype
+    free, _ = torch.cuda.mem_get_info(model.device)
+    unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    activations = prefill_tokens * (4 * shape.intermediate + 12 * shape.hidden) * dtype.itemsize
+    slot_bytes = cache_shape(shape, 1, capacity).slot_bytes(dtype)
+    fit = (free + unused - _SPARE_BYTES - activations) // slot_bytes - 1  # one slot more takes the dummy rows
+    if fit < 1:
+        raise ValueError(
+            f"capacity must leave room for one slot, {capacity} tokens are {slot_bytes / 2**30:.1f} GiB "
+            f"and {free / 2**30:.1f} GiB are free beside the weights"
+        )
+    return min(_MOST_SLOTS, fit // _SLOT_STEP * _SLOT_STEP or fit)

@@ -1,0 +1,51 @@
+"""What each slot carries from step to step beside its keys and values: a few numbers, on the device."""
+
+import torch
+from torch import Tensor
+
+from pipeline.engine.sampling import Draw, DrawState
+
+
+class Slots:
+    """Numbers of every slot; one slot more than asked is the dummy rows'."""
+
+    def __init__(self, num: int, num_seen: int, device: torch.device) -> None:
+        self.num = num
+        self.token_ids, self.positions, self.running, self.seeds, self.steps = (
+            torch.zeros(num + 1, dtype=torch.int64, device=device) for _ in range(5)
+        )
+        self.logprobs = torch.zeros(num + 1, device=device)
+        self.seen = torch.zeros(num + 1, num_seen, dtype=torch.bool, device=device) if num_seen else None
+
+    @property
+    def dummy(self) -> int:
+        """The slot that nobody reads."""
+        return self.num
+
+    def state(self) -> DrawState:
+        """What drawing must know of the slots, as views."""
+        seen = None if self.seen is None else self.seen[: self.num]
+        return DrawState(seeds=self.seeds[: self.num], steps=self.steps[: self.num], seen=seen)
+
+    def begin(self, slots: Tensor, positions: Tensor, state: DrawState, draw: Draw) -> None:
+        """Set slots to work behind their prompts, `positions` long, and the first tokens drawn."""
+        self.token_ids.index_copy_(0, slots, draw.token_ids)
+        self.positions.index_copy_(0, slots, positions)
+        self.seeds.index_copy_(0, slots, state.seeds)
+        self.steps.index_fill_(0, slots, 1)
+        self.running.index_fill_(0, slots, 1)
+        if self.seen is not None and state.seen is not None:
+            self.seen.index_copy_(0, slots, state.seen)
+
+    def advance(self, draw: Draw) -> None:
+        """Take a decode step's tokens; a slot at rest stays at its first place."""
+        running = self.running[: self.num]
+        self.token_ids[: self.num].copy_(draw.token_ids)
+        self.logprobs[: self.num].copy_(draw.logprobs)
+        self.positions[: self.num].add_(running)
+        self.steps[: self.num].add_(running)
+
+    def rest(self, slots: Tensor) -> None:
+        """Let slots rest at their first place: no later step reads or writes further into them."""
+        self.running.index_fill_(0, slots, 0)
+        self.positions.index_fill_(0, slots, 0)

@@ -1,0 +1,94 @@
+"""On a GPU: the kernels, the compiled layers and the CUDA graph give what the plain engine gives, in any company."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from demo.checkpoint import Shape
+from pipeline.engine.attention import cached
+from pipeline.engine.engine import Engine
+from pipeline.engine.model import load_model
+from schemas.engine import EngineSettings
+from tests.engine.oracle import Oracle, Question, mixed_questions
+from tests.tiny import build
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+# Heads of 64, which the kernels need, and enough of everything for several rows, tiles and blocks of keys.
+SHAPE = Shape(text_width=512, text_hidden=1024, text_heads=8, text_kv_heads=2, text_layers=3)
+PLAIN = EngineSettings(device="cuda", slots=16, prefill_tokens=2048, capacity=1024, compile=False, cuda_graphs=False)
+FAST = replace(PLAIN, compile=True, cuda_graphs=True)
+TEXTS = ("What is this?", "Where is it?", "How many of them are there, and of which colour?")
+
+
+@pytest.fixture(scope="module")
+def folder() -> str:
+    return str(build(SHAPE))
+
+
+def oracle_of(folder: str, settings: EngineSettings) -> Oracle:
+    return Oracle(load_model(folder, settings), folder)
+
+
+def samples_of(oracle: Oracle):
+    questions = mixed_questions(max_new_tokens=(24,))
+    questions += [replace(q, id=f"{q.id}-{i}") for q in questions for i in range(4)]
+    questions += [replace(q, id=f"{q.id}-thrice", texts=TEXTS) for q in questions[:4]]
+    return [oracle.sample(q) for q in [*questions, Question(id="long", texts=("Why? " * 60,))]]
+
+
+def exact(engine: Engine, samples):
+    return {(a.id, a.prompt_id): (a.text, a.mean_logprob) for a in engine.generate(samples)}
+
+
+@pytest.mark.parametrize("settings", [PLAIN, FAST], ids=["plain", "fast"])
+@pytest.mark.parametrize("kernel", ["sdpa", "triton"])
+def test_answers_in_float32_are_those_of_transformers(folder, settings, kernel) -> None:
+    settings = replace(settings, dtype="float32", decode_kernel=kernel)
+    oracle = oracle_of(folder, settings)
+    questions = mixed_questions()
+    cpu = Oracle(load_model(folder, EngineSettings(dtype="float32")), folder)
+    answers = Engine(oracle.model, settings).generate(oracle.sample(q) for q in questions)
+    assert [a.text for a in answers] == [cpu.spelled(q) for q in questions]
+
+
+@pytest.mark.parametrize("quantize", [None, "fp8"])
+@pytest.mark.parametrize("kernel", ["sdpa", "triton"])
+def test_a_row_has_the_same_numbers_in_any_company(folder, quantize, kernel) -> None:
+    settings = replace(FAST, quantize=quantize, decode_kernel=kernel)
+    oracle = oracle_of(folder, settings)
+    samples = samples_of(oracle)
+    engine = Engine(oracle.model, settings)
+    expected = exact(engine, samples)
+    assert exact(engine, samples) == expected
+    random.Random(0).shuffle(samples)
+    assert exact(engine, samples) == expected
+    few = samples[::5]
+    assert exact(engine, few) == {key: expected[key] for key in exact(engine, few)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (8, 8, 64), (4, 1, 16)])
+def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, head_dim) -> None:
+    from pipeline.engine.kernels import attend_slots
+
+    torch.manual_seed(0)
+    keys, values = (torch.randn(7, kv_heads, 700, head_dim, dtype=dtype, device="cuda")[:-1] for _ in range(2))
+    queries = torch.randn(6, 1, heads, head_dim, dtype=dtype, device="cuda")
+    positions = torch.tensor([0, 1, 63, 64, 500, 699], device="cuda")[:, None]
+    found = attend_slots(queries, keys, values, positions).float()
+    expected = cached(queries.float(), keys.float(), values.float(), positions)
+    assert ((found - expected).norm() / expected.norm()).item() < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+def test_an_8_bit_engine_is_close_to_the_16_bit_one(folder) -> None:
+    question = mixed_questions(max_new_tokens=(1,))
+    found = []
+    for quantize in (None, "fp8"):
+        settings = replace(FAST, quantize=quantize)
+        oracle = oracle_of(folder, settings)
+        answers = Engine(oracle.model, settings).generate(oracle.sample(q) for q in question)
+        found.append([a.mean_logprob for a in answers])
+    assert found[0] == pytest.approx(found[1], abs=0.2)
