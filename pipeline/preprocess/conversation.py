@@ -9,9 +9,7 @@ from schemas.errors import RowError
 
 Part: TypeAlias = str | None  # a text; None is the place of an image
 
-# What messages look like elsewhere: other words for the parts and roles that we know.
-_TEXT_PARTS = ("text", "input_text", "output_text")
-_IMAGE_PARTS = ("image", "image_url", "input_image")
+_SOURCES = ("image", "image_url", "url", "path", "data", "base64")  # where parts elsewhere name their image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +128,11 @@ def _joined(parts: list[Part]) -> tuple[Part, ...]:
 def _part(part: object) -> Part:
     if isinstance(part, str):
         return part
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in _IMAGE_PARTS:
+    if isinstance(part, dict) and part.get("type") == "image":
+        if any(part.get(name) is not None for name in _SOURCES):
+            raise _bad(f'an image must be {{"type": "image"}} alone, the images are the row\'s own; got {_shown(part)}')
         return None
-    if kind in _TEXT_PARTS and isinstance(part, dict) and isinstance(part.get("text"), str):
+    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     raise _bad(f'a part must be {{"type": "image"}} or {{"type": "text", "text": ...}}, got {_shown(part)}')
 

@@ -32,7 +32,6 @@ def parse(*messages: object) -> Conversation:
         pytest.param(["a", "b"], ("ab",), id="strings as parts"),
         pytest.param([text("<ima"), text("ge>")], ("<image>",), id="texts side by side are one"),
         pytest.param([{"type": "image", "text": None}, text("?")], (None, "?"), id="nulls of an Arrow struct"),
-        pytest.param([{"type": "image_url", "image_url": {"url": "x"}}, text("?")], (None, "?"), id="other words"),
     ],
 )
 def test_content_is_a_text_or_parts_in_their_order(content: object, parts: tuple[str | None, ...]) -> None:
@@ -70,6 +69,12 @@ def test_earlier_answers_are_turns_of_their_own() -> None:
         pytest.param('[{"role": "user", "content": []}]', "must have content, the user's has none", id="no parts"),
         pytest.param('[{"role": "user", "content": [{"type": "audio"}]}]', "a part must be .* got", id="audio"),
         pytest.param('[{"role": "user", "content": [{"type": "text"}]}]', "a part must be .* got", id="text without"),
+        pytest.param(
+            '[{"role": "user", "content": [{"type": "image", "url": "x"}]}]', "alone, the images are the row", id="URL"
+        ),
+        pytest.param(
+            '[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]', "a part must be", id="image_url"
+        ),
     ],
 )
 def test_messages_that_cannot_be_read_fail_the_row(messages: str, message: str) -> None:
