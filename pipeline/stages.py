@@ -70,17 +70,20 @@ class Preprocess:
 
     def _sample(self, request: Request, fetched: list[bytes] | Failure) -> Sample:
         images = fetched if isinstance(fetched, Failure) else attempt(lambda: self.preprocessor.load_images(fetched))
-        prompts = tuple(self._prompt(request, prompt, images) for prompt in self._prompts or (None,))
         if isinstance(images, Failure):
-            return Sample(id=request.id, prompts=prompts)
+            return self._failed(request, images)
         return Sample(
             id=request.id,
-            prompts=prompts,
+            prompts=tuple(self._prompt(request, prompt, images) for prompt in self._prompts or (None,)),
             image_sizes=images.image_sizes,
             tiles_per_image=images.tiles_per_image,
             tiles=images.tiles,
             image_sha256=images.image_sha256,
         )
+
+    def _failed(self, request: Request, failure: Failure) -> Sample:
+        prompts = (self._prompt(request, prompt, failure) for prompt in self._prompts or (None,))
+        return Sample(id=request.id, prompts=tuple(prompts))
 
     def _prompt(self, request: Request, asked: NamedPrompt | None, images: Images | Failure) -> Prompt:
         """One prompt of the row, the job's or (None) its own; failed where its images or its text are no good."""

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.__main__ import main
 from pipeline.dryrun import describe_plan, describe_rows
 from pipeline.job import Plan, plan_job, run_job
 from schemas.job import JobSettings
@@ -98,6 +99,17 @@ def test_a_dry_run_shows_a_prompt_with_its_columns_filled_in(source: Path) -> No
     shown = describe_rows(plan)
     assert "'USER: <image>\\n<image>\\nTranslate two: {} ASSISTANT:'" in shown
     assert "error at prompt: NullInPrompt: the columns a prompt names must not be null, 'caption' is" in shown
+
+
+def test_prompts_come_from_a_yaml_list(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (source.parent / "job.yaml").write_text(
+        "prompt:\n- short=In a word?\n- 'Translate {caption}: 1'\nmax_new_tokens: 4\n"
+    )
+    flags = ["--input", str(source), "--output", str(source.parent / "out"), "--model", str(checkpoint()), "--dry-run"]
+    assert main(["caption", "--config", str(source.parent / "job.yaml"), *flags]) == 0
+    shown = capsys.readouterr().err
+    assert "prompt   short: 'In a word?'\nprompt   prompt2: 'Translate {caption}: 1'" in shown
+    assert "10 answers" in shown
 
 
 @pytest.mark.ray
