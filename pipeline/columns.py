@@ -1,4 +1,4 @@
-"""Columns: which column of the input is the image, the id and the prompt, and which are copied to the answers."""
+"""Columns: which column of the input is the image, the id and the prompt or messages, and which ride along."""
 
 import difflib
 from collections.abc import Sequence
@@ -8,19 +8,20 @@ from typing import Literal
 import pyarrow as pa
 from pyarrow import types
 
+from pipeline.column_types import ImageKind, image_kind, is_messages, is_text
 from schemas.answer import ANSWER_SCHEMA
 
-Role = Literal["image", "id", "prompt"]
-ImageKind = Literal["bytes", "uri", "struct"]
+Role = Literal["image", "id", "prompt", "messages"]
 
 # Looked for in any case (URL, url); where two of a role are there, the user must say which.
 NAMES: dict[Role, tuple[str, ...]] = {
     "image": (
-        *("image", "image_bytes", "img", "jpg", "jpeg", "png", "webp", "bytes"),
+        *("image", "images", "image_bytes", "img", "jpg", "jpeg", "png", "webp", "bytes"),
         *("image_url", "image_uri", "image_path", "url", "uri", "path"),
     ),
     "id": ("id", "key", "question_id", "sample_id", "uid"),
     "prompt": ("prompt", "question"),
+    "messages": ("messages", "conversation", "conversations"),
 }
 # Often a caption and not a question, so it is the prompt only where there is no better name.
 WEAK_PROMPT_NAMES = ("text",)
@@ -31,13 +32,16 @@ class ColumnChoices:
     """What the user said of the columns; None is found by convention.
 
     `own_prompts` says that the job has prompts of its own: then only a prompt column named by the user counts.
+    `values` are the columns that these prompts name.
     """
 
     image: str | None = None
     id: str | None = None
     prompt: str | None = None
+    messages: str | None = None
     keep: tuple[str, ...] = ()
     own_prompts: bool = False
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +55,24 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """What was found. `image` is None where the input files are the images; `id` None where ids are made."""
+    """What was found. `image` is None where the input files are the images, or the messages are without any.
+
+    `id` is None where ids are made.
+    """
 
     image: str | None = None
     image_kind: ImageKind | None = None
     id: str | None = None
     prompt: str | None = None
+    messages: str | None = None
     ignored_prompt: str | None = None  # would be the prompt if the job had none
+    values: tuple[str, ...] = ()  # that the job's prompts name
     keep: tuple[Kept, ...] = ()
 
     def used(self) -> list[str]:
         """The input columns that are read, each once."""
-        names = (self.image, self.id, self.prompt, *(kept.column for kept in self.keep))
+        named = (self.image, self.id, self.prompt, self.messages)
+        names = (*named, *self.values, *(kept.column for kept in self.keep))
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
@@ -77,17 +87,16 @@ class FileSchema:
 def find_columns(files: Sequence[FileSchema], choices: ColumnChoices) -> Columns:
     """The columns of these files, which must agree on them; else a ValueError that names the choices and the flag."""
     schema = _common_schema(files)
-    image = _named(schema, "image", choices.image) or _find_image(schema)
+    asked = _find_asked(schema, choices)
+    image = _named(schema, "image", choices.image) or _find_image(schema, needed=asked["messages"] is None)
     prompts = _candidates(schema, "prompt")
-    prompt = _named(schema, "prompt", choices.prompt)
-    if prompt is None and not choices.own_prompts:
-        prompt = _only("prompt", prompts)
     columns = Columns(
         image=image,
-        image_kind=image_kind(schema.field(image).type),
+        image_kind=image_kind(schema.field(image).type) if image else None,
         id=_named(schema, "id", choices.id) or _only("id", _candidates(schema, "id")),
-        prompt=prompt,
-        ignored_prompt=prompts[0] if prompts and prompt is None else None,
+        **asked,
+        ignored_prompt=prompts[0] if prompts and asked["prompt"] is None else None,
+        values=_find_values(schema, choices.values),
         keep=_find_kept(schema, choices.keep),
     )
     for file in files:
@@ -97,42 +106,33 @@ def find_columns(files: Sequence[FileSchema], choices: ColumnChoices) -> Columns
 
 def describe_columns(columns: Columns) -> list[str]:
     """What was found, a line a role, for people."""
-    made = "made from the file's path" if columns.image is None else "made from the file and the row's position"
+    whole_files = columns.image is None and columns.messages is None
+    made = "made from the file's path" if whole_files else "made from the file and the row's position"
+    no_column = "the files themselves" if whole_files else "none, the messages are text alone"
     lines = [
-        f"image: column {columns.image!r} ({columns.image_kind})" if columns.image else "image: the files themselves",
+        f"image: column {columns.image!r} ({columns.image_kind})" if columns.image else f"image: {no_column}",
         f"id: column {columns.id!r}" if columns.id else f"id: {made}",
-        f"prompt: column {columns.prompt!r}" if columns.prompt else "prompt: the job's",
+        _describe_asked(columns),
     ]
-    if columns.ignored_prompt:
-        lines[-1] += (
-            f" (column {columns.ignored_prompt!r} is ignored; --prompt-column {columns.ignored_prompt} asks it)"
-        )
+    lines += [f"prompt: names column {name!r}" for name in columns.values]
     return [*lines, *(f"keep: column {kept.column!r} as {kept.name!r}" for kept in columns.keep)]
+
+
+def _describe_asked(columns: Columns) -> str:
+    ignored = columns.ignored_prompt
+    advice = f" (column {ignored!r} is ignored; --prompt-column {ignored} asks it)" if ignored else ""
+    if columns.messages:
+        return f"messages: column {columns.messages!r}{advice}"
+    return f"prompt: column {columns.prompt!r}" if columns.prompt else f"prompt: the job's{advice}"
 
 
 def refuse_choices(choices: ColumnChoices) -> None:
     """Raise ValueError where columns are named but the input files are images, which have none."""
-    named = {"--image-column": choices.image, "--id-column": choices.id, "--prompt-column": choices.prompt}
-    given = [f"{flag} {name}" for flag, name in named.items() if name] + [f"--keep {name}" for name in choices.keep]
+    named = {role: getattr(choices, role) for role in NAMES}
+    given = [f"--{role}-column {name}" for role, name in named.items() if name]
+    given += [f"--keep {name}" for name in choices.keep] + [f"--prompt with {name}" for name in choices.values]
     if given:
         raise ValueError(f"{given[0]} needs Parquet input: image files have no columns")
-
-
-def image_kind(type: pa.DataType) -> ImageKind | None:
-    """How a column of this type holds an image; None where it cannot."""
-    if types.is_binary(type) or types.is_large_binary(type):
-        return "bytes"
-    if is_text(type):
-        return "uri"
-    if types.is_struct(type) and {"bytes", "path"} & {field.name for field in type}:
-        return "struct"
-    return None
-
-
-def is_text(type: pa.DataType) -> bool:
-    """Whether a column of this type holds strings, dictionary-encoded ones too."""
-    value = type.value_type if types.is_dictionary(type) else type
-    return bool(types.is_string(value) or types.is_large_string(value))
 
 
 def _common_schema(files: Sequence[FileSchema]) -> pa.Schema:
@@ -183,9 +183,10 @@ def _check_name(schema: pa.Schema, flag: str, name: str) -> None:
 
 
 _WANTED: dict[Role, str] = {
-    "image": "bytes, a string (a path or URI) or a struct with bytes or path",
+    "image": "bytes, a string (a path or URI) or a struct with bytes or path, or a list of these",
     "id": "a string or an integer",
     "prompt": "a string",
+    "messages": "JSON text or a list of structs with role and content, and no bytes in them",
 }
 
 
@@ -197,6 +198,8 @@ def _suits(role: Role, type: pa.DataType) -> bool:
             return is_text(type) or bool(types.is_integer(type))
         case "prompt":
             return is_text(type)
+        case "messages":
+            return is_messages(type)
 
 
 def _candidates(schema: pa.Schema, role: Role) -> list[str]:
@@ -213,13 +216,40 @@ def _only(role: Role, candidates: list[str]) -> str | None:
     return candidates[0] if candidates else None
 
 
-def _find_image(schema: pa.Schema) -> str:
+def _find_asked(schema: pa.Schema, choices: ColumnChoices) -> dict[Literal["prompt", "messages"], str | None]:
+    """What every row asks by itself: a prompt, or messages; neither where the job asks."""
+    prompt, messages = _named(schema, "prompt", choices.prompt), _named(schema, "messages", choices.messages)
+    if prompt or messages or choices.own_prompts:
+        return {"prompt": prompt, "messages": messages}
+    prompts, conversations = _candidates(schema, "prompt"), _candidates(schema, "messages")
+    if conversations and prompts and prompts[0].lower() not in WEAK_PROMPT_NAMES:
+        raise ValueError(
+            f"both {conversations[0]!r} and {prompts[0]!r} could be what to ask; "
+            "set --messages-column or --prompt-column"
+        )
+    messages = _only("messages", conversations)
+    return {"prompt": None if messages else _only("prompt", prompts), "messages": messages}
+
+
+def _find_image(schema: pa.Schema, *, needed: bool) -> str | None:
     """By name, else the only column whose type can be nothing but an image."""
-    typed = [field.name for field in schema if image_kind(field.type) in ("bytes", "struct")]
+    typed = [field.name for field in schema if image_kind(field.type) in _ONLY_IMAGES]
     found = _only("image", _candidates(schema, "image") or typed)
-    if found is None:
+    if found is None and needed:
         raise ValueError(f"no image column found, set --image-column; the columns are {_listed(schema)}")
     return found
+
+
+_ONLY_IMAGES = ("bytes", "struct", "list of bytes", "list of struct")
+
+
+def _find_values(schema: pa.Schema, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        _check_name(schema, "--prompt with", name)
+        type = schema.field(name).type
+        if types.is_nested(type) or image_kind(type) == "bytes":
+            raise ValueError(f"--prompt with {name} must name a column of text or numbers, got {type}")
+    return names
 
 
 def _find_kept(schema: pa.Schema, keep: tuple[str, ...]) -> tuple[Kept, ...]:

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 from pipeline.columns import describe_columns
 from pipeline.job import Plan
+from pipeline.preprocess.template import describe_template
 from pipeline.reader import unit_reader
 from pipeline.stages import Preprocess
 from schemas.job import parse_prompts
+from schemas.request import table_to_requests
 from schemas.sample import Prompt, Sample, table_to_samples
 
 ROWS = 8
@@ -18,7 +20,9 @@ def describe_plan(plan: Plan) -> str:
     lines = [
         f"input    {listing.num_rows:,} rows of {listing.files.num_rows:,} {listing.format} files",
         *(f"         {line}" for line in describe_columns(listing.columns)),
-        f"model    {settings.model} ({plan.model[:12]})",
+        f"model    {settings.model} ({plan.model[:12]}), {plan.facts.text.backbone}, context {plan.facts.context:,}",
+        f"chat     {describe_template(settings.chat_template)}",
+        *([] if settings.system is None else [f"system   {settings.system!r}"]),
         *(f"prompt   {prompt.id}: {prompt.text!r}" for prompt in parse_prompts(settings.prompt)),
         f"output   {settings.output}: {listing.num_rows * plan.num_prompts:,} answers, "
         f"{listing.num_units:,} units of up to {listing.unit_rows} rows",
@@ -29,17 +33,18 @@ def describe_plan(plan: Plan) -> str:
 def describe_rows(plan: Plan) -> str:
     """The first rows read and preprocessed for real: sizes, tiles, tokens or failures, and one rendered prompt."""
     stage = Preprocess(plan.settings)
-    samples = table_to_samples(stage(unit_reader(plan.listing)(0).slice(0, ROWS)))
+    rows = unit_reader(plan.listing)(0).slice(0, ROWS)
+    samples = table_to_samples(stage(rows))
     lines = [line for sample in samples for line in _describe_sample(sample)]
-    answerable = [prompt for sample in samples for prompt in sample.prompts if prompt.failure is None]
+    answerable = [row for row, sample in enumerate(samples) if sample.prompts[0].failure is None]
     if answerable:
-        shown, images = answerable[0], len(samples[0].image_sizes)
-        lines += ["as the model reads it:", "  " + repr(stage.preprocessor.render(shown.text, images))]
+        shown = table_to_requests(rows)[answerable[0]]
+        lines += ["as the model reads it:", "  " + repr(stage.render(shown))]
     return "\n".join(lines)
 
 
 def _describe_sample(sample: Sample) -> Iterator[str]:
-    sizes = ", ".join(f"{size.width}x{size.height}" for size in sample.image_sizes)
+    sizes = ", ".join(f"{size.width}x{size.height}" for size in sample.image_sizes) or "no image"
     for prompt in sample.prompts:
         yield f"  {sample.id}  {prompt.id}  {_describe_prompt(prompt, sizes, sum(sample.tiles_per_image))}"
 
@@ -47,4 +52,4 @@ def _describe_sample(sample: Sample) -> Iterator[str]:
 def _describe_prompt(prompt: Prompt, sizes: str, num_tiles: int) -> str:
     if prompt.failure:
         return f"error at {prompt.failure.stage}: {prompt.failure.type}: {prompt.failure.message}"
-    return f"{sizes}, {num_tiles} tiles, {len(prompt.token_ids)} tokens ({prompt.num_image_tokens} of the image)"
+    return f"{sizes}, {num_tiles} tiles, {len(prompt.token_ids)} tokens ({prompt.num_image_tokens} of images)"

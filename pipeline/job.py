@@ -3,19 +3,21 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
 from pipeline import dataflow
 from pipeline.checkpoint import pin
 from pipeline.columns import ColumnChoices
+from pipeline.preprocess.facts import ModelFacts
+from pipeline.preprocess.template import choose_template
 from pipeline.progress import Progress
 from pipeline.reader import unit_reader
 from pipeline.run import Counts, begin_run, done_units, finish_run, read_manifest
 from pipeline.sources import Listing, list_input
-from pipeline.stages import Engine, engine_settings
-from schemas.job import PLACEMENT, JobSettings
+from pipeline.stages import Engine, Preprocess, engine_settings
+from schemas.job import PLACEMENT, JobSettings, columns_in
 
 ROWS_BEFORE_BUDGET = 100
 
@@ -32,6 +34,7 @@ class Plan:
     settings: JobSettings
     listing: Listing
     model: str  # commit or hash of the checkpoint
+    facts: ModelFacts
 
     @property
     def num_prompts(self) -> int:
@@ -68,22 +71,28 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str) -> Plan:
         image=settings.image_column,
         id=settings.id_column,
         prompt=settings.prompt_column,
+        messages=settings.messages_column,
         keep=settings.keep,
         own_prompts=bool(settings.prompt),
+        values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
     listing = list_input(settings.input, choices, settings.limit, settings.unit_rows)
-    if not settings.prompt and listing.columns.prompt is None:
+    if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
     engine_settings(settings, on_gpu=False)  # refuses here what the actors could only die of
     model = pin(settings.model, settings.revision)
-    return Plan(job=job, settings=settings, listing=listing, model=model)
+    facts = Preprocess(settings).preprocessor.facts  # refuses a chat template that does not suit the model
+    template = choose_template(settings.chat_template, facts.text)  # from here on nothing is "auto"
+    settings = settings.model_copy(update={"chat_template": template})
+    return Plan(job=job, settings=settings, listing=listing, model=model, facts=facts)
 
 
 def run_job(plan: Plan, load_engine: Callable[[JobSettings], Engine]) -> Summary:
     """Answer every row that has no answer yet. Raises RunMismatch, ErrorBudgetSpent."""
     began = time.monotonic()
     folder = plan.settings.output
-    begin_run(folder, {"identity": plan.identity(), "settings": plan.settings.model_dump(mode="json"), **_versions()})
+    settings = plan.settings.model_dump(mode="json")
+    begin_run(folder, {"identity": plan.identity(), "settings": settings, "model": asdict(plan.facts), **_versions()})
     if (manifest := read_manifest(folder)) is not None:
         _say(f"already complete: {manifest['rows']:,} answers in {folder}")
         return _summary(manifest, folder, None)

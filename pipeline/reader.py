@@ -3,7 +3,8 @@
 Nobody after it knows which format the rows came from.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from pipeline import storage
+from pipeline.column_types import is_list, is_text
 from pipeline.columns import Columns
 from pipeline.listing import Format
 from pipeline.sources import Listing
@@ -65,7 +67,8 @@ def _read_numbered(listing: Listing, number: int) -> pa.Table:
 def _image_files(pieces: pa.Table) -> pa.Table:
     urls = pieces.column("url").combine_chunks()
     images = _one_image_a_row(pa.nulls(len(urls), pa.large_binary()), urls)
-    return pa.table([pieces.column("name"), images, pa.nulls(len(urls), pa.string())], names=REQUEST_SCHEMA.names)
+    asked = [pa.nulls(len(urls), pa.string())] * 2
+    return pa.table([pieces.column("name"), images, *asked, _values([], [], len(urls))], names=REQUEST_SCHEMA.names)
 
 
 def _read_piece(piece: dict[str, object], names: list[str], whole_read_bytes: int) -> Iterator[_Rows]:
@@ -112,13 +115,43 @@ def _row_groups(metadata: pq.FileMetaData, start: int, num_rows: int) -> tuple[l
 
 def _columns_of(rows: _Rows, columns: Columns) -> list[pa.Array]:
     batch = rows.batch
-    assert columns.image is not None
-    data, uri = _data_and_uri(batch.column(columns.image), rows.url.rsplit("/", 1)[0])
-    prompt = pa.nulls(len(batch), pa.string())
+    prompt, messages = pa.nulls(len(batch), pa.string()), pa.nulls(len(batch), pa.string())
     if columns.prompt is not None:
         prompt = batch.column(columns.prompt).cast(pa.string())
+    if columns.messages is not None:
+        messages = _as_json(batch.column(columns.messages))
+    values = [batch.column(name).cast(pa.string()) for name in columns.values]
     kept = [batch.column(kept.column).cast(kept.type) for kept in columns.keep]
-    return [_ids(rows, columns.id), _one_image_a_row(data, uri), prompt, *kept]
+    asked = [prompt, messages, _values(columns.values, values, len(batch))]
+    return [_ids(rows, columns.id), _images(rows, columns.image), *asked, *kept]
+
+
+def _as_json(messages: pa.Array) -> pa.Array:
+    """JSON text as it is, structs as JSON text; null stays null."""
+    if is_text(messages.type) or types.is_null(messages.type):
+        return messages.cast(pa.string())
+    rows = messages.to_pylist()
+    return pa.array([None if row is None else json.dumps(row, default=str) for row in rows], pa.string())
+
+
+def _values(names: Sequence[str], columns: Sequence[pa.Array], num_rows: int) -> pa.Array:
+    """One map a row from these names to the values of these columns."""
+    rows = zip(*(column.to_pylist() for column in columns), strict=True) if columns else [()] * num_rows
+    return pa.array([list(zip(names, row, strict=True)) for row in rows], REQUEST_SCHEMA.field("values").type)
+
+
+def _images(rows: _Rows, name: str | None) -> pa.Array:
+    """The images of each row, in order; a row whose list is null has one image that is null, as with single images."""
+    if name is None:
+        return pa.array([[]] * len(rows.batch), _IMAGES)
+    column, folder = rows.batch.column(name), rows.url.rsplit("/", 1)[0]
+    if not is_list(column.type):
+        return _one_image_a_row(*_data_and_uri(column, folder))
+    column = column.cast(pa.list_(column.type.value_type))
+    column = pc.if_else(column.is_valid(), column, pa.array([[None]], column.type)[0])
+    images = _image_structs(*_data_and_uri(column.flatten(), folder))
+    offsets = np.cumsum([0, *column.value_lengths().to_pylist()], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), images, type=_IMAGES)
 
 
 def _ids(rows: _Rows, name: str | None) -> pa.Array:
@@ -160,6 +193,10 @@ def _resolve(uris: pa.Array, folder: str) -> pa.Array:
 
 
 def _one_image_a_row(data: pa.Array, uri: pa.Array) -> pa.Array:
-    images = pa.StructArray.from_arrays([data, uri], fields=list(_IMAGES.value_type))
+    images = _image_structs(data, uri)
     offsets = pa.array(np.arange(len(images) + 1, dtype=np.int32))
     return pa.ListArray.from_arrays(offsets, images, type=_IMAGES)
+
+
+def _image_structs(data: pa.Array, uri: pa.Array) -> pa.StructArray:
+    return pa.StructArray.from_arrays([data, uri], fields=list(_IMAGES.value_type))

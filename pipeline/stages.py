@@ -16,13 +16,14 @@ import torch
 from pipeline.checkpoint import locate
 from pipeline.engine.engine import Engine as TorchEngine
 from pipeline.fetch import fetch
+from pipeline.preprocess.conversation import Conversation, ask, parse_messages
 from pipeline.preprocess.image import ImageLimits
-from pipeline.preprocess.preprocessor import Images, Preprocessor
+from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
 from pipeline.reader import KEEP
 from schemas.answer import ANSWER_SCHEMA, Answer, answers_to_table
 from schemas.engine import Dtype, EngineSettings, Sampling
 from schemas.errors import Failure, RowError
-from schemas.job import JobSettings, NamedPrompt, parse_prompts
+from schemas.job import JobSettings, NamedPrompt, fill, parse_prompts
 from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
 from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, samples_to_table, table_to_samples
 
@@ -41,7 +42,11 @@ class Preprocess:
     def __init__(self, settings: JobSettings) -> None:
         limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
         self.preprocessor = Preprocessor.load(
-            locate(settings.model), revision=settings.revision, limits=limits, max_new_tokens=settings.max_new_tokens
+            locate(settings.model),
+            revision=settings.revision,
+            limits=limits,
+            max_new_tokens=settings.max_new_tokens,
+            chat=Chat(template=settings.chat_template, system=settings.system),
         )
         self._prompts = parse_prompts(settings.prompt)
         self._max_image_bytes = settings.max_image_bytes
@@ -55,27 +60,41 @@ class Preprocess:
             samples = [self._sample(request, data) for request, data in zip(requests, fetched, strict=True)]
         return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
 
+    def render(self, request: Request) -> str:
+        """The row's first prompt as the model will read it, for people to look at; raises RowError."""
+        prompt = self._prompts[0] if self._prompts else None
+        return self.preprocessor.render(conversation_of(request, prompt))
+
     def _fetch(self, request: Request) -> list[bytes] | Failure:
-        return attempt(lambda: [fetch_image(image, self._max_image_bytes) for image in request.images])
+        return attempt(lambda: [fetch_image(image, self._max_image_bytes) for image in images_of(request)])
 
     def _sample(self, request: Request, fetched: list[bytes] | Failure) -> Sample:
         images = fetched if isinstance(fetched, Failure) else attempt(lambda: self.preprocessor.load_images(fetched))
-        asked = self._prompts or (NamedPrompt(id="prompt", text=request.prompt or ""),)
         if isinstance(images, Failure):
-            failed = tuple(Prompt(id=prompt.id, text=prompt.text, failure=images) for prompt in asked)
-            return Sample(id=request.id, prompts=failed)
+            return self._failed(request, images)
         return Sample(
             id=request.id,
-            prompts=tuple(self._prompt(prompt, images) for prompt in asked),
+            prompts=tuple(self._prompt(request, prompt, images) for prompt in self._prompts or (None,)),
             image_sizes=images.image_sizes,
             tiles_per_image=images.tiles_per_image,
             tiles=images.tiles,
             image_sha256=images.image_sha256,
         )
 
-    def _prompt(self, asked: NamedPrompt, images: Images) -> Prompt:
-        built = attempt(lambda: self.preprocessor.build_prompt(asked.id, asked.text, images))
-        return Prompt(id=asked.id, text=asked.text, failure=built) if isinstance(built, Failure) else built
+    def _failed(self, request: Request, failure: Failure) -> Sample:
+        prompts = (self._prompt(request, prompt, failure) for prompt in self._prompts or (None,))
+        return Sample(id=request.id, prompts=tuple(prompts))
+
+    def _prompt(self, request: Request, asked: NamedPrompt | None, images: Images | Failure) -> Prompt:
+        """One prompt of the row, the job's or (None) its own; failed where its images or its text are no good."""
+        id, text = (asked.id, asked.text) if asked else ("prompt", request.prompt or "")
+        conversation = attempt(lambda: conversation_of(request, asked))
+        if isinstance(conversation, Failure):
+            return Prompt(id=id, text=text, failure=images if isinstance(images, Failure) else conversation)
+        if isinstance(images, Failure):
+            return Prompt(id=id, text=conversation.question, failure=images)
+        built = attempt(lambda: self.preprocessor.build_conversation(id, conversation, images))
+        return Prompt(id=id, text=conversation.question, failure=built) if isinstance(built, Failure) else built
 
 
 class Generate:
@@ -121,6 +140,22 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
             seed=settings.seed,
         ),
     )
+
+
+def conversation_of(request: Request, prompt: NamedPrompt | None) -> Conversation:
+    """What the job's prompt asks about the row or, without one, what the row asks itself; raises RowError."""
+    if prompt is None and request.messages is not None:
+        return parse_messages(request.messages)
+    try:
+        text = (request.prompt or "") if prompt is None else fill(prompt.text, request.values)
+    except KeyError as error:
+        raise RowError("prompt", "NullInPrompt", f"the columns a prompt names must not be null, {error} is") from error
+    return ask(text, len(request.images))
+
+
+def images_of(request: Request) -> tuple[ImageRef, ...]:
+    """The row's images; messages may do without, so that a null beside them is no image and not a missing one."""
+    return () if request.messages is not None and request.images == (ImageRef(),) else request.images
 
 
 def fetch_image(image: ImageRef, max_bytes: int) -> bytes:

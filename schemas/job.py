@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -36,12 +37,27 @@ class JobSettings(BaseModel):
     model: str = Field("demo", description="A hub id, a local checkpoint folder, or the bundled demo model.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
     prompt: tuple[str, ...] = Field(
-        (), description="A question for every row, as text or name=text; repeatable. Replaces the job's own."
+        (),
+        description="A question for every row, as text or name=text; {column} stands for the row's value, {{ for a "
+        "brace; repeatable. Replaces the job's own.",
+    )
+    system: str | None = Field(
+        None, description="System message of every row without one; '' leaves out the one the chat format has."
+    )
+    chat_template: str = Field(
+        "auto",
+        description="How prompts are rendered: checkpoint (its own template), mistral, vicuna, 34b, llama3-8b, 72b, "
+        "110b, or a .jinja file. auto: the format of the published checkpoint that the model is, else checkpoint.",
     )
 
-    image_column: str | None = Field(None, description="Column with image bytes, URIs or {bytes, path} structs.")
+    image_column: str | None = Field(
+        None, description="Column with image bytes, URIs or {bytes, path} structs, or a list of these."
+    )
     id_column: str | None = Field(None, description="Column that names a row.")
     prompt_column: str | None = Field(None, description="Column with a prompt of its own for every row.")
+    messages_column: str | None = Field(
+        None, description="Column with a conversation for every row: {role, content} structs, or JSON text of them."
+    )
     keep: tuple[str, ...] = Field(
         (), description="Input columns to copy to the answers, as name or new=old; repeatable."
     )
@@ -74,8 +90,11 @@ class JobSettings(BaseModel):
             raise ValueError(
                 f"min_new_tokens must be at most max_new_tokens ({self.max_new_tokens}), got {self.min_new_tokens}"
             )
-        if self.prompt and self.prompt_column:
-            raise ValueError("prompt and prompt_column exclude each other: ask the same of every row, or each its own")
+        asked = [name for name in ("prompt", "prompt_column", "messages_column") if getattr(self, name)]
+        if len(asked) > 1:
+            raise ValueError(f"{' and '.join(asked)} exclude each other: ask the same of every row, or each its own")
+        for prompt in parse_prompts(self.prompt):
+            columns_in(prompt.text)
         ids = Counter(prompt.id for prompt in parse_prompts(self.prompt))
         twice = [id for id, count in ids.items() if count > 1]
         if twice:
@@ -86,6 +105,35 @@ class JobSettings(BaseModel):
 def parse_prompts(texts: tuple[str, ...]) -> tuple[NamedPrompt, ...]:
     """`name=text` is named; other texts are called `prompt`, or `prompt1`, `prompt2`, ... where there are several."""
     return tuple(_parse_prompt(text, i, len(texts)) for i, text in enumerate(texts, start=1))
+
+
+def columns_in(text: str) -> tuple[str, ...]:
+    """The columns that a prompt names as {column}; raises ValueError for a brace that neither names one nor is doubled.
+
+    Nothing but the name stands in the braces: no format, no attribute, so that a name may hold any other character.
+    """
+    names = [piece for piece in _BRACES.findall(text) if piece not in ("{{", "}}")]
+    for name in names:
+        if len(name) < 3 or not name[1:-1].strip():
+            raise ValueError(f"a brace in a prompt must name a column or be doubled, got {name!r} in {text!r}")
+    return tuple(dict.fromkeys(name[1:-1] for name in names))
+
+
+def fill(text: str, values: Mapping[str, str | None]) -> str:
+    """The prompt with {column} replaced by its value and doubled braces by one; raises KeyError for a null."""
+
+    def put(found: re.Match[str]) -> str:
+        if found[0] in ("{{", "}}"):
+            return found[0][0]
+        value = values[found[0][1:-1]]
+        if value is None:
+            raise KeyError(found[0][1:-1])
+        return value  # as it is: a brace in it is a brace
+
+    return _BRACES.sub(put, text)
+
+
+_BRACES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 
 
 def _parse_prompt(text: str, number: int, of: int) -> NamedPrompt:

@@ -1,7 +1,8 @@
 """Request: one input row, whatever file it came from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,11 +17,17 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """The images of one row, in order, and its own prompt; `prompt` is None where the job's prompts apply."""
+    """The images of one row, in order, and what it asks itself; the job's prompts apply where it asks nothing.
+
+    `messages` is the JSON text of a list of {role, content}; it has a place for every image, and wins over `prompt`.
+    `values` are the row's columns that the job's prompts name, as text.
+    """
 
     id: str
     images: tuple[ImageRef, ...]
     prompt: str | None = None
+    messages: str | None = None
+    values: Mapping[str, str | None] = field(default_factory=dict)
 
 
 REQUEST_SCHEMA = pa.schema(
@@ -31,7 +38,9 @@ REQUEST_SCHEMA = pa.schema(
             pa.list_(pa.struct([pa.field("data", pa.large_binary()), pa.field("uri", pa.string())])),
             nullable=False,  # may be empty; data or uri may be null, preprocess says what is missing
         ),
-        pa.field("prompt", pa.string()),  # null where the job's prompts apply
+        pa.field("prompt", pa.string()),  # null where the job's prompts or the row's messages apply
+        pa.field("messages", pa.string()),  # JSON text of [{role, content}, ...]; null where the row has none
+        pa.field("values", pa.map_(pa.string(), pa.string()), nullable=False),  # of the columns that prompts name
     ]
 )
 
@@ -39,15 +48,24 @@ REQUEST_SCHEMA = pa.schema(
 def requests_to_table(requests: Sequence[Request]) -> pa.Table:
     """A table of REQUEST_SCHEMA, one row a request."""
     rows = [
-        {"id": r.id, "images": [{"data": i.data, "uri": i.uri} for i in r.images], "prompt": r.prompt} for r in requests
+        {
+            "id": request.id,
+            "images": [{"data": image.data, "uri": image.uri} for image in request.images],
+            "prompt": request.prompt,
+            "messages": request.messages,
+            "values": list(request.values.items()),
+        }
+        for request in requests
     ]
     return pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
 
 
 def table_to_requests(table: pa.Table) -> list[Request]:
     """The requests of a table that starts with REQUEST_SCHEMA's columns; columns kept for the answers are ignored."""
-    rows = table.select(REQUEST_SCHEMA.names).to_pylist()
-    return [
-        Request(id=row["id"], images=tuple(ImageRef(**image) for image in row["images"]), prompt=row["prompt"])
-        for row in rows
-    ]
+    return [_row_to_request(row) for row in table.select(REQUEST_SCHEMA.names).to_pylist()]
+
+
+def _row_to_request(row: dict[str, Any]) -> Request:
+    row["images"] = tuple(ImageRef(**image) for image in row["images"])
+    row["values"] = dict(row["values"])
+    return Request(**row)

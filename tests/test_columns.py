@@ -19,6 +19,9 @@ def find(columns: dict[str, pa.DataType], **choices: str | bool | tuple[str, ...
         pytest.param({"URL": TEXT, "caption": TEXT}, "URL", "uri", id="uri"),
         pytest.param({"image": pa.list_(NUMBER), "path": TEXT}, "path", "uri", id="a name with another type"),
         pytest.param({"photo": BYTES, "note": TEXT}, "photo", "bytes", id="by type alone"),
+        pytest.param({"images": pa.list_(BYTES)}, "images", "list of bytes", id="a list of bytes"),
+        pytest.param({"images": pa.large_list(TEXT), "tags": pa.list_(TEXT)}, "images", "list of uri", id="of URIs"),
+        pytest.param({"pages": pa.list_(IMAGE, 2)}, "pages", "list of struct", id="of structs, by type alone"),
     ],
 )
 def test_the_image_is_found_by_name_and_type(columns: dict[str, pa.DataType], image: str, kind: str) -> None:
@@ -73,6 +76,9 @@ def test_a_found_prompt_column_is_ignored_where_the_job_has_prompts_of_its_own()
         pytest.param({"keep": ("lable",)}, r"--keep lable: no such column; did you mean 'label'", id="keep"),
         pytest.param({"image": "label"}, "--image-column label must be bytes, a string .* got int64", id="image type"),
         pytest.param({"prompt": "label"}, "--prompt-column label must be a string, got int64", id="prompt type"),
+        pytest.param({"messages": "label"}, "--messages-column label must be JSON text or .* got int64", id="messages"),
+        pytest.param({"values": ("lable",)}, "--prompt with lable: no such column; did you mean 'label'", id="value"),
+        pytest.param({"values": ("image",)}, "--prompt with image must name a column of text or numbers", id="bytes"),
         pytest.param({"keep": ("text",)}, "already; write --keep input_text=text", id="a name of the answers"),
         pytest.param({"keep": ("label", "label=note")}, "'label' is kept twice", id="kept twice"),
         pytest.param({"keep": ("=label",)}, "--keep must be name or new=old, got '=label'", id="no name"),
@@ -81,6 +87,44 @@ def test_a_found_prompt_column_is_ignored_where_the_job_has_prompts_of_its_own()
 def test_a_wrong_choice_is_named_with_what_there_is(choices: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find({"image": BYTES, "note": TEXT, "label": NUMBER, "text": TEXT}, **choices)
+
+
+TURNS = pa.list_(pa.struct([("role", TEXT), ("content", TEXT)]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "messages", "prompt"),
+    [
+        pytest.param({"image": BYTES, "messages": TURNS}, "messages", None, id="structs"),
+        pytest.param({"image": BYTES, "messages": TEXT}, "messages", None, id="JSON text"),
+        pytest.param({"messages": TURNS, "text": TEXT}, "messages", None, id="without images, beside a text"),
+        pytest.param({"image": BYTES, "messages": NUMBER, "question": TEXT}, None, "question", id="another type"),
+        pytest.param(
+            {"image": BYTES, "messages": pa.list_(pa.struct([("role", TEXT), ("content", BYTES)])), "prompt": TEXT},
+            None,
+            "prompt",
+            id="bytes in it",
+        ),
+    ],
+)
+def test_messages_are_found_by_name_and_type(columns, messages: str | None, prompt: str | None) -> None:
+    found = find(columns)
+    assert (found.messages, found.prompt) == (messages, prompt)
+
+
+def test_messages_beside_a_prompt_are_ambiguous_until_one_is_named() -> None:
+    columns = {"image": BYTES, "messages": TURNS, "question": TEXT}
+    with pytest.raises(ValueError, match="both 'messages' and 'question' .* set --messages-column or --prompt-column"):
+        find(columns)
+    assert find(columns, messages="messages").messages == "messages"
+    assert (find(columns, prompt="question").prompt, find(columns, prompt="question").messages) == ("question", None)
+    assert (find(columns, own_prompts=True).prompt, find(columns, own_prompts=True).messages) == (None, None)
+
+
+def test_only_messages_can_do_without_an_image_column() -> None:
+    assert "image: none, the messages are text alone" in describe_columns(find({"messages": TURNS}))
+    with pytest.raises(ValueError, match="no image column found"):
+        find({"question": TEXT})
 
 
 def test_columns_are_kept_under_their_own_or_a_new_name() -> None:

@@ -1,12 +1,15 @@
 """The stages as functions of tables: every row stays, in its place, with an answer or a reason."""
 
+import json
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipeline.stages import Generate, Preprocess, final_answers
 from schemas.answer import ANSWER_SCHEMA, Answer, table_to_answers
+from schemas.errors import Failure
 from schemas.job import JobSettings
 from schemas.request import ImageRef, Request, requests_to_table
 from schemas.sample import Sample, table_to_samples
@@ -25,7 +28,7 @@ def requests(*images: ImageRef, prompt: str | None = "What?") -> pa.Table:
     return requests_to_table(rows).append_column("keep:n", pa.array(range(len(rows))))
 
 
-GOOD = ImageRef(data=picture(1))
+GOOD, OTHER = ImageRef(data=picture(1)), ImageRef(data=picture(2))
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,75 @@ def test_a_prompt_that_is_too_long_fails_alone() -> None:
     (sample,) = table_to_samples(Preprocess(settings(prompt=(f"long={long}", "short=What?")))(requests(GOOD)))
     failures = {prompt.id: prompt.failure and prompt.failure.type for prompt in sample.prompts}
     assert failures == {"long": "PromptTooLong", "short": None}
+
+
+def rows_to_samples(*rows: Request, **changes: object) -> list[Sample]:
+    return table_to_samples(Preprocess(settings(**changes))(requests_to_table(rows)))
+
+
+def messages(*contents: object) -> str:
+    return json.dumps([{"role": ("user", "assistant")[i % 2], "content": c} for i, c in enumerate(contents)])
+
+
+IMAGE = {"type": "image"}
+
+
+def test_conversations_with_any_number_of_images_share_a_unit() -> None:
+    said = {"type": "text", "text": "Same?"}
+    samples = rows_to_samples(
+        Request(id="two", images=(GOOD, OTHER), messages=messages([IMAGE, said, IMAGE])),
+        Request(id="none", images=(), messages=messages("Hello!")),
+        Request(id="null", images=(ImageRef(),), messages=messages("Hello!")),
+        Request(id="three turns", images=(GOOD,), messages=messages([IMAGE, said], "No.", "Sure?")),
+        Request(id="prompt", images=(GOOD, OTHER), prompt="What?"),
+        Request(id="no image", images=(), prompt="What?"),
+    )
+    assert [sample.prompts[0].failure for sample in samples] == [None] * 6
+    assert [len(sample.image_sizes) for sample in samples] == [2, 0, 0, 1, 2, 0]
+    assert [sample.prompts[0].text for sample in samples] == ["Same?", "Hello!", "Hello!", "Sure?", "What?", "What?"]
+    assert samples[0].prompts[0].num_image_tokens == np.count_nonzero(samples[0].prompts[0].token_ids == 2)
+
+
+@pytest.mark.parametrize(
+    ("request_", "stage", "type"),
+    [
+        pytest.param(
+            Request(id="r", images=(GOOD, GOOD), messages=messages([IMAGE, "?"])), "prompt", "ImageCountMismatch"
+        ),
+        pytest.param(Request(id="r", images=(GOOD,), messages=messages("<image>")), "prompt", "ImageCountMismatch"),
+        pytest.param(Request(id="r", images=(ImageRef(),), messages=messages([IMAGE])), "prompt", "ImageCountMismatch"),
+        pytest.param(Request(id="r", images=(GOOD,), messages="oops"), "prompt", "BadMessages"),
+        pytest.param(Request(id="r", images=(GOOD, ImageRef()), messages=messages([IMAGE, IMAGE])), "read", "NoImage"),
+        pytest.param(Request(id="r", images=(ImageRef(data=b"x"),), messages=messages("?")), "decode", "NotAnImage"),
+        pytest.param(Request(id="r", images=(GOOD,)), "prompt", "EmptyPrompt"),
+    ],
+)
+def test_a_conversation_that_cannot_be_asked_is_a_row_with_a_reason(request_: Request, stage: str, type: str) -> None:
+    (sample,) = rows_to_samples(request_)
+    failure = sample.prompts[0].failure
+    assert failure is not None
+    assert (failure.stage, failure.type) == (stage, type)
+
+
+def test_the_jobs_prompts_are_filled_row_by_row_and_a_null_is_an_error_of_its_own() -> None:
+    full, empty = (
+        Request(id=caption or "", images=(GOOD,), values={"caption": caption}) for caption in ("a dog", None)
+    )
+    samples = rows_to_samples(full, empty, prompt=("t=Translate {caption}.", "w=What {{is}} it?"))
+    assert [prompt.text for prompt in samples[0].prompts] == ["Translate a dog.", "What {is} it?"]
+    failed, answered = samples[1].prompts
+    assert failed.text == "Translate {caption}."
+    assert failed.failure == Failure(
+        stage="prompt", type="NullInPrompt", message="the columns a prompt names must not be null, 'caption' is"
+    )
+    assert answered.failure is None
+
+
+def test_a_jobs_system_message_is_every_rows_without_one() -> None:
+    own = json.dumps([{"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"}])
+    stage = Preprocess(settings(system="Ours.", chat_template="vicuna"))
+    assert stage.render(Request(id="a", images=(), messages=own)) == "Mine. USER: Hi ASSISTANT:"
+    assert stage.render(Request(id="a", images=(GOOD,), prompt="Hi")) == "Ours. USER: <image>\nHi ASSISTANT:"
 
 
 def test_kept_columns_follow_their_row_to_each_of_its_answers() -> None:

@@ -16,8 +16,15 @@ def checkpoint(backbone: Backbone = "llama") -> Path:
 
 def build(shape: Shape, seed: int = 0) -> Path:
     """A new folder with a checkpoint of `shape`."""
-    folder = _root() / f"{len(list(_root().iterdir()))}-{shape.backbone}"
+    folder = new_folder(shape.backbone)
     build_checkpoint(folder, shape, seed)
+    return folder
+
+
+def new_folder(name: str) -> Path:
+    """An empty folder that goes when the process ends."""
+    folder = _root() / f"{len(list(_root().iterdir()))}-{name}"
+    folder.mkdir()
     return folder
 
 

@@ -8,9 +8,11 @@ import pytest
 from transformers import AutoProcessor, CLIPVisionConfig, SiglipVisionConfig
 
 from demo.checkpoint import Shape, build_config
+from pipeline.preprocess.conversation import ask
+from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.geometry import Anyres
 from pipeline.preprocess.image import ImageLimits
-from pipeline.preprocess.preprocessor import Preprocessor, read_facts
+from pipeline.preprocess.preprocessor import Preprocessor
 from schemas.errors import RowError
 from schemas.sample import Sample, Size
 from tests.images import encoded, noise
@@ -34,7 +36,7 @@ def test_the_facts_are_those_of_the_config() -> None:
         Size(168, 56),
     )  # the config's are height first
     assert facts.anyres == Anyres(tile=56, patch=14, grids=grids)
-    assert (facts.backbone, facts.context, facts.image_token_id) == ("llama", 1024, 2)
+    assert (facts.text.backbone, facts.context, facts.image_token_id) == ("llama", 1024, 2)
 
 
 def test_an_image_and_a_question_become_a_sample() -> None:
@@ -71,7 +73,7 @@ def test_the_ids_and_tiles_of_two_images_are_those_of_transformers_processor() -
     images = tiny().load_images([encoded(picture) for picture in pictures])
     prompt = tiny().build_prompt("p", "Which?", images)
     processor = AutoProcessor.from_pretrained(checkpoint(), backend="pil")
-    expected = processor(images=pictures, text=tiny().render("Which?", 2), return_tensors="np", do_pad=True)
+    expected = processor(images=pictures, text=tiny().render(ask("Which?", 2)), return_tensors="np", do_pad=True)
     assert prompt.token_ids.tolist() == expected["input_ids"][0].tolist()
     assert [[size.height, size.width] for size in images.image_sizes] == expected["image_sizes"].tolist()
 

@@ -5,7 +5,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
-from pipeline.preprocess.prompt import PromptBuilder, expand, render_template
+from pipeline.preprocess.conversation import ask
+from pipeline.preprocess.prompt import PromptBuilder, expand
+from pipeline.preprocess.template import render_jinja
 from schemas.errors import RowError
 from tests.images import noise
 from tests.tiny import checkpoint
@@ -27,24 +29,28 @@ def builder(backbone: str = "llama") -> PromptBuilder:
     return PromptBuilder.load(str(checkpoint(backbone)), None, image_token_id=IMAGE, context=1024)
 
 
+def ids_of(prompts: PromptBuilder, text: str, image_tokens: list[int], max_new_tokens: int = 1) -> np.ndarray:
+    return prompts.token_ids(ask(text, len(image_tokens)), image_tokens, max_new_tokens)
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_ids_are_those_of_transformers_processor(backbone, text) -> None:
     processor = AutoProcessor.from_pretrained(checkpoint(backbone), backend="pil")
     for images in ([], [noise(90, 60)], [noise(90, 60), noise(30, 200)]):
-        rendered = builder(backbone).render(text, len(images))
+        rendered = builder(backbone).render(ask(text, len(images)))
         expected = processor(images=images or None, text=rendered, return_tensors="np")["input_ids"][0]
         counts = [processor._get_number_of_features(image.height, image.width, 56, 56) - 1 for image in images]
-        assert builder(backbone).token_ids(text, counts, max_new_tokens=1).tolist() == expected.tolist()
+        assert ids_of(builder(backbone), text, counts).tolist() == expected.tolist()
 
 
 def test_the_checkpoints_chat_template_is_rendered_up_to_the_answer() -> None:
-    assert builder().render("What is this?", 2) == "<user><image>\n<image>\nWhat is this?<assistant>"
-    assert builder().render("What is this?", 0) == "<user>What is this?<assistant>"
+    assert builder().render(ask("What is this?", 2)) == "<user><image>\n<image>\nWhat is this?<assistant>"
+    assert builder().render(ask("What is this?", 0)) == "<user>What is this?<assistant>"
 
 
 def test_every_image_is_as_long_as_its_count() -> None:
-    ids = builder().token_ids("x", [3, 5], max_new_tokens=1)
+    ids = ids_of(builder(), "x", [3, 5])
     runs = "".join("i" if id == IMAGE else "." for id in ids)
     assert runs == "..iii.iiiii..."
     assert ids.dtype == np.int32
@@ -61,50 +67,47 @@ def test_every_image_is_as_long_as_its_count() -> None:
     ],
 )
 def test_a_special_token_that_somebody_typed_is_broken(typed, broken) -> None:
-    assert builder().render(typed, 1) == f"<user><image>\n{broken}<assistant>"
-    ids = builder().token_ids(typed, [7], max_new_tokens=1)
+    assert builder().render(ask(typed, 1)) == f"<user><image>\n{broken}<assistant>"
+    ids = ids_of(builder(), typed, [7])
     special = [id for id in ids.tolist() if id < 6]
     assert special == [BOS, 4, *[IMAGE] * 7, 5]
 
 
 def test_a_special_token_that_only_normalising_brings_out_fails_the_row() -> None:
     with pytest.raises(RowError, match="SpecialTokenInPrompt: .* it does with <image>"):
-        word_builder().token_ids("see ＜image＞", [4], max_new_tokens=1)
+        ids_of(word_builder(), "see ＜image＞", [4])
 
 
 def test_an_unknown_letter_does_not_fail_the_row() -> None:
-    ids = word_builder().token_ids("see 日本", [4], max_new_tokens=1)
+    ids = ids_of(word_builder(), "see 日本", [4])
     assert ids.tolist().count(IMAGE) == 4
 
 
 @pytest.mark.parametrize("scheme", ["always", "first", "never"])
 def test_a_tokenizer_that_marks_word_starts_gives_the_ids_of_the_repeated_literal(scheme) -> None:
     words = word_builder(scheme=scheme)
-    rendered = words.render("see the image", 2).replace("<image>", "<image>" * 3)
-    assert (
-        words.token_ids("see the image", [3, 3], max_new_tokens=1).tolist()
-        == word_tokenizer(scheme)(rendered).input_ids
-    )
+    rendered = words.render(ask("see the image", 2)).replace("<image>", "<image>" * 3)
+    assert ids_of(words, "see the image", [3, 3]).tolist() == word_tokenizer(scheme)(rendered).input_ids
 
 
 def test_the_beginning_token_comes_once_even_if_the_template_writes_it() -> None:
     words = word_builder(template="<s>USER: {% for p in messages[0].content %}{{ p.text or '<image>' }}{% endfor %}")
-    assert words.token_ids("see", [2], max_new_tokens=1).tolist().count(BOS) == 1
-    assert builder().token_ids("see", [2], max_new_tokens=1).tolist().count(BOS) == 1
+    assert ids_of(words, "see", [2]).tolist().count(BOS) == 1
+    assert ids_of(builder(), "see", [2]).tolist().count(BOS) == 1
 
 
 def test_a_prompt_must_fit_the_context_with_its_answer() -> None:
-    fits = 1024 - len(builder().token_ids("x", [900], max_new_tokens=1))
-    builder().token_ids("x", [900], max_new_tokens=fits)
+    fits = 1024 - len(ids_of(builder(), "x", [900]))
+    ids_of(builder(), "x", [900], fits)
     message = f"PromptTooLong: 5 text tokens \\+ 900 image tokens \\+ {fits + 1} new tokens = 1025 tokens, .* is 1024"
     with pytest.raises(RowError, match=message):
-        builder().token_ids("x", [900], max_new_tokens=fits + 1)
+        ids_of(builder(), "x", [900], fits + 1)
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n\t", "\u3000"])
 def test_a_blank_prompt_fails_the_row(text) -> None:
     with pytest.raises(RowError, match="EmptyPrompt"):
-        builder().token_ids(text, [7], max_new_tokens=1)
+        ids_of(builder(), text, [7])
 
 
 def test_a_template_that_does_not_show_every_image_is_refused() -> None:
@@ -153,5 +156,5 @@ def word_builder(
         tokenizer=tokenizer,
         image_token_id=IMAGE,
         context=1024,
-        render=lambda text, num_images: render_template(tokenizer, template, text, num_images),
+        render=lambda conversation: render_jinja(tokenizer, template, conversation),
     )

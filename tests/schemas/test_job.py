@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.job import PLACEMENT, JobSettings, NamedPrompt, parse_prompts
+from schemas.job import PLACEMENT, JobSettings, NamedPrompt, columns_in, fill, parse_prompts
 
 
 def settings(**changes: object) -> JobSettings:
@@ -24,6 +24,10 @@ def test_settings_are_frozen() -> None:
         pytest.param({"prompt": ("a=x", "a=y")}, "got a more than once", id="twice the same name"),
         pytest.param({"prompt": ("a=  ",)}, "must not be empty", id="blank prompt"),
         pytest.param({"prompt": ("x",), "prompt_column": "q"}, "exclude each other", id="prompt and column"),
+        pytest.param({"prompt": ("x",), "messages_column": "m"}, "prompt and messages_column exclude", id="messages"),
+        pytest.param({"prompt": ("a {",)}, r"must name a column or be doubled, got '\{' in 'a \{'", id="a lone brace"),
+        pytest.param({"prompt": ("a } b",)}, r"must name a column or be doubled, got '\}'", id="a closing brace"),
+        pytest.param({"prompt": ("{}",)}, r"must name a column or be doubled, got '\{\}'", id="no name"),
         pytest.param({"temprature": 1}, "Extra inputs are not permitted", id="unknown key"),
         pytest.param({"input": ()}, "at least 1 item", id="no input"),
     ],
@@ -49,3 +53,22 @@ def test_prompts_are_named(texts: tuple[str, ...], prompts: tuple[tuple[str, str
 
 def test_placement_names_real_settings() -> None:
     assert set(JobSettings.model_fields) >= PLACEMENT
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "filled"),
+    [
+        pytest.param("What?", (), "What?", id="none"),
+        pytest.param(
+            "Translate {caption} to {to language}.", ("caption", "to language"), "Translate {x}} to fr.", id="two"
+        ),
+        pytest.param("{caption} {caption}", ("caption",), "{x}} {x}}", id="twice"),
+        pytest.param("{{caption}} }} {{", (), "{caption} } {", id="doubled braces"),
+        pytest.param("{{{to language}}}", ("to language",), "{fr}", id="a value in braces"),
+        pytest.param("{a.b}{c!r}{d:>9}", ("a.b", "c!r", "d:>9"), "123", id="a name and nothing else"),
+    ],
+)
+def test_a_prompt_is_filled_from_the_columns_it_names(text: str, columns: tuple[str, ...], filled: str) -> None:
+    values = {"caption": "{x}}", "to language": "fr", "a.b": "1", "c!r": "2", "d:>9": "3"}
+    assert columns_in(text) == columns
+    assert fill(text, values) == filled

@@ -32,6 +32,8 @@ def test_requests_come_back_as_they_were() -> None:
         Request(id="1", images=(ImageRef(data=b"\xff\xd8"), ImageRef(uri="s3://b/k.png")), prompt="Why?"),
         Request(id="1", images=()),
         Request(id="é", images=(ImageRef(),)),
+        Request(id="2", images=(), messages='[{"role": "user", "content": "Why?"}]'),
+        Request(id="3", images=(), values={"caption": "a {b}", "n": None}),
     ]
     table = requests_to_table(requests)
     assert table.schema == REQUEST_SCHEMA

@@ -1,0 +1,146 @@
+"""Conversations: the turns that a model reads before its answer, and how a row's `messages` become them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from schemas.errors import RowError
+
+Part: TypeAlias = str | None  # a text; None is the place of an image
+
+_SOURCES = ("image", "image_url", "url", "path", "data", "base64")  # where parts elsewhere name their image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What the user or the assistant says at once, texts and images in their order."""
+
+    role: Literal["user", "assistant"]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """User and assistant in turns, the user first and last.
+
+    `system` None leaves the system message to the format, "" is none at all.
+    """
+
+    turns: tuple[Turn, ...]
+    system: str | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Places of images, in all turns."""
+        return sum(turn.parts.count(None) for turn in self.turns)
+
+    @property
+    def question(self) -> str:
+        """The text of the last turn: what the answer is to."""
+        return " ".join(part for part in self.turns[-1].parts if part is not None)
+
+    def with_texts(self, change: Callable[[str], str]) -> "Conversation":
+        """The same conversation with every text changed."""
+        turns = tuple(
+            replace(turn, parts=tuple(part if part is None else change(part) for part in turn.parts))
+            for turn in self.turns
+        )
+        return Conversation(turns=turns, system=change(self.system) if self.system else self.system)
+
+
+def ask(text: str, num_images: int) -> Conversation:
+    """One question about some images, which come before it."""
+    return Conversation(turns=(Turn(role="user", parts=(*[None] * num_images, text)),))
+
+
+def parse_messages(text: str) -> Conversation:
+    """The conversation in the JSON text of a list of {role, content}; raises RowError("prompt", ...).
+
+    Content is a text, or a list of parts: {"type": "text", "text": ...} and {"type": "image"}. The images themselves
+    are the row's. `<image>` in a text is text.
+    """
+    messages = _parse_json(text)
+    system = None
+    if isinstance(messages[0], dict) and messages[0].get("role") == "system":
+        system = _system(messages[0])
+        messages = messages[1:]
+    turns = tuple(_turn(message) for message in messages)
+    found = [turn.role for turn in turns]
+    if found != [("user", "assistant")[number % 2] for number in range(len(turns))] or len(turns) % 2 == 0:
+        order = ", ".join(found) or "no user"
+        raise _bad(f"after the system message user and assistant must take turns, the user first and last, got {order}")
+    return Conversation(turns=turns, system=system)
+
+
+def _parse_json(text: str) -> list[Any]:
+    try:
+        messages = json.loads(text)
+        json.dumps(messages, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise _bad(f"messages must be JSON text, {_shown(text)} is not: {error}") from error
+    if not isinstance(messages, list) or not messages:
+        raise _bad(f"messages must be a list of at least one message, got {_shown(messages)}")
+    return messages
+
+
+def _system(message: dict[str, Any]) -> str:
+    parts = _parts(message)
+    if None in parts:
+        raise _bad("a system message must be text, it has an image")
+    return "".join(part for part in parts if part is not None)
+
+
+def _turn(message: object) -> Turn:
+    if not isinstance(message, dict) or "role" not in message:
+        raise _bad(f"a message must have a role and content, got {_shown(message)}")
+    role = message["role"]
+    if role not in ("user", "assistant"):
+        raise _bad(f"a role must be user or assistant, or system in the first message, got {_shown(role)}")
+    parts = _parts(message)
+    if not parts:
+        raise _bad(f"a message must have content, the {role}'s has none")
+    if role == "assistant" and None in parts:
+        raise _bad("an image must be in a user's message, it is in an assistant's")
+    return Turn(role=role, parts=parts)
+
+
+def _parts(message: dict[str, Any]) -> tuple[Part, ...]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return (content,)
+    if not isinstance(content, list):
+        raise _bad(f"content must be a text or a list of parts, got {_shown(content)}")
+    return _joined([_part(part) for part in content])
+
+
+def _joined(parts: list[Part]) -> tuple[Part, ...]:
+    """The parts with texts side by side as one: a special token cut in two must not come together later."""
+    joined: list[Part] = []
+    for part in parts:
+        if part is not None and joined and joined[-1] is not None:
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return tuple(joined)
+
+
+def _part(part: object) -> Part:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, dict) and part.get("type") == "image":
+        if any(part.get(name) is not None for name in _SOURCES):
+            raise _bad(f'an image must be {{"type": "image"}} alone, the images are the row\'s own; got {_shown(part)}')
+        return None
+    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    raise _bad(f'a part must be {{"type": "image"}} or {{"type": "text", "text": ...}}, got {_shown(part)}')
+
+
+def _bad(message: str) -> RowError:
+    return RowError("prompt", "BadMessages", message)
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,113 @@
+"""Messages become conversations, or a row error that says what is wrong with them."""
+
+import json
+
+import pytest
+
+from pipeline.preprocess.conversation import Conversation, Turn, ask, parse_messages
+from schemas.errors import RowError
+
+IMAGE = {"type": "image"}
+
+
+def text(words: str) -> dict[str, str]:
+    return {"type": "text", "text": words}
+
+
+def user(content: object) -> dict[str, object]:
+    return {"role": "user", "content": content}
+
+
+def parse(*messages: object) -> Conversation:
+    return parse_messages(json.dumps(messages))
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        pytest.param("Why?", ("Why?",), id="a plain string"),
+        pytest.param([text("Why?")], ("Why?",), id="typed"),
+        pytest.param([IMAGE, text("Why?")], (None, "Why?"), id="image first"),
+        pytest.param([text("Why"), IMAGE, text("this?"), IMAGE], ("Why", None, "this?", None), id="the order given"),
+        pytest.param(["a", "b"], ("ab",), id="strings as parts"),
+        pytest.param([text("<ima"), text("ge>")], ("<image>",), id="texts side by side are one"),
+        pytest.param([{"type": "image", "text": None}, text("?")], (None, "?"), id="nulls of an Arrow struct"),
+    ],
+)
+def test_content_is_a_text_or_parts_in_their_order(content: object, parts: tuple[str | None, ...]) -> None:
+    assert parse(user(content)).turns == (Turn(role="user", parts=parts),)
+
+
+def test_an_image_written_out_in_a_text_is_text() -> None:
+    assert parse(user("see <image>")).num_images == 0
+
+
+def test_a_system_message_comes_first_and_is_none_of_the_turns() -> None:
+    conversation = parse({"role": "system", "content": [text("Be brief.")]}, user([IMAGE, text("Why?")]))
+    assert (conversation.system, conversation.num_images, conversation.question) == ("Be brief.", 1, "Why?")
+
+
+def test_earlier_answers_are_turns_of_their_own() -> None:
+    conversation = parse(user("a"), {"role": "assistant", "content": "b"}, user("c"))
+    assert [turn.role for turn in conversation.turns] == ["user", "assistant", "user"]
+    assert conversation.question == "c"
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        pytest.param("[", "must be JSON text, '\\[' is not", id="not JSON"),
+        pytest.param("[" * 100_000, "must be JSON text, '\\[\\[", id="too deep"),
+        pytest.param(
+            '[{"role": "user", "content": "\\ud800"}]', "must be JSON text, .* surrogates", id="half a letter"
+        ),
+        pytest.param("[]", "at least one message, got \\[\\]", id="empty"),
+        pytest.param('"hi"', "must be a list .* got 'hi'", id="a string"),
+        pytest.param('["hi"]', "must have a role and content, got 'hi'", id="a message that is a string"),
+        pytest.param('[{"role": "tool", "content": "x"}]', "role must be user or assistant, .* got 'tool'", id="role"),
+        pytest.param('[{"role": "user"}]', "content must be a text or a list of parts, got None", id="no content"),
+        pytest.param('[{"role": "user", "content": []}]', "must have content, the user's has none", id="no parts"),
+        pytest.param('[{"role": "user", "content": [{"type": "audio"}]}]', "a part must be .* got", id="audio"),
+        pytest.param('[{"role": "user", "content": [{"type": "text"}]}]', "a part must be .* got", id="text without"),
+        pytest.param(
+            '[{"role": "user", "content": [{"type": "image", "url": "x"}]}]', "alone, the images are the row", id="URL"
+        ),
+        pytest.param(
+            '[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]', "a part must be", id="image_url"
+        ),
+    ],
+)
+def test_messages_that_cannot_be_read_fail_the_row(messages: str, message: str) -> None:
+    with pytest.raises(RowError, match=f"prompt: BadMessages: .*{message}"):
+        parse_messages(messages)
+
+
+@pytest.mark.parametrize(
+    ("roles", "order"),
+    [
+        pytest.param(("user", "assistant"), "user, assistant", id="ends with an answer"),
+        pytest.param(("user", "user"), "user, user", id="twice the user"),
+        pytest.param(("assistant", "user"), "assistant, user", id="the assistant first"),
+        pytest.param(("system",), "no user", id="a system message alone"),
+    ],
+)
+def test_user_and_assistant_take_turns(roles: tuple[str, ...], order: str) -> None:
+    with pytest.raises(RowError, match=f"take turns, the user first and last, got {order}"):
+        parse(*({"role": role, "content": "x"} for role in roles))
+
+
+def test_only_the_user_shows_images() -> None:
+    with pytest.raises(RowError, match="it is in an assistant's"):
+        parse(user("a"), {"role": "assistant", "content": [IMAGE]}, user("b"))
+    with pytest.raises(RowError, match="a system message must be text"):
+        parse({"role": "system", "content": [IMAGE]}, user("b"))
+
+
+def test_a_second_system_message_is_refused() -> None:
+    with pytest.raises(RowError, match="or system in the first message, got 'system'"):
+        parse(user("a"), {"role": "system", "content": "x"})
+
+
+def test_every_text_is_changed_and_no_image() -> None:
+    conversation = Conversation(turns=ask("a", 1).turns, system="b").with_texts(str.upper)
+    assert (conversation.system, conversation.turns[0].parts) == ("B", (None, "A"))
