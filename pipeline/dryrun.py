@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.columns import describe_columns
-from pipeline.job import Plan
+from pipeline.plan import Plan
 from pipeline.reader import unit_reader
 from pipeline.stages import Preprocess
 from schemas.job import parse_prompts
@@ -18,7 +18,7 @@ def describe_plan(plan: Plan) -> str:
     lines = [
         f"input    {listing.num_rows:,} rows of {listing.files.num_rows:,} {listing.format} files",
         *(f"         {line}" for line in describe_columns(listing.columns)),
-        f"model    {settings.model} ({plan.model[:12]})",
+        f"model    {settings.model} ({plan.model.hash[:12]})",
         *(f"prompt   {prompt.id}: {prompt.text!r}" for prompt in parse_prompts(settings.prompt)),
         f"output   {settings.output}: {listing.num_rows * plan.num_prompts:,} answers, "
         f"{listing.num_units:,} units of up to {listing.unit_rows} rows",

@@ -1,23 +1,26 @@
-"""One job from its settings to a complete run folder: check everything, begin, answer what is not done, finish."""
+"""Job: a plan to a complete run folder: begin, answer what is not done, finish."""
 
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
-from pipeline import dataflow
-from pipeline.checkpoint import pin
-from pipeline.columns import ColumnChoices
+from pipeline import dataflow, storage
+from pipeline.lock import Lock, hold
+from pipeline.merge import BrokenUnits, finish_run
+from pipeline.plan import Plan, Summary, find_complete, summarise
+from pipeline.poison import Markers
 from pipeline.progress import Progress
 from pipeline.reader import unit_reader
-from pipeline.run import Counts, begin_run, done_units, finish_run, read_manifest
-from pipeline.sources import Listing, list_input
-from pipeline.stages import Engine, engine_settings
-from schemas.job import PLACEMENT, JobSettings
+from pipeline.run import RunMismatch, begin_run, read_manifest, settle
+from pipeline.stages import Engine, Preprocess, engine_settings
+from pipeline.stopping import stop_on_signals
+from pipeline.units import Counts, done_units, unit_path
+from schemas.job import JobSettings
 
 ROWS_BEFORE_BUDGET = 100
+_ROUNDS = 3  # units found broken when they are merged are answered again, but not for ever
 
 
 class ErrorBudgetSpent(RuntimeError):
@@ -25,124 +28,104 @@ class ErrorBudgetSpent(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A job found to be in order: its settings with nothing left open, its input, and what a resume compares."""
+class Loaders:
+    """What the actors load; tests bring others by this door."""
 
-    job: str
-    settings: JobSettings
-    listing: Listing
-    model: str  # commit or hash of the checkpoint
+    engine: Callable[[JobSettings], Engine]
+    preprocess: Callable[[JobSettings], Preprocess] = Preprocess
 
-    @property
-    def num_prompts(self) -> int:
-        """Questions asked of every row."""
-        return max(1, len(self.settings.prompt))
 
-    def identity(self) -> dict[str, Any]:
-        """What two runs share when one may continue the other."""
-        settings = {k: v for k, v in self.settings.model_dump(mode="json").items() if k not in PLACEMENT}
-        return {
-            "job": self.job,
-            **settings,
-            "model_hash": self.model,
-            "input_hash": self.listing.fingerprint(),
-            "input_rows": self.listing.num_rows,
-            "unit_rows": self.listing.unit_rows,
-        }
+def run_job(
+    plan: Plan, load: Callable[[JobSettings], Engine] | Loaders, *, continue_with_changes: bool = False
+) -> Summary:
+    """Answer every row that has no answer. Raises RunMismatch, FolderInUse, ErrorBudgetSpent, RunFailed, Stopped."""
+    engine_settings(plan.settings, on_gpu=False)  # refuses here what the actors could only die of
+    if (complete := find_complete(plan)) is not None:
+        return complete
+    loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
+    with hold(plan.settings.output) as lock:
+        job = _Job(plan=plan, loaders=loaders, lock=lock, continue_with_changes=continue_with_changes)
+        return job.run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """The last line of stdout. `rows` are answer rows; `images_per_s` is None where this call answered nothing."""
+class _Job:
+    """A job whose folder is held."""
 
-    rows: int
-    ok: int
-    errors: int
-    images_per_s: float | None
-    output: str
+    plan: Plan
+    loaders: Loaders
+    lock: Lock
+    continue_with_changes: bool
 
+    def run(self) -> Summary:
+        began = time.monotonic()
+        plan, folder = self.plan, self.plan.settings.output
+        run = begin_run(folder, plan.describe(), plan.listing.files, continue_with_changes=self.continue_with_changes)
+        if read_manifest(folder) is not None:
+            raise RunMismatch(f"{folder} is complete: choose a new --output for other settings or other input")
+        units = plan.units(run["run"])
+        for _ in range(_ROUNDS):
+            pace = self._answer_what_is_left(run)
+            self.lock.check()
+            try:
+                seconds = {"seconds": round(time.monotonic() - began, 3)}
+                manifest = finish_run(units, run["fingerprint"], seconds)
+            except BrokenUnits as error:
+                _say(f"{error}; answering them again")
+                for unit in error.units:
+                    storage.delete(unit_path(folder, unit))
+            else:
+                return summarise(manifest, folder, pace and pace / plan.num_prompts)
+        raise dataflow.RunFailed(f"units were broken {_ROUNDS} times in a row: is the storage of {folder} sound?")
 
-def plan_job(job: str, settings: JobSettings, default_prompt: str) -> Plan:
-    """Look at the input and the model, fill what was left open; raises ValueError naming what is wrong."""
-    choices = ColumnChoices(
-        image=settings.image_column,
-        id=settings.id_column,
-        prompt=settings.prompt_column,
-        keep=settings.keep,
-        own_prompts=bool(settings.prompt),
-    )
-    listing = list_input(settings.input, choices, settings.limit, settings.unit_rows)
-    if not settings.prompt and listing.columns.prompt is None:
-        settings = settings.model_copy(update={"prompt": (default_prompt,)})
-    engine_settings(settings, on_gpu=False)  # refuses here what the actors could only die of
-    model = pin(settings.model, settings.revision)
-    return Plan(job=job, settings=settings, listing=listing, model=model)
+    def _answer_what_is_left(self, run: dict[str, Any]) -> float | None:
+        """Answers a second, None where nothing was left."""
+        done = done_units(self.plan.settings.output)
+        todo = [unit for unit in range(self.plan.listing.num_units) if unit not in done]
+        if not todo:
+            return None
+        if done:
+            _say(f"resuming: {len(done):,} of {self.plan.listing.num_units:,} units are done")
+        progress = Progress(total_rows=sum(map(self.plan.rows_of, todo)) * self.plan.num_prompts)
+        with dataflow.on_cluster(), stop_on_signals():
+            self._answer_units(run["run"], todo, progress)
+        progress.show(end="\n")
+        return progress.rows_per_s()
 
-
-def run_job(plan: Plan, load_engine: Callable[[JobSettings], Engine]) -> Summary:
-    """Answer every row that has no answer yet. Raises RunMismatch, ErrorBudgetSpent."""
-    began = time.monotonic()
-    folder = plan.settings.output
-    begin_run(folder, {"identity": plan.identity(), "settings": plan.settings.model_dump(mode="json"), **_versions()})
-    if (manifest := read_manifest(folder)) is not None:
-        _say(f"already complete: {manifest['rows']:,} answers in {folder}")
-        return _summary(manifest, folder, None)
-    done = done_units(folder)
-    todo = [unit for unit in range(plan.listing.num_units) if unit not in done]
-    if done:
-        _say(f"resuming: {len(done):,} of {plan.listing.num_units:,} units are done")
-    progress = Progress(total_rows=_rows_of(plan.listing, todo) * plan.num_prompts)
-    if todo:
-        _answer_units(plan, todo, load_engine, progress)
-    manifest = finish_run(folder, plan.listing.num_units, {"seconds": round(time.monotonic() - began, 3)})
-    pace = progress.rows_per_s()
-    return _summary(manifest, folder, pace and pace / plan.num_prompts)
-
-
-def _answer_units(
-    plan: Plan, todo: list[int], load_engine: Callable[[JobSettings], Engine], progress: Progress
-) -> None:
-    with dataflow.on_cluster():
-        placement = dataflow.place(plan.settings)
+    def _answer_units(self, run: str, todo: list[int], progress: Progress) -> None:
+        settings = self.plan.settings
+        placement = dataflow.place(settings)
+        precision = engine_settings(settings, on_gpu=placement.gpus > 0).dtype
+        settle(settings.output, "precision", precision, continue_with_changes=self.continue_with_changes)
         _say(
             f"{progress.total_rows:,} answers to give in {len(todo):,} units; "
             f"{placement.preprocess_workers} preprocessing actors, {placement.gpus or 'no'} GPUs; loading the model"
         )
-        for counts in dataflow.run_units(todo, unit_reader(plan.listing), plan.settings, load_engine, placement):
+        work = dataflow.Work(
+            settings=settings,
+            read=unit_reader(self.plan.listing),
+            load_preprocess=self.loaders.preprocess,
+            load_engine=self.loaders.engine,
+            folder=settings.output,
+            run=run,
+            markers=Markers(folder=settings.output, driver=self.lock.owner.token),
+        )
+        for counts in dataflow.run_units(todo, work, placement):
             progress.add(counts)
-            _check_budget(progress.done, plan.settings.max_error_rate)
-    progress.show(end="\n")
-
-
-def _rows_of(listing: Listing, units: list[int]) -> int:
-    rows = len(units) * listing.unit_rows
-    last_is_short = listing.num_units * listing.unit_rows - listing.num_rows
-    return rows - (last_is_short if units and units[-1] == listing.num_units - 1 else 0)
+            self.lock.check()
+            _check_budget(progress.done, settings.max_error_rate)
 
 
 def _check_budget(done: Counts, max_error_rate: float) -> None:
     if done.rows < ROWS_BEFORE_BUDGET or done.errors <= max_error_rate * done.rows:
         return
-    types = ", ".join(f"{rows} {stage}/{kind}" for stage, kind, rows in done.by_type)
+    types = ", ".join(f"{one.rows} {one.stage}/{one.type}" for one in done.by_type)
+    examples = [f"  {one.stage}/{one.type}  {example}" for one in done.by_type for example in one.examples]
     raise ErrorBudgetSpent(
         f"{done.errors} of {done.rows} answers failed, more than --max-error-rate {max_error_rate:g} allows: {types}. "
-        "What is done stays; run the same command again to go on, with a higher rate if these errors are expected."
+        "What is done stays; run the same command again to go on, with a higher rate if these errors are expected.\n"
+        + "\n".join(examples)
     )
-
-
-def _summary(manifest: dict[str, Any], folder: str, images_per_s: float | None) -> Summary:
-    return Summary(
-        rows=manifest["rows"],
-        ok=manifest["ok"],
-        errors=manifest["errors"],
-        images_per_s=images_per_s and round(images_per_s, 3),
-        output=folder,
-    )
-
-
-def _versions() -> dict[str, Any]:
-    packages = ("torch", "transformers", "ray", "pyarrow", "pillow")
-    return {"versions": {"python": sys.version.split()[0], **{name: version(name) for name in packages}}}
 
 
 def _say(line: str) -> None:

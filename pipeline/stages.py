@@ -19,7 +19,7 @@ from pipeline.fetch import fetch
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.preprocessor import Images, Preprocessor
 from pipeline.reader import KEEP
-from schemas.answer import ANSWER_SCHEMA, Answer, answers_to_table
+from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table
 from schemas.engine import Dtype, EngineSettings, Sampling
 from schemas.errors import Failure, RowError
 from schemas.job import JobSettings, NamedPrompt, parse_prompts
@@ -55,23 +55,33 @@ class Preprocess:
             samples = [self._sample(request, data) for request, data in zip(requests, fetched, strict=True)]
         return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
 
+    def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
+        """The samples of requests that all failed in the same way."""
+        samples = [self._failed(request, failure) for request in table_to_requests(table)]
+        return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
+
     def _fetch(self, request: Request) -> list[bytes] | Failure:
         return attempt(lambda: [fetch_image(image, self._max_image_bytes) for image in request.images])
 
     def _sample(self, request: Request, fetched: list[bytes] | Failure) -> Sample:
         images = fetched if isinstance(fetched, Failure) else attempt(lambda: self.preprocessor.load_images(fetched))
-        asked = self._prompts or (NamedPrompt(id="prompt", text=request.prompt or ""),)
         if isinstance(images, Failure):
-            failed = tuple(Prompt(id=prompt.id, text=prompt.text, failure=images) for prompt in asked)
-            return Sample(id=request.id, prompts=failed)
+            return self._failed(request, images)
         return Sample(
             id=request.id,
-            prompts=tuple(self._prompt(prompt, images) for prompt in asked),
+            prompts=tuple(self._prompt(prompt, images) for prompt in self._asked(request)),
             image_sizes=images.image_sizes,
             tiles_per_image=images.tiles_per_image,
             tiles=images.tiles,
             image_sha256=images.image_sha256,
         )
+
+    def _failed(self, request: Request, failure: Failure) -> Sample:
+        prompts = (Prompt(id=prompt.id, text=prompt.text, failure=failure) for prompt in self._asked(request))
+        return Sample(id=request.id, prompts=tuple(prompts))
+
+    def _asked(self, request: Request) -> tuple[NamedPrompt, ...]:
+        return self._prompts or (NamedPrompt(id="prompt", text=request.prompt or ""),)
 
     def _prompt(self, asked: NamedPrompt, images: Images) -> Prompt:
         built = attempt(lambda: self.preprocessor.build_prompt(asked.id, asked.text, images))
@@ -90,8 +100,14 @@ class Generate:
         asked = [(sample.id, prompt.id) for sample in samples for prompt in sample.prompts]
         if asked != [(answer.id, answer.prompt_id) for answer in answers]:
             raise RuntimeError(f"the engine gave {len(answers)} answers for {len(asked)} prompts, or in another order")
-        rows = [row for row, sample in enumerate(samples) for _ in sample.prompts]
-        return _beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows)))
+        return _answered(samples, answers, table)
+
+    def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
+        """The answers of samples that all failed in the same way; a prompt that had failed before keeps its reason."""
+        samples = table_to_samples(table)
+        pairs = ((sample, prompt) for sample in samples for prompt in sample.prompts)
+        answers = [answer_from(sample, _with_failure(prompt, failure), None) for sample, prompt in pairs]
+        return _answered(samples, answers, table)
 
 
 def load_engine(settings: JobSettings) -> TorchEngine:
@@ -145,6 +161,15 @@ def final_answers(table: pa.Table) -> pa.Table:
     names = [name.removeprefix(KEEP) for name in table.column_names]
     assert names[: len(ANSWER_SCHEMA)] == ANSWER_SCHEMA.names
     return table.rename_columns(names)
+
+
+def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:
+    return prompt if prompt.failure else Prompt(id=prompt.id, text=prompt.text, failure=failure)
+
+
+def _answered(samples: list[Sample], answers: list[Answer], table: pa.Table) -> pa.Table:
+    rows = [row for row, sample in enumerate(samples) for _ in sample.prompts]
+    return _beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows)))
 
 
 def _beside(table: pa.Table, kept: pa.Table) -> pa.Table:
