@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from jobs.caption import caption
 from jobs.ocr import ocr
+from jobs.verify import verify
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def build_app() -> App:
     app = App(name="llava-batch", help=_HELP, default_parameter=lists, result_action="return_value")
     app.command(caption)
     app.command(ocr)
+    app.command(verify)
 
     @app.meta.default
     def launch(

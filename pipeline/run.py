@@ -51,7 +51,7 @@ def begin_run(
     if found["fingerprint"] == wanted["fingerprint"]:
         return found
     differences = list(_differences(found["identity"], wanted["identity"]))
-    lines = [*differences, *_changed_files(folder, files)]
+    lines = [*differences, *changed_files(folder, files)]
     fixed = sorted({name for name in FIXED if found["identity"].get(name) != wanted["identity"].get(name)})
     if fixed or not continue_with_changes:
         raise RunMismatch(_refusal(folder, lines, fixed if continue_with_changes else []))
@@ -87,6 +87,24 @@ def is_complete(folder: str, description: dict[str, Any]) -> bool:
     run = read_run(folder)
     same = run is not None and run["fingerprint"] == _described(description)["fingerprint"]
     return same and storage.exists(_manifest_path(folder))
+
+
+def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
+    """The input files that were added, removed or changed since the run began, the first few by name."""
+    if files is None or not storage.exists(_listing_path(folder)):
+        return
+    before = pq.read_table(pa.BufferReader(storage.read_bytes(_listing_path(folder))))
+    sides = (before.column("url"), files.column("url"))
+    added = files.filter(pc.invert(pc.is_in(sides[1], value_set=sides[0].combine_chunks())))
+    removed = before.filter(pc.invert(pc.is_in(sides[0], value_set=sides[1].combine_chunks())))
+    old, new = (table.select(["url", "size", "version", "num_rows"]) for table in (before, files))
+    both = new.join(old, "url", right_suffix="_before", join_type="inner")
+    same = [pc.equal(both.column(name), both.column(f"{name}_before")) for name in ("size", "version", "num_rows")]
+    changed = both.filter(pc.invert(pc.and_(pc.and_(same[0], same[1]), same[2])))
+    for what, table in (("added", added), ("removed", removed), ("changed", changed)):
+        yield from (f"  input file {what}: {url}" for url in table.column("url").slice(0, _SHOWN).to_pylist())
+        if table.num_rows > _SHOWN:
+            yield f"  and {table.num_rows - _SHOWN:,} more input files {what}"
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -156,24 +174,6 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
             yield from _differences(before, after, f"{prefix}{name}.")
         elif before != after:
             yield f"  {prefix}{name}: {before!r} there, {after!r} now"
-
-
-def _changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
-    """The input files that were added, removed or changed since the run began, the first few by name."""
-    if files is None or not storage.exists(_listing_path(folder)):
-        return
-    before = pq.read_table(pa.BufferReader(storage.read_bytes(_listing_path(folder))))
-    sides = (before.column("url"), files.column("url"))
-    added = files.filter(pc.invert(pc.is_in(sides[1], value_set=sides[0].combine_chunks())))
-    removed = before.filter(pc.invert(pc.is_in(sides[0], value_set=sides[1].combine_chunks())))
-    old, new = (table.select(["url", "size", "version", "num_rows"]) for table in (before, files))
-    both = new.join(old, "url", right_suffix="_before", join_type="inner")
-    same = [pc.equal(both.column(name), both.column(f"{name}_before")) for name in ("size", "version", "num_rows")]
-    changed = both.filter(pc.invert(pc.and_(pc.and_(same[0], same[1]), same[2])))
-    for what, table in (("added", added), ("removed", removed), ("changed", changed)):
-        yield from (f"  input file {what}: {url}" for url in table.column("url").slice(0, _SHOWN).to_pylist())
-        if table.num_rows > _SHOWN:
-            yield f"  and {table.num_rows - _SHOWN:,} more input files {what}"
 
 
 def _read_json(path: str) -> dict[str, Any] | None:
