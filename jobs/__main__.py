@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from jobs.caption import caption
 from jobs.ocr import ocr
+from jobs.retry import retry_failed
 from jobs.verify import verify
 
 
@@ -39,6 +40,7 @@ def build_app() -> App:
     app = App(name="llava-batch", help=_HELP, default_parameter=lists, result_action="return_value")
     app.command(caption)
     app.command(ocr)
+    app.command(retry_failed)
     app.command(verify)
 
     @app.meta.default

@@ -43,8 +43,8 @@ def answer(
 
 def run_to_status(run: Callable[[], "Summary"]) -> int:
     """The exit status of a run: what stops it is said in a line, with how to go on."""
+    from pipeline.answering import ErrorBudgetSpent
     from pipeline.dataflow import RunFailed
-    from pipeline.job import ErrorBudgetSpent
     from pipeline.stopping import Stopped
 
     try:

@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.exceptions import SystemException
 
 from pipeline.patience import patiently
-from pipeline.poison import MAX_LOADS, Guard, Markers, bounded_loading
+from pipeline.poison import Guard, Markers, bounded_loading
 from pipeline.stages import Engine, Generate, Preprocess, final_answers
 from pipeline.units import Counts, ErrorType, count_answers, write_unit
 from schemas.job import JobSettings
@@ -119,11 +120,12 @@ def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterato
 
 
 def _cause_of(error: BaseException) -> str:
-    """The last line that a person needs: what was raised in the actor, else what Ray says of the actor's death."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {cause}"
+    """The line that a person needs: what was raised in the actor, else what Ray says of the actor's death."""
+    deepest: BaseException = error
+    while deepest.__cause__ is not None and not isinstance(deepest.__cause__, SystemException):
+        deepest = deepest.__cause__
+    lines = [line for line in str(deepest).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(deepest).__name__
 
 
 _ONE_UNIT: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
@@ -236,4 +238,4 @@ def _set_context() -> None:
     context.enable_progress_bars = False
     context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
     context.max_errored_blocks = 0
-    context.max_consecutive_actor_init_deaths = MAX_LOADS
+    context.max_consecutive_actor_init_deaths = 0  # an error while loading is said at once; for deaths see poison.py

@@ -49,11 +49,11 @@ def verify_run(folder: str) -> list[str]:
     return problems + list(_verify_answers(plan, manifest))
 
 
-def plan_of(folder: str, run: dict[str, Any]) -> Plan:
+def plan_of(folder: str, run: dict[str, Any], gpus: int | None = None) -> Plan:
     """The plan that a run.json came from, made anew from its settings for the folder as it is named now."""
     settings = JobSettings.model_validate({**run["settings"], "output": folder})
-    unit_rows = run["identity"]["unit_rows"]
-    return plan_job(run["identity"]["job"], settings.model_copy(update={"unit_rows": unit_rows}), "")
+    update = {"unit_rows": run["identity"]["unit_rows"], "gpus": gpus}
+    return plan_job(run["identity"]["job"], settings.model_copy(update=update), "")
 
 
 def expected_keys(plan: Plan) -> Iterator[Key]:

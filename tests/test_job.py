@@ -8,7 +8,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.job import ErrorBudgetSpent, run_job
+from pipeline.answering import ErrorBudgetSpent
+from pipeline.job import run_job
 from pipeline.plan import plan_job
 from pipeline.run import RunMismatch
 from pipeline.stages import load_engine

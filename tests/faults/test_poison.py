@@ -5,8 +5,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.answering import Loaders
 from pipeline.dataflow import RunFailed
-from pipeline.job import Loaders, run_job
+from pipeline.job import run_job
 from pipeline.plan import Plan, plan_job
 from schemas.job import JobSettings
 from tests.fakes import (
