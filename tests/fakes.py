@@ -3,7 +3,9 @@
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -63,3 +65,32 @@ def load_engine_that_dies(settings: JobSettings) -> EchoEngine:
 def load_engine_that_raises(settings: JobSettings) -> EchoEngine:
     """An engine that cannot be loaded, and says why."""
     raise ValueError("the weights have 3 layers, the config has 2")
+
+
+def load_slow_engine(settings: JobSettings) -> EchoEngine:
+    """An echo engine slow enough to be killed at work; it notes its process id in `pids/` beside the output."""
+    note_process(settings, "generate")
+    return SlowEngine()
+
+
+class SlowEngine(EchoEngine):
+    """Takes 50 ms a sample."""
+
+    def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]:
+        for sample in samples:
+            time.sleep(0.05)
+            yield from super().generate([sample])
+
+
+class NotedPreprocess(Preprocess):
+    """The real one; it notes its process id in `pids/` beside the output."""
+
+    def __init__(self, settings: JobSettings) -> None:
+        super().__init__(settings)
+        note_process(settings, "preprocess")
+
+
+def note_process(settings: JobSettings, name: str) -> None:
+    folder = Path(settings.output).parent / "pids"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}-{os.getpid()}").touch()

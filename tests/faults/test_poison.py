@@ -48,12 +48,14 @@ def test_rows_that_kill_their_worker_become_errors_and_their_neighbours_are_answ
     assert not (tmp_path / "out" / "markers").exists()
 
 
+@pytest.mark.soak
 def test_an_engine_that_dies_while_loading_ends_the_run_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="died"):
         run_job(plan_for(tmp_path, {}), load_engine_that_dies)
 
 
 def test_an_engine_that_cannot_be_loaded_ends_the_run_with_what_it_said(tmp_path: Path) -> None:
+    plan = plan_for(tmp_path, {})
     with pytest.raises(RunFailed, match="the weights have 3 layers, the config has 2"):
-        run_job(plan_for(tmp_path, {}), load_engine_that_raises)
-    assert run_job(plan_for(tmp_path, {}), load_echo_engine).ok == 40
+        run_job(plan, load_engine_that_raises)
+    assert run_job(plan, load_echo_engine).ok == 40
