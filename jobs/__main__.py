@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = app.meta(list(sys.argv[1:] if argv is None else argv), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return _refuse(describe(error))
+    except KeyboardInterrupt:  # before there was anything to stop
+        return 130
     except ValueError as error:  # a setting that only the input or the model could show to be bad
         return _refuse(str(error))
     return result if isinstance(result, int) else 0

@@ -6,6 +6,7 @@ it likes; a unit stays whole, is generated once and is written under its own nam
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -121,11 +122,16 @@ def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterato
 
 def _cause_of(error: BaseException) -> str:
     """The line that a person needs: what was raised in the actor, else what Ray says of the actor's death."""
-    deepest: BaseException = error
-    while deepest.__cause__ is not None and not isinstance(deepest.__cause__, SystemException):
-        deepest = deepest.__cause__
-    lines = [line for line in str(deepest).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(deepest).__name__
+    texts = [str(error)]
+    while error.__cause__ is not None and not isinstance(error.__cause__, SystemException):
+        error = error.__cause__
+        texts.append(str(error))
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line)]
+    return (raised or lines or [type(error).__name__])[-1]
+
+
+_RAISED = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Unit): ")  # the last line of a traceback
 
 
 _ONE_UNIT: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}

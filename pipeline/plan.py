@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import storage
 from pipeline.checkpoint import Pin, hash_code, pin
 from pipeline.columns import ColumnChoices
-from pipeline.merge import Units, clear_work
+from pipeline.merge import Units
 from pipeline.run import is_complete, read_manifest
 from pipeline.sources import Listing, list_input
 from schemas.job import PLACEMENT, JobSettings, parse_prompts
@@ -73,8 +74,11 @@ class Summary:
     output: str
 
 
-def plan_job(job: str, settings: JobSettings, default_prompt: str) -> Plan:
-    """Look at the input and the model, fill what was left open; raises ValueError naming what is wrong."""
+def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | None = None) -> Plan:
+    """Look at the input and the model, fill what was left open; raises ValueError naming what is wrong.
+
+    A `model` that is given is not looked for.
+    """
     choices = ColumnChoices(
         image=settings.image_column,
         id=settings.id_column,
@@ -85,7 +89,7 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str) -> Plan:
     listing = list_input(settings.input, choices, settings.limit, settings.unit_rows)
     if not settings.prompt and listing.columns.prompt is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
-    model = pin(settings.model, settings.revision)
+    model = model or pin(settings.model, settings.revision)
     return Plan(job=job, settings=settings, listing=listing, model=model)
 
 
@@ -94,7 +98,7 @@ def find_complete(plan: Plan) -> Summary | None:
     folder = plan.settings.output
     if not is_complete(folder, plan.describe()):
         return None
-    clear_work(folder)  # a kill may have come between the manifest and this
+    storage.delete(storage.join(folder, "units"))  # a kill may have come between the manifest and this
     manifest = read_manifest(folder)
     assert manifest is not None
     sys.stderr.write(f"already complete: {manifest['rows']:,} answers in {folder}\n")

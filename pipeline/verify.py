@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.checkpoint import Pin
 from pipeline.plan import Plan, plan_job
 from pipeline.reader import read_unit
 from pipeline.run import changed_files, read_manifest, read_run
@@ -33,9 +34,9 @@ def verify_run(folder: str) -> list[str]:
     if run is None:
         raise ValueError(f"OUT must be a run folder with a run.json, {folder} has none")
     try:
-        plan = plan_of(folder, run)
+        plan = plan_of(folder, run, model=Pin(hash=run["identity"]["model_hash"]))  # the model may be gone by now
     except ValueError as error:
-        return [f"the input or the model cannot be looked at any more: {error}"]
+        return [f"the input cannot be looked at any more: {error}"]
     changed = list(changed_files(folder, plan.listing.files))
     if plan.listing.fingerprint() != run["identity"]["input_hash"]:
         changed = changed or ["  other files or rows than were listed"]
@@ -49,11 +50,11 @@ def verify_run(folder: str) -> list[str]:
     return problems + list(_verify_answers(plan, manifest))
 
 
-def plan_of(folder: str, run: dict[str, Any], gpus: int | None = None) -> Plan:
+def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None, gpus: int | None = None) -> Plan:
     """The plan that a run.json came from, made anew from its settings for the folder as it is named now."""
-    settings = JobSettings.model_validate({**run["settings"], "output": folder})
-    update = {"unit_rows": run["identity"]["unit_rows"], "gpus": gpus}
-    return plan_job(run["identity"]["job"], settings.model_copy(update=update), "")
+    identity = run["identity"]
+    placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": gpus}
+    return plan_job(identity["job"], JobSettings.model_validate(placed), "", model)
 
 
 def expected_keys(plan: Plan) -> Iterator[Key]:

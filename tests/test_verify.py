@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -116,6 +117,21 @@ def test_a_missing_answer_file_is_named(tmp_path: Path) -> None:
     run_without_ray(tmp_path)
     (tmp_path / "out" / "answers" / "part-00000.parquet").unlink()
     assert verify_run(str(tmp_path / "out")) == ["answers/part-00000.parquet is missing"]
+
+
+def test_a_run_whose_model_is_gone_can_be_verified(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint(), model)
+    run_without_ray(tmp_path, model=str(model))
+    shutil.rmtree(model)
+    assert verify_run(str(tmp_path / "out")) == []
+
+
+def test_an_input_that_is_gone_is_named(tmp_path: Path) -> None:
+    run_without_ray(tmp_path)
+    (tmp_path / "in.parquet").unlink()
+    (problem,) = verify_run(str(tmp_path / "out"))
+    assert "the input cannot be looked at any more: --input" in problem
 
 
 def test_a_changed_input_is_named(tmp_path: Path) -> None:
