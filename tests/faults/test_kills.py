@@ -116,7 +116,7 @@ def test_a_lost_node_loses_nothing(tmp_path: Path, three_nodes: Cluster) -> None
     scene = Scene(folder=tmp_path, rows=400, address=three_nodes.address)
     with scene.driver() as run:
         assert scene.wait_for(lambda: len(scene.units()) >= 5, run)
-        three_nodes.remove_node(three_nodes.list_all_nodes[-1], allow_graceful=False)
+        three_nodes.remove_node(next(iter(three_nodes.worker_nodes)), allow_graceful=False)
         three_nodes.add_node(num_cpus=4, object_store_memory=100 * 2**20)
         assert run.wait(timeout=300) == 0, scene.log()
     scene.assert_whole()
