@@ -46,7 +46,9 @@ def test_a_driver_killed_again_and_again_loses_nothing(scene: Scene) -> None:
     assert "answering them again" in scene.log()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak), (signal.SIGTERM, 143)]
+)
 def test_a_signal_stops_a_driver_within_ten_seconds(scene: Scene, number: int, status: int) -> None:
     with scene.driver() as run:
         assert scene.wait_for(lambda: bool(scene.units()), run)
@@ -87,6 +89,7 @@ def test_a_second_driver_and_another_prompt_and_another_input_are_refused(scene:
     scene.finish()
 
 
+@pytest.mark.soak
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(scene: Scene) -> None:
     scene.output.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(scene.output)]
