@@ -1,8 +1,8 @@
-# make setup | demo | test | check
+# make setup | demo | test | soak | check
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test soak check clean
 setup: .venv/.done
 
 .venv/.done: pyproject.toml constraints.txt
@@ -17,11 +17,14 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+soak: setup
+	$(BIN)/python -m pytest tests/faults -m 'ray or soak'
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not ray and not gpu'
+	$(BIN)/python -m pytest -m 'not ray and not gpu and not soak'
 
 clean:
 	rm -rf .venv out

@@ -18,6 +18,8 @@ from pydantic_core import ErrorDetails
 
 from jobs.caption import caption
 from jobs.ocr import ocr
+from jobs.retry import retry_failed
+from jobs.verify import verify
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = app.meta(list(sys.argv[1:] if argv is None else argv), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return _refuse(describe(error))
+    except KeyboardInterrupt:  # before there was anything to stop
+        return 130
     except ValueError as error:  # a setting that only the input or the model could show to be bad
         return _refuse(str(error))
     return result if isinstance(result, int) else 0
@@ -38,6 +42,8 @@ def build_app() -> App:
     app = App(name="llava-batch", help=_HELP, default_parameter=lists, result_action="return_value")
     app.command(caption)
     app.command(ocr)
+    app.command(retry_failed)
+    app.command(verify)
 
     @app.meta.default
     def launch(

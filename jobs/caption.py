@@ -8,12 +8,23 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from jobs.answer import DryRun, answer
+from jobs.answer import ContinueWithChanges, DryRun, answer
 from schemas.job import JobSettings
 
 PROMPT = "Describe the image in more details."
 
 
-def caption(*, settings: Annotated[JobSettings, Parameter(name="*")], dry_run: DryRun = False) -> int:
+def caption(
+    *,
+    settings: Annotated[JobSettings, Parameter(name="*")],
+    dry_run: DryRun = False,
+    continue_with_changes: ContinueWithChanges = False,
+) -> int:
     """Describe every image of the input."""
-    return answer("caption", settings, default_prompt=PROMPT, dry_run=dry_run)
+    return answer(
+        "caption",
+        settings,
+        default_prompt=PROMPT,
+        dry_run=dry_run,
+        continue_with_changes=continue_with_changes,
+    )

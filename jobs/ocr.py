@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from pydantic import Field
 
-from jobs.answer import DryRun, answer
+from jobs.answer import ContinueWithChanges, DryRun, answer
 from schemas.job import JobSettings
 
 PROMPT = "What does the text say?"
@@ -20,6 +20,17 @@ class OcrSettings(JobSettings):
     max_new_tokens: int = Field(1024, ge=1, description="Longest answer, in tokens.")
 
 
-def ocr(*, settings: Annotated[OcrSettings, Parameter(name="*")], dry_run: DryRun = False) -> int:
+def ocr(
+    *,
+    settings: Annotated[OcrSettings, Parameter(name="*")],
+    dry_run: DryRun = False,
+    continue_with_changes: ContinueWithChanges = False,
+) -> int:
     """Read the text in every image of the input."""
-    return answer("ocr", settings, default_prompt=PROMPT, dry_run=dry_run)
+    return answer(
+        "ocr",
+        settings,
+        default_prompt=PROMPT,
+        dry_run=dry_run,
+        continue_with_changes=continue_with_changes,
+    )

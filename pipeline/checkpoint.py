@@ -1,12 +1,19 @@
 """Which checkpoint a model name means, and what proves that it is still the same one."""
 
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from transformers import AutoConfig
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
 _END = 2**20  # bytes hashed at either end of a file: a safetensors header, and the last weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """What proves a checkpoint: the commit of a hub model; or a folder's hash, and that of each file."""
+
+    hash: str
+    files: dict[str, str] = field(default_factory=dict)  # chat template, tokenizer, weights, ... by name
 
 
 def locate(model: str) -> str:
@@ -14,8 +21,8 @@ def locate(model: str) -> str:
     return str(DEMO) if model == "demo" else model
 
 
-def pin(model: str, revision: str | None) -> str:
-    """The commit of a hub model, or a hash of a local folder: what a resume compares. Raises ValueError.
+def pin(model: str, revision: str | None) -> Pin:
+    """What a resume compares. Raises ValueError where there is no such model.
 
     A local file counts with its name, size and first and last MiB: ten seconds for 200 GB, and a retrained or truncated
     checkpoint shows.
@@ -24,25 +31,35 @@ def pin(model: str, revision: str | None) -> str:
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise ValueError(f"--model must be a checkpoint folder with a config.json, {model!r} has none")
-        return _hash_folder(folder)
+        return _pin_folder(folder)
+    from transformers import AutoConfig  # a second that a local checkpoint does not need
+
     try:
         config = AutoConfig.from_pretrained(model, revision=revision)
     except OSError as error:
         raise ValueError(f"--model {model!r} is neither a folder here nor to be had from the hub: {error}") from error
-    return str(config._commit_hash)
+    return Pin(hash=str(config._commit_hash))
 
 
-def _hash_folder(folder: Path) -> str:
+def hash_code(folder: Path = Path(__file__).parent) -> str:
+    """A hash of the code that decides what a row's answer is: preprocessing, engine and stages."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
-            digest.update(_ends(path))
-    return digest.hexdigest()
+    for path in sorted([*folder.glob("preprocess/*.py"), *folder.glob("engine/*.py"), folder / "stages.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
-def _ends(path: Path) -> bytes:
+def _pin_folder(folder: Path) -> Pin:
+    files = {
+        path.relative_to(folder).as_posix(): _hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    return Pin(hash=hashlib.sha256(repr(files).encode()).hexdigest(), files=files)
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256(f"{path.stat().st_size}\n".encode())
     with path.open("rb") as file:
-        head = file.read(_END)
+        digest.update(file.read(_END))
         file.seek(max(_END, path.stat().st_size - _END))
-        return head + file.read()
+        digest.update(file.read())
+    return digest.hexdigest()[:16]

@@ -6,9 +6,10 @@ it likes; a unit stays whole, is generated once and is written under its own nam
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,9 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.exceptions import SystemException
 
-from pipeline.run import Counts, count_answers, write_unit
+from pipeline.patience import patiently
+from pipeline.poison import Guard, Markers, bounded_loading
 from pipeline.stages import Engine, Generate, Preprocess, final_answers
+from pipeline.units import Counts, ErrorType, count_answers, write_unit
 from schemas.job import JobSettings
 from schemas.sample import binary_views
 
@@ -35,6 +39,23 @@ class Placement:
 
     preprocess_workers: int
     gpus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What the actors are told: how a unit is read, prepared and answered, and where its answers go."""
+
+    settings: JobSettings
+    read: Callable[[int], pa.Table]
+    load_preprocess: Callable[[JobSettings], Preprocess]
+    load_engine: Callable[[JobSettings], Engine]
+    folder: str  # units/ is below it
+    run: str
+    markers: Markers
+
+
+class RunFailed(RuntimeError):
+    """The run could not go on; what is done stays."""
 
 
 @contextmanager
@@ -68,35 +89,49 @@ def place(settings: JobSettings) -> Placement:
     return Placement(gpus=gpus, preprocess_workers=settings.preprocess_workers or max(1, spare))
 
 
-def run_units(
-    units: Sequence[int],
-    read: Callable[[int], pa.Table],
-    settings: JobSettings,
-    load_engine: Callable[[JobSettings], Engine],
-    placement: Placement,
-) -> Iterator[Counts]:
-    """Answer these units and yield the counts of each as it is written, in the order in which they finish."""
+def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterator[Counts]:
+    """Answer these units and yield the counts of each as it is written, in the order in which they finish.
+
+    Raises RunFailed where an actor could not load or a bug ended the run.
+    """
     _set_context()
     dataset = (
         ray.data.range(len(units), override_num_blocks=len(units))
         .map_batches(
             _ReadAndPreprocess,
-            fn_constructor_args=(np.asarray(units), read, settings),
+            fn_constructor_args=(np.asarray(units), work),
             compute=ActorPoolStrategy(min_size=1, max_size=placement.preprocess_workers, **_several_units(2)),
             num_cpus=1,
             **_ONE_UNIT,
         )
         .map_batches(
             _GenerateAndWrite,
-            fn_constructor_args=(settings, load_engine),
+            fn_constructor_args=(work,),
             compute=ActorPoolStrategy(size=max(1, placement.gpus), **_several_units(3)),
             num_gpus=1 if placement.gpus else None,
             num_cpus=1,
             **_ONE_UNIT,
         )
     )
-    for row in dataset.iter_rows():
-        yield Counts(rows=row["rows"], errors=row["errors"], by_type=tuple(map(_as_type, row["by_type"])))
+    try:
+        for row in dataset.iter_rows():
+            yield Counts(rows=row["rows"], errors=row["errors"], by_type=tuple(map(_as_type, row["by_type"])))
+    except ray.exceptions.RayError as error:
+        raise RunFailed(_cause_of(error)) from error
+
+
+def _cause_of(error: BaseException) -> str:
+    """The line that a person needs: what was raised in the actor, else what Ray says of the actor's death."""
+    texts = [str(error)]
+    while error.__cause__ is not None and not isinstance(error.__cause__, SystemException):
+        error = error.__cause__
+        texts.append(str(error))
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line)]
+    return (raised or lines or [type(error).__name__])[-1]
+
+
+_RAISED = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Unit): ")  # the last line of a traceback
 
 
 _ONE_UNIT: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
@@ -114,32 +149,41 @@ def _several_units(at_once: int) -> dict[str, Any]:
 class _ReadAndPreprocess:
     """Unit numbers to units of samples: encoded images never leave the actor that decodes them."""
 
-    def __init__(self, units: npt.NDArray[np.int64], read: Callable[[int], pa.Table], settings: JobSettings) -> None:
+    def __init__(self, units: npt.NDArray[np.int64], work: Work) -> None:
         self._units = units
-        self._read = read
-        self._preprocess = Preprocess(settings)
+        self._read = work.read
+        with bounded_loading("preprocess", _actor(), work.markers):
+            self._preprocess = work.load_preprocess(work.settings)
+        self._guard = Guard("preprocess", work.markers, self._preprocess.give_up)
 
     def __call__(self, batch: Batch) -> Batch:
         unit = int(self._units[batch.column("id")[0].as_py()])
-        return pack(unit, self._preprocess(self._read(unit)))
+        return pack(unit, self._guard(unit, lambda: patiently(lambda: self._read(unit)), self._preprocess))
 
 
 class _GenerateAndWrite:
     """Units of samples to receipts: a unit's answers are in place before anybody hears of it."""
 
-    def __init__(self, settings: JobSettings, load_engine: Callable[[JobSettings], Engine]) -> None:
-        self._folder = settings.output
-        self._generate = Generate(settings, load_engine)
+    def __init__(self, work: Work) -> None:
+        self._folder, self._run = work.folder, work.run
+        with bounded_loading("generate", _actor(), work.markers):
+            self._generate = Generate(work.settings, work.load_engine)
+        self._guard = Guard("generate", work.markers, self._generate.give_up)
 
     def __call__(self, batch: Batch) -> Batch:
         unit, samples = unpack(batch)
-        answers = final_answers(self._generate(samples))
-        write_unit(self._folder, unit, answers)
+        answers = final_answers(self._guard(unit, lambda: samples, self._generate))
+        patiently(lambda: write_unit(self._folder, self._run, unit, answers))
         return _receipt(count_answers(answers))
 
 
+def _actor() -> str:
+    """The name of this actor, which it keeps when its process is restarted."""
+    return str(ray.get_runtime_context().get_actor_id())
+
+
 def _receipt(counts: Counts) -> pa.Table:
-    by_type = [{"stage": stage, "type": kind, "rows": rows} for stage, kind, rows in counts.by_type]
+    by_type = [asdict(one) for one in counts.by_type]
     return pa.table({"rows": [counts.rows], "errors": [counts.errors], "by_type": [by_type]}, schema=_RECEIPT)
 
 
@@ -149,14 +193,23 @@ _RECEIPT = pa.schema(
         pa.field("errors", pa.int64()),
         pa.field(
             "by_type",
-            pa.list_(pa.struct([("stage", pa.string()), ("type", pa.string()), ("rows", pa.int64())])),
+            pa.list_(
+                pa.struct(
+                    [
+                        ("stage", pa.string()),
+                        ("type", pa.string()),
+                        ("rows", pa.int64()),
+                        ("examples", pa.list_(pa.string())),
+                    ]
+                )
+            ),
         ),
     ]
 )
 
 
-def _as_type(row: dict[str, object]) -> tuple[str, str, int]:
-    return str(row["stage"]), str(row["type"]), int(str(row["rows"]))
+def _as_type(row: dict[str, Any]) -> ErrorType:
+    return ErrorType(**{**row, "examples": tuple(row["examples"])})
 
 
 def pack(unit: int, table: pa.Table) -> Batch:
@@ -191,3 +244,4 @@ def _set_context() -> None:
     context.enable_progress_bars = False
     context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
     context.max_errored_blocks = 0
+    context.max_consecutive_actor_init_deaths = 0  # an error while loading is said at once; for deaths see poison.py

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from pipeline.checkpoint import locate
 from pipeline.columns import describe_columns
-from pipeline.job import Plan
+from pipeline.plan import Plan
+from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.template import describe_template
 from pipeline.reader import unit_reader
 from pipeline.stages import Preprocess
@@ -17,10 +19,11 @@ ROWS = 8
 def describe_plan(plan: Plan) -> str:
     """The input, its columns, the model, the prompts and the output, a line each."""
     listing, settings = plan.listing, plan.settings
+    facts = read_facts(locate(settings.model), settings.revision)
     lines = [
         f"input    {listing.num_rows:,} rows of {listing.files.num_rows:,} {listing.format} files",
         *(f"         {line}" for line in describe_columns(listing.columns)),
-        f"model    {settings.model} ({plan.model[:12]}), {plan.facts.text.backbone}, context {plan.facts.context:,}",
+        f"model    {settings.model} ({plan.model.hash[:12]}), {facts.text.backbone}, context {facts.context:,}",
         f"chat     {describe_template(settings.chat_template)}",
         *([] if settings.system is None else [f"system   {settings.system!r}"]),
         *(f"prompt   {prompt.id}: {prompt.text!r}" for prompt in parse_prompts(settings.prompt)),

@@ -2,17 +2,22 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 from pipeline import storage
+from pipeline.patience import WAITS_S, is_transient, patiently
 from schemas.errors import RowError
 
 SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "data")
 _SHOWN = 200  # characters of a URI in a message: a data: URI holds a whole image
 
 
-def fetch(uri: str, max_bytes: int) -> bytes:
-    """The bytes that `uri` names: a path, an object of a store, or a data: URI. Raises RowError with what to do."""
+def fetch(uri: str, max_bytes: int, waits_s: Sequence[float] = WAITS_S) -> bytes:
+    """The bytes that `uri` names: a path, an object of a store, or a data: URI. Raises RowError with what to do.
+
+    What may pass (a timeout, a 429, a 5xx) is tried again after each of `waits_s`.
+    """
     is_data = uri[:5].lower() == "data:"
     scheme = "data" if is_data else storage.scheme_of(uri)
     if scheme not in SCHEMES:
@@ -22,7 +27,7 @@ def fetch(uri: str, max_bytes: int) -> bytes:
             f"images are not fetched from {scheme}://, only from paths, {', '.join(SCHEMES[1:])}: "
             f"copy the image there first, got {_short(uri)}",
         )
-    data = _decode(uri, max_bytes) if is_data else _read(uri, max_bytes)
+    data = _decode(uri, max_bytes) if is_data else _read(uri, max_bytes, waits_s)
     if len(data) > max_bytes:
         raise _too_large(uri, max_bytes)
     if not data:
@@ -30,10 +35,10 @@ def fetch(uri: str, max_bytes: int) -> bytes:
     return data
 
 
-def _read(uri: str, max_bytes: int) -> bytes:
+def _read(uri: str, max_bytes: int, waits_s: Sequence[float]) -> bytes:
     """At most one byte more than the limit, which tells that there is more."""
     try:
-        return storage.read_bytes(uri, max_bytes + 1)
+        return patiently(lambda: storage.read_bytes(uri, max_bytes + 1), waits_s)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RowError("fetch", "FileNotFound", f"{_short(uri)} is not there: check the path") from error
     except PermissionError as error:
@@ -42,7 +47,8 @@ def _read(uri: str, max_bytes: int) -> bytes:
     except storage.UnsupportedScheme as error:
         raise RowError("fetch", "UnsupportedScheme", _short(str(error))) from error
     except (OSError, ValueError) as error:  # ValueError: what is no path at all, with a null character in it
-        message = f"{_short(uri)} could not be read ({_short(str(error))}): retry, or check the path"
+        tried = f" in {len(waits_s) + 1} tries" if is_transient(error) else ""
+        message = f"{_short(uri)} could not be read{tried} ({_short(str(error))}): retry, or check the path"
         raise RowError("fetch", "FetchFailed", message) from error
 
 

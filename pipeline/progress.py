@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from pipeline.run import Counts
+from pipeline.units import Counts
 
 
 @dataclass(slots=True, kw_only=True)

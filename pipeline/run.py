@@ -1,18 +1,18 @@
-"""The run folder: what was asked (run.json), what is done (units/), the answers, and the manifest that means complete.
+"""The run folder: what was asked (run.json), and what was there to answer (input.parquet).
 
-run.json            first; a run resumes only under the fingerprint in it
-units/*.parquet     one file a finished work unit; a unit is done exactly when its file exists
-answers/*.parquet   the units merged, in order
-manifest.json       last; once it is there units/ goes
+run.json              first; a run goes on only under the fingerprint in it
+input.parquet         the input's files as they were listed, to say which of them changed
+units/*.parquet       while it runs: one file a finished work unit; a unit is done exactly when its file exists
+answers/*.parquet     the units merged, in order
+attempts/*.parquet    the failed rows that were tried again, as they were before
+manifest.json         last; its presence means complete, units/ goes after it
 """
 
 import hashlib
-import io
 import json
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -20,56 +20,91 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.units import to_parquet
 
 FORMAT = 1  # of run.json and manifest.json
-ROWS_A_FILE = 250_000
-ROWS_A_GROUP = 10_000
+_SHOWN = 10  # changed input files named in a message
+# What decides which row an answer stands for: never to be changed in a folder that has answers.
+FIXED = frozenset({"job", "keep", "id_column", "unit_rows", "input_rows", "input_layout", "prompt_ids"})
 
 
 class RunMismatch(ValueError):
     """The folder holds a run of other settings or other input; the message lists what differs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Answer rows by status, and errors by (stage, type)."""
+def begin_run(
+    folder: str, description: dict[str, Any], files: pa.Table | None = None, *, continue_with_changes: bool = False
+) -> dict[str, Any]:
+    """Write run.json, or check that the one in place has the same fingerprint; returns the run in force.
 
-    rows: int = 0
-    errors: int = 0
-    by_type: tuple[tuple[str, str, int], ...] = ()
-
-    def __add__(self, other: "Counts") -> "Counts":
-        types = Counter({(stage, kind): count for stage, kind, count in self.by_type})
-        types.update({(stage, kind): count for stage, kind, count in other.by_type})
-        by_type = tuple((stage, kind, count) for (stage, kind), count in sorted(types.items()))
-        return Counts(rows=self.rows + other.rows, errors=self.errors + other.errors, by_type=by_type)
-
-
-def count_answers(answers: pa.Table) -> Counts:
-    """The counts of one table of answers."""
-    failed = answers.filter(pc.equal(answers.column("status"), "error"))
-    types = Counter(zip(failed.column("error_stage").to_pylist(), failed.column("error_type").to_pylist(), strict=True))
-    by_type = tuple((stage, kind, count) for (stage, kind), count in sorted(types.items()))
-    return Counts(rows=answers.num_rows, errors=failed.num_rows, by_type=by_type)
-
-
-def begin_run(folder: str, description: dict[str, Any]) -> dict[str, Any]:
-    """Write run.json, or check that the one in place has the same fingerprint; returns the description in force.
-
-    `description["identity"]` is what must be the same for a resume; the rest is for people. Raises RunMismatch.
+    `description["identity"]` is what must be the same for a resume, `files` is the input's listing; the rest is for
+    people. With `continue_with_changes` differences are recorded instead of refused, but for those in FIXED.
     """
-    path = storage.join(folder, "run.json")
-    wanted = {"format": FORMAT, "fingerprint": fingerprint(description["identity"]), **description}
-    if not storage.exists(path):
-        storage.write_atomic(path, _to_json(wanted))
-        return wanted
-    found: dict[str, Any] = json.loads(storage.read_bytes(path))
-    if found["fingerprint"] != wanted["fingerprint"]:
-        differences = "\n".join(_differences(found["identity"], json.loads(_to_json(wanted["identity"]))))
-        raise RunMismatch(
-            f"{folder} holds another run; resume it with its own settings or choose a new --output.\n{differences}"
-        )
-    return found
+    wanted = _described(description)
+    found = read_run(folder)
+    if found is None:
+        if files is not None:
+            storage.write_atomic(_listing_path(folder), to_parquet(files))
+        begun = {"run": uuid.uuid4().hex, "begun": _now(), **wanted, "changes": []}
+        storage.write_atomic(_run_path(folder), _to_json(begun))
+        return begun
+    if found["fingerprint"] == wanted["fingerprint"]:
+        return found
+    differences = list(_differences(found["identity"], wanted["identity"]))
+    lines = [*differences, *changed_files(folder, files)]
+    fixed = sorted({name for name in FIXED if found["identity"].get(name) != wanted["identity"].get(name)})
+    if fixed or not continue_with_changes:
+        raise RunMismatch(_refusal(folder, lines, fixed if continue_with_changes else []))
+    return _record_change(folder, found, wanted, lines, files)
+
+
+def read_run(folder: str) -> dict[str, Any] | None:
+    """The run.json of a folder, None where there is none. Raises RunMismatch for one of another format."""
+    run = _read_json(_run_path(folder))
+    if run is not None and run.get("format") != FORMAT:
+        raise RunMismatch(f"{_run_path(folder)} must have format {FORMAT}, it has {run.get('format')!r}")
+    return run
+
+
+def settle(folder: str, name: str, value: str, *, continue_with_changes: bool = False) -> None:
+    """Record what only the cluster could tell, as the precision of `auto`; raises RunMismatch where it was another."""
+    run = read_run(folder) or {}
+    settled = run.setdefault("settled", {})
+    found = settled.get(name)
+    if found == value:
+        return
+    if found is not None:
+        line = f"  {name}: {found!r} there, {value!r} now"
+        if not continue_with_changes:
+            raise RunMismatch(_refusal(folder, [line], []))
+        run["changes"].append({"at": _now(), "differences": [line.strip()]})
+    settled[name] = value
+    storage.write_atomic(_run_path(folder), _to_json(run))
+
+
+def is_complete(folder: str, description: dict[str, Any]) -> bool:
+    """Whether the folder holds this very run with its manifest; a look, nothing is written."""
+    run = read_run(folder)
+    same = run is not None and run["fingerprint"] == _described(description)["fingerprint"]
+    return same and storage.exists(_manifest_path(folder))
+
+
+def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
+    """The input files that were added, removed or changed since the run began, the first few by name."""
+    if files is None or not storage.exists(_listing_path(folder)):
+        return
+    before = pq.read_table(pa.BufferReader(storage.read_bytes(_listing_path(folder))))
+    sides = (before.column("url"), files.column("url"))
+    added = files.filter(pc.invert(pc.is_in(sides[1], value_set=sides[0].combine_chunks())))
+    removed = before.filter(pc.invert(pc.is_in(sides[0], value_set=sides[1].combine_chunks())))
+    old, new = (table.select(["url", "size", "version", "num_rows"]) for table in (before, files))
+    both = new.join(old, "url", right_suffix="_before", join_type="inner")
+    same = [pc.equal(both.column(name), both.column(f"{name}_before")) for name in ("size", "version", "num_rows")]
+    changed = both.filter(pc.invert(pc.and_(pc.and_(same[0], same[1]), same[2])))
+    for what, table in (("added", added), ("removed", removed), ("changed", changed)):
+        yield from (f"  input file {what}: {url}" for url in table.column("url").slice(0, _SHOWN).to_pylist())
+        if table.num_rows > _SHOWN:
+            yield f"  and {table.num_rows - _SHOWN:,} more input files {what}"
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -77,81 +112,82 @@ def fingerprint(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def unit_path(folder: str, unit: int) -> str:
-    """Where the answers of a unit are put, at once and whole."""
-    return storage.join(folder, "units", f"unit-{unit:08d}.parquet")
-
-
-def write_unit(folder: str, unit: int, answers: pa.Table) -> None:
-    """Put a unit's answers in place; writing them again changes nothing."""
-    storage.write_atomic(unit_path(folder, unit), to_parquet([answers], answers.schema))
-
-
-def done_units(folder: str) -> set[int]:
-    """The numbers of the units whose files exist."""
-    files = storage.list_files(storage.join(folder, "units"), (".parquet",))
-    names = (re.search(r"unit-(\d+)\.parquet$", file.url) for file in files)
-    return {int(name[1]) for name in names if name}
-
-
 def read_manifest(folder: str) -> dict[str, Any] | None:
     """The manifest of a complete run, None while it is not complete."""
-    path = storage.join(folder, "manifest.json")
+    return _read_json(_manifest_path(folder))
+
+
+def write_manifest(folder: str, manifest: dict[str, Any]) -> None:
+    """Put the manifest in place: from now on the run is complete."""
+    storage.write_atomic(_manifest_path(folder), _to_json(manifest))
+
+
+def _run_path(folder: str) -> str:
+    return storage.join(folder, "run.json")
+
+
+def _manifest_path(folder: str) -> str:
+    return storage.join(folder, "manifest.json")
+
+
+def _listing_path(folder: str) -> str:
+    return storage.join(folder, "input.parquet")
+
+
+def _described(description: dict[str, Any]) -> dict[str, Any]:
+    """The description as it is in JSON, with its fingerprint."""
+    described = {"format": FORMAT, "fingerprint": fingerprint(description["identity"]), **description}
+    plain: dict[str, Any] = json.loads(_to_json(described))
+    return plain
+
+
+def _record_change(
+    folder: str, found: dict[str, Any], wanted: dict[str, Any], lines: list[str], files: pa.Table | None
+) -> dict[str, Any]:
+    change = {"at": _now(), "differences": [line.strip() for line in lines], "fingerprint_before": found["fingerprint"]}
+    changed = {**found, **wanted, "changes": [*found["changes"], change]}
+    if files is not None:
+        storage.write_atomic(_listing_path(folder), to_parquet(files))
+    storage.write_atomic(_run_path(folder), _to_json(changed))
+    return changed
+
+
+def _refusal(folder: str, differences: list[str], fixed: list[str]) -> str:
+    first = f"{folder} holds another run. What differs:"
+    if fixed:
+        choice = (
+            f"{', '.join(fixed)} cannot change within a folder, not even with --continue-with-changes: "
+            "choose a new --output."
+        )
+    else:
+        choice = (
+            "Choose a new --output, go back to the settings and input of that run, or add --continue-with-changes: "
+            "what is answered stays as it is, the rest is answered with what is new, and run.json records it."
+        )
+    return "\n".join([first, *differences, choice])
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted(found.keys() | wanted.keys()):
+        before, after = found.get(name), wanted.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield f"  {prefix}{name}: {before!r} there, {after!r} now"
+
+
+def _read_json(path: str) -> dict[str, Any] | None:
     if not storage.exists(path):
         return None
-    manifest: dict[str, Any] = json.loads(storage.read_bytes(path))
-    return manifest
+    try:
+        value: dict[str, Any] = json.loads(storage.read_bytes(path))
+    except ValueError as error:
+        raise RunMismatch(f"{path} must be JSON that a run wrote, it is not: {error}") from error
+    return value
 
 
-def finish_run(folder: str, num_units: int, timings: dict[str, float]) -> dict[str, Any]:
-    """Merge the units into answers/, write the manifest, remove units/; a kill at any point only repeats this."""
-    missing = set(range(num_units)) - done_units(folder)
-    if missing:
-        raise RuntimeError(f"{len(missing)} of {num_units} units are not done, the first is {min(missing)}")
-    files, counts = [], Counts()
-    for number, (tables, schema) in enumerate(_groups_of_units(folder, num_units)):
-        name = f"answers/part-{number:05d}.parquet"
-        data = to_parquet(tables, schema)
-        storage.write_atomic(storage.join(folder, name), data)
-        part = sum((count_answers(table) for table in tables), Counts())
-        files.append({"path": name, "rows": part.rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
-        counts += part
-    manifest = {
-        "format": FORMAT,
-        "fingerprint": json.loads(storage.read_bytes(storage.join(folder, "run.json")))["fingerprint"],
-        "rows": counts.rows,
-        "ok": counts.rows - counts.errors,
-        "errors": counts.errors,
-        "errors_by_type": [{"stage": stage, "type": kind, "rows": rows} for stage, kind, rows in counts.by_type],
-        "files": files,
-        "timings": timings,
-    }
-    storage.write_atomic(storage.join(folder, "manifest.json"), _to_json(manifest))
-    storage.delete(storage.join(folder, "units"))
-    return manifest
-
-
-def to_parquet(tables: Sequence[pa.Table], schema: pa.Schema) -> bytes:
-    """One Parquet file of these tables: zstd, row groups that a viewer can open."""
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
-        writer.write_table(pa.concat_tables(tables), row_group_size=ROWS_A_GROUP)
-    return buffer.getvalue()
-
-
-def _groups_of_units(folder: str, num_units: int) -> Iterator[tuple[list[pa.Table], pa.Schema]]:
-    group: list[pa.Table] = []
-    for unit in range(num_units):
-        group.append(pq.read_table(pa.BufferReader(storage.read_bytes(unit_path(folder, unit)))))
-        if sum(table.num_rows for table in group) >= ROWS_A_FILE or unit == num_units - 1:
-            yield group, group[0].schema
-            group = []
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            yield f"  {name}: {found.get(name)!r} there, {wanted.get(name)!r} now"
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _to_json(value: dict[str, Any]) -> bytes:

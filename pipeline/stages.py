@@ -20,7 +20,7 @@ from pipeline.preprocess.conversation import Conversation, ask, parse_messages
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
 from pipeline.reader import KEEP
-from schemas.answer import ANSWER_SCHEMA, Answer, answers_to_table
+from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table
 from schemas.engine import Dtype, EngineSettings, Sampling
 from schemas.errors import Failure, RowError
 from schemas.job import JobSettings, NamedPrompt, fill, parse_prompts
@@ -64,6 +64,11 @@ class Preprocess:
         """The row's first prompt as the model will read it, for people to look at; raises RowError."""
         prompt = self._prompts[0] if self._prompts else None
         return self.preprocessor.render(conversation_of(request, prompt))
+
+    def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
+        """The samples of requests that all failed in the same way."""
+        samples = [self._failed(request, failure) for request in table_to_requests(table)]
+        return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
 
     def _fetch(self, request: Request) -> list[bytes] | Failure:
         return attempt(lambda: [fetch_image(image, self._max_image_bytes) for image in images_of(request)])
@@ -109,8 +114,14 @@ class Generate:
         asked = [(sample.id, prompt.id) for sample in samples for prompt in sample.prompts]
         if asked != [(answer.id, answer.prompt_id) for answer in answers]:
             raise RuntimeError(f"the engine gave {len(answers)} answers for {len(asked)} prompts, or in another order")
-        rows = [row for row, sample in enumerate(samples) for _ in sample.prompts]
-        return _beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows)))
+        return _answered(samples, answers, table)
+
+    def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
+        """The answers of samples that all failed in the same way; a prompt that had failed before keeps its reason."""
+        samples = table_to_samples(table)
+        pairs = ((sample, prompt) for sample in samples for prompt in sample.prompts)
+        answers = [answer_from(sample, _with_failure(prompt, failure), None) for sample, prompt in pairs]
+        return _answered(samples, answers, table)
 
 
 def load_engine(settings: JobSettings) -> TorchEngine:
@@ -180,6 +191,15 @@ def final_answers(table: pa.Table) -> pa.Table:
     names = [name.removeprefix(KEEP) for name in table.column_names]
     assert names[: len(ANSWER_SCHEMA)] == ANSWER_SCHEMA.names
     return table.rename_columns(names)
+
+
+def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:
+    return prompt if prompt.failure else Prompt(id=prompt.id, text=prompt.text, failure=failure)
+
+
+def _answered(samples: list[Sample], answers: list[Answer], table: pa.Table) -> pa.Table:
+    rows = [row for row, sample in enumerate(samples) for _ in sample.prompts]
+    return _beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows)))
 
 
 def _beside(table: pa.Table, kept: pa.Table) -> pa.Table:

@@ -21,7 +21,6 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_LOCAL_SCHEMES = ("file", "local")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _GLOB = re.compile(r"[*?[]")
 # What stores say of an object's content, strongest first; a time where a store keeps no hash.
@@ -108,6 +107,22 @@ def write_atomic(url: str, data: bytes) -> None:
         filesystem.pipe_file(key, data)  # one put, or a multipart upload that shows when it is complete
 
 
+def create_new(url: str, data: bytes) -> bool:
+    """Put `data` at `url`, whole, where nothing is; False where something is. Of many at once one succeeds.
+
+    Stores without conditional writes only look before they write: there two may both succeed.
+    """
+    path = local_path(url)
+    if path is not None:
+        return _create_local(path, data)
+    filesystem, key = _remote(url)
+    with _store_errors(url), contextlib.suppress(FileExistsError):
+        if not exists(url):
+            filesystem.pipe_file(key, data, mode="create")  # If-None-Match, or the like
+            return True
+    return False
+
+
 def delete(url: str) -> None:
     """Delete a file, or a folder with all below it; what is not there is no error."""
     path = local_path(url)
@@ -149,7 +164,7 @@ def scheme_of(url: str) -> str:
 
 def local_path(url: str) -> str | None:
     """The absolute path on this machine, or None where `url` is not local."""
-    if scheme_of(url) not in _LOCAL_SCHEMES:
+    if scheme_of(url) not in ("file", "local"):
         return None
     return os.path.abspath(os.path.expanduser(_SCHEME.sub("", url, count=1)))
 
@@ -253,7 +268,7 @@ def _version(entry: dict[str, object]) -> str:
 def _write_local(path: str, data: bytes) -> None:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    half = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")  # the dot hides it from listings
+    half = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")  # hidden from listings
     try:
         with open(half, "xb") as file:
             file.write(data)
@@ -264,6 +279,18 @@ def _write_local(path: str, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(half)
         raise
+
+
+def _create_local(path: str, data: bytes) -> bool:
+    whole = f"{path}.{uuid.uuid4().hex}.tmp"
+    _write_local(whole, data)
+    try:
+        os.link(whole, path)  # one step, on network drives as well
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(whole)
+    return True
 
 
 def _delete_local(path: str) -> None:

@@ -1,7 +1,15 @@
 """Fakes that come in by the front door: engines that a job is given instead of the real one."""
 
+import ctypes
+import os
+import signal
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import pyarrow as pa
+
+from pipeline.stages import Preprocess
 from schemas.answer import Answer, Generation, answer_from
 from schemas.job import JobSettings
 from schemas.sample import Prompt, Sample
@@ -22,3 +30,67 @@ class EchoEngine:
 
 def load_echo_engine(settings: JobSettings) -> EchoEngine:
     return EchoEngine()
+
+
+def load_deadly_engine(settings: JobSettings) -> EchoEngine:
+    """An echo engine whose process is killed by every sample called `...kills-generate`."""
+    return DeadlyEngine()
+
+
+class DeadlyEngine(EchoEngine):
+    """Dies as of a crash in native code."""
+
+    def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]:
+        for sample in samples:
+            if sample.id.endswith("kills-generate") and any(not prompt.failure for prompt in sample.prompts):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield from super().generate([sample])
+
+
+class DeadlyPreprocess(Preprocess):
+    """Crashes for real, by reading at address 0, on every request called `...kills-preprocess`."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        if any(id.endswith("kills-preprocess") for id in table["id"].to_pylist()):
+            ctypes.string_at(0)
+        return super().__call__(table)
+
+
+def load_engine_that_dies(settings: JobSettings) -> EchoEngine:
+    """An engine whose process does not survive its loading."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def load_engine_that_raises(settings: JobSettings) -> EchoEngine:
+    """An engine that cannot be loaded, and says why."""
+    raise ValueError("the weights have 3 layers, the config has 2")
+
+
+def load_slow_engine(settings: JobSettings) -> EchoEngine:
+    """An echo engine slow enough to be killed at work; it notes its process id in `pids/` beside the output."""
+    note_process(settings, "generate")
+    return SlowEngine()
+
+
+class SlowEngine(EchoEngine):
+    """Takes 50 ms a sample."""
+
+    def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]:
+        for sample in samples:
+            time.sleep(0.05)
+            yield from super().generate([sample])
+
+
+class NotedPreprocess(Preprocess):
+    """The real one; it notes its process id in `pids/` beside the output."""
+
+    def __init__(self, settings: JobSettings) -> None:
+        super().__init__(settings)
+        note_process(settings, "preprocess")
+
+
+def note_process(settings: JobSettings, name: str) -> None:
+    folder = Path(settings.output).parent / "pids"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}-{os.getpid()}").touch()

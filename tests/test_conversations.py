@@ -9,7 +9,8 @@ import pytest
 
 from jobs.__main__ import main
 from pipeline.dryrun import describe_plan, describe_rows
-from pipeline.job import Plan, plan_job, run_job
+from pipeline.job import run_job
+from pipeline.plan import Plan, plan_job
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine
 from tests.inputs import picture
@@ -80,7 +81,8 @@ def test_a_template_files_text_is_part_of_what_a_run_is(source: Path) -> None:
 )
 def test_what_cannot_work_is_refused_before_anything_starts(source: Path, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan_for(source, **changes)
+        run_job(plan_for(source, **changes), load_echo_engine)
+    assert not (source.parent / "out").exists()
 
 
 def test_a_dry_run_shows_the_template_and_a_conversation_as_the_model_reads_it(source: Path) -> None:

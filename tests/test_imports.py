@@ -14,6 +14,10 @@ BANNED = {
     "pipeline/preprocess": ("ray", "pandas", "pipeline.engine", "pipeline.sources", "pipeline.run", "jobs", "demo"),
     "pipeline/engine": ("ray", "pyarrow", "pandas", "fsspec", "pipeline.sources", "pipeline.run", "jobs", "demo"),
     "pipeline/run.py": ("torch", "transformers", "ray", "jobs", "demo"),
+    **dict.fromkeys(
+        (f"pipeline/{name}.py" for name in ("units", "merge", "lock", "plan", "verify", "poison", "patience")),
+        ("torch", "transformers.models", "ray", "pipeline.stages", "pipeline.dataflow", "jobs", "demo"),
+    ),
     "pipeline/sources.py": ("torch", "transformers", "ray", "jobs", "demo"),
     "pipeline/stages.py": ("ray", "jobs", "demo"),
     "pipeline": ("jobs", "demo"),

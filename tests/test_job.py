@@ -8,9 +8,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.job import ErrorBudgetSpent, plan_job, run_job
-from pipeline.run import RunMismatch, done_units
+from pipeline.answering import ErrorBudgetSpent
+from pipeline.job import run_job
+from pipeline.plan import plan_job
+from pipeline.run import RunMismatch
 from pipeline.stages import load_engine
+from pipeline.units import done_units
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine
 from tests.inputs import bad_row, good_row, write_parquet
@@ -111,8 +114,11 @@ def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
 def test_too_many_errors_stop_the_job_and_the_same_command_goes_on(tmp_path: Path) -> None:
     rows = [bad_row(i, "prompt") if i % 4 == 0 else good_row(i) for i in range(400)]
     source = write_parquet(tmp_path / "in.parquet", rows)
-    with pytest.raises(ErrorBudgetSpent, match=r"more than --max-error-rate 0.01 allows: \d+ prompt/EmptyPrompt"):
+    with pytest.raises(
+        ErrorBudgetSpent, match=r"more than --max-error-rate 0.01 allows: \d+ prompt/EmptyPrompt"
+    ) as stopped:
         run_job(plan_job("caption", settings_for(source, tmp_path / "out"), "Q?"), load_echo_engine)
+    assert str(stopped.value).count("\n  prompt/EmptyPrompt  row-") == 3
     assert done_units(str(tmp_path / "out"))
     again = plan_job("caption", settings_for(source, tmp_path / "out", max_error_rate=1.0), "Q?")
     assert run_job(again, load_echo_engine).errors == 100

@@ -4,7 +4,7 @@ import io
 import time
 
 from pipeline.progress import Progress
-from pipeline.run import Counts
+from pipeline.units import Counts
 
 
 def test_the_line_says_how_many_are_done_and_failed() -> None:

@@ -7,17 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.run import (
-    Counts,
-    RunMismatch,
-    begin_run,
-    count_answers,
-    done_units,
-    finish_run,
-    read_manifest,
-    unit_path,
-    write_unit,
-)
+from pipeline import merge
+from pipeline.merge import BrokenUnits, Units, finish_run
+from pipeline.run import RunMismatch, begin_run, read_manifest, read_run, settle
+from pipeline.units import Counts, ErrorType, count_answers, done_units, unit_path, write_unit
 from schemas.answer import Answer, answers_to_table
 
 DESCRIPTION = {"identity": {"model": "demo", "prompt": ["What?"]}, "settings": {"gpus": 1}}
@@ -43,8 +36,20 @@ def some_answers(unit: int, rows: int = 3, failed: int = 1) -> pa.Table:
 def begun(folder: Path, units: int = 0) -> str:
     begin_run(str(folder), DESCRIPTION)
     for unit in range(units):
-        write_unit(str(folder), unit, some_answers(unit))
+        write_unit(str(folder), "me", unit, some_answers(unit))
     return str(folder)
+
+
+def finished(folder: str, num_units: int) -> dict[str, object]:
+    units = Units(folder=folder, run="me", num_units=num_units, answers_of=lambda unit: 3)
+    return finish_run(units, "fingerprint", {"seconds": 1.0})
+
+
+def listing(**versions: str) -> pa.Table:
+    rows = [
+        {"url": url, "name": url, "size": 1, "version": version, "num_rows": 5} for url, version in versions.items()
+    ]
+    return pa.Table.from_pylist(rows)
 
 
 def test_the_same_run_may_go_on(tmp_path: Path) -> None:
@@ -63,7 +68,7 @@ def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
 def test_a_unit_is_done_when_its_file_exists(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     assert done_units(folder) == set()
-    write_unit(folder, 7, some_answers(7))
+    write_unit(folder, "me", 7, some_answers(7))
     (tmp_path / "units" / "unit-00000008.parquet.tmp").write_bytes(b"half")
     assert done_units(folder) == {7}
 
@@ -71,13 +76,13 @@ def test_a_unit_is_done_when_its_file_exists(tmp_path: Path) -> None:
 def test_writing_a_unit_again_changes_nothing(tmp_path: Path) -> None:
     folder = begun(tmp_path, units=1)
     before = Path(unit_path(folder, 0)).read_bytes()
-    write_unit(folder, 0, some_answers(0))
+    write_unit(folder, "me", 0, some_answers(0))
     assert Path(unit_path(folder, 0)).read_bytes() == before
 
 
 def test_a_finished_run_holds_every_row_in_order_and_no_units(tmp_path: Path) -> None:
     folder = begun(tmp_path, units=4)
-    manifest = finish_run(folder, 4, {"seconds": 1.0})
+    manifest = finished(folder, 4)
     ids = pq.read_table(tmp_path / "answers")["id"].to_pylist()
     assert [id.split("-")[0] for id in ids] == [str(unit) for unit in range(4) for _ in range(3)]
     assert (manifest["rows"], manifest["ok"], manifest["errors"]) == (12, 8, 4)
@@ -88,7 +93,7 @@ def test_a_finished_run_holds_every_row_in_order_and_no_units(tmp_path: Path) ->
 
 def test_the_manifest_names_each_file_with_its_hash(tmp_path: Path) -> None:
     folder = begun(tmp_path, units=2)
-    (file,) = finish_run(folder, 2, {})["files"]
+    (file,) = finished(folder, 2)["files"]
     data = (tmp_path / file["path"]).read_bytes()
     assert file == {
         "path": "answers/part-00000.parquet",
@@ -101,7 +106,7 @@ def test_the_manifest_names_each_file_with_its_hash(tmp_path: Path) -> None:
 def test_a_run_with_a_unit_missing_cannot_finish(tmp_path: Path) -> None:
     folder = begun(tmp_path, units=2)
     with pytest.raises(RuntimeError, match="1 of 3 units are not done, the first is 2"):
-        finish_run(folder, 3, {})
+        finished(folder, 3)
     assert read_manifest(folder) is None
 
 
@@ -109,10 +114,82 @@ def test_a_merge_that_was_killed_is_repeated_whole(tmp_path: Path) -> None:
     folder = begun(tmp_path, units=2)
     (tmp_path / "answers").mkdir()
     (tmp_path / "answers" / "part-00000.parquet").write_bytes(b"of an earlier try")
-    finish_run(folder, 2, {})
+    finished(folder, 2)
     assert pq.read_table(tmp_path / "answers").num_rows == 6
 
 
-def test_counts_add_up_by_type() -> None:
-    one = count_answers(some_answers(0))
-    assert one + one == Counts(rows=6, errors=2, by_type=(("decode", "BrokenImage", 2),))
+def test_answers_are_merged_into_files_of_a_good_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = begun(tmp_path, units=5)
+    monkeypatch.setattr(merge, "ROWS_A_FILE", 6)
+    files = finished(folder, 5)["files"]
+    assert [file["rows"] for file in files] == [6, 6, 3]
+    assert pq.read_table(tmp_path / "answers").num_rows == 15
+
+
+def test_torn_and_foreign_units_are_named_and_nothing_is_complete(tmp_path: Path) -> None:
+    folder = begun(tmp_path, units=4)
+    Path(unit_path(folder, 1)).write_bytes(Path(unit_path(folder, 1)).read_bytes()[:-100])
+    write_unit(folder, "other", 2, some_answers(2))
+    Path(unit_path(folder, 3)).write_bytes(Path(unit_path(folder, 0)).read_bytes())
+    with pytest.raises(BrokenUnits) as broken:
+        finished(folder, 4)
+    assert set(broken.value.units) == {1, 2, 3}
+    assert read_manifest(folder) is None
+
+
+def test_a_unit_with_too_few_answers_is_broken(tmp_path: Path) -> None:
+    folder = begun(tmp_path, units=2)
+    write_unit(folder, "me", 1, some_answers(1, rows=2))
+    with pytest.raises(BrokenUnits, match="must have 3 answers, it has 2"):
+        finished(folder, 2)
+
+
+def test_an_answer_file_of_another_merge_does_not_stay(tmp_path: Path) -> None:
+    folder = begun(tmp_path, units=1)
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / "part-00007.parquet").write_bytes(b"of an earlier try")
+    finished(folder, 1)
+    assert [path.name for path in (tmp_path / "answers").iterdir()] == ["part-00000.parquet"]
+
+
+def test_changed_added_and_removed_input_files_are_named(tmp_path: Path) -> None:
+    begin_run(str(tmp_path), {"identity": {"input_hash": "1"}}, listing(a="1", b="1", c="1"))
+    with pytest.raises(RunMismatch) as refused:
+        begin_run(str(tmp_path), {"identity": {"input_hash": "2"}}, listing(a="1", b="2", d="1"))
+    said = str(refused.value)
+    assert "input file added: d" in said
+    assert "input file removed: c" in said
+    assert "input file changed: b" in said
+    assert "--continue-with-changes" in said
+
+
+def test_a_run_may_go_on_with_changes_that_are_recorded(tmp_path: Path) -> None:
+    first = begin_run(str(tmp_path), DESCRIPTION)
+    changed = {"identity": {"model": "demo", "prompt": ["Why?"]}}
+    again = begin_run(str(tmp_path), changed, continue_with_changes=True)
+    assert again["run"] == first["run"]
+    assert again["changes"][0]["differences"] == ["prompt: ['What?'] there, ['Why?'] now"]
+    assert begin_run(str(tmp_path), changed) == again
+
+
+def test_what_a_row_stands_for_cannot_change_in_a_folder(tmp_path: Path) -> None:
+    begin_run(str(tmp_path), {"identity": {"unit_rows": 8}})
+    with pytest.raises(RunMismatch, match="unit_rows cannot change within a folder"):
+        begin_run(str(tmp_path), {"identity": {"unit_rows": 16}}, continue_with_changes=True)
+
+
+def test_another_precision_than_the_one_it_began_with_is_refused(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    settle(folder, "precision", "bfloat16")
+    settle(folder, "precision", "bfloat16")
+    with pytest.raises(RunMismatch, match="precision: 'bfloat16' there, 'float32' now"):
+        settle(folder, "precision", "float32")
+    settle(folder, "precision", "float32", continue_with_changes=True)
+    assert read_run(folder)["settled"] == {"precision": "float32"}
+
+
+def test_counts_add_up_by_type_with_a_few_examples() -> None:
+    one = count_answers(some_answers(0, rows=4, failed=2))
+    examples = ("0-bad0: m", "0-bad1: m", "0-bad0: m")
+    kind = ErrorType(stage="decode", type="BrokenImage", rows=4, examples=examples)
+    assert one + one == Counts(rows=8, errors=4, by_type=(kind,))

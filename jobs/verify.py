@@ -1,0 +1,20 @@
+"""verify: read a whole run folder and say whether it holds what it promises.
+
+python -m jobs verify out/
+"""
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def verify(out: Annotated[str, Parameter(help="The run folder, local or s3://, gs://.")]) -> int:
+    """Check that every row and prompt of the input has exactly one answer, and every file its hash."""
+    from pipeline.verify import verify_run  # pyarrow takes a second that help need not wait for
+
+    problems = verify_run(out)
+    for problem in problems:
+        sys.stdout.write(problem + "\n")
+    sys.stdout.write(f"{out}: {len(problems)} problems\n" if problems else f"{out}: every answer is there, once\n")
+    return 1 if problems else 0

@@ -1,0 +1,95 @@
+"""Answering: some units of a run through the cluster, under a held lock, until they are done or too many rows fail."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline import dataflow
+from pipeline.lock import Lock
+from pipeline.poison import Markers
+from pipeline.progress import Progress
+from pipeline.run import settle
+from pipeline.stages import Engine, Preprocess, engine_settings
+from pipeline.stopping import stop_on_signals
+from pipeline.units import Counts
+from schemas.job import JobSettings
+
+ROWS_BEFORE_BUDGET = 100
+
+
+class ErrorBudgetSpent(RuntimeError):
+    """More rows failed than --max-error-rate allows; what is done stays and a rerun goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaders:
+    """What the actors load; tests bring others by this door."""
+
+    engine: Callable[[JobSettings], Engine]
+    preprocess: Callable[[JobSettings], Preprocess] = Preprocess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answering:
+    """Where units come from and where their answers go."""
+
+    settings: JobSettings
+    read: Callable[[int], pa.Table]
+    loaders: Loaders
+    lock: Lock
+    folder: str  # units/ is below it
+    run: str
+    continue_with_changes: bool = False
+
+    def answer(self, units: list[int], total_rows: int) -> float | None:
+        """Answer these units; returns the answers a second. Raises ErrorBudgetSpent, RunFailed, FolderInUse."""
+        progress = Progress(total_rows=total_rows)
+        with dataflow.on_cluster(), stop_on_signals():
+            placement = dataflow.place(self.settings)
+            self._settle_precision(placement)
+            say(
+                f"{total_rows:,} answers to give in {len(units):,} units; "
+                f"{placement.preprocess_workers} preprocessing actors, {placement.gpus or 'no'} GPUs; loading the model"
+            )
+            for counts in dataflow.run_units(units, self._work(), placement):
+                progress.add(counts)
+                self.lock.check()
+                check_budget(progress.done, self.settings.max_error_rate)
+        progress.show(end="\n")
+        return progress.rows_per_s()
+
+    def _settle_precision(self, placement: dataflow.Placement) -> None:
+        precision = engine_settings(self.settings, on_gpu=placement.gpus > 0).dtype
+        output = self.settings.output
+        settle(output, "precision", precision, continue_with_changes=self.continue_with_changes)
+
+    def _work(self) -> dataflow.Work:
+        return dataflow.Work(
+            settings=self.settings,
+            read=self.read,
+            load_preprocess=self.loaders.preprocess,
+            load_engine=self.loaders.engine,
+            folder=self.folder,
+            run=self.run,
+            markers=Markers(folder=self.settings.output, driver=self.lock.owner.token),
+        )
+
+
+def check_budget(done: Counts, max_error_rate: float) -> None:
+    """Raise ErrorBudgetSpent, with a few examples of each type, where too many rows have failed."""
+    if done.rows < ROWS_BEFORE_BUDGET or done.errors <= max_error_rate * done.rows:
+        return
+    types = ", ".join(f"{one.rows} {one.stage}/{one.type}" for one in done.by_type)
+    examples = [f"  {one.stage}/{one.type}  {example}" for one in done.by_type for example in one.examples]
+    raise ErrorBudgetSpent(
+        f"{done.errors} of {done.rows} answers failed, more than --max-error-rate {max_error_rate:g} allows: {types}. "
+        "What is done stays; run the same command again to go on, with a higher rate if these errors are expected.\n"
+        + "\n".join(examples)
+    )
+
+
+def say(line: str) -> None:
+    """Tell the person who waits."""
+    sys.stderr.write(line + "\n")

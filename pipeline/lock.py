@@ -1,0 +1,185 @@
+"""Lock: one driver a run folder, on any storage.
+
+The owner rewrites the lock every few seconds. Another driver refuses while that goes on; a lock whose owner is gone is
+taken over: at once on the owner's own machine, where its process can be looked for, elsewhere when the lock has not
+changed for a while. No clock is compared with another machine's.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+
+NAME = "driver.lock"
+_SETTLE_S = 0.5  # two that take a stale lock over at once both write; after this both see whose word was the last
+
+
+class FolderInUse(ValueError):
+    """Another driver works on the folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How often an owner shows that it lives, and for how long silence is trusted. Seconds."""
+
+    beat_s: float = 10.0
+    stale_s: float = 35.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who holds the folder. `machine` is the same for processes that see each other's ids."""
+
+    token: str
+    host: str
+    machine: str
+    pid: int
+    pid_started: str
+    beat: int = 0
+
+    def to_json(self) -> bytes:
+        """As it is in the lock."""
+        return json.dumps(asdict(self)).encode()
+
+
+class Lock:
+    """A held lock; `check` says when another driver has taken it over."""
+
+    def __init__(self, url: str, owner: Owner) -> None:
+        self.url = url
+        self.owner = owner
+        self.lost = False
+
+    def check(self) -> None:
+        """Raise FolderInUse where the folder is no longer ours, as after a machine that slept for a minute."""
+        if self.lost:
+            raise FolderInUse(f"{self.url} was taken over by another driver while this one was silent")
+
+    def beat(self) -> None:
+        """Show that the owner lives, unless another has taken over."""
+        with contextlib.suppress(OSError):  # a store that is away for a moment; the next beat tells
+            if _token(_read(self.url)) not in (self.owner.token, None):
+                self.lost = True
+                return
+            self.owner = replace(self.owner, beat=self.owner.beat + 1)
+            storage.write_atomic(self.url, self.owner.to_json())
+
+
+@contextlib.contextmanager
+def hold(folder: str, timing: Timing | None = None) -> Iterator[Lock]:
+    """Own the folder for the block. Raises FolderInUse where another driver does."""
+    timing = timing or Timing()
+    lock = Lock(storage.join(folder, NAME), _this_process())
+    _acquire(lock, timing)
+    done = threading.Event()
+    beating = threading.Thread(target=_keep_beating, args=(lock, done, timing.beat_s), daemon=True)
+    beating.start()
+    try:
+        yield lock
+    finally:
+        done.set()
+        beating.join()
+        if not lock.lost and _token(_read(lock.url)) == lock.owner.token:
+            storage.delete(lock.url)
+
+
+def _acquire(lock: Lock, timing: Timing) -> None:
+    mine = lock.owner.to_json()
+    if storage.create_new(lock.url, mine):
+        return
+    found = _read(lock.url)
+    if found is not None and _lives(lock.url, found, timing):
+        raise FolderInUse(_in_use(lock.url, found))
+    storage.write_atomic(lock.url, mine)
+    time.sleep(_SETTLE_S)
+    if _token(now := _read(lock.url)) != lock.owner.token:
+        raise FolderInUse(_in_use(lock.url, now or b""))
+
+
+def _keep_beating(lock: Lock, done: threading.Event, beat_s: float) -> None:
+    while not lock.lost and not done.wait(beat_s):
+        lock.beat()
+
+
+def _lives(url: str, found: bytes, timing: Timing) -> bool:
+    """Whether the owner of the lock is at work: its process is there, or the lock changes."""
+    owner = _parse(found)
+    if owner.get("machine") == _machine():
+        started = _started(int(owner["pid"]))
+        return started is not None and started == owner["pid_started"]
+    give_up = time.monotonic() + timing.stale_s
+    while time.monotonic() < give_up:
+        time.sleep(min(1.0, timing.stale_s / 10))
+        now = _read(url)
+        if now != found:
+            return now is not None
+    return False
+
+
+def _in_use(url: str, found: bytes) -> str:
+    owner = _parse(found)
+    who = f"process {owner['pid']} on {owner['host']}" if owner else "an unknown owner"
+    return f"another driver works on this folder ({who}): wait for it, or stop it; its lock is {url}"
+
+
+def _this_process() -> Owner:
+    pid = os.getpid()
+    return Owner(
+        token=uuid.uuid4().hex,
+        host=socket.gethostname(),
+        machine=_machine(),
+        pid=pid,
+        pid_started=_started(pid) or "",
+    )
+
+
+def _machine() -> str:
+    """This boot of this machine and, in a container, its own set of process ids."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # not Linux: the host's name has to do
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(parts)
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this machine began, which tells it from a later one of the same id; None where it is gone."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return ""
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _read(url: str) -> bytes | None:
+    try:
+        return storage.read_bytes(url)
+    except FileNotFoundError:
+        return None
+
+
+def _token(data: bytes | None) -> str | None:
+    return _parse(data).get("token") if data is not None else None
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """What a lock says; nothing where it was torn by a kill."""
+    try:
+        owner = json.loads(data)
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}

@@ -1,0 +1,144 @@
+"""Plan: a job found to be in order, before torch or Ray are loaded; and the answer to `is it done already`."""
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import storage
+from pipeline.checkpoint import Pin, hash_code, locate, pin
+from pipeline.columns import ColumnChoices
+from pipeline.merge import Units
+from pipeline.preprocess.facts import read_facts
+from pipeline.preprocess.template import choose_template
+from pipeline.run import is_complete, read_manifest
+from pipeline.sources import Listing, list_input
+from schemas.job import PLACEMENT, JobSettings, columns_in, parse_prompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A job found to be in order: its settings with nothing left open, its input, and what a resume compares."""
+
+    job: str
+    settings: JobSettings
+    listing: Listing
+    model: Pin
+
+    @property
+    def num_prompts(self) -> int:
+        """Questions asked of every row."""
+        return max(1, len(self.settings.prompt))
+
+    def identity(self) -> dict[str, Any]:
+        """What two runs share when one may continue the other."""
+        settings = {k: v for k, v in self.settings.model_dump(mode="json").items() if k not in PLACEMENT}
+        return {
+            "job": self.job,
+            **settings,
+            "prompt_ids": [prompt.id for prompt in parse_prompts(self.settings.prompt)],
+            "model_hash": self.model.hash,
+            "model_files": self.model.files,
+            "code": hash_code(),
+            "input_hash": self.listing.fingerprint(),
+            "input_layout": _layout(self.listing),
+            "input_rows": self.listing.num_rows,
+            "unit_rows": self.listing.unit_rows,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json says."""
+        return {"identity": self.identity(), "settings": self.settings.model_dump(mode="json"), **_versions()}
+
+    def rows_of(self, unit: int) -> int:
+        """Input rows of a unit: all have the same number but the last."""
+        return min(self.listing.unit_rows, self.listing.num_rows - unit * self.listing.unit_rows)
+
+    def units(self, run: str) -> Units:
+        """The units of this job as a merge needs them."""
+        answers_of = partial(_answers_of, self.listing.unit_rows, self.listing.num_rows, self.num_prompts)
+        return Units(folder=self.settings.output, run=run, num_units=self.listing.num_units, answers_of=answers_of)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The last line of stdout. `rows` are answer rows; `images_per_s` is None where this call answered nothing."""
+
+    rows: int
+    ok: int
+    errors: int
+    images_per_s: float | None
+    output: str
+
+
+def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | None = None) -> Plan:
+    """Look at the input and the model, fill what was left open; raises ValueError naming what is wrong.
+
+    A `model` that is given is not looked for.
+    """
+    choices = ColumnChoices(
+        image=settings.image_column,
+        id=settings.id_column,
+        prompt=settings.prompt_column,
+        messages=settings.messages_column,
+        keep=settings.keep,
+        own_prompts=bool(settings.prompt),
+        values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
+    )
+    listing = list_input(settings.input, choices, settings.limit, settings.unit_rows)
+    if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
+        settings = settings.model_copy(update={"prompt": (default_prompt,)})
+    if model is None:
+        model = pin(settings.model, settings.revision)
+        settings = _with_chat_template(settings)
+    return Plan(job=job, settings=settings, listing=listing, model=model)
+
+
+def _with_chat_template(settings: JobSettings) -> JobSettings:
+    """The settings with nothing left `auto` about how prompts are rendered. Whether it suits, Preprocess will say."""
+    facts = read_facts(locate(settings.model), settings.revision)
+    return settings.model_copy(update={"chat_template": choose_template(settings.chat_template, facts.text)})
+
+
+def find_complete(plan: Plan) -> Summary | None:
+    """The summary of this very job where it has been done before; seconds, whatever its size."""
+    folder = plan.settings.output
+    if not is_complete(folder, plan.describe()):
+        return None
+    storage.delete(storage.join(folder, "units"))  # a kill may have come between the manifest and this
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    sys.stderr.write(f"already complete: {manifest['rows']:,} answers in {folder}\n")
+    return summarise(manifest, folder, None)
+
+
+def summarise(manifest: dict[str, Any], folder: str, images_per_s: float | None) -> Summary:
+    """What a manifest comes to."""
+    return Summary(
+        rows=manifest["rows"],
+        ok=manifest["ok"],
+        errors=manifest["errors"],
+        images_per_s=images_per_s and round(images_per_s, 3),
+        output=folder,
+    )
+
+
+def _answers_of(unit_rows: int, num_rows: int, num_prompts: int, unit: int) -> int:
+    return min(unit_rows, num_rows - unit * unit_rows) * num_prompts
+
+
+def _layout(listing: Listing) -> str:
+    """Which row stands where: the files' names and rows in order, whatever is in them."""
+    texts = (listing.files.column(name).cast(pa.string()) for name in ("name", "num_rows"))
+    lines = pc.binary_join_element_wise(*texts, "\t")
+    return hashlib.sha256("\n".join([listing.format, *lines.to_pylist()]).encode()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, Any]:
+    packages = ("torch", "transformers", "ray", "pyarrow", "pillow")
+    return {"versions": {"python": sys.version.split()[0], **{name: version(name) for name in packages}}}

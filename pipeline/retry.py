@@ -1,0 +1,227 @@
+"""Retry: the failed rows of a complete run once more, and their new answers in the place of the old.
+
+attempts/retry-0001.parquet   first: the failed answers as they were, each with its position; the list of what to do
+retry/units/*.parquet         while it runs: the new answers
+answers/*.parquet             then, file by file and each at once: the new answers where the old ones were
+manifest.json                 last: the new hashes and counts; retry/ goes after it
+
+A kill at any point is mended by the same command: positions are absolute, so that replacing again changes nothing.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.answering import Answering, Loaders, say
+from pipeline.dataflow import RunFailed
+from pipeline.job import ROUNDS
+from pipeline.lock import hold
+from pipeline.merge import Units, clear_work, in_manifest, write_answers
+from pipeline.plan import Plan, Summary, summarise
+from pipeline.reader import unit_reader
+from pipeline.run import begin_run, read_manifest, read_run, write_manifest
+from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, to_parquet, unit_path
+from pipeline.verify import plan_of
+
+POSITION = "answer:position"  # of a retried row among all answers, from 0
+_ROWS_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which failed rows are tried again; None takes all."""
+
+    error_type: str | None = None
+    stage: str | None = None
+    gpus: int | None = None
+    continue_with_changes: bool = False
+
+
+def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
+    """Try the failed rows of a complete run again. Raises ValueError where the folder holds no such run."""
+    run, manifest = read_run(folder), read_manifest(folder)
+    if run is None or manifest is None:
+        raise ValueError(f"OUT must be a complete run, {folder} is not: run its job until it is done")
+    plan = plan_of(folder, run, gpus=choice.gpus)
+    with hold(folder) as lock:
+        changes = choice.continue_with_changes
+        run = begin_run(folder, plan.describe(), plan.listing.files, continue_with_changes=changes)
+        retry = _Retry(plan=plan, number=len(manifest["retries"]) + 1, run=run["run"])
+        positions = retry.begin(manifest, choice)
+        if not len(positions):
+            say("no failed rows of that kind: nothing to try again")
+            return summarise(manifest, folder, None)
+        answering = Answering(
+            settings=plan.settings.model_copy(update={"max_error_rate": 1.0}),  # all of these rows have failed before
+            read=partial(_read_rows, unit_reader(plan.listing), retry.rows_by_unit(positions)),
+            loaders=loaders,
+            lock=lock,
+            folder=retry.units(positions).folder,
+            run=retry.units(positions).run,
+            continue_with_changes=changes,
+        )
+        pace = retry.answer(answering, positions)
+        lock.check()
+        manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]}, positions)
+    return summarise(manifest, folder, pace and pace / plan.num_prompts)
+
+
+def _read_rows(read: Callable[[int], pa.Table], rows: dict[int, list[int]], unit: int) -> pa.Table:
+    return read(unit).take(pa.array(rows[unit], pa.int64()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Retry:
+    """One retry of a run; its number counts from 1."""
+
+    plan: Plan
+    number: int
+    run: str
+
+    @property
+    def history(self) -> str:
+        """Where the rows of this retry are kept as they were."""
+        return storage.join(self.plan.settings.output, "attempts", f"retry-{self.number:04d}.parquet")
+
+    def begin(self, manifest: dict[str, Any], choice: Choice) -> npt.NDArray[np.int64]:
+        """The positions of the rows to try, written down first; those of a retry that was stopped go before."""
+        if storage.exists(self.history):
+            say(f"going on with the retry that {self.history} lists; others are for the next call")
+        else:
+            storage.delete(storage.join(self.plan.settings.output, "retry"))
+            chosen = pa.concat_tables(_select(self.plan.settings.output, manifest, choice))
+            if not chosen.num_rows:
+                return np.zeros(0, np.int64)
+            storage.write_atomic(self.history, to_parquet(chosen))
+        positions: npt.NDArray[np.int64] = self._history().column(POSITION).to_numpy()
+        return positions
+
+    def rows_by_unit(self, positions: npt.NDArray[np.int64]) -> dict[int, list[int]]:
+        """The rows to read of each unit; a row is read once, whichever of its prompts have failed."""
+        rows = np.unique(positions // self.plan.num_prompts)
+        by_unit: dict[int, list[int]] = {}
+        for row in rows.tolist():
+            by_unit.setdefault(row // self.plan.listing.unit_rows, []).append(row % self.plan.listing.unit_rows)
+        return by_unit
+
+    def units(self, positions: npt.NDArray[np.int64]) -> Units:
+        """The units of this retry: some of the run's, with those of their rows that are tried again."""
+        rows = self.rows_by_unit(positions)
+        return Units(
+            folder=storage.join(self.plan.settings.output, "retry"),
+            run=f"{self.run}-{self.number}",
+            num_units=self.plan.listing.num_units,
+            answers_of=lambda unit: len(rows[unit]) * self.plan.num_prompts,
+        )
+
+    def answer(self, answering: Answering, positions: npt.NDArray[np.int64]) -> float | None:
+        """Answer what has no new answer yet; torn units are answered again."""
+        units, rows = self.units(positions), self.rows_by_unit(positions)
+        pace = None
+        for _ in range(ROUNDS):
+            done = done_units(units.folder)
+            todo = [unit for unit in rows if unit not in done]
+            if todo:
+                pace = answering.answer(todo, sum(len(rows[unit]) for unit in todo) * self.plan.num_prompts)
+            broken = list(_broken(units, list(rows)))
+            if not broken:
+                return pace
+            for unit in broken:
+                storage.delete(unit_path(units.folder, unit))
+        raise RunFailed(f"units were broken {ROUNDS} times in a row: is the storage of {units.folder} sound?")
+
+    def finish(self, manifest: dict[str, Any], positions: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """Put the new answers in the place of the old, then the manifest."""
+        folder, files, start = self.plan.settings.output, [], 0
+        new = self._new_answers(positions)
+        for file in manifest["files"]:
+            inside = (positions >= start) & (positions < start + file["rows"])
+            if inside.any():
+                path = storage.join(folder, file["path"])
+                old = pq.read_table(pa.BufferReader(storage.read_bytes(path)))
+                mixed = _replace(old, positions[inside] - start, new.filter(pa.array(inside)))
+                files.append(write_answers(folder, file["path"], to_parquet(mixed), file["rows"]))
+            else:
+                files.append(file)
+            start += file["rows"]
+        counts = in_manifest(_counts_after(manifest, self._history(), new))
+        fixed = len(positions) - count_answers(new).errors
+        retry = {"history": f"attempts/retry-{self.number:04d}.parquet", "rows": len(positions), "now_ok": fixed}
+        manifest = {**manifest, **counts, "files": files, "retries": [*manifest["retries"], retry]}
+        write_manifest(folder, manifest)
+        storage.delete(storage.join(folder, "retry"))
+        clear_work(folder)
+        return manifest
+
+    def _new_answers(self, positions: npt.NDArray[np.int64]) -> pa.Table:
+        """The new answer of each position, its attempt one more than that of the old."""
+        units, num_prompts = self.units(positions), self.plan.num_prompts
+        tables = []
+        for unit, rows in self.rows_by_unit(positions).items():
+            first = unit * self.plan.listing.unit_rows
+            there = np.repeat((np.array(rows) + first) * num_prompts, num_prompts)
+            there += np.tile(np.arange(num_prompts), len(rows))
+            tables.append(units.read(unit).filter(pa.array(np.isin(there, positions))))
+        answers = pa.concat_tables(tables).unify_dictionaries()
+        attempts = pc.add(self._history().column("attempt"), pa.scalar(1, pa.int32()))
+        index = answers.schema.get_field_index("attempt")
+        return answers.set_column(index, answers.schema.field(index), attempts)
+
+    def _history(self) -> pa.Table:
+        return pq.read_table(pa.BufferReader(storage.read_bytes(self.history)))
+
+
+def _select(folder: str, manifest: dict[str, Any], choice: Choice) -> Iterator[pa.Table]:
+    """The failed answers of the chosen kind with their positions, file by file."""
+    start = 0
+    for file in manifest["files"]:
+        with storage.open_url(storage.join(folder, file["path"])) as source, pq.ParquetFile(source) as parquet:
+            for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
+                table = pa.Table.from_batches([batch])
+                positions = pa.array(np.arange(start, start + table.num_rows))
+                yield table.append_column(POSITION, positions).filter(_wanted(table, choice))
+                start += table.num_rows
+
+
+def _wanted(table: pa.Table, choice: Choice) -> pa.ChunkedArray:
+    wanted = pc.equal(table.column("status"), "error")
+    for name, value in (("error_type", choice.error_type), ("error_stage", choice.stage)):
+        if value is not None:
+            wanted = pc.and_(wanted, pc.fill_null(pc.equal(table.column(name), value), False))
+    return wanted
+
+
+def _broken(units: Units, numbers: list[int]) -> Iterator[int]:
+    for number in numbers:
+        try:
+            units.read(number)
+        except BrokenUnit as error:
+            say(f"{error}; answering it again")
+            yield number
+
+
+def _replace(old: pa.Table, positions: npt.NDArray[np.int64], new: pa.Table) -> pa.Table:
+    """`old` with its rows at `positions` replaced by those of `new`, in order."""
+    order = np.arange(old.num_rows)
+    order[positions] = old.num_rows + np.arange(len(positions))
+    return pa.concat_tables([old, new.cast(old.schema)]).take(pa.array(order)).combine_chunks()
+
+
+def _counts_after(manifest: dict[str, Any], before: pa.Table, after: pa.Table) -> Counts:
+    """The manifest's counts with these rows' old ones taken off and their new ones put on."""
+    types = Counter({(one["stage"], one["type"]): one["rows"] for one in manifest["errors_by_type"]})
+    old, new = count_answers(before), count_answers(after)
+    types.subtract({(one.stage, one.type): one.rows for one in old.by_type})
+    types.update({(one.stage, one.type): one.rows for one in new.by_type})
+    left = {key: rows for key, rows in sorted(types.items()) if rows > 0}
+    by_type = tuple(ErrorType(stage=stage, type=kind, rows=rows) for (stage, kind), rows in left.items())
+    return Counts(rows=manifest["rows"], errors=manifest["errors"] - old.errors + new.errors, by_type=by_type)

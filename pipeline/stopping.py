@@ -1,0 +1,48 @@
+"""Stopping: what an interrupt or a spot notice does to a running job.
+
+The first signal ends the job in order, which takes seconds; what was written stays. The second one, or ten seconds,
+ends the process at once.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+GRACE_S = 8.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """A signal asked the job to stop; no `except Exception` may swallow it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_status = 128 + number
+
+
+@contextlib.contextmanager
+def stop_on_signals(grace_s: float = GRACE_S) -> Iterator[None]:
+    """Raise Stopped in the main thread on SIGINT or SIGTERM; elsewhere than in the main thread, change nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for one in _SIGNALS:
+            signal.signal(one, signal.SIG_DFL)
+        sys.stderr.write(f"\nstopping on {signal.Signals(number).name}\n")
+        last = threading.Timer(grace_s, os._exit, [128 + number])  # a cluster that does not answer
+        last.daemon = True
+        last.start()
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)

@@ -1,0 +1,133 @@
+"""Units: the answers of finished work units as files, and what they count to.
+
+A unit is done exactly when its file exists. Its file carries the run's name and its own number, so that a torn file, or
+one that belongs elsewhere, is found when it is read.
+"""
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+
+ROWS_A_GROUP = 10_000
+EXAMPLES = 3  # kept of each type of error
+_RUN, _UNIT = b"llava_batch_run", b"llava_batch_unit"
+
+
+class BrokenUnit(RuntimeError):
+    """The file of a unit is torn, or is not this unit of this run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorType:
+    """The rows that failed at one stage in one way; `examples` are the first few of them as `id: message`."""
+
+    stage: str
+    type: str
+    rows: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Answer rows by status, and errors by stage and type."""
+
+    rows: int = 0
+    errors: int = 0
+    by_type: tuple[ErrorType, ...] = field(default=())
+
+    def __add__(self, other: "Counts") -> "Counts":
+        by_type = _merge_types([*self.by_type, *other.by_type])
+        return Counts(rows=self.rows + other.rows, errors=self.errors + other.errors, by_type=by_type)
+
+
+def count_answers(answers: pa.Table) -> Counts:
+    """The counts of one table of answers."""
+    failed = answers.select(["status", "error_stage", "error_type", "id", "error_message"])
+    failed = failed.filter(pc.equal(failed.column("status"), "error"))
+    types = (
+        ErrorType(
+            stage=row["error_stage"], type=row["error_type"], rows=1, examples=(f"{row['id']}: {row['error_message']}",)
+        )
+        for row in failed.to_pylist()
+    )
+    return Counts(rows=answers.num_rows, errors=failed.num_rows, by_type=_merge_types(types))
+
+
+def unit_path(folder: str, unit: int) -> str:
+    """Where the answers of a unit are put, at once and whole."""
+    return storage.join(folder, "units", f"unit-{unit:08d}.parquet")
+
+
+def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
+    """Put a unit's answers in place; writing them again changes nothing."""
+    marked = answers.replace_schema_metadata({_RUN: run.encode(), _UNIT: str(unit).encode()})
+    storage.write_atomic(unit_path(folder, unit), to_parquet(marked))
+
+
+def read_unit_answers(folder: str, run: str, unit: int, rows: int) -> pa.Table:
+    """The answers of a finished unit, which must be `rows`. Raises BrokenUnit, and OSError where none can be had."""
+    path = unit_path(folder, unit)
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(path)))
+    except pa.ArrowException as error:
+        raise BrokenUnit(f"{path} is torn: {error}") from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or not storage.exists(path):
+            raise
+        raise BrokenUnit(f"{path} is torn: {error}") from error
+    marks = table.schema.metadata or {}
+    if (marks.get(_RUN), marks.get(_UNIT)) != (run.encode(), str(unit).encode()):
+        raise BrokenUnit(f"{path} is not unit {unit} of this run")
+    if table.num_rows != rows:
+        raise BrokenUnit(f"{path} must have {rows} answers, it has {table.num_rows}")
+    return table.replace_schema_metadata(None)
+
+
+def done_units(folder: str) -> set[int]:
+    """The numbers of the units whose files exist."""
+    files = storage.list_files(storage.join(folder, "units"), (".parquet",))
+    names = (re.search(r"/unit-(\d+)\.parquet$", file.url) for file in files)
+    return {int(name[1]) for name in names if name}
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """One Parquet file of this table: zstd, row groups that a viewer can open."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_A_GROUP)
+    return buffer.getvalue()
+
+
+def stream_to_parquet(tables: Iterator[pa.Table]) -> bytes:
+    """One Parquet file of these tables, all of one schema; no more than a row group is held as rows."""
+    buffer = io.BytesIO()
+    waiting = [next(tables)]
+    with pq.ParquetWriter(buffer, waiting[0].schema, compression="zstd") as writer:
+        for table in tables:
+            if sum(one.num_rows for one in waiting) >= ROWS_A_GROUP:
+                _write_group(writer, waiting)
+                waiting = []
+            waiting.append(table)
+        _write_group(writer, waiting)
+    return buffer.getvalue()
+
+
+def _write_group(writer: pq.ParquetWriter, tables: Sequence[pa.Table]) -> None:
+    together = pa.concat_tables(tables)
+    writer.write_table(together, row_group_size=max(1, together.num_rows))
+
+
+def _merge_types(types: Iterable[ErrorType]) -> tuple[ErrorType, ...]:
+    merged: dict[tuple[str, str], ErrorType] = {}
+    for one in types:
+        key = (one.stage, one.type)
+        before = merged.get(key, ErrorType(stage=one.stage, type=one.type, rows=0))
+        examples = (*before.examples, *one.examples)[:EXAMPLES]
+        merged[key] = ErrorType(stage=one.stage, type=one.type, rows=before.rows + one.rows, examples=examples)
+    return tuple(merged[key] for key in sorted(merged))

@@ -1,0 +1,172 @@
+"""Verify: whether a run folder holds what it promises, by reading all of it; an answer file at a time in memory.
+
+The ids that must be there come from the input, read anew; nothing that the run wrote is trusted for them.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.checkpoint import Pin
+from pipeline.plan import Plan, plan_job
+from pipeline.reader import read_unit
+from pipeline.run import changed_files, read_manifest, read_run
+from pipeline.units import BrokenUnit, count_answers, done_units
+from schemas.answer import ANSWER_SCHEMA, table_to_answers
+from schemas.job import JobSettings, parse_prompts
+
+Key: TypeAlias = tuple[str, str]  # id and prompt_id of an answer
+SHOWN = 20  # problems of a sort that are named
+_ROWS_AT_ONCE = 10_000
+
+
+def verify_run(folder: str) -> list[str]:
+    """Everything that is wrong with a run folder, [] where nothing is. Raises ValueError where there is no run."""
+    run = read_run(folder)
+    if run is None:
+        raise ValueError(f"OUT must be a run folder with a run.json, {folder} has none")
+    try:
+        plan = plan_of(folder, run, model=Pin(hash=run["identity"]["model_hash"]))  # the model may be gone by now
+    except ValueError as error:
+        return [f"the input cannot be looked at any more: {error}"]
+    changed = list(changed_files(folder, plan.listing.files))
+    if plan.listing.fingerprint() != run["identity"]["input_hash"]:
+        changed = changed or ["  other files or rows than were listed"]
+    problems = [f"the input has changed since the run began: {line.strip()}" for line in changed]
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return problems + list(_verify_units(plan, run))
+    problems += _verify_files(folder, manifest)
+    if changed or any(problem.startswith("answers/") for problem in problems):
+        return problems  # what follows reads these files and would say the same again
+    return problems + list(_verify_answers(plan, manifest))
+
+
+def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None, gpus: int | None = None) -> Plan:
+    """The plan that a run.json came from, made anew from its settings for the folder as it is named now."""
+    identity = run["identity"]
+    placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": gpus}
+    return plan_job(identity["job"], JobSettings.model_validate(placed), "", model)
+
+
+def expected_keys(plan: Plan) -> Iterator[Key]:
+    """The id and prompt of every answer there must be, in order, from the input itself."""
+    prompt_ids = [prompt.id for prompt in parse_prompts(plan.settings.prompt)] or ["prompt"]
+    for unit in range(plan.listing.num_units):
+        for id in _ids_of(plan, unit):
+            yield from ((id, prompt_id) for prompt_id in prompt_ids)
+
+
+def _ids_of(plan: Plan, unit: int) -> list[str]:
+    """The ids of a unit's rows, without its images where the format lets them be left out."""
+    pieces, columns = plan.listing.unit(unit), plan.listing.columns
+    if plan.listing.format == "parquet" and columns.id is None:
+        rows = pieces.select(["name", "start", "num_rows"]).to_pylist()
+        return [f"{row['name']}:{row['start'] + i}" for row in rows for i in np.arange(row["num_rows"])]
+    if plan.listing.format == "parquet":
+        columns = replace(columns, image=columns.id, prompt=None, keep=())  # any column of texts stands in for images
+    ids: list[str] = read_unit(pieces, columns, plan.listing.format).column("id").to_pylist()
+    return ids
+
+
+def _verify_units(plan: Plan, run: dict[str, Any]) -> Iterator[str]:
+    units = plan.units(run["run"])
+    done = done_units(units.folder)
+    yield (
+        f"the run is not complete: {len(done):,} of {units.num_units:,} units are done; run its command again to go on"
+    )
+    for unit in sorted(done):
+        if unit >= units.num_units:
+            yield f"units/ has a unit {unit} that the run does not have"
+            continue
+        try:
+            units.read(unit)
+        except BrokenUnit as error:
+            yield str(error)
+
+
+def _verify_files(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
+    """Files that are missing, foreign, or not the bytes that the manifest states."""
+    there = {storage.absolute(file.url) for file in storage.list_files(storage.join(folder, "answers"), ("",))}
+    stated = {storage.absolute(storage.join(folder, file["path"])): file for file in manifest["files"]}
+    yield from (f"answers/ has a file that is not in the manifest: {url}" for url in sorted(there - stated.keys()))
+    for url, file in stated.items():
+        if url not in there:
+            yield f"{file['path']} is missing"
+            continue
+        data = storage.read_bytes(url)
+        if len(data) != file["bytes"] or hashlib.sha256(data).hexdigest() != file["sha256"]:
+            yield f"{file['path']} is not the file that was written: it has {len(data)} bytes or another hash"
+
+
+def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
+    """Every id and prompt once, in order; rows that agree with the schema, themselves and the manifest's counts."""
+    expected = expected_keys(plan)
+    missing: Counter[Key] = Counter()
+    surplus: Counter[Key] = Counter()
+    counts = {"rows": 0, "errors": 0}
+    for file in manifest["files"]:
+        rows = 0
+        for table in _tables_of(storage.join(plan.settings.output, file["path"])):
+            found = list(zip(table["id"].to_pylist(), table["prompt_id"].to_pylist(), strict=True))
+            _compare(list(islice(expected, len(found))), found, missing, surplus)
+            yield from _verify_rows(table, file["path"])
+            rows += table.num_rows
+            counts["errors"] += count_answers(table).errors
+        counts["rows"] += rows
+        if rows != file["rows"]:
+            yield f"{file['path']} must have {file['rows']} answers, it has {rows}"
+    missing.update(expected)
+    yield from _name(missing - surplus, "is missing")
+    yield from _name(surplus - missing, "is there once too often, or is not of this input")
+    yield from (
+        f"manifest.json says {manifest[name]:,} {name}, the answers have {counts[name]:,}"
+        for name in counts
+        if manifest[name] != counts[name]
+    )
+
+
+def _compare(wanted: list[Key], found: list[Key], missing: Counter[Key], surplus: Counter[Key]) -> None:
+    """Remember what differs; where rows have only moved it comes to nothing, and memory stays small."""
+    if wanted == found:
+        return
+    missing.update(wanted)
+    surplus.update(found)
+    for key in missing.keys() & surplus.keys():
+        both = min(missing[key], surplus[key])
+        for counter in (missing, surplus):
+            counter[key] -= both
+            if not counter[key]:
+                del counter[key]
+
+
+def _name(keys: Counter[Key], what: str) -> Iterator[str]:
+    for id, prompt_id in islice(keys.elements(), SHOWN):
+        yield f"the answer for id {id!r} and prompt {prompt_id!r} {what}"
+    if keys.total() > SHOWN:
+        yield f"and {keys.total() - SHOWN:,} more answers of which each {what}"
+
+
+def _tables_of(url: str) -> Iterator[pa.Table]:
+    with storage.open_url(url) as file, pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
+            yield pa.Table.from_batches([batch])
+
+
+def _verify_rows(table: pa.Table, path: str) -> Iterator[str]:
+    columns = table.select(table.column_names[: len(ANSWER_SCHEMA)]).schema.remove_metadata()
+    if columns.names != ANSWER_SCHEMA.names or columns.types != ANSWER_SCHEMA.types:
+        yield f"{path} must begin with the columns of an answer, it has {', '.join(table.column_names)}"
+        return
+    try:
+        table_to_answers(table)
+    except ValueError as error:
+        yield f"{path}: {error}"

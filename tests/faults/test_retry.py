@@ -1,0 +1,75 @@
+"""retry-failed on a real Ray: the rows that failed, and no others, get new answers in their old places."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import storage
+from pipeline.answering import Loaders
+from pipeline.job import run_job
+from pipeline.plan import plan_job
+from pipeline.retry import Choice, retry_failed
+from pipeline.verify import verify_run
+from schemas.job import JobSettings
+from tests.fakes import load_echo_engine
+from tests.inputs import bad_row, good_row, picture, write_parquet
+from tests.tiny import checkpoint
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("cluster")]
+
+
+def test_failed_rows_are_tried_again_and_their_history_is_kept(tmp_path: Path) -> None:
+    rows = [bad_row(i, {5: "fetch", 11: "decode", 30: "fetch"}.get(i, "")) for i in range(40)]
+    source = write_parquet(tmp_path / "in.parquet", rows)
+    out = str(tmp_path / "out")
+    base = {"input": (str(source),), "output": out, "model": str(checkpoint()), "unit_rows": 8, "keep": ("number",)}
+    settings = JobSettings.model_validate({**base, "prompt": ("a=A?", "b=B?"), "max_error_rate": 1.0})
+    assert run_job(plan_job("caption", settings, "Q?"), load_echo_engine).errors == 6
+    before = pq.read_table(f"{out}/answers").to_pylist()
+    (tmp_path / "no" / "such").mkdir(parents=True)
+    (tmp_path / "no" / "such" / "file.jpg").write_bytes(picture(1))  # what both rows could not fetch
+
+    summary = retry_failed(out, Choice(stage="fetch"), Loaders(engine=load_echo_engine))
+
+    after = pq.read_table(f"{out}/answers").to_pylist()
+    assert (summary.rows, summary.ok, summary.errors) == (80, 78, 2)
+    assert [(a["id"], a["prompt_id"], a["number"]) for a in after] == [
+        (b["id"], b["prompt_id"], b["number"]) for b in before
+    ]
+    assert {a["number"]: a["attempt"] for a in after if a["attempt"] > 1} == {5: 2, 30: 2}
+    assert [a for a in after if a["attempt"] == 1] == [b for b in before if b["number"] not in (5, 30)]
+    kept = pq.read_table(f"{out}/attempts").to_pylist()
+    assert [(k["number"], k["prompt_id"], k["error_stage"], k["attempt"]) for k in kept] == [
+        (number, prompt, "fetch", 1) for number in (5, 30) for prompt in ("a", "b")
+    ]
+    assert not (tmp_path / "out" / "retry").exists()
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["retries"][0]["now_ok"] == 4
+    assert verify_run(out) == []
+
+    again = retry_failed(out, Choice(), Loaders(engine=load_echo_engine))
+    assert (again.errors, verify_run(out)) == (2, [])
+    assert {a["number"] for a in pq.read_table(f"{out}/answers").to_pylist() if a["attempt"] == 2} == {5, 11, 30}
+
+
+def test_a_retry_that_was_killed_before_its_manifest_is_mended_by_the_same_call(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0), bad_row(1, "fetch"), good_row(2)])
+    out = str(tmp_path / "out")
+    base = {"input": (str(source),), "output": out, "model": str(checkpoint()), "max_error_rate": 1.0}
+    run_job(plan_job("caption", JobSettings.model_validate(base), "Q?"), load_echo_engine)
+    manifest = storage.read_bytes(f"{out}/manifest.json")
+    (tmp_path / "no" / "such").mkdir(parents=True)
+    (tmp_path / "no" / "such" / "file.jpg").write_bytes(picture(1))
+    retry_failed(out, Choice(), Loaders(engine=load_echo_engine))
+    storage.write_atomic(f"{out}/manifest.json", manifest)  # as after a kill: answers are new, the manifest is old
+
+    assert verify_run(out) != []
+    summary = retry_failed(out, Choice(), Loaders(engine=load_echo_engine))
+    assert (summary.ok, verify_run(out)) == (3, [])
+    assert pq.read_table(f"{out}/answers")["attempt"].to_pylist() == [1, 2, 1]
+
+
+def test_a_run_that_is_not_complete_cannot_be_retried(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="OUT must be a complete run"):
+        retry_failed(str(tmp_path), Choice(), Loaders(engine=load_echo_engine))

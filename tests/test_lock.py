@@ -1,0 +1,79 @@
+"""The lock: one driver a folder, and a killed one is in nobody's way for long."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage
+from pipeline.lock import NAME, FolderInUse, Timing, hold
+
+pytest_plugins = ["tests.object_store"]
+
+QUICK = Timing(beat_s=0.1, stale_s=1.5)
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "out") if request.param == "local" else f"{request.getfixturevalue('bucket')}/out"
+
+
+def change_owner(folder: str, **changes: object) -> None:
+    """As if the lock were another process's."""
+    url = storage.join(folder, NAME)
+    owner = {"host": "h", "machine": "elsewhere", "pid": 1, "pid_started": "0", "token": "other", "beat": 0}
+    storage.write_atomic(url, json.dumps({**owner, **changes}).encode())
+
+
+def test_the_second_driver_is_refused_and_told_who_is_first(folder: str) -> None:
+    with hold(folder, QUICK), pytest.raises(FolderInUse, match=r"process \d+ on "), hold(folder, QUICK):
+        pass
+
+
+def test_the_lock_is_gone_afterwards(folder: str) -> None:
+    for _ in range(2):
+        with hold(folder, QUICK):
+            assert storage.exists(storage.join(folder, NAME))
+        assert not storage.exists(storage.join(folder, NAME))
+
+
+def test_a_killed_driver_of_this_machine_is_followed_at_once(tmp_path: Path) -> None:
+    code = "import os, sys; from pipeline.lock import hold\nwith hold(sys.argv[1]): os.kill(os.getpid(), 9)"
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False).returncode == -9
+    assert (tmp_path / NAME).exists()
+    started = time.monotonic()
+    with hold(str(tmp_path)):
+        assert time.monotonic() - started < 5
+
+
+def test_a_silent_driver_of_another_machine_is_followed_after_a_while(folder: str) -> None:
+    change_owner(folder)
+    with hold(folder, QUICK) as lock:
+        lock.check()
+
+
+def test_a_driver_of_another_machine_that_shows_life_is_not_followed(folder: str) -> None:
+    with hold(folder, QUICK) as lock:
+        lock.owner = type(lock.owner)(token=lock.owner.token, host="h", machine="elsewhere", pid=1, pid_started="0")
+        lock.beat()
+        with pytest.raises(FolderInUse, match="process 1 on h"), hold(folder, Timing(beat_s=0.1, stale_s=10)):
+            pass
+
+
+def test_a_driver_that_was_followed_notices(folder: str) -> None:
+    with hold(folder, Timing(beat_s=1000)) as lock:
+        change_owner(folder)
+        lock.beat()
+        with pytest.raises(FolderInUse, match="was taken over"):
+            lock.check()
+    assert storage.exists(storage.join(folder, NAME))  # the other's, and left to it
+
+
+def test_a_lock_torn_by_a_kill_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b'{"token": "ab')
+    with hold(str(tmp_path), QUICK):
+        pass

@@ -1,0 +1,159 @@
+"""verify: green for a whole run, and a line for each thing that is wrong with another."""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.__main__ import main
+from pipeline import storage
+from pipeline.merge import finish_run
+from pipeline.plan import Plan, plan_job
+from pipeline.reader import unit_reader
+from pipeline.run import begin_run
+from pipeline.stages import Generate, Preprocess, final_answers
+from pipeline.units import to_parquet, unit_path, write_unit
+from pipeline.verify import verify_run
+from schemas.job import JobSettings
+from tests.fakes import load_echo_engine
+from tests.inputs import bad_row, good_row, write_parquet
+from tests.tiny import checkpoint
+
+pytest_plugins = ["tests.object_store"]
+
+
+def run_without_ray(folder: Path, output: str | None = None, *, finish: bool = True, **changes: object) -> Plan:
+    """A run of 20 rows in units of 8, one of them bad, answered in this process."""
+    source = folder / "in.parquet"
+    if not source.exists():
+        write_parquet(source, [bad_row(i, "decode") if i == 3 else good_row(i) for i in range(20)])
+    base = {"input": (str(source),), "output": output or str(folder / "out"), "model": str(checkpoint())}
+    settings = JobSettings.model_validate({**base, "unit_rows": 8, **changes})
+    plan = plan_job("caption", settings, "Q?")
+    run = begin_run(settings.output, plan.describe(), plan.listing.files)
+    preprocess, generate = Preprocess(settings), Generate(settings, load_echo_engine)
+    for unit in range(plan.listing.num_units):
+        answers = final_answers(generate(preprocess(unit_reader(plan.listing)(unit))))
+        write_unit(settings.output, run["run"], unit, answers)
+    if finish:
+        finish_run(plan.units(run["run"]), run["fingerprint"], {})
+    return plan
+
+
+def rewrite(folder: Path, change) -> None:
+    """Change the one answer file, and the manifest with it, as a program with a mistake would."""
+    path = folder / "out" / "answers" / "part-00000.parquet"
+    data = to_parquet(change(pq.read_table(path)))
+    path.write_bytes(data)
+    manifest = json.loads((folder / "out" / "manifest.json").read_text())
+    manifest["files"][0] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "out" / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="ids from a column"),
+        pytest.param({"prompt": ("a=A?", "b=B?")}, id="several prompts"),
+        pytest.param({"limit": 11, "keep": ("number",)}, id="limit and keep"),
+        pytest.param({"id_column": "number"}, id="numbers as ids"),
+    ],
+)
+def test_a_whole_run_is_green(tmp_path: Path, changes: dict[str, object]) -> None:
+    run_without_ray(tmp_path, **changes)
+    assert verify_run(str(tmp_path / "out")) == []
+
+
+def test_rows_without_ids_and_image_files_are_green(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([{"image": good_row(i)["image"]["bytes"]} for i in range(9)])
+    pq.write_table(table, tmp_path / "in.parquet")
+    run_without_ray(tmp_path)
+    assert verify_run(str(tmp_path / "out")) == []
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"{i}.jpg").write_bytes(good_row(i)["image"]["bytes"])
+    run_without_ray(tmp_path, str(tmp_path / "out2"), input=(str(folder),))
+    assert verify_run(str(tmp_path / "out2")) == []
+
+
+def test_a_run_in_an_object_store_is_green(tmp_path: Path, bucket: str) -> None:
+    run_without_ray(tmp_path, f"{bucket}/out")
+    assert verify_run(f"{bucket}/out") == []
+    storage.write_atomic(f"{bucket}/out/answers/stranger.parquet", b"x")
+    assert "not in the manifest" in verify_run(f"{bucket}/out")[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        pytest.param(lambda t: t.slice(1), "id 'row-0' and prompt 'prompt' is missing", id="lost"),
+        pytest.param(lambda t: pa.concat_tables([t, t.slice(5, 1)]), "id 'row-5' .* once too often", id="twice"),
+        pytest.param(lambda t: t.drop_columns(["text"]), "must begin with the columns", id="schema"),
+        pytest.param(lambda t: t.slice(0, 0), "manifest.json says 20 rows, the answers have 0", id="empty"),
+    ],
+)
+def test_a_row_that_is_lost_or_there_twice_is_named(tmp_path: Path, change, problem: str) -> None:
+    run_without_ray(tmp_path)
+    rewrite(tmp_path, change)
+    found = "\n".join(verify_run(str(tmp_path / "out")))
+    assert re.search(problem, found), found
+
+
+def test_a_torn_answer_file_is_named(tmp_path: Path) -> None:
+    run_without_ray(tmp_path)
+    path = tmp_path / "out" / "answers" / "part-00000.parquet"
+    path.write_bytes(path.read_bytes()[:-7])
+    (problem,) = verify_run(str(tmp_path / "out"))
+    assert "answers/part-00000.parquet is not the file that was written" in problem
+
+
+def test_a_missing_answer_file_is_named(tmp_path: Path) -> None:
+    run_without_ray(tmp_path)
+    (tmp_path / "out" / "answers" / "part-00000.parquet").unlink()
+    assert verify_run(str(tmp_path / "out")) == ["answers/part-00000.parquet is missing"]
+
+
+def test_a_run_whose_model_is_gone_can_be_verified(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint(), model)
+    run_without_ray(tmp_path, model=str(model))
+    shutil.rmtree(model)
+    assert verify_run(str(tmp_path / "out")) == []
+
+
+def test_an_input_that_is_gone_is_named(tmp_path: Path) -> None:
+    run_without_ray(tmp_path)
+    (tmp_path / "in.parquet").unlink()
+    (problem,) = verify_run(str(tmp_path / "out"))
+    assert "the input cannot be looked at any more: --input" in problem
+
+
+def test_a_changed_input_is_named(tmp_path: Path) -> None:
+    run_without_ray(tmp_path)
+    write_parquet(tmp_path / "in.parquet", [good_row(i + 1) for i in range(20)])
+    (problem,) = verify_run(str(tmp_path / "out"))
+    assert "input file changed: " in problem
+
+
+def test_a_run_that_is_not_complete_says_so_and_names_torn_units(tmp_path: Path) -> None:
+    plan = run_without_ray(tmp_path, finish=False)
+    Path(unit_path(plan.settings.output, 1)).write_bytes(b"PAR1")
+    problems = verify_run(str(tmp_path / "out"))
+    assert "3 of 3 units are done" in problems[0]
+    assert "unit-00000001.parquet is torn" in problems[1]
+
+
+def test_the_command_gives_its_verdict_as_exit_status(tmp_path: Path, capsys) -> None:
+    run_without_ray(tmp_path)
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    assert "every answer is there, once" in capsys.readouterr().out
+    (tmp_path / "out" / "answers" / "part-00000.parquet").unlink()
+    assert main(["verify", str(tmp_path / "out")]) == 1
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "must be a run folder with a run.json" in capsys.readouterr().err
