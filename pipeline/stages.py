@@ -140,6 +140,8 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
         device="cuda" if on_gpu else "cpu",
         attention=settings.attention,
         batch_size=settings.batch_size,
+        slots=settings.slots,
+        capacity=settings.capacity,
         revision=settings.revision,
         sampling=Sampling(
             temperature=settings.temperature,

@@ -13,7 +13,7 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 # Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
 PLACEMENT = frozenset(
-    {"output", "batch_size", "gpus", "preprocess_workers", "unit_rows", "max_error_rate", "fetch_threads"}
+    {"output", "batch_size", "slots", "gpus", "preprocess_workers", "unit_rows", "max_error_rate", "fetch_threads"}
 )
 
 
@@ -74,7 +74,11 @@ class JobSettings(BaseModel):
 
     dtype: Dtype = Field("auto", description="auto: bfloat16 on a GPU, float32 without.")
     attention: Attention = Field("sdpa", description="Which attention kernels transformers uses.")
-    batch_size: int = Field(32, ge=1, description="Rows generated together.")
+    batch_size: int = Field(32, ge=1, description="Rows generated together on a CPU; on a GPU see slots.")
+    slots: int | None = Field(None, ge=1, description="Rows generated together; what a GPU's free memory holds.")
+    capacity: int | None = Field(
+        None, ge=1, description="Longest prompt and answer together, in tokens; the model's context, 4096 at most."
+    )
     gpus: int | None = Field(None, ge=0, description="GPUs, one model each; all of the cluster's when not given.")
     preprocess_workers: int | None = Field(None, ge=1, description="CPU actors; from the cluster's when not given.")
     fetch_threads: int = Field(16, ge=1, description="Images fetched at once by each preprocessing actor.")

@@ -134,7 +134,7 @@ class Engine:
             row.failure = prompt.failure
         elif len(prompt.token_ids) + prompt.max_new_tokens > capacity:
             needs = f"{len(prompt.token_ids)} prompt tokens and up to {prompt.max_new_tokens} new ones"
-            message = f"{needs} do not fit the {capacity} tokens of a slot: raise the engine's capacity"
+            message = f"{needs} do not fit the {capacity} tokens of a slot: raise --capacity"
             row.failure = Failure(stage="generate", type="TooLong", message=message)
         else:
             # A total would hide a row with one too few beside a row with one too many, and shift the features of both.
