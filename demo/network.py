@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.nn.functional import cross_entropy, embedding, rms_norm, scaled_dot_product_attention, silu
 from transformers import LlavaNextForConditionalGeneration
 
@@ -121,8 +121,8 @@ class _Placed(torch.autograd.Function):
         return flat[index]
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        places: Tensor = ctx.saved_tensors[0]  # type: ignore[attr-defined]
+    def backward(ctx: BackwardCFunction, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
         rows = gradient.flatten(0, 1)
         return torch.cat([rows, rows.new_zeros(1, rows.shape[1])])[places], None, None
 

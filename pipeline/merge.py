@@ -36,6 +36,7 @@ class Units:
     run: str  # the run's name in run.json
     num_units: int
     answers_of: Callable[[int], int]
+    rows_a_file: int = ROWS_A_FILE
 
     def read(self, unit: int) -> pa.Table:
         """The answers of one unit; raises BrokenUnit."""
@@ -94,12 +95,12 @@ def _merge(units: Units) -> tuple[list[dict[str, Any]], Counts]:
 
 
 def _parts(units: Units) -> Iterator[list[int]]:
-    """Consecutive units of ROWS_A_FILE answers together."""
+    """Consecutive units of `rows_a_file` answers together."""
     part, rows = [], 0
     for unit in range(units.num_units):
         part.append(unit)
         rows += units.answers_of(unit)
-        if rows >= ROWS_A_FILE or unit == units.num_units - 1:
+        if rows >= units.rows_a_file or unit == units.num_units - 1:
             yield part
             part, rows = [], 0
 

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import merge
 from pipeline.merge import BrokenUnits, Units, finish_run
 from pipeline.run import RunMismatch, begin_run, read_manifest, read_run, settle
 from pipeline.units import Counts, ErrorType, count_answers, done_units, unit_path, write_unit
@@ -40,8 +39,8 @@ def begun(folder: Path, units: int = 0) -> str:
     return str(folder)
 
 
-def finished(folder: str, num_units: int) -> dict[str, object]:
-    units = Units(folder=folder, run="me", num_units=num_units, answers_of=lambda unit: 3)
+def finished(folder: str, num_units: int, rows_a_file: int = 1000) -> dict[str, object]:
+    units = Units(folder=folder, run="me", num_units=num_units, answers_of=lambda unit: 3, rows_a_file=rows_a_file)
     return finish_run(units, "fingerprint", {"seconds": 1.0})
 
 
@@ -118,10 +117,9 @@ def test_a_merge_that_was_killed_is_repeated_whole(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "answers").num_rows == 6
 
 
-def test_answers_are_merged_into_files_of_a_good_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_merged_into_files_of_a_good_size(tmp_path: Path) -> None:
     folder = begun(tmp_path, units=5)
-    monkeypatch.setattr(merge, "ROWS_A_FILE", 6)
-    files = finished(folder, 5)["files"]
+    files = finished(folder, 5, rows_a_file=6)["files"]
     assert [file["rows"] for file in files] == [6, 6, 3]
     assert pq.read_table(tmp_path / "answers").num_rows == 15
 
