@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.engine.arithmetic import causal_pairs
 from pipeline.engine.attention import Attend, cached
 from pipeline.engine.cache import Cache
 from pipeline.engine.chunks import Chunk, beginnings, rests
@@ -111,7 +112,9 @@ class Runner:
 
     def _embed(self, chunk: Chunk, families: Iterable[Family]) -> Tensor:
         """(rows, length, hidden) embeddings, image tokens replaced by their features."""
-        self.counts["tokens"] += int(chunk.lengths[chunk.slots != chunk.dummy].sum())
+        real = chunk.slots != chunk.dummy
+        self.counts["tokens"] += int(chunk.lengths[real].sum())
+        self.counts["pairs"] += int(causal_pairs(chunk.starts, chunk.lengths)[real].sum())
         self.counts["token places"] += chunk.token_ids.size
         embeddings = self._decoder.embed(self._to_device(chunk.token_ids))
         features = [f.pictures.features for f in families if f.pictures.features is not None]
@@ -122,6 +125,7 @@ class Runner:
 
     def _begin(self, chunk: Chunk, hidden: Tensor) -> Launched:
         """Draw the tokens that follow a chunk's last ones, and set the slots to work whose prompts have ended."""
+        self.counts["drawn"] += len(chunk.ending)
         ends = self._to_device(chunk.lengths - 1)
         logits = self._decoder.logits(hidden[torch.arange(len(ends), device=self._device), ends])
         state = self._state(chunk)
@@ -152,6 +156,7 @@ class Runner:
             else:
                 self._step(min(round_up(longest + 1, _SPAN_STEP), self._sizes.capacity))
         self.counts["decode steps"] += 1
+        self.counts["slots"] += self._slots.num
         return Reading(self._slots.token_ids[: self._slots.num], self._slots.logprobs[: self._slots.num])
 
     def _step(self, span: int) -> None:
