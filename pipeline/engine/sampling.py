@@ -43,9 +43,9 @@ class Sampler:
             chosen = pick(_shape(scores, self._sampling), noise(state.seeds, state.steps))
         else:
             chosen = scores.argmax(-1)
-        if state.seen is not None:
-            state.seen.scatter_(1, chosen[:, None], True)
         own = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        if state.seen is not None:  # last: a draw that ran out of memory can be made again
+            state.seen.scatter_(1, chosen[:, None], True)
         return Draw(token_ids=chosen, logprobs=own)
 
     def _steer(self, logits: Tensor, state: DrawState) -> Tensor:

@@ -89,7 +89,14 @@ class Scheduler:
         lengths = [len(row.prompt.token_ids) + _draft(row).num_tokens for row in self._seats.values()]
         self.counts["busy slots"] += len(lengths)
         self.counts["pairs"] += sum(lengths)
-        reading = self._runner.decode(max(lengths))
+        try:
+            reading = self._runner.decode(max(lengths))
+        except torch.OutOfMemoryError:
+            reading = None
+        if reading is None:  # its shape is always the same: only what the allocator keeps back can make room
+            torch.cuda.empty_cache()
+            self.counts["out of memory"] += 1
+            reading = self._runner.decode(max(lengths))
         return [Launched(reading=reading, rows=tuple(self._seats.items()))]
 
     def _postprocess(self, keep: int) -> None:
