@@ -21,13 +21,15 @@ class Arithmetic:
     """Operations of a network's parts; a multiplication and its addition are two. Norms and the like are left out."""
 
     tile: float  # vision tower and projector
-    token: float  # the products of all layers
+    token: float  # the products of all layers, but for what follows the keys and values of the last
+    last: float  # that: only tokens that another one is drawn after need it
     pair: float  # attention of one token to one place of its slot
     head: float  # the vocabulary's scores
 
     def teraflop(self, *, tiles: int, tokens: int, pairs: int, drawn: int) -> float:
         """What so much work comes to, in 10^12 operations."""
-        return (tiles * self.tile + tokens * self.token + pairs * self.pair + drawn * self.head) / 1e12
+        whole = tiles * self.tile + tokens * self.token + pairs * self.pair + drawn * (self.last + self.head)
+        return whole / 1e12
 
 
 def arithmetic(config: PreTrainedConfig, shape: DecoderShape, num_tokens: int) -> Arithmetic:
@@ -40,10 +42,12 @@ def arithmetic(config: PreTrainedConfig, shape: DecoderShape, num_tokens: int) -
     layers = [i % depth for i in ([taken] if isinstance(taken, int) else taken)]
     projector = patches * 2 * (width * len(layers) * shape.hidden + shape.hidden**2)
     heads = shape.heads * shape.head_dim
-    attention = shape.hidden * (2 * heads + 2 * shape.kv_heads * shape.head_dim)
+    before = shape.hidden * (heads + 2 * shape.kv_heads * shape.head_dim)
+    behind = shape.hidden * (heads + 3 * shape.intermediate)
     return Arithmetic(
         tile=max(layers) * layer + projector,
-        token=2 * shape.layers * (attention + 3 * shape.hidden * shape.intermediate),
+        token=2 * (shape.layers * (before + behind) - behind),
+        last=2 * behind,
         pair=4 * shape.layers * heads,
         head=2 * shape.hidden * num_tokens,
     )
