@@ -1,9 +1,12 @@
 """The keys and values of every prompt at work: one slot each, allocated once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pipeline.engine.spread import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,17 +27,24 @@ class CacheShape:
 class Cache:
     """A row's keys and values start at place 0 of its slot. One slot more than asked takes the dummy rows.
 
-    `rotary` is the cosine and sine of the angles of every place, each (capacity, head_dim).
+    `rotary` is the cosine and sine of the angles of every place, each (capacity, head_dim). What belongs to a layer is
+    on the layer's device, and so is all that comes in for it; a slot to copy or clear may be named on any.
     """
 
-    def __init__(self, shape: CacheShape, rotary: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, shape: CacheShape, rotary: tuple[Tensor, Tensor], parts: Sequence[Part]) -> None:
         self.shape = shape
-        self.cos, self.sin = rotary
-        dtype, device = self.cos.dtype, self.cos.device
+        self._rotary = [tuple(angles.to(part.device) for angles in rotary) for part in parts]
+        dtype = rotary[0].dtype
         size = (shape.slots + 1, shape.kv_heads, shape.capacity, shape.head_dim)
+        devices = [part.device for part in parts for _ in part.layers]
         # Zeros, not whatever was there: masked places are multiplied by 0, which a NaN survives.
-        self._keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.layers)]
-        self._values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.layers)]
+        self._keys = [torch.zeros(size, dtype=dtype, device=device) for device in devices]
+        self._values = [torch.zeros(size, dtype=dtype, device=device) for device in devices]
+
+    def angles(self, part: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of the angles at the positions, on the device of a part of the layers."""
+        cos, sin = self._rotary[part]
+        return cos[positions], sin[positions]
 
     def fill(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write (rows, length, kv_heads, head_dim) to the beginning of the rows' slots."""
@@ -59,6 +69,8 @@ class Cache:
     def copy(self, source: int, targets: Tensor, length: int) -> None:
         """Give other slots the first `length` places of a slot."""
         for stored in (*self._keys, *self._values):
+            if targets.device != stored.device:
+                targets = targets.to(stored.device)
             start = stored[:, :, :length]
             start.index_copy_(0, targets, start[source].expand(len(targets), *start.shape[1:]))
 

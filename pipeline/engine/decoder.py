@@ -1,8 +1,8 @@
 """The text network: one block for mistral, llama and qwen2, over the weights that transformers loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from transformers import LlavaNextForConditionalGeneration, PreTrainedConfig
 from pipeline.engine.attention import Attend, cached, causal
 from pipeline.engine.cache import Cache
 from pipeline.engine.linear import Fp8Linear, join
+from pipeline.engine.spread import spread
 
 BACKBONES = ("llama", "mistral", "qwen2")
 # How they stretch the rotary angles: all but those that change with the length of a prompt while it runs.
@@ -84,15 +85,35 @@ class Block(nn.Module):
             setattr(self, name, Fp8Linear(getattr(self, name)))
 
 
-class Decoder:
-    """All blocks, with the embedding before them and the vocabulary's product after."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Places:
+    """Where the tokens of (rows, length) go: the rows' slots, and their positions in them."""
 
-    def __init__(self, network: LlavaNextForConditionalGeneration) -> None:
+    slots: Tensor  # (rows,)
+    positions: Tensor  # (rows, length)
+
+    def to(self, device: torch.device) -> "_Places":
+        return _Places(slots=self.slots.to(device), positions=self.positions.to(device))
+
+
+# layer, places on its device, queries, keys, values -> attended
+_AttendAt: TypeAlias = Callable[[int, _Places, Tensor, Tensor, Tensor], Tensor]
+
+
+class Decoder:
+    """All blocks, with the embedding before them and the vocabulary's product after.
+
+    The blocks are spread over the devices in order; what is passed in and what comes out is on the first of them.
+    """
+
+    def __init__(
+        self, network: LlavaNextForConditionalGeneration, devices: Sequence[torch.device], *, fp8: bool = False
+    ) -> None:
         text: Any = network.model.language_model
         self.shape = decoder_shape(text.config)
+        self.parts = spread(self.shape.layers, devices)
         self.embedding = text.embed_tokens
-        self._layers = text.layers
-        self.blocks = [Block(layer, self.shape) for layer in text.layers]
+        self.blocks = self._take(text.layers, fp8=fp8)
         self.norm = RmsNorm(text.norm)
         self.head = network.lm_head
         rotary = text.rotary_emb
@@ -101,13 +122,28 @@ class Decoder:
         self._project: Callable[..., tuple[Tensor, Tensor, Tensor]] = Block.project
         self._finish: Callable[..., Tensor] = Block.finish
 
+    def _take(self, layers: nn.ModuleList, *, fp8: bool) -> list[Block]:
+        """The layers as blocks, each on its device before the next is looked at. In 8 bits the network that shares the
+        weights lets go of its own, layer by layer, and can no longer run."""
+        devices = [part.device for part in self.parts for _ in part.layers]
+        blocks = []
+        for i, (layer, device) in enumerate(zip(layers, devices, strict=True)):
+            block = Block(layer.to(device), self.shape)
+            if fp8:
+                block.quantise()
+                layers[i] = nn.Identity()
+            blocks.append(block)
+        return blocks
+
     @property
     def dtype(self) -> torch.dtype:
         """The type of what flows between the layers."""
         return self.norm.weight.dtype
 
     def compile_blocks(self) -> None:
-        """Compile the two halves of a block, once for all layers and lengths."""
+        """Compile the two halves of a block, once for all lengths and for all layers of a device."""
+        limit = 8 * len(self.parts)  # as torch has it for one device
+        torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
         self._project = torch.compile(Block.project, dynamic=True)
         self._finish = torch.compile(Block.finish, dynamic=True)
 
@@ -115,13 +151,6 @@ class Decoder:
         """Ids to embeddings, one dimension more; an image's places hold a placeholder."""
         embeddings: Tensor = self.embedding(token_ids)
         return embeddings
-
-    def quantise(self) -> None:
-        """Make the products of all blocks 8-bit, layer by layer; the network that shares the weights lets go of its own
-        and can no longer run."""
-        for i, block in enumerate(self.blocks):
-            block.quantise()
-            self._layers[i] = nn.Identity()
 
     def rotary(self, capacity: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine of every position's angles, each (capacity, head_dim)."""
@@ -141,45 +170,48 @@ class Decoder:
         rows, length, _ = x.shape
         positions = torch.arange(length, device=x.device).expand(rows, length)
 
-        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.fill(layer, slots, keys, values)
+        def attend(layer: int, places: _Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            cache.fill(layer, places.slots, keys, values)
             return causal(queries, keys, values)
 
-        return self._through(x, positions, cache, attend)
+        return self._through(x, _Places(slots=slots, positions=positions), cache, attend)
 
     def extend(self, x: Tensor, positions: Tensor, slots: Tensor, cache: Cache, span: int) -> Tensor:
         """Run a few more tokens, (rows, length, hidden), of prompts whose beginning their slots hold already."""
 
-        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.put(layer, slots, positions, (keys, values))
-            return cached(queries, *cache.some(layer, slots, span), positions)
+        def attend(layer: int, places: _Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            cache.put(layer, places.slots, places.positions, (keys, values))
+            return cached(queries, *cache.some(layer, places.slots, span), places.positions)
 
-        return self._through(x, positions, cache, attend)
+        return self._through(x, _Places(slots=slots, positions=positions), cache, attend)
 
     def step(self, x: Tensor, positions: Tensor, cache: Cache, attend_slots: Attend, span: int) -> Tensor:
         """Run one more token of every slot, (slots, 1, hidden)."""
         slots = torch.arange(len(x), device=x.device)
 
-        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.put(layer, slots, positions, (keys, values))
-            return attend_slots(queries, *cache.all(layer, span), positions)
+        def attend(layer: int, places: _Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            cache.put(layer, places.slots, places.positions, (keys, values))
+            return attend_slots(queries, *cache.all(layer, span), places.positions)
 
-        return self._through(x, positions, cache, attend)
+        return self._through(x, _Places(slots=slots, positions=positions), cache, attend)
 
-    def _through(self, x: Tensor, positions: Tensor, cache: Cache, attend: Callable[..., Tensor]) -> Tensor:
-        rows, length, _ = x.shape
-        cos, sin = cache.cos[positions.flatten()], cache.sin[positions.flatten()]
+    def _through(self, x: Tensor, places: _Places, cache: Cache, attend: _AttendAt) -> Tensor:
+        (rows, length, _), home = x.shape, x.device
         x = x.flatten(0, 1)
-        for layer, block in enumerate(self.blocks):
-            heads = self._project(block, x, cos, sin)
-            queries, keys, values = (part.view(rows, length, -1, self.shape.head_dim) for part in heads)
-            x = self._finish(block, x, attend(layer, queries, keys, values).flatten(0, 1))
-        return x.view(rows, length, -1)
+        for number, part in enumerate(self.parts):
+            x, here = x.to(part.device), places.to(part.device)
+            cos, sin = cache.angles(number, here.positions.flatten())
+            for layer in part.layers:
+                block = self.blocks[layer]
+                heads = self._project(block, x, cos, sin)
+                queries, keys, values = (one.view(rows, length, -1, self.shape.head_dim) for one in heads)
+                x = self._finish(block, x, attend(layer, here, queries, keys, values).flatten(0, 1))
+        return x.to(home).view(rows, length, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the vocabulary scores after (rows, hidden): (rows, vocabulary)."""
-        scores: Tensor = self.head(self.norm(hidden))
-        return scores
+        scores: Tensor = self.head(self.norm(hidden.to(self.parts[-1].device)))
+        return scores.to(hidden.device)
 
 
 def decoder_shape(config: PreTrainedConfig) -> DecoderShape:

@@ -46,7 +46,7 @@ class Engine:
             model.vision.compile_layers()
         self._runner = Runner(model, settings.sampling, self.sizes)
         self._scheduler = Scheduler(self._runner, self.sizes, on_gpu=self._on_gpu)
-        if self._on_gpu and settings.cuda_graphs:
+        if self._on_gpu and settings.cuda_graphs and model.capturable:
             self._runner.capture()
         self._changed = threading.Condition()  # guards all that follows
         self._callers: set[_Caller] = set()

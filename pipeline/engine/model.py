@@ -1,7 +1,8 @@
 """The checkpoint in memory: transformers' network, its tokenizer, and the few numbers the engine takes from them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -10,11 +11,13 @@ from transformers import (
     AutoProcessor,
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from pipeline.engine.decoder import Decoder
+from pipeline.engine.decoder import Decoder, decoder_shape
+from pipeline.engine.spread import device_map, devices_of, place, spread
 from pipeline.engine.vision import Vision
 from schemas.engine import EngineSettings
 
@@ -33,12 +36,19 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
+        """Where images and tokens come in; the first of several."""
         return self.network.device
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a decode step can be one CUDA graph."""
+        return len(self.decoder.parts) == 1
 
 
 def load_model(model: str, settings: EngineSettings) -> LoadedModel:
     """Load a hub id or a local folder: safetensors only, no remote code."""
     _check_settings(settings)
+    devices = devices_of(settings)
     config = AutoConfig.from_pretrained(model, revision=settings.revision, trust_remote_code=False)
     if config.model_type != "llava_next":
         raise ValueError(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
@@ -49,22 +59,22 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
         use_safetensors=True,
         dtype=getattr(torch, settings.dtype),
         attn_implementation=settings.attention,
+        **_placed(config, devices, settings),
     )
     network = cast(LlavaNextForConditionalGeneration, loaded)
     # The backend is named because the default follows what is installed; only its mean and std are used.
     processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
-    network.requires_grad_(False).eval().to(settings.device)
+    network.requires_grad_(False).eval()
     return make_ready(network, processor, settings)
 
 
 def make_ready(
     network: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, settings: EngineSettings
 ) -> LoadedModel:
-    """A network on its device, with weights of whatever origin, as the engine runs it."""
+    """A network with weights of whatever origin, on its devices and as the engine runs it."""
     tokenizer, images = processor.tokenizer, processor.image_processor
-    decoder = Decoder(network)
-    if settings.quantize == "fp8":
-        decoder.quantise()
+    decoder = Decoder(network, devices_of(settings), fp8=settings.quantize == "fp8")
+    place(network, decoder.parts)
     return LoadedModel(
         network=network,
         decoder=decoder,
@@ -76,9 +86,15 @@ def make_ready(
     )
 
 
+def _placed(config: PreTrainedConfig, devices: Sequence[torch.device], settings: EngineSettings) -> dict[str, Any]:
+    """How transformers is told where each weight goes as it is read. Those that are to become 8-bit products wait on the
+    CPU, as their card may not hold all of them before."""
+    if settings.quantize == "fp8" or (len(devices) == 1 and devices[0].type == "cpu"):
+        return {}
+    return {"device_map": device_map(spread(decoder_shape(config.get_text_config()).layers, devices))}
+
+
 def _check_settings(settings: EngineSettings) -> None:
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device must exist on this machine, which has no CUDA device, got {settings.device!r}")
     if settings.attention == "flash_attention_2" and not is_flash_attn_2_available():
         raise ValueError("attention must be installed, 'flash_attention_2' needs the package flash-attn; use 'sdpa'")
 

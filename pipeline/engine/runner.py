@@ -40,7 +40,7 @@ class Runner:
         self._model, self._sampling, self._sizes = model, sampling, sizes
         self._device, self._decoder = model.device, model.decoder
         shape = cache_shape(model.decoder.shape, sizes.slots, sizes.capacity)
-        self._cache = Cache(shape, model.decoder.rotary(sizes.capacity))
+        self._cache = Cache(shape, model.decoder.rotary(sizes.capacity), model.decoder.parts)
         self._num_seen = model.num_tokens if sampling.repetition_penalty != 1 else 0
         self._slots = Slots(sizes.slots, self._num_seen, self._device)
         stop_ids = () if sampling.ignore_eos else model.stop_ids

@@ -68,14 +68,23 @@ def _limit(shape: DecoderShape) -> int:
 def _slots_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> int:
     """Slots that fit beside the weights and what one prefill needs."""
     shape, dtype = model.decoder.shape, model.decoder.dtype
-    free, _ = torch.cuda.mem_get_info(model.device)
-    unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     activations = prefill_tokens * (4 * shape.intermediate + 12 * shape.hidden) * dtype.itemsize
-    slot_bytes = cache_shape(shape, 1, capacity).slot_bytes(dtype)
-    fit = (free + unused - _SPARE_BYTES - activations) // slot_bytes - 1  # one slot more takes the dummy rows
+    layer_bytes = cache_shape(shape, 1, capacity).slot_bytes(dtype) // shape.layers
+    parts = model.decoder.parts
+    free = [_free_bytes(part.device) for part in parts]
+    # one slot more takes the dummy rows
+    fit = min(
+        (room - _SPARE_BYTES - activations) // (len(part.layers) * layer_bytes) - 1
+        for part, room in zip(parts, free, strict=True)
+    )
     if fit < 1:
         raise ValueError(
-            f"capacity must leave room for one slot, {capacity} tokens are {slot_bytes / 2**30:.1f} GiB "
-            f"and {free / 2**30:.1f} GiB are free beside the weights"
+            f"capacity must leave room for one slot, {capacity} tokens are {shape.layers * layer_bytes / 2**30:.1f} GiB "
+            f"and {sum(free) / 2**30:.1f} GiB are free beside the weights"
         )
     return min(_MOST_SLOTS, fit // _SLOT_STEP * _SLOT_STEP or fit)
+
+
+def _free_bytes(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
