@@ -138,6 +138,7 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
     return EngineSettings(
         dtype=best if settings.dtype == "auto" else settings.dtype,
         device="cuda" if on_gpu else "cpu",
+        num_devices=settings.gpus_per_model if on_gpu else 1,
         attention=settings.attention,
         batch_size=settings.batch_size,
         slots=settings.slots,

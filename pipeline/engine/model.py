@@ -87,8 +87,8 @@ def make_ready(
 
 
 def _placed(config: PreTrainedConfig, devices: Sequence[torch.device], settings: EngineSettings) -> dict[str, Any]:
-    """How transformers is told where each weight goes as it is read. Those that are to become 8-bit products wait on the
-    CPU, as their card may not hold all of them before."""
+    """How transformers is told where each weight goes as it is read. Those that our own 8-bit products are made of wait
+    on the CPU, as their card may not hold all of them."""
     if settings.quantize == "fp8" or (len(devices) == 1 and devices[0].type == "cpu"):
         return {}
     return {"device_map": device_map(spread(decoder_shape(config.get_text_config()).layers, devices))}

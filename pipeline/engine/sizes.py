@@ -79,8 +79,8 @@ def _slots_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> 
     )
     if fit < 1:
         raise ValueError(
-            f"capacity must leave room for one slot, {capacity} tokens are {shape.layers * layer_bytes / 2**30:.1f} GiB "
-            f"and {sum(free) / 2**30:.1f} GiB are free beside the weights"
+            f"capacity must leave room for one slot, {capacity} tokens are {layer_bytes * shape.layers / 2**30:.1f} "
+            f"GiB and {sum(free) / 2**30:.1f} GiB are free beside the weights"
         )
     return min(_MOST_SLOTS, fit // _SLOT_STEP * _SLOT_STEP or fit)
 

@@ -38,9 +38,7 @@ def spread(num_layers: int, devices: Sequence[torch.device]) -> tuple[Part, ...]
     if len(devices) > num_layers:
         raise ValueError(f"num_devices must be at most the model's {num_layers} layers, got {len(devices)}")
     bounds = [num_layers * i // len(devices) for i in range(len(devices) + 1)]
-    return tuple(
-        Part(device=device, layers=range(bounds[i], bounds[i + 1])) for i, device in enumerate(devices)
-    )
+    return tuple(Part(device=device, layers=range(bounds[i], bounds[i + 1])) for i, device in enumerate(devices))
 
 
 def device_map(parts: Sequence[Part]) -> dict[str, torch.device]:
@@ -66,8 +64,8 @@ def place(network: nn.Module, parts: Sequence[Part]) -> None:
 
 
 def _around(parts: Sequence[Part]) -> dict[str, torch.device]:
-    """The device of what is around the layers: the first of them for what comes before, the last for what comes after."""
+    """What comes before the layers is on the first device, what comes after them on the last."""
     text = "model.language_model"
-    before = ("model.vision_tower", "model.multi_modal_projector", "model.image_newline")
-    before += (f"{text}.embed_tokens", f"{text}.rotary_emb")
+    own = (f"{text}.embed_tokens", f"{text}.rotary_emb")
+    before = ("model.vision_tower", "model.multi_modal_projector", "model.image_newline", *own)
     return {**dict.fromkeys(before, parts[0].device), **dict.fromkeys((f"{text}.norm", "lm_head"), parts[-1].device)}

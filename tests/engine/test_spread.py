@@ -4,10 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline.engine.attention import cached
+from pipeline.engine.cache import Cache
+from pipeline.engine.decoder import Decoder
 from pipeline.engine.engine import Engine
 from pipeline.engine.model import load_model
-from pipeline.engine.spread import spread
+from pipeline.engine.sizes import cache_shape
+from pipeline.engine.spread import device_map, spread
 from schemas.engine import EngineSettings
 from tests.engine.oracle import FP32, mixed_questions
 from tests.tiny import checkpoint
@@ -39,3 +45,53 @@ def test_devices_share_the_layers_in_order(num_layers, num_devices, shares) -> N
 def test_more_devices_than_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="num_devices must be at most the model's 2 layers, got 3"):
         load_model(str(checkpoint()), replace(FP32, num_devices=3))
+
+
+def pretend(module: nn.Module, device: torch.device) -> None:
+    """Give a module weights without numbers that torch takes to be on `device`."""
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            fake = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+            setattr(part, name, nn.Parameter(fake, requires_grad=False))
+
+
+def pretended(decoder: Decoder, devices: list[torch.device]) -> Decoder:
+    """The decoder as it would be over devices that this machine lacks."""
+    decoder.parts = spread(decoder.shape.layers, devices)
+    for part in decoder.parts:
+        for layer in part.layers:
+            pretend(decoder.blocks[layer], part.device)
+    pretend(decoder.embedding, devices[0])
+    pretend(decoder.norm, devices[-1])
+    pretend(decoder.head, devices[-1])
+    decoder.frequencies = torch.empty(decoder.frequencies.shape, device=devices[0])
+    return decoder
+
+
+@torch.inference_mode()
+def test_nothing_meets_a_number_of_another_device() -> None:
+    """Torch checks the devices of every operation as on real ones, without a number being computed."""
+    decoder = load_model(str(checkpoint()), FP32).decoder
+    with FakeTensorMode():
+        decoder = pretended(decoder, [torch.device("cpu"), torch.device("meta")])
+        cache = Cache(cache_shape(decoder.shape, 3, 64), decoder.rotary(64), decoder.parts)
+        tokens, slots, one = torch.zeros(2, 16).long(), torch.zeros(2).long(), torch.zeros(3, 1).long()
+        states: list[Tensor] = [decoder.prefill(decoder.embed(tokens), slots, cache)]
+        cache.copy(0, slots, 5)
+        states.append(decoder.extend(decoder.embed(tokens), tokens, slots, cache, 32))
+        states.append(decoder.step(decoder.embed(one), one, cache, cached, 64))
+        cache.clear(0)
+        assert {state.device.type for state in states} == {"cpu"}
+        assert {decoder.logits(state[:, 0]).device.type for state in states} == {"cpu"}
+        assert {stored.device.type for stored in cache.all(1, 64)} == {"meta"}
+
+
+def test_weights_go_to_the_device_of_their_layer(oracle) -> None:
+    devices = [torch.device("cpu"), torch.device("meta")]
+    placed = device_map(spread(oracle.model.decoder.shape.layers, devices))
+    names = [name for name, _ in oracle.model.network.named_parameters()]
+    owners = {name: [key for key in placed if f"{name}.".startswith(f"{key}.")] for name in names}
+    assert all(len(keys) == 1 for keys in owners.values())
+    assert {name for name in names if placed[owners[name][0]].type == "meta"} == {
+        name for name in names if name.startswith(("model.language_model.layers.1.", "model.language_model.norm", "lm"))
+    }
