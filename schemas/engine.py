@@ -62,7 +62,7 @@ class EngineSettings:
     compile: bool | None = None  # torch.compile for the decoder's layers; None: on a GPU
     cuda_graphs: bool = True  # the decode step as one CUDA graph; not over several devices, nor in bitsandbytes' 8 bits
     decode_kernel: DecodeKernel | None = None  # attention of the decode step; None: triton on a GPU, else sdpa
-    quantize: Quantize | None = None
+    quantize: Quantize | None = None  # of the decoder's layers alone; fp8 is our own, 8bit and 4bit are bitsandbytes'
     revision: str | None = None  # of a hub model: branch, tag or commit
     sampling: Sampling = field(default_factory=Sampling)
 

@@ -8,6 +8,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from schemas.engine import Quantize
+
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
@@ -74,7 +76,15 @@ class JobSettings(BaseModel):
     seed: int = Field(0, ge=0, description="With a row's id it fixes what sampling draws for that row.")
 
     dtype: Dtype = Field("auto", description="auto: bfloat16 on a GPU, float32 without.")
-    attention: Attention = Field("sdpa", description="Which attention kernels transformers uses.")
+    quantize: Quantize | None = Field(
+        None,
+        description="Weights of the text network in fewer bits: fp8 (needs no package), 8bit or 4bit (bitsandbytes).",
+    )
+    attention: Attention = Field(
+        "sdpa",
+        description="Attention kernels of the vision tower; the text network has its own. flash_attention_2 needs "
+        "the package flash-attn.",
+    )
     batch_size: int = Field(32, ge=1, description="Rows generated together on a CPU; on a GPU see slots.")
     slots: int | None = Field(None, ge=1, description="Rows generated together; what a GPU's free memory holds.")
     capacity: int | None = Field(

@@ -12,7 +12,7 @@ from transformers import LlavaNextForConditionalGeneration, PreTrainedConfig
 from pipeline.engine.attention import Attend, cached, causal
 from pipeline.engine.cache import Cache
 from pipeline.engine.linear import Fp8Linear, join
-from pipeline.engine.spread import spread
+from pipeline.engine.spread import moved, spread
 
 BACKBONES = ("llama", "mistral", "qwen2")
 # How they stretch the rotary angles: all but those that change with the length of a prompt while it runs.
@@ -128,7 +128,7 @@ class Decoder:
         devices = [part.device for part in self.parts for _ in part.layers]
         blocks = []
         for i, (layer, device) in enumerate(zip(layers, devices, strict=True)):
-            block = Block(layer.to(device), self.shape)
+            block = Block(moved(layer, device), self.shape)
             if fp8:
                 block.quantise()
                 layers[i] = nn.Identity()

@@ -41,7 +41,7 @@ class Engine:
     def __init__(self, model: LoadedModel, settings: EngineSettings) -> None:
         self._model, self._settings = model, settings
         self.sizes = resolve(model, settings)
-        if settings.compile or (settings.compile is None and self._on_gpu):
+        if settings.compile or (settings.compile is None and self._on_gpu and model.compilable):
             model.decoder.compile_blocks()
             model.vision.compile_layers()
         self._runner = Runner(model, settings.sampling, self.sizes)

@@ -24,9 +24,8 @@ def devices_of(settings: EngineSettings) -> tuple[torch.device, ...]:
         return (first,) * settings.num_devices
     if not torch.cuda.is_available():
         raise ValueError(f"device must exist on this machine, which has no CUDA device, got {settings.device!r}")
-    if first.index is None and settings.num_devices == 1:
-        return (first,)
-    start, found = first.index or 0, torch.cuda.device_count()
+    start = torch.cuda.current_device() if first.index is None else first.index
+    found = torch.cuda.device_count()
     if start + settings.num_devices > found:
         asked = f"{settings.num_devices} from {settings.device!r} on"
         raise ValueError(f"device and num_devices must exist on this machine, which has {found}, got {asked}")
@@ -55,12 +54,18 @@ def place(network: nn.Module, parts: Sequence[Part]) -> None:
         if isinstance(found, nn.Parameter):
             found.data = found.data.to(device)
         else:
-            found.to(device)
+            moved(found, device)
     for module in network.modules():
         if hasattr(module, "_hf_hook"):
             from accelerate.hooks import remove_hook_from_module  # who put hooks there has it
 
             remove_hook_from_module(module)
+
+
+def moved(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module on the device. One that is there is not touched: to move packed weights packs them again."""
+    there = all(tensor.device == device for tensor in (*module.parameters(), *module.buffers()))
+    return module if there else module.to(device)
 
 
 def _around(parts: Sequence[Part]) -> dict[str, torch.device]:
