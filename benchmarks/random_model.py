@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -13,35 +14,51 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     MistralConfig,
     PreTrainedConfig,
+    Qwen2Config,
 )
 
 from demo.checkpoint import BOS, EOS, IMAGE, PAD, Shape, build_config, build_processor, byte_tokenizer
 from pipeline.engine.model import LoadedModel, make_ready
+from pipeline.engine.spread import devices_of, spread
 from schemas.engine import EngineSettings
 
 TINY = Shape()
 REAL = Shape(tile=336, patch=14)
-_IDS: dict[str, Any] = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+Sizes: TypeAlias = dict[str, Any]
+_IDS: Sizes = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
 
 
-def _mistral_7b() -> PreTrainedConfig:
-    sizes: dict[str, Any] = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
-    heads: dict[str, Any] = {"num_attention_heads": 32, "num_key_value_heads": 8, "sliding_window": None}
-    rope = {"rope_type": "default", "rope_theta": 1e6}
-    return MistralConfig(
-        **sizes, **heads, **_IDS, vocab_size=32064, max_position_embeddings=32768, rope_parameters=rope
-    )
+def _sizes(width: int, inner: int, layers: int, heads: int, kv_heads: int) -> Sizes:
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        **_IDS,
+    }
 
 
-def _vicuna_7b() -> PreTrainedConfig:
-    sizes: dict[str, Any] = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
-    heads: dict[str, Any] = {"num_attention_heads": 32, "num_key_value_heads": 32}
-    return LlamaConfig(**sizes, **heads, **_IDS, vocab_size=32064, max_position_embeddings=4096)
+def _text(kind: type[PreTrainedConfig], vocabulary: int, context: int, theta: float, sizes: Sizes) -> PreTrainedConfig:
+    rope = {"rope_type": "default", "rope_theta": theta}
+    other: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "max_position_embeddings": context,
+        "rope_parameters": rope,
+        "sliding_window": None,
+    }
+    return kind(**sizes, **other)
 
 
+# The text networks of the published checkpoints, by the checkpoint's name.
 SHAPES: dict[str, Callable[[], PreTrainedConfig] | None] = {
-    "mistral-7b": _mistral_7b,
-    "vicuna-7b": _vicuna_7b,
+    "mistral-7b": lambda: _text(MistralConfig, 32064, 32768, 1e6, _sizes(4096, 14336, 32, 32, 8)),
+    "vicuna-7b": lambda: _text(LlamaConfig, 32064, 4096, 1e4, _sizes(4096, 11008, 32, 32, 32)),
+    "vicuna-13b": lambda: _text(LlamaConfig, 32064, 4096, 1e4, _sizes(5120, 13824, 40, 40, 40)),
+    "34b": lambda: _text(LlamaConfig, 64064, 4096, 5e6, _sizes(7168, 20480, 60, 56, 8)),
+    "llama3-8b": lambda: _text(LlamaConfig, 128320, 8192, 5e5, _sizes(4096, 14336, 32, 32, 8)),
+    "72b": lambda: _text(Qwen2Config, 152064, 32768, 1e6, _sizes(8192, 24576, 80, 64, 64)),
+    "110b": lambda: _text(Qwen2Config, 152064, 32768, 1e6, _sizes(8192, 49152, 80, 64, 8)),
     "tiny": None,
 }
 
@@ -54,8 +71,8 @@ class RandomModel:
     folder: Path
 
     def load(self, settings: EngineSettings) -> LoadedModel:
-        """Random weights on the device of `settings`; every row of the vocabulary can be drawn."""
-        network = build_random(self.config, settings.device, getattr(torch, settings.dtype))
+        """Random weights on the devices of `settings`; every row of the vocabulary can be drawn."""
+        network = build_random(self.config, settings)
         processor = build_processor(REAL, byte_tokenizer())
         vocabulary = self.config.get_text_config().vocab_size
         return replace(make_ready(network, processor, settings), num_tokens=vocabulary)
@@ -71,18 +88,38 @@ def write_model(name: str, folder: Path) -> RandomModel:
     return RandomModel(config=config, folder=folder)
 
 
-def build_random(config: LlavaNextConfig, device: str, dtype: torch.dtype) -> LlavaNextForConditionalGeneration:
-    """A network whose weights are drawn where they stay."""
+def build_random(config: LlavaNextConfig, settings: EngineSettings) -> LlavaNextForConditionalGeneration:
+    """A network whose weights are drawn where they stay, layer after layer on the devices of `settings`."""
+    text = config.get_text_config()
+    parts = spread(text.num_hidden_layers, devices_of(settings))
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(getattr(torch, settings.dtype))
     torch.manual_seed(0)
     try:
-        with torch.device(device):
-            network = LlavaNextForConditionalGeneration(config)
+        with torch.device(parts[0].device), torch.no_grad():
+            network = _with_one_layer(config)
+        own: Any = network.model.language_model
+        make, own.layers = type(own.layers[0]), nn.ModuleList()
+        for part in parts:
+            # In 8 bits every block has weights of its own: those they are made from may be one layer's for all.
+            drawn = part.layers[:1] if settings.quantize == "fp8" else part.layers
+            with torch.device(part.device), torch.no_grad():
+                layers = [make(text, i).apply(network._init_weights) for i in drawn]
+            own.layers.extend(layers * (len(part.layers) // len(layers)))
     finally:
         torch.set_default_dtype(before)
     network.requires_grad_(False).eval()
     return network
+
+
+def _with_one_layer(config: LlavaNextConfig) -> LlavaNextForConditionalGeneration:
+    """The network, cut to its first layer of text; its config says what the whole one's does."""
+    text: Any = config.get_text_config()
+    layers, text.num_hidden_layers = text.num_hidden_layers, 1
+    try:
+        return LlavaNextForConditionalGeneration(config)
+    finally:
+        text.num_hidden_layers = layers
 
 
 def _config(text: PreTrainedConfig) -> LlavaNextConfig:

@@ -51,7 +51,7 @@ class Answering:
             self._settle_precision(placement)
             say(
                 f"{total_rows:,} answers to give in {len(units):,} units; "
-                f"{placement.preprocess_workers} preprocessing actors, {placement.gpus or 'no'} GPUs; loading the model"
+                f"{placement.preprocess_workers} preprocessing actors, {describe_gpus(placement)}; loading the model"
             )
             for receipt in dataflow.run_units(units, self._work(), placement):
                 progress.add(receipt)
@@ -61,7 +61,7 @@ class Answering:
         return progress
 
     def _settle_precision(self, placement: dataflow.Placement) -> None:
-        precision = engine_settings(self.settings, on_gpu=placement.gpus > 0).dtype
+        precision = engine_settings(self.settings, on_gpu=placement.models > 0).dtype
         output = self.settings.output
         settle(output, "precision", precision, continue_with_changes=self.continue_with_changes)
 
@@ -75,6 +75,14 @@ class Answering:
             run=self.run,
             markers=Markers(folder=self.settings.output, driver=self.lock.owner.token),
         )
+
+
+def describe_gpus(placement: dataflow.Placement) -> str:
+    """How many GPUs, and how they are shared out."""
+    if not placement.models:
+        return "no GPUs"
+    gpus = placement.models * placement.gpus_per_model
+    return f"{gpus} GPUs" if placement.gpus_per_model == 1 else f"{gpus} GPUs, {placement.gpus_per_model} a model"
 
 
 def check_budget(done: Counts, max_error_rate: float) -> None:

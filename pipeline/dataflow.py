@@ -38,10 +38,11 @@ WORKER_LOGS = "LLAVA_BATCH_WORKER_LOGS"  # set it to see what the actors print
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """How many actors each pool may have; `gpus` 0 is one engine on the CPU."""
+    """How many actors each pool may have; 0 models on GPUs is one on the CPU."""
 
     preprocess_workers: int
-    gpus: int
+    models: int
+    gpus_per_model: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +86,24 @@ def on_cluster() -> Iterator[None]:
 
 
 def place(settings: JobSettings) -> Placement:
-    """The pools' sizes: as set, or every GPU of the cluster and the CPUs that are left."""
-    resources = ray.cluster_resources()
-    gpus = settings.gpus if settings.gpus is not None else int(resources.get("GPU", 0))
-    spare = int(resources.get("CPU", 1)) - max(gpus, 1) - 1
-    return Placement(gpus=gpus, preprocess_workers=settings.preprocess_workers or max(1, spare))
+    """The pools' sizes on the cluster as it is; see `share_out`."""
+    return share_out([node["Resources"] for node in ray.nodes() if node["Alive"]], settings)
+
+
+def share_out(machines: Sequence[dict[str, float]], settings: JobSettings) -> Placement:
+    """The pools' sizes: as set, or every GPU of the machines and the CPUs that are left. Raises ValueError where no
+    machine has the GPUs of one model."""
+    on_machine = [int(machine.get("GPU", 0)) for machine in machines]
+    wanted, each = settings.gpus, settings.gpus_per_model
+    if wanted is None and 0 < max(on_machine) < each:  # where a number is asked for, the cluster may yet start more
+        raise ValueError(
+            f"gpus_per_model must be at most the {max(on_machine)} GPUs of the largest machine, got {each}"
+        )
+    models = sum(gpus // each for gpus in on_machine) if wanted is None else wanted // each
+    spare = int(sum(machine.get("CPU", 0) for machine in machines)) - max(models, 1) - 1
+    return Placement(
+        models=models, gpus_per_model=each, preprocess_workers=settings.preprocess_workers or max(1, spare)
+    )
 
 
 def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterator[Receipt]:
@@ -110,8 +124,8 @@ def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterato
         .map_batches(
             _GenerateAndWrite,
             fn_constructor_args=(work,),
-            compute=ActorPoolStrategy(size=max(1, placement.gpus), **_several_units(3)),
-            num_gpus=1 if placement.gpus else None,
+            compute=ActorPoolStrategy(size=max(1, placement.models), **_several_units(3)),
+            num_gpus=placement.gpus_per_model if placement.models else None,
             num_cpus=1,
             **_ONE_UNIT,
         )

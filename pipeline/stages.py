@@ -144,7 +144,9 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
     return EngineSettings(
         dtype=best if settings.dtype == "auto" else settings.dtype,
         device="cuda" if on_gpu else "cpu",
+        num_devices=settings.gpus_per_model if on_gpu else 1,
         attention=settings.attention,
+        quantize=settings.quantize,
         batch_size=settings.batch_size,
         slots=settings.slots,
         capacity=settings.capacity,

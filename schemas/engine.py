@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
-Quantize = Literal["fp8"]
+Quantize = Literal["8bit", "4bit", "fp8"]
 DecodeKernel = Literal["sdpa", "triton"]
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -50,18 +50,19 @@ class EngineSettings:
 
     dtype: Dtype = "bfloat16"
     device: str = "cpu"
+    num_devices: int = 1  # devices that share the layers of one model: `device` and those after it
     attention: Attention = "sdpa"  # of the vision tower; the decoder has its own
     batch_size: int = 16  # prompts generated together where `slots` is None and the device is no GPU
     look_ahead: int = 1024  # prompts a caller's stream is read ahead, so that those of like length share a prefill
     slots: int | None = None  # prompts generated together; None: batch_size, or on a GPU what its free memory holds
     capacity: int | None = None  # tokens of prompt and answer a slot holds; None: the model's context, 4096 at most
-    bucket: int = 64  # a prompt is prefilled at its length rounded up to a multiple of this
-    prefill_tokens: int | None = None  # tokens of one prefill, whole rows; None: 16384 on a GPU, else one row
+    bucket: int = 32  # a prompt is prefilled at its length rounded up to a multiple of this
+    prefill_tokens: int | None = None  # tokens of one prefill, whole rows; None: 10240 on a GPU, else one row
     tiles_per_call: int | None = None  # tiles the vision tower sees at once; None: 40 on a GPU, else 1
     compile: bool | None = None  # torch.compile for the decoder's layers; None: on a GPU
-    cuda_graphs: bool = True  # the decode step as one CUDA graph
+    cuda_graphs: bool = True  # the decode step as one CUDA graph; not over several devices, nor in bitsandbytes' 8 bits
     decode_kernel: DecodeKernel | None = None  # attention of the decode step; None: triton on a GPU, else sdpa
-    quantize: Quantize | None = None
+    quantize: Quantize | None = None  # of the decoder's layers alone; fp8 is our own, 8bit and 4bit are bitsandbytes'
     revision: str | None = None  # of a hub model: branch, tag or commit
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -70,7 +71,7 @@ class EngineSettings:
         if not _DEVICE.fullmatch(self.device):
             raise ValueError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
         _one_of("attention", self.attention, get_args(Attention))
-        for name in ("batch_size", "look_ahead", "bucket", *_SIZES):
+        for name in ("num_devices", "batch_size", "look_ahead", "bucket", *_SIZES):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         if self.decode_kernel is not None:

@@ -8,12 +8,15 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from schemas.engine import Quantize
+
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 # Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
 PLACEMENT = frozenset(
-    {"output", "batch_size", "slots", "gpus", "preprocess_workers", "unit_rows", "max_error_rate", "fetch_threads"}
+    {"output", "batch_size", "slots", "preprocess_workers", "unit_rows", "max_error_rate", "fetch_threads"}
+    | {"gpus", "gpus_per_model"}
 )
 
 
@@ -73,13 +76,24 @@ class JobSettings(BaseModel):
     seed: int = Field(0, ge=0, description="With a row's id it fixes what sampling draws for that row.")
 
     dtype: Dtype = Field("auto", description="auto: bfloat16 on a GPU, float32 without.")
-    attention: Attention = Field("sdpa", description="Which attention kernels transformers uses.")
+    quantize: Quantize | None = Field(
+        None,
+        description="Weights of the text network in fewer bits: fp8 (needs no package), 8bit or 4bit (bitsandbytes).",
+    )
+    attention: Attention = Field(
+        "sdpa",
+        description="Attention kernels of the vision tower; the text network has its own. flash_attention_2 needs "
+        "the package flash-attn.",
+    )
     batch_size: int = Field(32, ge=1, description="Rows generated together on a CPU; on a GPU see slots.")
     slots: int | None = Field(None, ge=1, description="Rows generated together; what a GPU's free memory holds.")
     capacity: int | None = Field(
         None, ge=1, description="Longest prompt and answer together, in tokens; the model's context, 4096 at most."
     )
-    gpus: int | None = Field(None, ge=0, description="GPUs, one model each; all of the cluster's when not given.")
+    gpus: int | None = Field(None, ge=0, description="GPUs in all; all of the cluster's when not given.")
+    gpus_per_model: int = Field(
+        1, ge=1, description="GPUs of one machine that share the layers of one model, where it is too large for one."
+    )
     preprocess_workers: int | None = Field(None, ge=1, description="CPU actors; from the cluster's when not given.")
     fetch_threads: int = Field(16, ge=1, description="Images fetched at once by each preprocessing actor.")
     unit_rows: int | None = Field(None, ge=1, le=4096, description="Rows of a work unit; from the input's rows.")
@@ -94,6 +108,8 @@ class JobSettings(BaseModel):
             raise ValueError(
                 f"min_new_tokens must be at most max_new_tokens ({self.max_new_tokens}), got {self.min_new_tokens}"
             )
+        if self.gpus and self.gpus % self.gpus_per_model:
+            raise ValueError(f"gpus must be a multiple of gpus_per_model ({self.gpus_per_model}), got {self.gpus}")
         asked = [name for name in ("prompt", "prompt_column", "messages_column") if getattr(self, name)]
         if len(asked) > 1:
             raise ValueError(f"{' and '.join(asked)} exclude each other: ask the same of every row, or each its own")

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataflow import UNIT_SCHEMA, pack, unpack
+from pipeline.dataflow import UNIT_SCHEMA, pack, share_out, unpack
+from schemas.job import JobSettings
 from schemas.sample import Prompt, Sample, Size, samples_to_table, table_to_samples
 
 
@@ -38,3 +39,26 @@ def test_a_unit_is_found_behind_others_in_its_block() -> None:
 def test_two_units_in_a_batch_are_a_bug_and_end_the_run() -> None:
     with pytest.raises(RuntimeError, match="a batch must be one work unit, got 2"):
         unpack(pa.concat_tables([pack(1, a_unit()), pack(2, a_unit())]))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gpus_per_model", "models"),
+    [(None, 1, 7), (None, 2, 3), (None, 4, 1), (0, 2, 0), (4, 2, 2), (16, 8, 2)],
+)
+def test_a_model_has_its_gpus_on_one_machine(gpus, gpus_per_model, models) -> None:
+    machines = [{"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 3.0}]
+    settings = JobSettings(input=("a",), output="o", gpus=gpus, gpus_per_model=gpus_per_model)
+    placement = share_out(machines, settings)
+    assert (placement.models, placement.gpus_per_model) == (models, gpus_per_model)
+    assert placement.preprocess_workers == 48 - max(models, 1) - 1
+
+
+def test_a_model_that_no_machine_has_the_gpus_for_is_refused() -> None:
+    settings = JobSettings(input=("a",), output="o", gpus_per_model=8)
+    with pytest.raises(ValueError, match="gpus_per_model must be at most the 4 GPUs of the largest machine, got 8"):
+        share_out([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], settings)
+
+
+def test_gpus_that_do_not_divide_among_models_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"gpus must be a multiple of gpus_per_model \(2\), got 5"):
+        JobSettings(input=("a",), output="o", gpus=5, gpus_per_model=2)

@@ -1,8 +1,8 @@
 """The text network: one block for mistral, llama and qwen2, over the weights that transformers loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,9 @@ from torch.nn.functional import silu
 from transformers import LlavaNextForConditionalGeneration, PreTrainedConfig
 
 from pipeline.engine.attention import Attend, cached, causal
-from pipeline.engine.cache import Cache
+from pipeline.engine.cache import Cache, Seats
 from pipeline.engine.linear import Fp8Linear, join
+from pipeline.engine.spread import moved, spread
 
 BACKBONES = ("llama", "mistral", "qwen2")
 # How they stretch the rotary angles: all but those that change with the length of a prompt while it runs.
@@ -87,15 +88,41 @@ class Block(nn.Module):
             setattr(self, name, Fp8Linear(getattr(self, name)))
 
 
-class Decoder:
-    """All blocks, with the embedding before them and the vocabulary's product after."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where tokens of (rows, length) stand in their prompts, and which one of each row is wanted; None wants all."""
 
-    def __init__(self, network: LlavaNextForConditionalGeneration) -> None:
+    positions: Tensor  # (rows, length)
+    ends: Tensor | None = None  # (rows,)
+
+    @property
+    def wanted(self) -> Tensor:
+        """The positions of the wanted tokens, (rows, 1)."""
+        assert self.ends is not None
+        return _at(self.positions, self.ends)
+
+    def to(self, device: torch.device) -> "Places":
+        return Places(positions=self.positions.to(device), ends=None if self.ends is None else self.ends.to(device))
+
+
+# layer, places on its device, queries, keys, values -> attended
+_AttendAt: TypeAlias = Callable[[int, Places, Tensor, Tensor, Tensor], Tensor]
+
+
+class Decoder:
+    """All blocks, with the embedding before them and the vocabulary's product after.
+
+    The blocks are spread over the devices in order; what is passed in and what comes out is on the first of them.
+    """
+
+    def __init__(
+        self, network: LlavaNextForConditionalGeneration, devices: Sequence[torch.device], *, fp8: bool = False
+    ) -> None:
         text: Any = network.model.language_model
         self.shape = decoder_shape(text.config)
+        self.parts = spread(self.shape.layers, devices)
         self.embedding = text.embed_tokens
-        self._layers = text.layers
-        self.blocks = [Block(layer, self.shape) for layer in text.layers]
+        self.blocks = self._take(text.layers, fp8=fp8)
         self.norm = RmsNorm(text.norm)
         self.head = network.lm_head
         rotary = text.rotary_emb
@@ -104,13 +131,29 @@ class Decoder:
         self._project: Callable[..., tuple[Tensor, Tensor, Tensor]] = Block.project
         self._finish: Callable[..., Tensor] = Block.finish
 
+    def _take(self, layers: nn.ModuleList, *, fp8: bool) -> list[Block]:
+        """The layers as blocks, each on its device before the next is looked at. In 8 bits the network that shares the
+        weights lets go of its own, layer by layer, and can no longer run."""
+        devices = [part.device for part in self.parts for _ in part.layers]
+        blocks = []
+        for i, (layer, device) in enumerate(zip(layers, devices, strict=True)):
+            block = Block(moved(layer, device), self.shape)
+            if fp8:
+                block.quantise()
+                layers[i] = nn.Identity()
+            blocks.append(block)
+        return blocks
+
     @property
     def dtype(self) -> torch.dtype:
         """The type of what flows between the layers."""
         return self.norm.weight.dtype
 
     def compile_blocks(self) -> None:
-        """Compile the two halves of a block, once for all layers and lengths, and alike in every process."""
+        """Compile the two halves of a block, once for all lengths and for all layers of a device, and alike in every
+        process."""
+        limit = 8 * len(self.parts)  # as torch has it for one device
+        torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
         self._project = torch.compile(Block.project, dynamic=True, options=DETERMINISTIC)
         self._finish = torch.compile(Block.finish, dynamic=True, options=DETERMINISTIC)
 
@@ -118,13 +161,6 @@ class Decoder:
         """Ids to embeddings, one dimension more; an image's places hold a placeholder."""
         embeddings: Tensor = self.embedding(token_ids)
         return embeddings
-
-    def quantise(self) -> None:
-        """Make the products of all blocks 8-bit, layer by layer; the network that shares the weights lets go of its own
-        and can no longer run."""
-        for i, block in enumerate(self.blocks):
-            block.quantise()
-            self._layers[i] = nn.Identity()
 
     def rotary(self, capacity: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine of every position's angles, each (capacity, head_dim)."""
@@ -134,8 +170,8 @@ class Decoder:
         cos, sin = angles.cos() * self.rotary_scaling, angles.sin() * self.rotary_scaling
         return cos.to(self.dtype), sin.to(self.dtype)
 
-    def prefill(self, x: Tensor, ends: Tensor, slots: Tensor, cache: Cache) -> Tensor:
-        """Run prompts, (rows, length, hidden), from their first token on, and keep their keys and values in `slots`;
+    def prefill(self, x: Tensor, ends: Tensor, seats: Seats, cache: Cache) -> Tensor:
+        """Run prompts, (rows, length, hidden), from their first token on, and keep their keys and values in `seats`;
         returns what became of the tokens at the (rows,) `ends`: (rows, hidden).
 
         A row begins at place 0 of its slot and its padding comes behind it: causality hides that from the row, so no
@@ -145,58 +181,57 @@ class Decoder:
         rows, length, _ = x.shape
         positions = torch.arange(length, device=x.device).expand(rows, length)
 
-        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.fill(layer, slots, keys, values)
+        def attend(layer: int, places: Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            cache.fill(layer, seats, keys, values)
             if queries.shape[1] == length:
                 return causal(queries, keys, values)
-            return cached(queries, keys.transpose(1, 2), values.transpose(1, 2), ends[:, None])
+            return cached(queries, keys.transpose(1, 2), values.transpose(1, 2), places.wanted)
 
-        return self._through(x, positions, ends, cache, attend)
+        return self._through(x, Places(positions=positions, ends=ends), cache, attend)
 
-    def extend(self, x: Tensor, starts: Tensor, ends: Tensor, slots: Tensor, cache: Cache, span: int) -> Tensor:
-        """Run a few more tokens, (rows, length, hidden), of prompts whose beginning, `starts` long, their slots hold
-        already; returns what became of the tokens at `ends` of those: (rows, hidden)."""
+    def extend(self, x: Tensor, places: Places, seats: Seats, cache: Cache, span: int) -> Tensor:
+        """Run a few more tokens, (rows, length, hidden), of prompts whose beginning their slots hold already; returns
+        what became of the wanted ones: (rows, hidden)."""
         length = x.shape[1]
-        # Padding may reach beyond the slot; its last place is free for it, as no prompt fills a slot without an answer.
-        positions = (starts[:, None] + torch.arange(length, device=x.device)).clamp(max=len(cache.cos) - 1)
 
-        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.put(layer, slots, positions, (keys, values))
-            places = positions if queries.shape[1] == length else (starts + ends)[:, None]
-            return cached(queries, *cache.some(layer, slots, span), places)
+        def attend(layer: int, places: Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            cache.fill(layer, seats, keys, values)
+            asked = places.positions if queries.shape[1] == length else places.wanted
+            return cached(queries, *cache.some(layer, seats.slots, span), asked)
 
-        return self._through(x, positions, ends, cache, attend)
+        return self._through(x, places, cache, attend)
 
     def step(self, x: Tensor, positions: Tensor, cache: Cache, attend_slots: Attend, span: int) -> Tensor:
         """Run one more token of every slot, (slots, 1, hidden); returns what became of them, (slots, hidden)."""
-        slots = torch.arange(len(x), device=x.device)
 
-        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.put(layer, slots, positions, (keys, values))
-            return attend_slots(queries, *cache.all(layer, span), positions)
+        def attend(layer: int, places: Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            slots = torch.arange(len(queries), device=queries.device)
+            cache.put(layer, slots, places.positions, (keys, values))
+            return attend_slots(queries, *cache.all(layer, span), places.positions)
 
-        return self._through(x, positions, None, cache, attend)
+        return self._through(x, Places(positions=positions), cache, attend)
 
-    def _through(
-        self, x: Tensor, positions: Tensor, ends: Tensor | None, cache: Cache, attend: Callable[..., Tensor]
-    ) -> Tensor:
-        """All layers; behind the last one's keys and values only the tokens at `ends` go on: no one reads others."""
-        rows, length, _ = x.shape
-        cos, sin = cache.cos[positions.flatten()], cache.sin[positions.flatten()]
+    def _through(self, x: Tensor, places: Places, cache: Cache, attend: _AttendAt) -> Tensor:
+        """All layers; behind the last one's keys and values only the wanted tokens go on: nobody reads the others."""
+        (rows, length, _), home = x.shape, x.device
         x = x.flatten(0, 1)
-        for layer, block in enumerate(self.blocks):
-            heads = self._project(block, x, cos, sin)
-            queries, keys, values = (part.view(rows, length, -1, self.shape.head_dim) for part in heads)
-            if ends is not None and layer == self.shape.layers - 1:
-                row = torch.arange(rows, device=x.device)
-                x, queries = x.view(rows, length, -1)[row, ends], queries[row, ends][:, None]
-            x = self._finish(block, x, attend(layer, queries, keys, values).flatten(0, 1))
-        return x
+        for number, part in enumerate(self.parts):
+            x, here = x.to(part.device), places.to(part.device)
+            cos, sin = cache.angles(number, here.positions.flatten())
+            for layer in part.layers:
+                block = self.blocks[layer]
+                heads = self._project(block, x, cos, sin)
+                queries, keys, values = (one.view(rows, length, -1, self.shape.head_dim) for one in heads)
+                if here.ends is not None and layer == self.shape.layers - 1:
+                    x, queries = (_at(one, here.ends) for one in (x.view(rows, length, -1), queries))
+                    x = x.flatten(0, 1)
+                x = self._finish(block, x, attend(layer, here, queries, keys, values).flatten(0, 1))
+        return x.to(home)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the vocabulary scores after (rows, hidden): (rows, vocabulary)."""
-        scores: Tensor = self.head(self.norm(hidden))
-        return scores
+        scores: Tensor = self.head(self.norm(hidden.to(self.parts[-1].device)))
+        return scores.to(hidden.device)
 
 
 def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
@@ -220,6 +255,11 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
         context=text.max_position_embeddings,
         window=getattr(text, "sliding_window", None) if slides else None,
     )
+
+
+def _at(x: Tensor, ends: Tensor) -> Tensor:
+    """One token of each row, (rows, 1, ...) of (rows, length, ...)."""
+    return x[torch.arange(len(x), device=x.device), ends][:, None]
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

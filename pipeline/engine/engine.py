@@ -43,12 +43,12 @@ class Engine:
         self._model, self._settings = model, settings
         self._product_rate = _product_rate(model, settings) if self._on_gpu else None
         self.sizes = resolve(model, settings)
-        if settings.compile or (settings.compile is None and self._on_gpu):
+        if settings.compile or (settings.compile is None and self._on_gpu and model.compilable):
             model.decoder.compile_blocks()
             model.vision.compile_layers()
         self._runner = Runner(model, settings.sampling, self.sizes)
         self._scheduler = Scheduler(self._runner, self.sizes, on_gpu=self._on_gpu)
-        if self._on_gpu and settings.cuda_graphs:
+        if self._on_gpu and settings.cuda_graphs and model.capturable:
             self._runner.capture()
         self._changed = threading.Condition()  # guards all that follows
         self._callers: set[_Caller] = set()

@@ -21,24 +21,25 @@ def attend_slots(queries: Tensor, keys: Tensor, values: Tensor, positions: Tenso
     slots, _, heads, head_dim = queries.shape
     kv_heads = keys.shape[1]
     out = torch.empty_like(queries, memory_format=torch.contiguous_format)
-    _walk[(slots, kv_heads)](
-        queries.contiguous(),
-        keys,
-        values,
-        positions,
-        out,
-        keys.stride(0),
-        keys.stride(1),
-        positions.stride(0),
-        head_dim**-0.5,
-        heads=heads,
-        group=heads // kv_heads,
-        rows=max(_LEAST_ROWS, triton.next_power_of_2(heads // kv_heads)),
-        head_dim=head_dim,
-        places=_PLACES,
-        num_warps=4,
-        num_stages=3,
-    )
+    with torch.cuda.device(queries.device):  # where triton launches, whatever device the tensors are on
+        _walk[(slots, kv_heads)](
+            queries.contiguous(),
+            keys,
+            values,
+            positions,
+            out,
+            keys.stride(0),
+            keys.stride(1),
+            positions.stride(0),
+            head_dim**-0.5,
+            heads=heads,
+            group=heads // kv_heads,
+            rows=max(_LEAST_ROWS, triton.next_power_of_2(heads // kv_heads)),
+            head_dim=head_dim,
+            places=_PLACES,
+            num_warps=4,
+            num_stages=3,
+        )
     return out
 
 

@@ -1,20 +1,25 @@
 """The checkpoint in memory: transformers' network, its tokenizer, and the few numbers the engine takes from them."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    BitsAndBytesConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
-from transformers.utils.import_utils import is_flash_attn_2_available
 
-from pipeline.engine.decoder import Decoder
+from pipeline.engine.decoder import Decoder, decoder_shape
+from pipeline.engine.packages import check_packages
+from pipeline.engine.spread import device_map, devices_of, place, spread
 from pipeline.engine.vision import Vision
 from schemas.engine import EngineSettings
 
@@ -33,15 +38,30 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
+        """Where images and tokens come in; the first of several."""
         return self.network.device
+
+    @property
+    def compilable(self) -> bool:
+        """Whether torch.compile is of use: layers of other packages are called one by one either way."""
+        return not getattr(self.network, "is_quantized", False)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a decode step can be one CUDA graph: a graph is a device's own, and bitsandbytes' 8 bits ask the host
+        in every product which columns are too large for them."""
+        return len(self.decoder.parts) == 1 and not getattr(self.network, "is_loaded_in_8bit", False)
 
 
 def load_model(model: str, settings: EngineSettings) -> LoadedModel:
     """Load a hub id or a local folder: safetensors only, no remote code."""
-    _check_settings(settings)
+    check_packages(settings)
+    devices = devices_of(settings)
     config = AutoConfig.from_pretrained(model, revision=settings.revision, trust_remote_code=False)
     if config.model_type != "llava_next":
         raise ValueError(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
+    if settings.quantize and (stored := getattr(config, "quantization_config", None)):
+        raise ValueError(f"quantize must be left out, {model!r} is quantised already ({_method(stored)})")
     loaded = AutoModelForImageTextToText.from_pretrained(
         model,
         revision=settings.revision,
@@ -49,22 +69,22 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
         use_safetensors=True,
         dtype=getattr(torch, settings.dtype),
         attn_implementation=settings.attention,
+        **_placed(config, devices, settings),
     )
     network = cast(LlavaNextForConditionalGeneration, loaded)
     # The backend is named because the default follows what is installed; only its mean and std are used.
     processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
-    network.requires_grad_(False).eval().to(settings.device)
+    network.requires_grad_(False).eval()
     return make_ready(network, processor, settings)
 
 
 def make_ready(
     network: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, settings: EngineSettings
 ) -> LoadedModel:
-    """A network on its device, with weights of whatever origin, as the engine runs it."""
+    """A network with weights of whatever origin, on its devices and as the engine runs it."""
     tokenizer, images = processor.tokenizer, processor.image_processor
-    decoder = Decoder(network)
-    if settings.quantize == "fp8":
-        decoder.quantise()
+    decoder = Decoder(network, devices_of(settings), fp8=settings.quantize == "fp8")
+    place(network, decoder.parts)
     return LoadedModel(
         network=network,
         decoder=decoder,
@@ -76,11 +96,36 @@ def make_ready(
     )
 
 
-def _check_settings(settings: EngineSettings) -> None:
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device must exist on this machine, which has no CUDA device, got {settings.device!r}")
-    if settings.attention == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ValueError("attention must be installed, 'flash_attention_2' needs the package flash-attn; use 'sdpa'")
+def _method(stored: object) -> str:
+    found = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
+    return str(getattr(found, "value", found))
+
+
+def _placed(config: PreTrainedConfig, devices: Sequence[torch.device], settings: EngineSettings) -> dict[str, Any]:
+    """How transformers is told where each weight goes as it is read, and in how many bits. Those that our own 8-bit
+    products are made of wait on the CPU, as their card may not hold all of them."""
+    if settings.quantize == "fp8":
+        return {}
+    placed = {"device_map": device_map(spread(decoder_shape(config.get_text_config()).layers, devices))}
+    return placed | _quantized(settings)
+
+
+def _quantized(settings: EngineSettings) -> dict[str, Any]:
+    if settings.quantize not in ("8bit", "4bit"):
+        return {}
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # it tells of every 8-bit product that it rounds to float16
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_8bit=settings.quantize == "8bit",
+            load_in_4bit=settings.quantize == "4bit",
+            # Whole names from the top: shorter ones match nothing, and the default leaves out the head alone.
+            llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+        )
+    }
 
 
 def _stop_ids(

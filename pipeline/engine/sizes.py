@@ -12,6 +12,8 @@ from schemas.engine import DecodeKernel, EngineSettings
 
 _MOST_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
 _SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
+_PREFILL_TOKENS = 10240  # products are as fast as with more, and less of a group that is not full is nobody's
+_REST_ROWS = 16
 _LONGEST = 4096  # tokens a slot holds where nothing else is said: the largest picture, a question, a page of text
 _SPARE_BYTES = 8 * 2**30  # for the vision tower, its features, the sampler, and the allocator's gaps
 
@@ -35,14 +37,14 @@ def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
     capacity = round_up(settings.capacity or min(_limit(shape), _LONGEST), settings.bucket)
     if settings.capacity and settings.capacity > _limit(shape):
         raise ValueError(f"capacity must be at most the model's {_limit(shape)} tokens, got {settings.capacity}")
-    prefill_tokens = settings.prefill_tokens or (16384 if on_gpu else 1)
+    prefill_tokens = settings.prefill_tokens or (_PREFILL_TOKENS if on_gpu else 1)
     return Sizes(
         slots=settings.slots or (_slots_in_memory(model, capacity, prefill_tokens) if on_gpu else settings.batch_size),
         capacity=capacity,
         bucket=settings.bucket,
         prefill_tokens=prefill_tokens,
         tiles_per_call=settings.tiles_per_call or (40 if on_gpu else 1),
-        rest_rows=max(1, min(16, prefill_tokens // 1024)),
+        rest_rows=max(1, min(_REST_ROWS, prefill_tokens // 512)),
         decode_kernel=_decode_kernel(settings, shape.head_dim, on_gpu),
     )
 
@@ -68,14 +70,23 @@ def _limit(shape: DecoderShape) -> int:
 def _slots_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> int:
     """Slots that fit beside the weights and what one prefill needs."""
     shape, dtype = model.decoder.shape, model.decoder.dtype
-    free, _ = torch.cuda.mem_get_info(model.device)
-    unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     activations = prefill_tokens * (4 * shape.intermediate + 12 * shape.hidden) * dtype.itemsize
-    slot_bytes = cache_shape(shape, 1, capacity).slot_bytes(dtype)
-    fit = (free + unused - _SPARE_BYTES - activations) // slot_bytes - 1  # one slot more takes the dummy rows
+    layer_bytes = cache_shape(shape, 1, capacity).slot_bytes(dtype) // shape.layers
+    parts = model.decoder.parts
+    free = [_free_bytes(part.device) for part in parts]
+    # one slot more takes the dummy rows
+    fit = min(
+        (room - _SPARE_BYTES - activations) // (len(part.layers) * layer_bytes) - 1
+        for part, room in zip(parts, free, strict=True)
+    )
     if fit < 1:
         raise ValueError(
-            f"capacity must leave room for one slot, {capacity} tokens are {slot_bytes / 2**30:.1f} GiB "
-            f"and {free / 2**30:.1f} GiB are free beside the weights"
+            f"capacity must leave room for one slot, {capacity} tokens are {layer_bytes * shape.layers / 2**30:.1f} "
+            f"GiB and {sum(free) / 2**30:.1f} GiB are free beside the weights"
         )
     return min(_MOST_SLOTS, fit // _SLOT_STEP * _SLOT_STEP or fit)
+
+
+def _free_bytes(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -92,3 +92,15 @@ def test_an_8_bit_engine_is_close_to_the_16_bit_one(folder) -> None:
         answers = Engine(oracle.model, settings).generate(oracle.sample(q) for q in question)
         found.append([a.mean_logprob for a in answers])
     assert found[0] == pytest.approx(found[1], abs=0.2)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("quantize", [None, "fp8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_over_two_cards_every_answer_is_that_of_one(folder, dtype, quantize) -> None:
+    found = []
+    for num_devices in (1, 2):
+        settings = replace(FAST, dtype=dtype, quantize=quantize, num_devices=num_devices)
+        oracle = oracle_of(folder, settings)
+        found.append(exact(Engine(oracle.model, settings), samples_of(oracle)))
+    assert found[0] == found[1]

@@ -1,0 +1,98 @@
+"""One model over several devices: the same answers, every number on the device of its layer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pipeline.engine.attention import cached
+from pipeline.engine.cache import Cache, Seats
+from pipeline.engine.decoder import Decoder, Places
+from pipeline.engine.engine import Engine
+from pipeline.engine.model import load_model
+from pipeline.engine.sizes import cache_shape
+from pipeline.engine.spread import device_map, spread
+from schemas.engine import EngineSettings
+from tests.engine.oracle import FP32, mixed_questions
+from tests.tiny import checkpoint
+
+TEXTS = ("What is this?", "Where is it?", "How many of them are there, and of which colour?")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("quantize", [None, "fp8"])
+def test_over_two_devices_every_answer_is_that_of_one_bit_for_bit(oracle, dtype, quantize) -> None:
+    samples = [oracle.sample(replace(q, texts=TEXTS)) for q in mixed_questions()]
+    found = []
+    for num_devices in (1, 2):
+        settings = EngineSettings(dtype=dtype, num_devices=num_devices, quantize=quantize, slots=4)
+        engine = Engine(load_model(str(checkpoint()), settings), settings)
+        found.append([(a.id, a.text, a.mean_logprob) for a in engine.generate(samples)])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "num_devices", "shares"), [(80, 2, [40, 40]), (32, 3, [10, 11, 11]), (2, 2, [1, 1]), (5, 1, [5])]
+)
+def test_devices_share_the_layers_in_order(num_layers, num_devices, shares) -> None:
+    parts = spread(num_layers, [torch.device("cpu")] * num_devices)
+    assert [len(part.layers) for part in parts] == shares
+    assert [layer for part in parts for layer in part.layers] == list(range(num_layers))
+
+
+def test_more_devices_than_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_devices must be at most the model's 2 layers, got 3"):
+        load_model(str(checkpoint()), replace(FP32, num_devices=3))
+
+
+def pretend(module: nn.Module, device: torch.device) -> None:
+    """Give a module weights without numbers that torch takes to be on `device`."""
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            fake = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+            setattr(part, name, nn.Parameter(fake, requires_grad=False))
+
+
+def pretended(decoder: Decoder, devices: list[torch.device]) -> Decoder:
+    """The decoder as it would be over devices that this machine lacks."""
+    decoder.parts = spread(decoder.shape.layers, devices)
+    for part in decoder.parts:
+        for layer in part.layers:
+            pretend(decoder.blocks[layer], part.device)
+    pretend(decoder.embedding, devices[0])
+    pretend(decoder.norm, devices[-1])
+    pretend(decoder.head, devices[-1])
+    decoder.frequencies = torch.empty(decoder.frequencies.shape, device=devices[0])
+    return decoder
+
+
+@torch.inference_mode()
+def test_nothing_meets_a_number_of_another_device() -> None:
+    """Torch checks the devices of every operation as on real ones, without a number being computed."""
+    decoder = load_model(str(checkpoint()), FP32).decoder
+    with FakeTensorMode():
+        decoder = pretended(decoder, [torch.device("cpu"), torch.device("meta")])
+        cache = Cache(cache_shape(decoder.shape, 3, 64), decoder.rotary(64), decoder.parts)
+        tokens, ends, one = torch.zeros(2, 16).long(), torch.zeros(2).long(), torch.zeros(3, 1).long()
+        seats = Seats(slots=(0, 1), starts=(0, 0))
+        states: list[Tensor] = [decoder.prefill(decoder.embed(tokens), ends, seats, cache)]
+        cache.copy(0, [1, 2], 5)
+        states.append(decoder.extend(decoder.embed(tokens), Places(positions=tokens, ends=ends), seats, cache, 32))
+        states.append(decoder.step(decoder.embed(one), one, cache, cached, 64))
+        cache.clear(0)
+        assert {state.device.type for state in states} == {"cpu"}
+        assert {decoder.logits(state).device.type for state in states} == {"cpu"}
+        assert {stored.device.type for stored in cache.all(1, 64)} == {"meta"}
+
+
+def test_weights_go_to_the_device_of_their_layer(oracle) -> None:
+    devices = [torch.device("cpu"), torch.device("meta")]
+    placed = device_map(spread(oracle.model.decoder.shape.layers, devices))
+    names = [name for name, _ in oracle.model.network.named_parameters()]
+    owners = {name: [key for key in placed if f"{name}.".startswith(f"{key}.")] for name in names}
+    assert all(len(keys) == 1 for keys in owners.values())
+    assert {name for name in names if placed[owners[name][0]].type == "meta"} == {
+        name for name in names if name.startswith(("model.language_model.layers.1.", "model.language_model.norm", "lm"))
+    }
