@@ -82,10 +82,30 @@ def write_model(name: str, folder: Path) -> RandomModel:
     """Write the parts that preprocessing reads."""
     tokenizer, text = byte_tokenizer(), SHAPES[name]
     shape = REAL if text else TINY
-    config = _config(text()) if text else build_config(TINY, len(tokenizer))
+    config = full_config(text()) if text else build_config(TINY, len(tokenizer))
     config.save_pretrained(folder)
     build_processor(shape, tokenizer).save_pretrained(folder)
     return RandomModel(config=config, folder=folder)
+
+
+def full_config(text: PreTrainedConfig) -> LlavaNextConfig:
+    """The checkpoint's config around its text network's: the vision tower is the same in all."""
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=REAL.tile,
+        patch_size=REAL.patch,
+        projection_dim=768,
+    )
+    return LlavaNextConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=IMAGE,
+        image_grid_pinpoints=REAL.grids(),
+        tie_word_embeddings=False,
+    )
 
 
 def build_random(config: LlavaNextConfig, settings: EngineSettings) -> LlavaNextForConditionalGeneration:
@@ -137,22 +157,3 @@ def flops_per_image(model: LoadedModel, num_tiles: float, shared: float, rests: 
     head = 2 * shape.hidden * model.num_tokens * answers
     tiles = num_tiles * (int(vision.num_hidden_layers - 1) * layer + projector)
     return tiles + 2 * weights * own + attention + head
-
-
-def _config(text: PreTrainedConfig) -> LlavaNextConfig:
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=REAL.tile,
-        patch_size=REAL.patch,
-        projection_dim=768,
-    )
-    return LlavaNextConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=IMAGE,
-        image_grid_pinpoints=REAL.grids(),
-        tie_word_embeddings=False,
-    )

@@ -8,12 +8,13 @@ from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
 from pipeline.lock import Lock, hold
+from pipeline.machine import cards_here, check_machine
 from pipeline.merge import BrokenUnits, finish_run
 from pipeline.plan import Plan, Summary, find_complete, summarise
 from pipeline.preprocess.facts import ModelFacts
 from pipeline.reader import unit_reader
 from pipeline.run import RunMismatch, begin_run, read_manifest
-from pipeline.stages import Engine, Preprocess, engine_settings
+from pipeline.stages import Engine, Preprocess
 from pipeline.units import done_units, unit_path
 from schemas.job import JobSettings
 
@@ -26,7 +27,7 @@ def run_job(
     """Answer every row that has no answer. Raises RunMismatch, FolderInUse, ErrorBudgetSpent, RunFailed, Stopped."""
     if (complete := find_complete(plan)) is not None:
         return complete
-    engine_settings(plan.settings, on_gpu=False)  # refuses here what the actors could only die of
+    check_machine(plan.settings, cards_here())  # refuses here what the actors could only die of
     facts = Preprocess(plan.settings).preprocessor.facts  # likewise: a chat template that does not suit the model
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     with hold(plan.settings.output) as lock:

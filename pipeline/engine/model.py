@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from pipeline.engine.decoder import Decoder, decoder_shape
+from pipeline.engine.memory import check_memory
 from pipeline.engine.packages import check_packages
 from pipeline.engine.spread import device_map, devices_of, place, spread
 from pipeline.engine.vision import Vision
@@ -62,6 +63,8 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
         raise ValueError(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
     if settings.quantize and (stored := getattr(config, "quantization_config", None)):
         raise ValueError(f"quantize must be left out, {model!r} is quantised already ({_method(stored)})")
+    if devices[0].type == "cuda":
+        check_memory(config, settings, min(torch.cuda.mem_get_info(device)[0] for device in devices))
     loaded = AutoModelForImageTextToText.from_pretrained(
         model,
         revision=settings.revision,
