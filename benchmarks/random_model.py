@@ -19,6 +19,7 @@ from transformers import (
 
 from demo.checkpoint import BOS, EOS, IMAGE, PAD, Shape, build_config, build_processor, byte_tokenizer
 from pipeline.engine.model import LoadedModel, make_ready
+from pipeline.engine.packages import check_packages
 from pipeline.engine.spread import devices_of, spread
 from schemas.engine import EngineSettings
 
@@ -72,6 +73,8 @@ class RandomModel:
 
     def load(self, settings: EngineSettings) -> LoadedModel:
         """Random weights on the devices of `settings`; every row of the vocabulary can be drawn."""
+        check_packages(settings)
+        self.config._attn_implementation = settings.attention
         network = build_random(self.config, settings)
         processor = build_processor(REAL, byte_tokenizer())
         vocabulary = self.config.get_text_config().vocab_size
