@@ -18,6 +18,9 @@ BACKBONES = ("llama", "mistral", "qwen2")
 # How they stretch the rotary angles: all but those that change with the length of a prompt while it runs.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
+# Kernels are chosen by rule: which of several is the fastest a measurement would say otherwise in every process.
+DETERMINISTIC: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderShape:
@@ -91,9 +94,20 @@ class _Places:
 
     slots: Tensor  # (rows,)
     positions: Tensor  # (rows, length)
+    ends: Tensor | None = None  # (rows,): the tokens of which more is wanted than keys and values; None: all
 
     def to(self, device: torch.device) -> "_Places":
-        return _Places(slots=self.slots.to(device), positions=self.positions.to(device))
+        """The same on a device."""
+        ends = None if self.ends is None else self.ends.to(device)
+        return _Places(slots=self.slots.to(device), positions=self.positions.to(device), ends=ends)
+
+    def at_ends(self, x: Tensor) -> Tensor:
+        """(rows, length, ...) to (rows, ...)."""
+        return x[torch.arange(len(x), device=x.device), self.ends]
+
+    def of(self, queries: Tensor) -> Tensor:
+        """The positions of queries, (rows, length or 1)."""
+        return self.positions if queries.shape[1] == self.positions.shape[1] else self.at_ends(self.positions)[:, None]
 
 
 # layer, places on its device, queries, keys, values -> attended
@@ -141,11 +155,12 @@ class Decoder:
         return self.norm.weight.dtype
 
     def compile_blocks(self) -> None:
-        """Compile the two halves of a block, once for all lengths and for all layers of a device."""
+        """Compile the two halves of a block, once for all lengths and for all layers of a device, and alike in every
+        process."""
         limit = 8 * len(self.parts)  # as torch has it for one device
         torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
-        self._project = torch.compile(Block.project, dynamic=True)
-        self._finish = torch.compile(Block.finish, dynamic=True)
+        self._project = torch.compile(Block.project, dynamic=True, options=DETERMINISTIC)
+        self._finish = torch.compile(Block.finish, dynamic=True, options=DETERMINISTIC)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Ids to embeddings, one dimension more; an image's places hold a placeholder."""
@@ -160,8 +175,9 @@ class Decoder:
         cos, sin = angles.cos() * self.rotary_scaling, angles.sin() * self.rotary_scaling
         return cos.to(self.dtype), sin.to(self.dtype)
 
-    def prefill(self, x: Tensor, slots: Tensor, cache: Cache) -> Tensor:
-        """Run prompts, (rows, length, hidden), from their first token on, and keep their keys and values in `slots`.
+    def prefill(self, x: Tensor, ends: Tensor, slots: Tensor, cache: Cache) -> Tensor:
+        """Run prompts, (rows, length, hidden), from their first token on, and keep their keys and values in `slots`;
+        returns what became of the tokens at the (rows,) `ends`: (rows, hidden).
 
         A row begins at place 0 of its slot and its padding comes behind it: causality hides that from the row, so no
         mask is needed and no number of it depends on the padding. What the padding leaves behind a row in its slot is
@@ -172,21 +188,27 @@ class Decoder:
 
         def attend(layer: int, places: _Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             cache.fill(layer, places.slots, keys, values)
-            return causal(queries, keys, values)
+            if queries.shape[1] == length:
+                return causal(queries, keys, values)
+            return cached(queries, keys.transpose(1, 2), values.transpose(1, 2), places.of(queries))
 
-        return self._through(x, _Places(slots=slots, positions=positions), cache, attend)
+        return self._through(x, _Places(slots=slots, positions=positions, ends=ends), cache, attend)
 
-    def extend(self, x: Tensor, positions: Tensor, slots: Tensor, cache: Cache, span: int) -> Tensor:
-        """Run a few more tokens, (rows, length, hidden), of prompts whose beginning their slots hold already."""
+    def extend(self, x: Tensor, starts: Tensor, ends: Tensor, slots: Tensor, cache: Cache, span: int) -> Tensor:
+        """Run a few more tokens, (rows, length, hidden), of prompts whose beginning, `starts` long, their slots hold
+        already; returns what became of the tokens at `ends` of those: (rows, hidden)."""
+        length = x.shape[1]
+        # Padding may reach beyond the slot; its last place is free for it, as no prompt fills a slot without an answer.
+        positions = (starts[:, None] + torch.arange(length, device=x.device)).clamp(max=cache.shape.capacity - 1)
 
         def attend(layer: int, places: _Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             cache.put(layer, places.slots, places.positions, (keys, values))
-            return cached(queries, *cache.some(layer, places.slots, span), places.positions)
+            return cached(queries, *cache.some(layer, places.slots, span), places.of(queries))
 
-        return self._through(x, _Places(slots=slots, positions=positions), cache, attend)
+        return self._through(x, _Places(slots=slots, positions=positions, ends=ends), cache, attend)
 
     def step(self, x: Tensor, positions: Tensor, cache: Cache, attend_slots: Attend, span: int) -> Tensor:
-        """Run one more token of every slot, (slots, 1, hidden)."""
+        """Run one more token of every slot, (slots, 1, hidden); returns what became of them, (slots, hidden)."""
         slots = torch.arange(len(x), device=x.device)
 
         def attend(layer: int, places: _Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -196,6 +218,7 @@ class Decoder:
         return self._through(x, _Places(slots=slots, positions=positions), cache, attend)
 
     def _through(self, x: Tensor, places: _Places, cache: Cache, attend: _AttendAt) -> Tensor:
+        """All layers; behind the last one's keys and values only the tokens at the ends go on: no one reads others."""
         (rows, length, _), home = x.shape, x.device
         x = x.flatten(0, 1)
         for number, part in enumerate(self.parts):
@@ -205,8 +228,10 @@ class Decoder:
                 block = self.blocks[layer]
                 heads = self._project(block, x, cos, sin)
                 queries, keys, values = (one.view(rows, length, -1, self.shape.head_dim) for one in heads)
+                if here.ends is not None and layer == self.shape.layers - 1:
+                    x, queries = here.at_ends(x.view(rows, length, -1)), here.at_ends(queries)[:, None]
                 x = self._finish(block, x, attend(layer, here, queries, keys, values).flatten(0, 1))
-        return x.to(home).view(rows, length, -1)
+        return x.to(home)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the vocabulary scores after (rows, hidden): (rows, vocabulary)."""
