@@ -22,6 +22,7 @@ from pipeline.engine.memory import check_memory
 from pipeline.engine.packages import check_packages
 from pipeline.engine.spread import device_map, devices_of, place, spread
 from pipeline.engine.vision import Vision
+from pipeline.preprocess.facts import end_token_ids
 from schemas.engine import EngineSettings
 
 
@@ -135,12 +136,11 @@ def _stop_ids(
     network: LlavaNextForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...]
 ) -> tuple[int, ...]:
     """The checkpoint's end tokens, and every stop string that is one special token: its text would never be seen."""
-    generation, text = network.generation_config, network.config.get_text_config()
-    candidates = (generation and generation.eos_token_id, text.eos_token_id, tokenizer.eos_token_id)
-    eos = cast(int | list[int], next((ids for ids in candidates if ids is not None), []))
+    stated = end_token_ids(network.generation_config, network.config.get_text_config())
+    own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     added = tokenizer.added_tokens_decoder.items()
     named = [token_id for token_id, token in added if token.special and token.content in stop]
-    ids = [*(eos if isinstance(eos, list) else [eos]), *named]
+    ids = [*(stated or own), *named]
     if not ids:
         raise ValueError("the checkpoint must name an eos_token_id (generation_config.json or config.json), none found")
     return tuple(dict.fromkeys(ids))
