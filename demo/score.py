@@ -2,7 +2,7 @@
 
     python -m demo.score
     python -m demo.score --model build/demo/model --show-wrong
-    python -m demo.score --quantize 4bit
+    python -m demo.score --quantize 4bit --every 5
 
 Prints a table to stderr and, as the last line of stdout, one JSON object.
 """
@@ -145,10 +145,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--held-out", type=Path, default=HELD_OUT)
     parser.add_argument("--limit", type=int, help="the first N items only")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth of them")
     parser.add_argument("--quantize", choices=get_args(Quantize))
     parser.add_argument("--show-wrong", action="store_true")
     flags = parser.parse_args()
-    items = read_items(flags.held_out)[: flags.limit]
+    items = read_items(flags.held_out)[: flags.limit : flags.every]
     scores, answers = score(flags.model, items, flags.quantize)
     for item, answer in zip(items, answers, strict=True):
         if flags.show_wrong and answer.text != item.truth:

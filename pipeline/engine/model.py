@@ -59,6 +59,7 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
     """Load a hub id or a local folder: safetensors only, no remote code."""
     check_packages(settings)
     devices = devices_of(settings)
+    _check_fp8(settings, devices[0])
     config = AutoConfig.from_pretrained(model, revision=settings.revision, trust_remote_code=False)
     if config.model_type != "llava_next":
         raise ValueError(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
@@ -98,6 +99,12 @@ def make_ready(
         stop_ids=_stop_ids(network, tokenizer, settings.sampling.stop),
         num_tokens=max(tokenizer.get_vocab().values()) + 1,
     )
+
+
+def _check_fp8(settings: EngineSettings, device: torch.device) -> None:
+    if settings.quantize == "fp8" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(f"quantize 'fp8' needs a GPU of compute capability 8.9 or more, {name} has less; use '4bit'")
 
 
 def _method(stored: object) -> str:
