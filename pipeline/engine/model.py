@@ -45,7 +45,7 @@ class LoadedModel:
 
     @property
     def compilable(self) -> bool:
-        """Whether torch.compile is of use: layers of other packages are called one by one either way."""
+        """Whether torch.compile is of use for the blocks: layers of other packages are called one by one either way."""
         return not getattr(self.network, "is_quantized", False)
 
     @property
@@ -77,6 +77,8 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
         **_placed(config, devices, settings),
     )
     network = cast(LlavaNextForConditionalGeneration, loaded)
+    if getattr(network, "is_loaded_in_8bit", False):  # of every product it would say that it rounds to float16
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # The backend is named because the default follows what is installed; only its mean and std are used.
     processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
     network.requires_grad_(False).eval()
@@ -124,9 +126,6 @@ def _placed(config: PreTrainedConfig, devices: Sequence[torch.device], settings:
 def _quantized(settings: EngineSettings) -> dict[str, Any]:
     if settings.quantize not in ("8bit", "4bit"):
         return {}
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it tells of every 8-bit product that it rounds to float16
     return {
         "quantization_config": BitsAndBytesConfig(
             load_in_8bit=settings.quantize == "8bit",
