@@ -28,7 +28,7 @@ from benchmarks.workload import TEXTS, make_items, samples, workers
 from pipeline.engine.arithmetic import product_rate
 from pipeline.engine.engine import Engine
 from pipeline.engine.model import LoadedModel
-from schemas.engine import DecodeKernel, Dtype, EngineSettings, EngineStatistics, Quantize, Sampling
+from schemas.engine import Attention, DecodeKernel, Dtype, EngineSettings, EngineStatistics, Quantize, Sampling
 from schemas.sample import Sample
 
 T = TypeVar("T")
@@ -48,6 +48,8 @@ class Options:
     device: str
     dtype: Dtype
     quantize: Quantize | None
+    attention: Attention
+    gpus_per_model: int
     slots: int | None
     capacity: int | None
     budget: int | None
@@ -69,6 +71,8 @@ class Options:
             dtype=self.dtype,
             device=self.device,
             quantize=self.quantize,
+            attention=self.attention,
+            num_devices=self.gpus_per_model,
             slots=self.slots,
             capacity=self.capacity,
             prefill_tokens=self.budget,
@@ -233,6 +237,8 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=get_args(Dtype), default="bfloat16")
     parser.add_argument("--quantize", choices=get_args(Quantize))
+    parser.add_argument("--attention", choices=get_args(Attention), default="sdpa", help="of the vision tower")
+    parser.add_argument("--gpus-per-model", type=int, default=1)
     parser.add_argument("--slots", type=int)
     parser.add_argument("--capacity", type=int, help="tokens a slot holds")
     parser.add_argument("--budget", type=int, help="tokens of one prefill")

@@ -19,6 +19,7 @@ from transformers import (
 
 from demo.checkpoint import BOS, EOS, IMAGE, PAD, Shape, build_config, build_processor, byte_tokenizer
 from pipeline.engine.model import LoadedModel, make_ready
+from pipeline.engine.packages import check_packages
 from pipeline.engine.spread import devices_of, spread
 from schemas.engine import EngineSettings
 
@@ -72,6 +73,8 @@ class RandomModel:
 
     def load(self, settings: EngineSettings) -> LoadedModel:
         """Random weights on the devices of `settings`; every row of the vocabulary can be drawn."""
+        check_packages(settings)
+        self.config._attn_implementation = settings.attention
         network = build_random(self.config, settings)
         processor = build_processor(REAL, byte_tokenizer())
         vocabulary = self.config.get_text_config().vocab_size
@@ -82,10 +85,30 @@ def write_model(name: str, folder: Path) -> RandomModel:
     """Write the parts that preprocessing reads."""
     tokenizer, text = byte_tokenizer(), SHAPES[name]
     shape = REAL if text else TINY
-    config = _config(text()) if text else build_config(TINY, len(tokenizer))
+    config = full_config(text()) if text else build_config(TINY, len(tokenizer))
     config.save_pretrained(folder)
     build_processor(shape, tokenizer).save_pretrained(folder)
     return RandomModel(config=config, folder=folder)
+
+
+def full_config(text: PreTrainedConfig) -> LlavaNextConfig:
+    """The checkpoint's config around its text network's: the vision tower is the same in all."""
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=REAL.tile,
+        patch_size=REAL.patch,
+        projection_dim=768,
+    )
+    return LlavaNextConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=IMAGE,
+        image_grid_pinpoints=REAL.grids(),
+        tie_word_embeddings=False,
+    )
 
 
 def build_random(config: LlavaNextConfig, settings: EngineSettings) -> LlavaNextForConditionalGeneration:
@@ -120,22 +143,3 @@ def _with_one_layer(config: LlavaNextConfig) -> LlavaNextForConditionalGeneratio
         return LlavaNextForConditionalGeneration(config)
     finally:
         text.num_hidden_layers = layers
-
-
-def _config(text: PreTrainedConfig) -> LlavaNextConfig:
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=REAL.tile,
-        patch_size=REAL.patch,
-        projection_dim=768,
-    )
-    return LlavaNextConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=IMAGE,
-        image_grid_pinpoints=REAL.grids(),
-        tie_word_embeddings=False,
-    )

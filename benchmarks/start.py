@@ -41,12 +41,11 @@ def main() -> None:
 
 def write_checkpoint(shape: str, folder: Path, device: str) -> None:
     """A whole checkpoint with random weights in bfloat16."""
-    import torch
-
     from benchmarks.random_model import build_random, write_model
+    from schemas.engine import EngineSettings
 
     model = write_model(shape, folder)
-    build_random(model.config, device, torch.bfloat16).save_pretrained(folder, max_shard_size="5GB")
+    build_random(model.config, EngineSettings(device=device)).save_pretrained(folder, max_shard_size="5GB")
 
 
 def read_rate(folder: Path) -> float:

@@ -2,6 +2,7 @@
 
     python -m demo.score
     python -m demo.score --model build/demo/model --show-wrong
+    python -m demo.score --quantize 4bit --every 5
 
 Prints a table to stderr and, as the last line of stdout, one JSON object.
 """
@@ -14,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from pipeline.engine.engine import Engine
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.preprocessor import Preprocessor
 from schemas.answer import Answer
-from schemas.engine import EngineSettings
+from schemas.engine import EngineSettings, Quantize
 from schemas.sample import Sample
 
 MODEL = Path(__file__).parent / "model"
@@ -46,13 +48,13 @@ class Scores:
     seconds: float
 
 
-def score(model: Path, items: Sequence[Item]) -> tuple[Scores, list[Answer]]:
+def score(model: Path, items: Sequence[Item], quantize: Quantize | None = None) -> tuple[Scores, list[Answer]]:
     """Answer every item, and every reading once more with the high-resolution tiles blanked."""
     started = time.monotonic()
     samples = to_samples(model, items)
     reading = [(i, s) for i, s in zip(items, samples, strict=True) if i.kind == "read"][:30]
     # A batch lasts as long as its longest answer, so answers of like length share one: no reading ahead past a batch.
-    settings = EngineSettings(dtype="float32", batch_size=BATCH, look_ahead=BATCH)
+    settings = EngineSettings(dtype="float32", batch_size=BATCH, look_ahead=BATCH, quantize=quantize)
     engine = Engine.load(str(model), settings=settings)
     order = sorted(range(len(items)), key=lambda i: (items[i].kind, samples[i].prompts[0].num_image_tokens))
     found = dict(zip(order, engine.generate(samples[i] for i in order), strict=True))
@@ -143,10 +145,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--held-out", type=Path, default=HELD_OUT)
     parser.add_argument("--limit", type=int, help="the first N items only")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth of them")
+    parser.add_argument("--quantize", choices=get_args(Quantize))
     parser.add_argument("--show-wrong", action="store_true")
     flags = parser.parse_args()
-    items = read_items(flags.held_out)[: flags.limit]
-    scores, answers = score(flags.model, items)
+    items = read_items(flags.held_out)[: flags.limit : flags.every]
+    scores, answers = score(flags.model, items, flags.quantize)
     for item, answer in zip(items, answers, strict=True):
         if flags.show_wrong and answer.text != item.truth:
             sys.stderr.write(f"{item.id} {item.prompt}  true {item.truth!r}  answered {answer.text!r}\n")

@@ -9,7 +9,7 @@ Exit 0: done within the error budget; 1: failed; 2: bad usage or settings, found
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Yaml
@@ -20,6 +20,7 @@ from jobs.caption import caption
 from jobs.ocr import ocr
 from jobs.retry import retry_failed
 from jobs.verify import verify
+from schemas.job import name_prompt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,10 +52,23 @@ def build_app() -> App:
         config: Annotated[Path | None, Parameter(help="A YAML file of settings; flags override it.")] = None,
     ) -> object:
         if config:
-            app.config = (Yaml(config, must_exist=True, use_commands_as_keys=False),)
+            app.config = (_Settings(config, must_exist=True, use_commands_as_keys=False),)
         return app(tokens, exit_on_error=False, print_error=False)
 
     return app
+
+
+class _Settings(Yaml):
+    """A YAML file of settings, where prompts may be a mapping of names to texts as well."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The file's settings, with the prompts as their flag takes them."""
+        settings = super().config
+        prompts = settings.get("prompt")
+        if not isinstance(prompts, dict):
+            return settings
+        return {**settings, "prompt": [name_prompt(str(name), str(text or "")) for name, text in prompts.items()]}
 
 
 _HELP = "Batch inference for LLaVA-NeXT on Ray Data: images and prompts in Parquet, answers in Parquet."

@@ -77,8 +77,8 @@ def report(summary: "Summary") -> int:
 
 def _dry_run(plan: "Plan") -> int:
     from pipeline.dryrun import describe_plan, describe_rows
-    from pipeline.stages import engine_settings
+    from pipeline.machine import cards_here, check_machine
 
-    engine_settings(plan.settings, on_gpu=False)  # refuses what the engine would
     sys.stderr.write(describe_plan(plan) + "\n" + describe_rows(plan) + "\n")
+    check_machine(plan.settings, cards_here())
     return 0

@@ -17,7 +17,7 @@ def retry_failed(
     *,
     error_type: Annotated[str | None, Parameter(help="Only rows of this error_type.")] = None,
     stage: Annotated[Stage | None, Parameter(help="Only rows that failed at this stage.")] = None,
-    gpus: Annotated[int | None, Parameter(help="GPUs, one model each; all of the cluster's when not given.")] = None,
+    gpus: Annotated[int | None, Parameter(help="GPUs in all; all of the cluster's when not given.")] = None,
     continue_with_changes: ContinueWithChanges = False,
 ) -> int:
     """Answer the failed rows of a complete run again; new answers replace the old, which attempts/ keeps."""

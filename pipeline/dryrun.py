@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pipeline.checkpoint import locate
 from pipeline.columns import describe_columns
+from pipeline.machine import describe_needs
 from pipeline.plan import Plan
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.template import describe_template
@@ -24,6 +25,7 @@ def describe_plan(plan: Plan) -> str:
         f"input    {listing.num_rows:,} rows of {listing.files.num_rows:,} {listing.format} files",
         *(f"         {line}" for line in describe_columns(listing.columns)),
         f"model    {settings.model} ({plan.model.hash[:12]}), {facts.text.backbone}, context {facts.context:,}",
+        f"memory   on GPUs, {describe_needs(settings)}",
         f"chat     {describe_template(settings.chat_template)}",
         *([] if settings.system is None else [f"system   {settings.system!r}"]),
         *(f"prompt   {prompt.id}: {prompt.text!r}" for prompt in parse_prompts(settings.prompt)),

@@ -9,13 +9,13 @@ from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
 from pipeline.lock import Lock, hold
+from pipeline.machine import cards_here, check_machine
 from pipeline.merge import BrokenUnits, finish_run
 from pipeline.plan import Plan, Summary, find_complete, summarise
-from pipeline.preprocess.facts import ModelFacts
 from pipeline.progress import Progress, describe_engine
 from pipeline.reader import unit_reader
 from pipeline.run import RunMismatch, begin_run, read_manifest
-from pipeline.stages import Engine, Preprocess, engine_settings
+from pipeline.stages import Engine, Preprocess
 from pipeline.units import done_units, unit_path
 from schemas.job import JobSettings
 
@@ -28,11 +28,12 @@ def run_job(
     """Answer every row that has no answer. Raises RunMismatch, FolderInUse, ErrorBudgetSpent, RunFailed, Stopped."""
     if (complete := find_complete(plan)) is not None:
         return complete
-    engine_settings(plan.settings, on_gpu=False)  # refuses here what the actors could only die of
-    facts = Preprocess(plan.settings).preprocessor.facts  # likewise: a chat template that does not suit the model
+    check_machine(plan.settings, cards_here())  # refuses here what the actors could only die of
+    preprocessor = Preprocess(plan.settings).preprocessor  # likewise: a chat template that does not suit the model
+    model = {**asdict(preprocessor.facts), "chat_template_hash": preprocessor.template_hash}
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     with hold(plan.settings.output) as lock:
-        job = _Job(plan=plan, facts=facts, loaders=loaders, lock=lock, continue_with_changes=continue_with_changes)
+        job = _Job(plan=plan, model=model, loaders=loaders, lock=lock, continue_with_changes=continue_with_changes)
         return job.run()
 
 
@@ -41,7 +42,7 @@ class _Job:
     """A job whose folder is held."""
 
     plan: Plan
-    facts: ModelFacts
+    model: dict[str, Any]  # what run.json says of it
     loaders: Loaders
     lock: Lock
     continue_with_changes: bool
@@ -49,7 +50,7 @@ class _Job:
     def run(self) -> Summary:
         began = time.monotonic()
         plan, folder = self.plan, self.plan.settings.output
-        description = {**plan.describe(), "model": asdict(self.facts)}
+        description = {**plan.describe(), "model": self.model}
         run = begin_run(folder, description, plan.listing.files, continue_with_changes=self.continue_with_changes)
         if read_manifest(folder) is not None:
             raise RunMismatch(f"{folder} is complete: choose a new --output for other settings or other input")

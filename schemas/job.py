@@ -127,6 +127,15 @@ def parse_prompts(texts: tuple[str, ...]) -> tuple[NamedPrompt, ...]:
     return tuple(_parse_prompt(text, i, len(texts)) for i, text in enumerate(texts, start=1))
 
 
+def name_prompt(name: str, text: str) -> str:
+    """`name=text`; raises ValueError where `parse_prompts` would not take it apart again."""
+    named = _NAMED.fullmatch(f"{name}={text}")
+    if named is None or named[1] != name or not text.strip():
+        rule = "a letter, then letters, digits, _ and -, and a text"
+        raise ValueError(f"a prompt must have a name of {rule}, got {name!r}: {text!r}")
+    return named[0]
+
+
 def columns_in(text: str) -> tuple[str, ...]:
     """The columns that a prompt names as {column}; raises ValueError for a brace that neither names one nor is doubled.
 
@@ -153,11 +162,12 @@ def fill(text: str, values: Mapping[str, str | None]) -> str:
     return _BRACES.sub(put, text)
 
 
+_NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 _BRACES = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 
 
 def _parse_prompt(text: str, number: int, of: int) -> NamedPrompt:
-    named = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", text, re.DOTALL)
+    named = _NAMED.fullmatch(text)
     id, question = (named[1], named[2]) if named else ("prompt" if of == 1 else f"prompt{number}", text)
     if not question.strip():
         raise ValueError(f"prompt must not be empty, got {text!r}")

@@ -7,11 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from demo.checkpoint import CHAT_TEMPLATE
 from jobs.__main__ import main
 from pipeline.dryrun import describe_plan, describe_rows
 from pipeline.job import run_job
 from pipeline.plan import Plan, plan_job
+from pipeline.preprocess.template import hash_template
+from pipeline.stages import conversation_of
 from schemas.job import JobSettings
+from schemas.request import Request
 from tests.fakes import load_echo_engine
 from tests.inputs import picture
 from tests.tiny import checkpoint
@@ -114,6 +118,22 @@ def test_prompts_come_from_a_yaml_list(source: Path, capsys: pytest.CaptureFixtu
     assert "10 answers" in shown
 
 
+def test_prompts_come_from_a_yaml_mapping_of_names(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = source.parent / "job.yaml"
+    flags = ["--input", str(source), "--output", str(source.parent / "out"), "--model", str(checkpoint()), "--dry-run"]
+    config.write_text("prompt:\n  short: In a word?\n  sum: 1 + 1 = {caption}?\n")
+    assert main(["caption", "--config", str(config), *flags]) == 0
+    assert "prompt   short: 'In a word?'\nprompt   sum: '1 + 1 = {caption}?'" in capsys.readouterr().err
+    config.write_text("prompt:\n  in a word: What?\n")
+    assert main(["caption", "--config", str(config), *flags]) == 2
+    assert "a prompt must have a name of a letter, then letters" in capsys.readouterr().err
+
+
+def test_braces_in_a_rows_own_prompt_are_text() -> None:
+    request = Request(id="a", images=(), prompt="What is {caption}, or {{?", values={"caption": "a cat"})
+    assert conversation_of(request, None).question == "What is {caption}, or {{?"
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_a_job_answers_conversations_and_says_what_the_model_is(source: Path) -> None:
@@ -126,3 +146,4 @@ def test_a_job_answers_conversations_and_says_what_the_model_is(source: Path) ->
     assert written["settings"]["chat_template"] == "checkpoint"
     assert written["model"]["text"] == {"backbone": "llama", "width": 64, "layers": 2, "vocabulary": 262}
     assert (written["model"]["eos_token_ids"], written["model"]["pad_token_id"]) == ([1], 3)
+    assert written["model"]["chat_template_hash"] == hash_template("checkpoint", CHAT_TEMPLATE)

@@ -43,9 +43,10 @@ class Engine:
         self._model, self._settings = model, settings
         self._product_rate = _product_rate(model, settings) if self._on_gpu else None
         self.sizes = resolve(model, settings)
-        if settings.compile or (settings.compile is None and self._on_gpu and model.compilable):
-            model.decoder.compile_blocks()
+        if settings.compile or (settings.compile is None and self._on_gpu):
             model.vision.compile_layers()
+            if model.compilable:
+                model.decoder.compile_blocks()
         self._runner = Runner(model, settings.sampling, self.sizes)
         self._scheduler = Scheduler(self._runner, self.sizes, on_gpu=self._on_gpu)
         if self._on_gpu and settings.cuda_graphs and model.capturable:

@@ -18,9 +18,11 @@ from transformers import (
 )
 
 from pipeline.engine.decoder import Decoder, decoder_shape
+from pipeline.engine.memory import check_memory
 from pipeline.engine.packages import check_packages
 from pipeline.engine.spread import device_map, devices_of, place, spread
 from pipeline.engine.vision import Vision
+from pipeline.preprocess.facts import end_token_ids
 from schemas.engine import EngineSettings
 
 
@@ -43,7 +45,7 @@ class LoadedModel:
 
     @property
     def compilable(self) -> bool:
-        """Whether torch.compile is of use: layers of other packages are called one by one either way."""
+        """Whether torch.compile is of use for the blocks: layers of other packages are called one by one either way."""
         return not getattr(self.network, "is_quantized", False)
 
     @property
@@ -57,11 +59,14 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
     """Load a hub id or a local folder: safetensors only, no remote code."""
     check_packages(settings)
     devices = devices_of(settings)
+    _check_fp8(settings, devices[0])
     config = AutoConfig.from_pretrained(model, revision=settings.revision, trust_remote_code=False)
     if config.model_type != "llava_next":
         raise ValueError(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
     if settings.quantize and (stored := getattr(config, "quantization_config", None)):
         raise ValueError(f"quantize must be left out, {model!r} is quantised already ({_method(stored)})")
+    if devices[0].type == "cuda":
+        check_memory(config, settings, min(torch.cuda.mem_get_info(device)[0] for device in devices))
     loaded = AutoModelForImageTextToText.from_pretrained(
         model,
         revision=settings.revision,
@@ -72,6 +77,8 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
         **_placed(config, devices, settings),
     )
     network = cast(LlavaNextForConditionalGeneration, loaded)
+    if getattr(network, "is_loaded_in_8bit", False):  # of every product it would say that it rounds to float16
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # The backend is named because the default follows what is installed; only its mean and std are used.
     processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
     network.requires_grad_(False).eval()
@@ -96,6 +103,12 @@ def make_ready(
     )
 
 
+def _check_fp8(settings: EngineSettings, device: torch.device) -> None:
+    if settings.quantize == "fp8" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(f"quantize 'fp8' needs a GPU of compute capability 8.9 or more, {name} has less; use '4bit'")
+
+
 def _method(stored: object) -> str:
     found = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
     return str(getattr(found, "value", found))
@@ -113,9 +126,6 @@ def _placed(config: PreTrainedConfig, devices: Sequence[torch.device], settings:
 def _quantized(settings: EngineSettings) -> dict[str, Any]:
     if settings.quantize not in ("8bit", "4bit"):
         return {}
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it tells of every 8-bit product that it rounds to float16
     return {
         "quantization_config": BitsAndBytesConfig(
             load_in_8bit=settings.quantize == "8bit",
@@ -132,12 +142,11 @@ def _stop_ids(
     network: LlavaNextForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...]
 ) -> tuple[int, ...]:
     """The checkpoint's end tokens, and every stop string that is one special token: its text would never be seen."""
-    generation, text = network.generation_config, network.config.get_text_config()
-    candidates = (generation and generation.eos_token_id, text.eos_token_id, tokenizer.eos_token_id)
-    eos = cast(int | list[int], next((ids for ids in candidates if ids is not None), []))
+    stated = end_token_ids(network.generation_config, network.config.get_text_config())
+    own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     added = tokenizer.added_tokens_decoder.items()
     named = [token_id for token_id, token in added if token.special and token.content in stop]
-    ids = [*(eos if isinstance(eos, list) else [eos]), *named]
+    ids = [*(stated or own), *named]
     if not ids:
         raise ValueError("the checkpoint must name an eos_token_id (generation_config.json or config.json), none found")
     return tuple(dict.fromkeys(ids))

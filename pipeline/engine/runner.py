@@ -15,10 +15,11 @@ from pipeline.engine.cache import Cache
 from pipeline.engine.chunks import Chunk, beginnings, rests
 from pipeline.engine.decoder import Places
 from pipeline.engine.device import Reading, Stopwatch, to_device
+from pipeline.engine.memory import cache_shape
 from pipeline.engine.model import LoadedModel
 from pipeline.engine.rows import Family, Pictures, Row
 from pipeline.engine.sampling import DrawState, Sampler, row_seed
-from pipeline.engine.sizes import Sizes, cache_shape
+from pipeline.engine.sizes import Sizes
 from pipeline.engine.slots import Slots
 from pipeline.engine.waiting import Group, round_up
 from schemas.engine import Sampling

@@ -4,18 +4,14 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.engine.cache import CacheShape
-from pipeline.engine.decoder import DecoderShape
+from pipeline.engine.memory import PREFILL_TOKENS, SPARE_BYTES, activation_bytes, cache_shape, slot_capacity
 from pipeline.engine.model import LoadedModel
 from pipeline.engine.waiting import round_up
 from schemas.engine import DecodeKernel, EngineSettings
 
 _MOST_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
 _SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
-_PREFILL_TOKENS = 10240  # products are as fast as with more, and less of a group that is not full is nobody's
 _REST_ROWS = 16
-_LONGEST = 4096  # tokens a slot holds where nothing else is said: the largest picture, a question, a page of text
-_SPARE_BYTES = 8 * 2**30  # for the vision tower, its features, the sampler, and the allocator's gaps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +30,8 @@ class Sizes:
 def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
     """The sizes for this model on its device; raises ValueError where one cannot be."""
     shape, on_gpu = model.decoder.shape, model.device.type == "cuda"
-    capacity = round_up(settings.capacity or min(_limit(shape), _LONGEST), settings.bucket)
-    if settings.capacity and settings.capacity > _limit(shape):
-        raise ValueError(f"capacity must be at most the model's {_limit(shape)} tokens, got {settings.capacity}")
-    prefill_tokens = settings.prefill_tokens or (_PREFILL_TOKENS if on_gpu else 1)
+    capacity = round_up(slot_capacity(shape, settings), settings.bucket)
+    prefill_tokens = settings.prefill_tokens or (PREFILL_TOKENS if on_gpu else 1)
     return Sizes(
         slots=settings.slots or (_slots_in_memory(model, capacity, prefill_tokens) if on_gpu else settings.batch_size),
         capacity=capacity,
@@ -56,28 +50,16 @@ def _decode_kernel(settings: EngineSettings, head_dim: int, on_gpu: bool) -> Dec
     return settings.decode_kernel or ("triton" if on_gpu and fits else "sdpa")
 
 
-def cache_shape(shape: DecoderShape, slots: int, capacity: int) -> CacheShape:
-    """The cache that so many slots need."""
-    return CacheShape(
-        layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, slots=slots, capacity=capacity
-    )
-
-
-def _limit(shape: DecoderShape) -> int:
-    return min(shape.context, shape.window or shape.context)
-
-
 def _slots_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> int:
     """Slots that fit beside the weights and what one prefill needs."""
     shape, dtype = model.decoder.shape, model.decoder.dtype
-    activations = prefill_tokens * (4 * shape.intermediate + 12 * shape.hidden) * dtype.itemsize
+    computing = activation_bytes(shape, prefill_tokens, dtype.itemsize) + SPARE_BYTES
     layer_bytes = cache_shape(shape, 1, capacity).slot_bytes(dtype) // shape.layers
     parts = model.decoder.parts
     free = [_free_bytes(part.device) for part in parts]
     # one slot more takes the dummy rows
     fit = min(
-        (room - _SPARE_BYTES - activations) // (len(part.layers) * layer_bytes) - 1
-        for part, room in zip(parts, free, strict=True)
+        (room - computing) // (len(part.layers) * layer_bytes) - 1 for part, room in zip(parts, free, strict=True)
     )
     if fit < 1:
         raise ValueError(

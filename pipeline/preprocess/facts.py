@@ -5,13 +5,17 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig, LlavaNextConfig, PreTrainedConfig
 
-from pipeline.preprocess.formats import TextFacts
+from pipeline.preprocess.formats import TextFacts, published_format
 from pipeline.preprocess.geometry import Anyres
 from schemas.sample import Size
 
 # The features that a vision tower gives for a tile are its patches only with this strategy: CLIP puts a class token
 # before them that `default` drops, SigLIP has none to drop. With the other one transformers cannot build the grid.
 STRATEGIES = {"clip_vision_model": "default", "siglip_vision_model": "full"}
+
+# What a published checkpoint's config leaves out: Llama-3 ends a text with one token and a turn with another, and the
+# network draws either.
+_MORE_END_TOKENS = {"llama3-8b": (128001,)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +47,7 @@ def read_facts(model: str, revision: str | None) -> ModelFacts:
     return ModelFacts(
         model=model,
         revision=revision,
-        text=TextFacts(
-            backbone=text.model_type,
-            width=text.hidden_size,
-            layers=text.num_hidden_layers,
-            vocabulary=text.vocab_size,
-        ),
+        text=text_facts(text),
         anyres=Anyres(
             tile=vision.image_size,
             patch=vision.patch_size,
@@ -56,10 +55,28 @@ def read_facts(model: str, revision: str | None) -> ModelFacts:
         ),
         feature_strategy=_checked_strategy(model, vision.model_type, config.vision_feature_select_strategy),
         image_token_id=config.image_token_index,
-        eos_token_ids=_token_ids(generation, text, "eos_token_id"),
+        eos_token_ids=end_token_ids(generation, text),
         pad_token_id=next(iter(_token_ids(generation, text, "pad_token_id")), None),
         context=text.max_position_embeddings,
     )
+
+
+def text_facts(text: PreTrainedConfig) -> TextFacts:
+    """What tells a text config's checkpoint from others."""
+    whole: Any = text
+    return TextFacts(
+        backbone=whole.model_type,
+        width=whole.hidden_size,
+        layers=whole.num_hidden_layers,
+        vocabulary=whole.vocab_size,
+    )
+
+
+def end_token_ids(generation: GenerationConfig | None, text: PreTrainedConfig) -> tuple[int, ...]:
+    """The tokens that end an answer: those that the configs state, and those known of a published checkpoint."""
+    stated = _token_ids(generation, text, "eos_token_id")
+    more = _MORE_END_TOKENS.get(published_format(text_facts(text)) or "", ()) if stated else ()
+    return tuple(dict.fromkeys((*stated, *more)))
 
 
 def _checked_strategy(model: str, tower: str, strategy: str) -> str:

@@ -74,6 +74,11 @@ class Preprocessor:
             facts=facts, prompts=prompts, limits=limits, max_new_tokens=max_new_tokens, system=chat.system
         )
 
+    @property
+    def template_hash(self) -> str:
+        """Of what renders the prompts."""
+        return self._prompts.template_hash
+
     def load_images(self, images: Sequence[bytes]) -> Images:
         """Decode and tile the images of one row."""
         if not images:

@@ -10,7 +10,7 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from pipeline.preprocess.conversation import Conversation, ask
 from pipeline.preprocess.formats import FORMATS
-from pipeline.preprocess.template import Render, renderer
+from pipeline.preprocess.template import Render, hash_template, renderer
 from schemas.errors import RowError
 from schemas.sample import TokenIds
 
@@ -33,7 +33,9 @@ class PromptBuilder:
         context: int,
         render: Render,
         markers: tuple[str, ...] = (),  # tokens the renderer writes, special or not
+        template_hash: str = "",
     ) -> None:
+        self.template_hash = template_hash
         self.context = context
         self.image_token_id = image_token_id
         self._tokenizer = tokenizer
@@ -60,11 +62,13 @@ class PromptBuilder:
         except (OSError, ValueError) as error:
             raise ValueError(f"model {model!r} must have a tokenizer and a processor config: {error}") from error
         tokenizer = processor.tokenizer
+        own = processor.chat_template or tokenizer.chat_template
         return PromptBuilder(
             tokenizer=tokenizer,
             image_token_id=image_token_id,
             context=context,
-            render=renderer(template, tokenizer, processor.chat_template or tokenizer.chat_template),
+            render=renderer(template, tokenizer, own),
+            template_hash=hash_template(template, own),
             markers=FORMATS[template].markers if template in FORMATS else (),
         )
 

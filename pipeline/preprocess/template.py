@@ -1,5 +1,6 @@
 """Chat templates: which one a job renders its prompts with, and how. The choice is made here and nowhere else."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,6 +44,12 @@ def describe_template(template: str) -> str:
 def is_template(text: str) -> bool:
     """Whether this is a Jinja template's text, not the name of something."""
     return "{{" in text or "{%" in text
+
+
+def hash_template(template: str, own: str | None) -> str:
+    """What proves that two runs rendered alike; `own` is the checkpoint's template."""
+    written = repr(FORMATS[template]) if template in FORMATS else own if template == CHECKPOINT else template
+    return hashlib.sha256((written or "").encode()).hexdigest()[:16]
 
 
 def renderer(template: str, tokenizer: PreTrainedTokenizerBase, own: str | None) -> Render:

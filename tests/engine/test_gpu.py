@@ -94,6 +94,16 @@ def test_an_8_bit_engine_is_close_to_the_16_bit_one(folder) -> None:
     assert found[0] == pytest.approx(found[1], abs=0.2)
 
 
+@pytest.mark.parametrize("quantize", ["8bit", "4bit"])
+def test_bitsandbytes_layers_answer_on_a_gpu(folder, quantize) -> None:
+    pytest.importorskip("bitsandbytes")
+    settings = replace(PLAIN, quantize=quantize, cuda_graphs=True)
+    oracle = oracle_of(folder, settings)
+    assert oracle.model.capturable == (quantize == "4bit")
+    found = exact(Engine(oracle.model, settings), samples_of(oracle))
+    assert all(text is not None for text, _ in found.values())
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("quantize", [None, "fp8"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

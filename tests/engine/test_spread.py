@@ -11,8 +11,8 @@ from pipeline.engine.attention import cached
 from pipeline.engine.cache import Cache, Seats
 from pipeline.engine.decoder import Decoder, Places
 from pipeline.engine.engine import Engine
+from pipeline.engine.memory import cache_shape
 from pipeline.engine.model import load_model
-from pipeline.engine.sizes import cache_shape
 from pipeline.engine.spread import device_map, spread
 from schemas.engine import EngineSettings
 from tests.engine.oracle import FP32, mixed_questions
