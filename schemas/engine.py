@@ -56,8 +56,8 @@ class EngineSettings:
     look_ahead: int = 1024  # prompts a caller's stream is read ahead, so that those of like length share a prefill
     slots: int | None = None  # prompts generated together; None: batch_size, or on a GPU what its free memory holds
     capacity: int | None = None  # tokens of prompt and answer a slot holds; None: the model's context, 4096 at most
-    bucket: int = 64  # a prompt is prefilled at its length rounded up to a multiple of this
-    prefill_tokens: int | None = None  # tokens of one prefill, whole rows; None: 16384 on a GPU, else one row
+    bucket: int = 32  # a prompt is prefilled at its length rounded up to a multiple of this
+    prefill_tokens: int | None = None  # tokens of one prefill, whole rows; None: 10240 on a GPU, else one row
     tiles_per_call: int | None = None  # tiles the vision tower sees at once; None: 40 on a GPU, else 1
     compile: bool | None = None  # torch.compile for the decoder's layers; None: on a GPU
     cuda_graphs: bool = True  # the decode step as one CUDA graph; not over several devices, nor in bitsandbytes' 8 bits

@@ -24,11 +24,19 @@ class CacheShape:
         return 2 * self.layers * self.kv_heads * self.capacity * self.head_dim * dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seats:
+    """Where the tokens of rows go: the slot of each row, and the place in it that its first token takes."""
+
+    slots: Sequence[int]
+    starts: Sequence[int]
+
+
 class Cache:
     """A row's keys and values start at place 0 of its slot. One slot more than asked takes the dummy rows.
 
     `rotary` is the cosine and sine of the angles of every place, each (capacity, head_dim). What belongs to a layer is
-    on the layer's device, and so is all that comes in for it; a slot to copy or clear may be named on any.
+    on the layer's device, and so is all that comes in for it.
     """
 
     def __init__(self, shape: CacheShape, rotary: tuple[Tensor, Tensor], parts: Sequence[Part]) -> None:
@@ -46,11 +54,12 @@ class Cache:
         cos, sin = self._rotary[part]
         return cos[positions], sin[positions]
 
-    def fill(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write (rows, length, kv_heads, head_dim) to the beginning of the rows' slots."""
-        length = keys.shape[1]
-        self._keys[layer][:, :, :length].index_copy_(0, slots, keys.transpose(1, 2))
-        self._values[layer][:, :, :length].index_copy_(0, slots, values.transpose(1, 2))
+    def fill(self, layer: int, seats: Seats, keys: Tensor, values: Tensor) -> None:
+        """Write (rows, length, kv_heads, head_dim) to the rows' seats, as far as their slots reach."""
+        for stored, new in ((_wide(self._keys[layer]), _wide(keys)), (_wide(self._values[layer]), _wide(values))):
+            for slot, start, row in zip(seats.slots, seats.starts, new, strict=True):
+                places = stored[slot, :, start : start + len(row)]
+                places.copy_(row[: places.shape[1]].transpose(0, 1))
 
     def put(self, layer: int, slots: Tensor, positions: Tensor, entry: tuple[Tensor, Tensor]) -> None:
         """Write keys and values, each (rows, length, kv_heads, head_dim), to the rows' slots at (rows, length)."""
@@ -61,20 +70,26 @@ class Cache:
         """Views of every slot's first `span` places, (slots, kv_heads, span, head_dim)."""
         return self._keys[layer][:-1, :, :span], self._values[layer][:-1, :, :span]
 
-    def some(self, layer: int, slots: Tensor, span: int) -> tuple[Tensor, Tensor]:
-        """Copies of some slots' first `span` places."""
-        keys, values = self._keys[layer][:, :, :span], self._values[layer][:, :, :span]
-        return keys.index_select(0, slots), values.index_select(0, slots)
+    def some(self, layer: int, slots: Sequence[int], span: int) -> tuple[Tensor, Tensor]:
+        """Copies of some slots' first `span` places, (slots, kv_heads, span, head_dim)."""
+        keys, values = (
+            torch.stack([_wide(stored)[slot, :, :span] for slot in slots]).view(stored.dtype)
+            for stored in (self._keys[layer], self._values[layer])
+        )
+        return keys, values
 
-    def copy(self, source: int, targets: Tensor, length: int) -> None:
+    def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         """Give other slots the first `length` places of a slot."""
-        for stored in (*self._keys, *self._values):
-            if targets.device != stored.device:
-                targets = targets.to(stored.device)
-            start = stored[:, :, :length]
-            start.index_copy_(0, targets, start[source].expand(len(targets), *start.shape[1:]))
+        for stored in map(_wide, (*self._keys, *self._values)):
+            for target in targets:
+                stored[target, :, :length] = stored[source, :, :length]
 
     def clear(self, slot: int) -> None:
         """Make a slot safe for its next row after numbers that overflowed."""
         for stored in (*self._keys, *self._values):
             stored[slot].zero_()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """The same memory as numbers of 8 bytes where they fit: a copy between strides takes as long for each of them."""
+    return x.view(torch.int64) if x.shape[-1] * x.dtype.itemsize % 8 == 0 else x

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.engine.cache import Seats
 from pipeline.engine.rows import Row
 from pipeline.engine.waiting import Group, round_up
 from schemas.sample import TokenIds
@@ -28,6 +29,16 @@ class Chunk:
     slots: Ints  # (rows,) where keys and values go
     dummy: int  # the slot that nobody reads
     ending: tuple[tuple[int, Row], ...]
+
+    @property
+    def positions(self) -> Ints:
+        """The position of every token in its prompt, (rows, length)."""
+        return self.starts[:, None] + np.arange(self.token_ids.shape[1])
+
+    @property
+    def seats(self) -> Seats:
+        """Where keys and values go."""
+        return Seats(slots=self.slots.tolist(), starts=self.starts.tolist())
 
     @property
     def drawn_slots(self) -> Ints:

@@ -10,7 +10,7 @@ from torch.nn.functional import silu
 from transformers import LlavaNextForConditionalGeneration, PreTrainedConfig
 
 from pipeline.engine.attention import Attend, cached, causal
-from pipeline.engine.cache import Cache
+from pipeline.engine.cache import Cache, Seats
 from pipeline.engine.linear import Fp8Linear, join
 from pipeline.engine.spread import moved, spread
 
@@ -89,29 +89,24 @@ class Block(nn.Module):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Places:
-    """Where the tokens of (rows, length) go: the rows' slots, and their positions in them."""
+class Places:
+    """Where tokens of (rows, length) stand in their prompts, and which one of each row is wanted; None wants all."""
 
-    slots: Tensor  # (rows,)
     positions: Tensor  # (rows, length)
-    ends: Tensor | None = None  # (rows,): the tokens of which more is wanted than keys and values; None: all
+    ends: Tensor | None = None  # (rows,)
 
-    def to(self, device: torch.device) -> "_Places":
-        """The same on a device."""
-        ends = None if self.ends is None else self.ends.to(device)
-        return _Places(slots=self.slots.to(device), positions=self.positions.to(device), ends=ends)
+    @property
+    def wanted(self) -> Tensor:
+        """The positions of the wanted tokens, (rows, 1)."""
+        assert self.ends is not None
+        return _at(self.positions, self.ends)
 
-    def at_ends(self, x: Tensor) -> Tensor:
-        """(rows, length, ...) to (rows, ...)."""
-        return x[torch.arange(len(x), device=x.device), self.ends]
-
-    def of(self, queries: Tensor) -> Tensor:
-        """The positions of queries, (rows, length or 1)."""
-        return self.positions if queries.shape[1] == self.positions.shape[1] else self.at_ends(self.positions)[:, None]
+    def to(self, device: torch.device) -> "Places":
+        return Places(positions=self.positions.to(device), ends=None if self.ends is None else self.ends.to(device))
 
 
 # layer, places on its device, queries, keys, values -> attended
-_AttendAt: TypeAlias = Callable[[int, _Places, Tensor, Tensor, Tensor], Tensor]
+_AttendAt: TypeAlias = Callable[[int, Places, Tensor, Tensor, Tensor], Tensor]
 
 
 class Decoder:
@@ -175,8 +170,8 @@ class Decoder:
         cos, sin = angles.cos() * self.rotary_scaling, angles.sin() * self.rotary_scaling
         return cos.to(self.dtype), sin.to(self.dtype)
 
-    def prefill(self, x: Tensor, ends: Tensor, slots: Tensor, cache: Cache) -> Tensor:
-        """Run prompts, (rows, length, hidden), from their first token on, and keep their keys and values in `slots`;
+    def prefill(self, x: Tensor, ends: Tensor, seats: Seats, cache: Cache) -> Tensor:
+        """Run prompts, (rows, length, hidden), from their first token on, and keep their keys and values in `seats`;
         returns what became of the tokens at the (rows,) `ends`: (rows, hidden).
 
         A row begins at place 0 of its slot and its padding comes behind it: causality hides that from the row, so no
@@ -186,39 +181,38 @@ class Decoder:
         rows, length, _ = x.shape
         positions = torch.arange(length, device=x.device).expand(rows, length)
 
-        def attend(layer: int, places: _Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.fill(layer, places.slots, keys, values)
+        def attend(layer: int, places: Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            cache.fill(layer, seats, keys, values)
             if queries.shape[1] == length:
                 return causal(queries, keys, values)
-            return cached(queries, keys.transpose(1, 2), values.transpose(1, 2), places.of(queries))
+            return cached(queries, keys.transpose(1, 2), values.transpose(1, 2), places.wanted)
 
-        return self._through(x, _Places(slots=slots, positions=positions, ends=ends), cache, attend)
+        return self._through(x, Places(positions=positions, ends=ends), cache, attend)
 
-    def extend(self, x: Tensor, starts: Tensor, ends: Tensor, slots: Tensor, cache: Cache, span: int) -> Tensor:
-        """Run a few more tokens, (rows, length, hidden), of prompts whose beginning, `starts` long, their slots hold
-        already; returns what became of the tokens at `ends` of those: (rows, hidden)."""
+    def extend(self, x: Tensor, places: Places, seats: Seats, cache: Cache, span: int) -> Tensor:
+        """Run a few more tokens, (rows, length, hidden), of prompts whose beginning their slots hold already; returns
+        what became of the wanted ones: (rows, hidden)."""
         length = x.shape[1]
-        # Padding may reach beyond the slot; its last place is free for it, as no prompt fills a slot without an answer.
-        positions = (starts[:, None] + torch.arange(length, device=x.device)).clamp(max=cache.shape.capacity - 1)
 
-        def attend(layer: int, places: _Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.put(layer, places.slots, places.positions, (keys, values))
-            return cached(queries, *cache.some(layer, places.slots, span), places.of(queries))
+        def attend(layer: int, places: Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            cache.fill(layer, seats, keys, values)
+            asked = places.positions if queries.shape[1] == length else places.wanted
+            return cached(queries, *cache.some(layer, seats.slots, span), asked)
 
-        return self._through(x, _Places(slots=slots, positions=positions, ends=ends), cache, attend)
+        return self._through(x, places, cache, attend)
 
     def step(self, x: Tensor, positions: Tensor, cache: Cache, attend_slots: Attend, span: int) -> Tensor:
         """Run one more token of every slot, (slots, 1, hidden); returns what became of them, (slots, hidden)."""
-        slots = torch.arange(len(x), device=x.device)
 
-        def attend(layer: int, places: _Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.put(layer, places.slots, places.positions, (keys, values))
+        def attend(layer: int, places: Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            slots = torch.arange(len(queries), device=queries.device)
+            cache.put(layer, slots, places.positions, (keys, values))
             return attend_slots(queries, *cache.all(layer, span), places.positions)
 
-        return self._through(x, _Places(slots=slots, positions=positions), cache, attend)
+        return self._through(x, Places(positions=positions), cache, attend)
 
-    def _through(self, x: Tensor, places: _Places, cache: Cache, attend: _AttendAt) -> Tensor:
-        """All layers; behind the last one's keys and values only the tokens at the ends go on: no one reads others."""
+    def _through(self, x: Tensor, places: Places, cache: Cache, attend: _AttendAt) -> Tensor:
+        """All layers; behind the last one's keys and values only the wanted tokens go on: nobody reads the others."""
         (rows, length, _), home = x.shape, x.device
         x = x.flatten(0, 1)
         for number, part in enumerate(self.parts):
@@ -229,7 +223,8 @@ class Decoder:
                 heads = self._project(block, x, cos, sin)
                 queries, keys, values = (one.view(rows, length, -1, self.shape.head_dim) for one in heads)
                 if here.ends is not None and layer == self.shape.layers - 1:
-                    x, queries = here.at_ends(x.view(rows, length, -1)), here.at_ends(queries)[:, None]
+                    x, queries = (_at(one, here.ends) for one in (x.view(rows, length, -1), queries))
+                    x = x.flatten(0, 1)
                 x = self._finish(block, x, attend(layer, here, queries, keys, values).flatten(0, 1))
         return x.to(home)
 
@@ -260,6 +255,11 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
         context=text.max_position_embeddings,
         window=getattr(text, "sliding_window", None) if slides else None,
     )
+
+
+def _at(x: Tensor, ends: Tensor) -> Tensor:
+    """One token of each row, (rows, 1, ...) of (rows, length, ...)."""
+    return x[torch.arange(len(x), device=x.device), ends][:, None]
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pipeline.engine.arithmetic import causal_pairs
 from pipeline.engine.attention import Attend, cached
 from pipeline.engine.cache import Cache
 from pipeline.engine.chunks import Chunk, beginnings, rests
+from pipeline.engine.decoder import Places
 from pipeline.engine.device import Reading, Stopwatch, to_device
 from pipeline.engine.memory import cache_shape
 from pipeline.engine.model import LoadedModel
@@ -92,12 +93,12 @@ class Runner:
         with self.stopwatch("prefill"):
             chunk = beginnings(group, seats, self._slots.dummy)
             embeddings = self._embed(chunk, group.families)
-            ends, slots = self._to_device(chunk.lengths - 1), self._to_device(chunk.slots)
-            hidden = self._decoder.prefill(embeddings, ends, slots, self._cache)
+            ends = self._to_device(chunk.lengths - 1)
+            hidden = self._decoder.prefill(embeddings, ends, chunk.seats, self._cache)
             launched = [self._begin(chunk, hidden)]
             for family, own in zip(group.families, seats, strict=True):
                 if len(own) > 1:
-                    self._cache.copy(own[0], self._to_device(np.array(own[1:], np.int64)), family.num_shared)
+                    self._cache.copy(own[0], own[1:], family.num_shared)
             for chunk in rests(group, seats, self._slots.dummy, self._sizes.rest_rows):
                 launched.append(self._extend(chunk, group.length))
         self.counts["prefills"] += 1
@@ -107,8 +108,10 @@ class Runner:
         """Run the rest of prompts whose beginnings, in the bucket `shared`, their slots hold."""
         span = min(shared + chunk.token_ids.shape[1], self._sizes.capacity)
         embeddings = self._embed(chunk, ())
-        starts, ends, slots = map(self._to_device, (chunk.starts, chunk.lengths - 1, chunk.slots))
-        return self._begin(chunk, self._decoder.extend(embeddings, starts, ends, slots, self._cache, span))
+        # Padding may reach beyond the slot, where there are no angles for it.
+        positions = self._to_device(chunk.positions.clip(max=self._sizes.capacity - 1))
+        places = Places(positions=positions, ends=self._to_device(chunk.lengths - 1))
+        return self._begin(chunk, self._decoder.extend(embeddings, places, chunk.seats, self._cache, span))
 
     def _embed(self, chunk: Chunk, families: Iterable[Family]) -> Tensor:
         """(rows, length, hidden) embeddings, image tokens replaced by their features."""

@@ -11,6 +11,7 @@ from schemas.engine import DecodeKernel, EngineSettings
 
 _MOST_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
 _SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
+_REST_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
         bucket=settings.bucket,
         prefill_tokens=prefill_tokens,
         tiles_per_call=settings.tiles_per_call or (40 if on_gpu else 1),
-        rest_rows=max(1, min(16, prefill_tokens // 1024)),
+        rest_rows=max(1, min(_REST_ROWS, prefill_tokens // 512)),
         decode_kernel=_decode_kernel(settings, shape.head_dim, on_gpu),
     )
 

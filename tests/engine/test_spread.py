@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.engine.attention import cached
-from pipeline.engine.cache import Cache
-from pipeline.engine.decoder import Decoder
+from pipeline.engine.cache import Cache, Seats
+from pipeline.engine.decoder import Decoder, Places
 from pipeline.engine.engine import Engine
 from pipeline.engine.memory import cache_shape
 from pipeline.engine.model import load_model
@@ -75,10 +75,11 @@ def test_nothing_meets_a_number_of_another_device() -> None:
     with FakeTensorMode():
         decoder = pretended(decoder, [torch.device("cpu"), torch.device("meta")])
         cache = Cache(cache_shape(decoder.shape, 3, 64), decoder.rotary(64), decoder.parts)
-        tokens, slots, one = torch.zeros(2, 16).long(), torch.zeros(2).long(), torch.zeros(3, 1).long()
-        states: list[Tensor] = [decoder.prefill(decoder.embed(tokens), slots, slots, cache)]
-        cache.copy(0, slots, 5)
-        states.append(decoder.extend(decoder.embed(tokens), slots, slots, slots, cache, 32))
+        tokens, ends, one = torch.zeros(2, 16).long(), torch.zeros(2).long(), torch.zeros(3, 1).long()
+        seats = Seats(slots=(0, 1), starts=(0, 0))
+        states: list[Tensor] = [decoder.prefill(decoder.embed(tokens), ends, seats, cache)]
+        cache.copy(0, [1, 2], 5)
+        states.append(decoder.extend(decoder.embed(tokens), Places(positions=tokens, ends=ends), seats, cache, 32))
         states.append(decoder.step(decoder.embed(one), one, cache, cached, 64))
         cache.clear(0)
         assert {state.device.type for state in states} == {"cpu"}
