@@ -4,6 +4,7 @@ A row shows the model one picture and several questions. They share the picture'
 `<s><user><image>...\\n` then, each from the same position on, `question<assistant>answer</s>`.
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ QUESTION_TOKENS = 288  # a row's room for questions and answers; the longest cap
 PROBES = 64  # patches a row whose letters are asked for beside the answers
 LETTERS_A_PATCH = 2
 SHAPE_KINDS = ("colour", "yes/no", "place")  # questions about one shape among several
+ROUNDS = 3  # in which these are asked
+LONG_FIRST = 0.6  # share of pictures that are read and described first; behind short questions is often no room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,14 +155,18 @@ def batches(rng: random.Random, stock: Stock, tiles_a_batch: int, level: "Level"
 
 
 def choose_questions(rng: random.Random, content: Content) -> list[Question]:
-    """All kinds of questions, and once more those that can be asked of several shapes, in a random order.
+    """Questions in a random order, those about one shape in several rounds, since a picture shows several shapes.
 
-    The reading and the description, which leave little room, come before or behind the short ones.
+    The reading and the description, which leave little room, come behind the short ones now and then.
     """
     reading, describing, *small = ask(rng, content, reword=True)
-    small += [question for question in ask(rng, content, reword=True) if question.kind in SHAPE_KINDS]
-    parts = [rng.sample([reading, describing], 2), rng.sample(small, len(small))]
-    return [question for part in rng.sample(parts, 2) for question in part]
+    if content.marks:  # counts, and whether there is text, are soon learned and would fill the room
+        small = [question for question in small if question.kind in SHAPE_KINDS or rng.random() < 0.5]
+        again = [question for _ in range(ROUNDS - 1) for question in ask(rng, content, reword=True)]
+        small += [question for question in again if question.kind in SHAPE_KINDS]
+    distinct = list(dict.fromkeys(small))
+    long, short = rng.sample([reading, describing], 2), rng.sample(distinct, len(distinct))
+    return [*long, *short] if rng.random() < LONG_FIRST else [*short, *long]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -214,7 +221,7 @@ def _pack(questions: Sequence[Question], start: int) -> _Packed:
 
 def _weight(kind: str, length: int) -> float:
     """Of each token's loss: between equal tokens, which drown `red` in four lines of text, and equal answers."""
-    return (2.0 if kind in SHAPE_KINDS else 1.0) * length**-0.5
+    return (2.0 if kind in SHAPE_KINDS else 1.0) / math.sqrt(length)
 
 
 def _probe(letters: Sequence[Letter], size: Size, anyres: Anyres, features: Ints) -> tuple[Ints, Ints]:

@@ -9,7 +9,7 @@ from demo.draw import Box, Canvas, Colour, contrasting, shifted
 from demo.fonts import Face, Family, choose_face, load_font
 from demo.words import MAX_LINE, Lexicon, is_ambiguous, make_line
 
-TRAINING_LAYOUTS = ("plain", "plain", "sign", "label", "note", "receipt")
+TRAINING_LAYOUTS = ("plain", "plain", "sign", "label", "note", "receipt", "form")
 HELD_OUT_LAYOUTS = ("ticket", "plate", "card")
 MAX_LINES = 4
 
@@ -117,6 +117,10 @@ def decorate(rng: random.Random, canvas: Canvas, layout: str, colour: Colour) ->
             step = rng.uniform(0.08, 0.25) * height
             for line in range(1, int(height / step) + 1):
                 canvas.pen.line(((0, line * step), (width, line * step)), fill=shifted(rng, colour, 30))
+        case "form":
+            field, rest = _split(rng, inner)
+            canvas.pen.rectangle(_corners(field), outline=contrasting(rng, colour, 60), width=_stroke(rng, edge))
+            return rest, colour
         case "ticket":
             canvas.pen.rectangle(_corners(inner), outline=contrasting(rng, colour, 90), width=_stroke(rng, edge))
             return _inset(inner, edge), colour
@@ -142,6 +146,18 @@ def _plate(rng: random.Random, canvas: Canvas, inner: Box, *, bolts: bool) -> tu
             canvas.pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(128, 128, 128))
         text = Box(left=text.left, top=text.top + 2 * edge, width=text.width, height=text.height - 2 * edge)
     return text, paper
+
+
+def _split(rng: random.Random, box: Box) -> tuple[Box, Box]:
+    """An empty field at the left or the top, whichever side is longer, and the rest of the box."""
+    share, gap = rng.uniform(0.1, 0.3), 0.05
+    if box.width > box.height:
+        left = (share + gap) * box.width
+        rest = Box(left=box.left + left, top=box.top, width=box.width - left, height=box.height)
+        return Box(left=box.left, top=box.top, width=share * box.width, height=box.height), rest
+    top = (share + gap) * box.height
+    rest = Box(left=box.left, top=box.top + top, width=box.width, height=box.height - top)
+    return Box(left=box.left, top=box.top, width=box.width, height=share * box.height), rest
 
 
 def _stroke(rng: random.Random, edge: float) -> int:

@@ -70,11 +70,11 @@ def held_out_stock(anyres: Anyres, fonts: Path, words: list[Path]) -> Stock:
 def render(rng: random.Random, stock: Stock, level: float) -> Picture:
     """A random picture; `level` 0 to 1 is how hard: more and longer lines, smaller letters, more effects."""
     kind = rng.random()
-    if kind < 0.62:
+    if kind < 0.60:
         return render_page(rng, stock, level)
-    if kind < 0.88:
+    if kind < 0.86:
         return render_scene(rng, stock, level)
-    if kind < 0.98:
+    if kind < 0.96:
         return render_both(rng, stock, level)
     return render_nothing(rng, stock, level)
 

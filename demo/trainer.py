@@ -20,6 +20,7 @@ from demo.network import TensorBatch, Trainee, losses, text_layer, vision_layer
 from demo.settings import TrainingSettings
 
 WARM_UP = 300  # steps
+LEAST_LETTERS_WEIGHT = 0.05  # of the loss on letters beside the answers
 LAST_LOSSES = 100  # steps that a reported loss is the mean of
 
 
@@ -78,8 +79,7 @@ class Trainer:
             logits, letters = self._trainee(batch)
         answers, probed = losses(logits, letters, batch)
         self._optimizer.zero_grad(set_to_none=True)
-        # The letters matter most at the start, until answers find their way to the patches.
-        (answers + max(0.05, 0.5 * (1 - 2 * progress)) * probed).backward()
+        (answers + self._letters_weight(progress) * probed).backward()
         torch.nn.utils.clip_grad_norm_(self._trainee.parameters(), 1.0)
         self._optimizer.step()
         self._recent = [*self._recent[1 - LAST_LOSSES :], torch.stack([answers.detach(), probed.detach()])]
@@ -119,9 +119,22 @@ class Trainer:
         }
         torch.save(state, out / "state.pt.part")
         (out / "state.pt.part").replace(out / "state.pt")
-        self._processor.save_pretrained(out / "model")
+        self._publish(out / "model")
+
+    def _publish(self, folder: Path) -> None:
+        """Write the checkpoint; every file is whole at any moment, whenever the process is killed."""
+        part = folder.with_name(f"{folder.name}.part")
+        self._processor.save_pretrained(part)
         published: Any = copy.deepcopy(self._trainee.model)
-        published.to(torch.bfloat16).save_pretrained(out / "model")
+        published.to(torch.bfloat16).save_pretrained(part)
+        folder.mkdir(exist_ok=True)
+        for file in part.iterdir():
+            file.replace(folder / file.name)
+        part.rmdir()
+
+    def _letters_weight(self, progress: float) -> float:
+        """Letters matter most until answers find their way to the patches; a published checkpoint's already have."""
+        return LEAST_LETTERS_WEIGHT if self._settings.start else max(LEAST_LETTERS_WEIGHT, 0.5 * (1 - 2 * progress))
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._started

@@ -45,6 +45,8 @@ def test_the_loss_falls_and_a_saved_run_goes_on_where_it_stopped(family: Family,
     losses = run(trainer, family, asked, 40)
     assert losses[-1] < losses[0] - 0.3  # means of all steps so far: the last steps are lower still
     trainer.save()
+    trainer.save()  # over what is there
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "state.pt"]
     resumed = Trainer(asked, read_state(tmp_path / "state.pt"))
     assert (resumed.steps, resumed.pictures) == (40, trainer.pictures)
     assert run(resumed, family, asked, 2)[0] < losses[0] - 0.3
