@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,10 @@ class Question:
     split: str | None = None  # a part of the benchmark that has a number of its own
     cluster: str | None = None  # what a bootstrap draws together; None where the question stands alone
 
+    def judged(self, score: float, parsed: str | None, counts: tuple[float, ...] = ()) -> "Judged":
+        """The score of an answer to this question."""
+        return Judged(id=self.id, score=score, parsed=parsed, split=self.split, cluster=self.cluster, counts=counts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
@@ -54,23 +59,24 @@ class Judged:
 class Benchmark:
     """A dataset, how it is asked and how it is scored; `dataclasses.replace(benchmark, prompt=...)` asks otherwise.
 
-    `ask(path, limit, prompt)` streams questions, `judge(question, answer)` scores one answer, and `summarise` makes the
-    numbers of any list of judged answers, the same one twice included, with the headline first.
+    `ask(path, prompt)` streams all questions. `judge(question, answer)` scores one answer; "" stands for one that
+    failed and is wrong everywhere. `summarise` makes the numbers of any judged answers, the same one several times
+    included as a bootstrap draws them, with the headline first.
     """
 
     name: str
     data: str  # where the questions are by default: a folder, a glob or a file, as hf://datasets/...
     prompt: str  # a template
     max_new_tokens: int  # that the published numbers were generated with
-    ask: Callable[[str, int | None, str], Iterator[Question]]
+    ask: Callable[[str, str], Iterator[Question]]
     judge: Callable[[Question, str], Judged]
     summarise: Callable[[Sequence[Judged]], dict[str, float]]
     higher_is_better: bool = True
 
     def read(self, path: str | None = None, limit: int | None = None) -> Iterator[Question]:
-        """The questions in the dataset's order, the first `limit` of them; the images of a few are in memory."""
+        """The first `limit` questions, in the dataset's order; the images of a few rows are in memory at a time."""
         seen: set[str] = set()
-        for question in self.ask(path or self.data, limit, self.prompt):
+        for question in islice(self.ask(path or self.data, self.prompt), limit):
             if question.id in seen:
                 raise ValueError(f"{self.name}: question ids must be unique, got {question.id!r} twice")
             seen.add(question.id)
