@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataflow import UNIT_SCHEMA, pack, unpack
+from pipeline.work import UNIT_SCHEMA, pack, unpack
 from schemas.sample import Prompt, Sample, Size, samples_to_table, table_to_samples
 
 
