@@ -1,7 +1,7 @@
 """Judging: the answers of complete cells against their benchmark, joined by id."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -85,7 +85,7 @@ def _read_answers(folder: str) -> Iterator[tuple[str, Given]]:
                 yield row["id"], Given(text=row["text"], finish_reason=row["finish_reason"])
 
 
-def _row(question: Question, answer: Given, judged: Judged) -> Mapping[str, object]:
+def _row(question: Question, answer: Given, judged: Judged) -> dict[str, object]:
     return {
         "id": question.id,
         "prompt": question.prompt,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -12,6 +12,7 @@ from pipeline.sweep.bootstrap import Draws, Score, score_cells
 from pipeline.sweep.cells import Cell, baseline_of
 from pipeline.sweep.judging import Marked, judge_cells
 from pipeline.sweep.plan import SweepPlan
+from pipeline.sweep.timing import Effort, read_efforts
 from schemas.sweep import CellName
 
 Status = Literal["complete", "incomplete"]
@@ -40,7 +41,7 @@ class Result:
     errors: int | None = None  # rows that failed; they count as wrong
     cut_share: float | None = None  # of the rows: answers that ended at their longest length
     unparsable_share: float | None = None  # of the rows: answers in which no answer was found
-    images_per_s: float | None = None  # of the call that completed the cell; the one column that time changes
+    images_per_s: float | None = None  # while its rows were answered; the one column that time changes
 
     @property
     def name(self) -> CellName:
@@ -86,18 +87,17 @@ def table_to_results(table: pa.Table) -> list[Result]:
 
 def score_sweep(plan: SweepPlan, reasons: Mapping[CellName, str]) -> list[Result]:
     """Judge and score all complete cells; `reasons` says why others were given up by this call."""
-    manifests = {one.cell.name: read_manifest(one.cell.job.output) for one in plan.cells}
-    complete = {one.cell.name: one.cell for one in plan.cells if manifests[one.cell.name] is not None}
+    cells = [one.cell for one in plan.cells]
+    complete = {cell.name: cell for cell in cells if read_manifest(cell.job.output) is not None}
     scored = {name: some for group in _by_benchmark(complete) for name, some in _score(plan, group).items()}
+    efforts = read_efforts(plan.settings.output)
     results = []
-    for one in plan.cells:
-        name = one.cell.name
-        manifest = manifests[name]
-        if manifest is None:
+    for name in (cell.name for cell in cells):
+        if name in complete:
+            results += list(_rows(plan, name, scored[name], efforts.get(str(name), Effort())))
+        else:
             reason = reasons.get(name, "the sweep's time was over; the next call goes on")
             results.append(Result(**asdict(name), status="incomplete", reason=reason))
-        else:
-            results += list(_rows(plan, name, scored[name], manifest))
     order = list(plan.settings.benchmarks)
     return sorted(results, key=lambda result: order.index(result.benchmark))
 
@@ -127,8 +127,9 @@ def _score(plan: SweepPlan, cells: Sequence[Cell]) -> dict[CellName, _Scored]:
     return {name: _Scored(scores=tuple(scores[name]), marked=one) for name, one in marked.items()}
 
 
-def _rows(plan: SweepPlan, name: CellName, scored: _Scored, manifest: Mapping[str, Any]) -> Iterator[Result]:
+def _rows(plan: SweepPlan, name: CellName, scored: _Scored, effort: Effort) -> Iterator[Result]:
     marked = scored.marked
+    images_per_s = round(effort.rows / effort.seconds, 3) if effort.seconds else None
     baseline = baseline_of(plan.settings, name)
     for place, score in enumerate(scored.scores):
         difference = score.difference
@@ -141,12 +142,12 @@ def _rows(plan: SweepPlan, name: CellName, scored: _Scored, manifest: Mapping[st
             low=score.score.low,
             high=score.score.high,
             baseline=str(baseline) if baseline is not None and difference is not None else None,
-            difference=difference and difference.value,
-            difference_low=difference and difference.low,
-            difference_high=difference and difference.high,
+            difference=difference.value if difference else None,
+            difference_low=difference.low if difference else None,
+            difference_high=difference.high if difference else None,
             rows=marked.num_rows,
             errors=marked.errors,
             cut_share=marked.cut / marked.num_rows,
             unparsable_share=marked.unparsable / marked.num_rows,
-            images_per_s=manifest["timings"].get("images_per_s"),
+            images_per_s=images_per_s,
         )

@@ -17,6 +17,7 @@ from pipeline.reader import unit_reader
 from pipeline.run import RunMismatch, begin_run, read_manifest, settle
 from pipeline.stages import engine_settings
 from pipeline.sweep.plan import PlannedCell
+from pipeline.sweep.timing import Efforts
 from pipeline.units import Counts, done_units, unit_path
 from pipeline.work import STOPPED, Part, Queue, Receipt, Work
 
@@ -28,6 +29,20 @@ class TimeLimits:
     ends: float | None = None  # of time.monotonic()
     cell_s: float | None = None
 
+    def over(self) -> bool:
+        """Whether the sweep has to stop."""
+        return self.ends is not None and time.monotonic() > self.ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What all cells of one call share."""
+
+    folder: str  # the sweep's
+    loaders: Loaders
+    lock: Lock
+    limits: TimeLimits
+
 
 @dataclass(slots=True, kw_only=True)
 class CellRun:
@@ -38,7 +53,7 @@ class CellRun:
     todo: set[int]
     markers: Markers
     done: Counts = field(default_factory=Counts)
-    seconds: float = 0.0  # between receipts, each span counted for the cell whose unit came in
+    seconds: float = 0.0  # between units of all cells, each span counted for the cell whose unit came in
     complete: bool = False
     reason: str | None = None  # why it was given up
 
@@ -80,11 +95,9 @@ class CellRun:
     def finish(self) -> None:
         """Merge the units; those that are broken are to be done again."""
         folder = self.planned.plan.settings.output
-        timings = {"seconds": round(self.seconds, 3)}
-        if self.seconds:
-            timings["images_per_s"] = round(self.done.rows / self.seconds, 3)
+        units = self.planned.plan.units(self.run["run"])
         try:
-            finish_run(self.planned.plan.units(self.run["run"]), self.run["fingerprint"], timings)
+            finish_run(units, self.run["fingerprint"], {"seconds": round(self.seconds, 3)})
         except BrokenUnits as error:
             say(f"{self.name}: {error}; answering them again")
             for unit in error.units:
@@ -121,35 +134,35 @@ def begin(planned: PlannedCell, lock: Lock) -> CellRun:
     return cell
 
 
-def answer_cells(cells: Sequence[CellRun], loaders: Loaders, lock: Lock, limits: TimeLimits) -> None:
+def answer_cells(cells: Sequence[CellRun], call: Call) -> None:
     """Answer what is left of cells that share an engine; each is complete or given up in the end."""
     for _ in range(ROUNDS):
         left = [cell for cell in cells if cell.open]
-        if not left:
+        if not left or call.limits.over():
             return
         try:
-            _answer(left, loaders, lock, limits)
+            _answer(left, call)
         except EngineNotLoaded as error:
             for cell in left:
                 cell.give_up(str(error))
         except RunFailed as error:
-            _isolate([cell for cell in left if cell.open], error, loaders, lock, limits)
+            _isolate([cell for cell in left if cell.open], error, call)
     for cell in cells:
         if cell.open:
             cell.give_up(f"units were broken {ROUNDS} times in a row: is the storage sound?")
 
 
-def _isolate(cells: Sequence[CellRun], error: RunFailed, loaders: Loaders, lock: Lock, limits: TimeLimits) -> None:
+def _isolate(cells: Sequence[CellRun], error: RunFailed, call: Call) -> None:
     """What ended all of them came from one: each goes on alone, and that one is given up."""
     if len(cells) == 1:
         cells[0].give_up(str(error))
         return
     say(f"{error}; the {len(cells)} cells that are left go on one by one")
     for cell in cells:
-        answer_cells([cell], loaders, lock, limits)
+        answer_cells([cell], call)
 
 
-def _answer(cells: Sequence[CellRun], loaders: Loaders, lock: Lock, limits: TimeLimits) -> None:
+def _answer(cells: Sequence[CellRun], call: Call) -> None:
     """One pass over all that is left of these cells. Raises RunFailed, EngineNotLoaded, FolderInUse."""
     settings = cells[0].planned.plan.settings
     placement = place(settings)
@@ -157,19 +170,25 @@ def _answer(cells: Sequence[CellRun], loaders: Loaders, lock: Lock, limits: Time
         _settle_precision(cell, placement)
     open = [cell for cell in cells if cell.open]
     queue = Queue.of([sorted(cell.todo) for cell in open])
-    parts = tuple(cell.part(loaders) for cell in open)
+    work = Work(
+        settings=settings,
+        load_engine=call.loaders.engine,
+        parts=tuple(cell.part(call.loaders) for cell in open),
+    )
     progress = Progress(total_rows=sum(cell.planned.plan.rows_of(unit) for cell in open for unit in cell.todo))
     say(f"{progress.total_rows:,} answers to give in {len(open)} cells of {settings.model}; loading the model")
-    before: float | None = None
-    for receipt in run_units(queue, Work(settings=settings, load_engine=loaders.engine, parts=parts), placement):
-        lock.check()
-        now = time.monotonic()
+    efforts = Efforts(folder=call.folder)
+    for receipt in run_units(queue, work, placement):
+        call.lock.check()
         progress.add(receipt.counts)
-        open[receipt.part].take(receipt, receipt.seconds if before is None else now - before, limits)
-        before = now
-        if limits.ends is not None and now > limits.ends:
+        cell = open[receipt.part]
+        cell.take(receipt, efforts.add(cell.name, receipt), call.limits)
+        if not cell.open:
+            efforts.write()
+        if call.limits.over():
             break
     progress.show(end="\n")
+    efforts.write()
 
 
 def _settle_precision(cell: CellRun, placement: Placement) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pipeline import storage
 from pipeline.answering import Loaders, say
 from pipeline.dataflow import on_cluster
-from pipeline.lock import Lock, hold
+from pipeline.lock import hold
 from pipeline.stages import Engine
 from pipeline.stopping import stop_on_signals
 from pipeline.sweep.page import to_html, to_markdown
 from pipeline.sweep.plan import PlannedCell, SweepPlan
 from pipeline.sweep.results import Result, results_to_table, score_sweep
-from pipeline.sweep.running import TimeLimits, answer_cells, begin
+from pipeline.sweep.running import Call, TimeLimits, answer_cells, begin
 from pipeline.units import to_parquet
 from schemas.job import JobSettings
 from schemas.sweep import CellName
@@ -35,13 +35,13 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
     """Answer what is not complete, score what is. Raises FolderInUse, Stopped; a cell that fails is in the table."""
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     output = plan.settings.output
-    with hold(output) as lock:
+    with hold(output) as lock, stop_on_signals():
         reasons: dict[CellName, str] = {}
         if engines := list(plan.engines()):
-            limits = _limits(plan)
-            with on_cluster(), stop_on_signals():
+            call = Call(folder=output, loaders=loaders, lock=lock, limits=_limits(plan))
+            with on_cluster():
                 for cells in engines:
-                    reasons |= _answer(cells, loaders, lock, limits)
+                    reasons |= _answer(cells, call)
         say("scoring")
         results = score_sweep(plan, reasons)
         lock.check()
@@ -62,12 +62,10 @@ def _limits(plan: SweepPlan) -> TimeLimits:
     return TimeLimits(ends=ends, cell_s=cell * 60 if cell else None)
 
 
-def _answer(cells: Sequence[PlannedCell], loaders: Loaders, lock: Lock, limits: TimeLimits) -> dict[CellName, str]:
+def _answer(cells: Sequence[PlannedCell], call: Call) -> dict[CellName, str]:
     """Answer the cells of one engine; returns why some were given up."""
-    if limits.ends is not None and time.monotonic() > limits.ends:
-        return {}
-    running = [begin(planned, lock) for planned in cells]
-    answer_cells(running, loaders, lock, limits)
+    running = [begin(planned, call.lock) for planned in cells]
+    answer_cells(running, call)
     return {cell.planned.cell.name: cell.reason for cell in running if cell.reason is not None}
 
 
