@@ -17,8 +17,8 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
         named = _fields_of(line, template)
         for name in named:
             if name not in fields:
-                choices = ", ".join(f"{{{field}}}" for field in fields)
-                raise ValueError(f"prompt must have no fields but {choices}, got {{{name}}} in {template!r}")
+                choices = " but " + ", ".join(f"{{{field}}}" for field in fields) if fields else ""
+                raise ValueError(f"prompt must have no fields{choices}, got {{{name}}} in {template!r}")
         if not named or any(fields[name] for name in named):
             lines.append(line.format_map(fields))
     return "\n".join(lines)

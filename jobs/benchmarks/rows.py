@@ -11,6 +11,7 @@ from pipeline import storage
 from pipeline.listing import PARQUET_SUFFIXES
 
 _ROWS_AT_ONCE = 32  # images of documents and charts take megabytes
+_STREAM_BUFFER_BYTES = 2**20  # else a whole row group is read at once
 
 
 def read_rows(path: str, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
@@ -37,9 +38,16 @@ def encoded(image: dict[str, Any] | bytes | None) -> bytes:
     return data or b""
 
 
+def truths(answers: Sequence[Any] | None, id: object) -> tuple[str, ...]:
+    """The accepted answers of a question, texts or structs with `answer`; a split that keeps them secret is refused."""
+    if not answers:
+        raise ValueError(f"question {id} must have answers; this split keeps them secret, choose another")
+    return tuple(one["answer"] if isinstance(one, dict) else one for one in answers)
+
+
 def _open_parquet(stream: IO[bytes], url: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(stream, pre_buffer=False)
+        return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_STREAM_BUFFER_BYTES)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{url} must be a Parquet file: {error}") from error
 

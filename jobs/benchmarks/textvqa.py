@@ -6,7 +6,7 @@ Columns: question_id int, question string, image {bytes, path}, answers list of 
 from collections.abc import Iterator
 
 from jobs.benchmarks.prompts import SHORT_ANSWER, fill
-from jobs.benchmarks.rows import encoded, read_rows
+from jobs.benchmarks.rows import encoded, read_rows, truths
 from pipeline.scoring.summary import mean_score
 from pipeline.scoring.vqa import m4c_accuracy, m4c_normalised
 from schemas.benchmark import Benchmark, Judged, Question, Reference
@@ -20,7 +20,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
             id=str(row["question_id"]),
             prompt=fill(prompt, fields),
             images=(encoded(row["image"]),),
-            reference=Reference(answers=tuple(row["answers"])),
+            reference=Reference(answers=truths(row["answers"], row["question_id"])),
         )
 
 

@@ -1,13 +1,13 @@
 """VQAv2, open questions about photographs: lmms-lab's VQAv2, validation (214,354 questions).
 
 Columns: question_id int, question string, image {bytes, path}, answer_type string (yes/no, number, other: the splits),
-answers list of {answer string, answer_confidence, answer_id}, ten a question. The test split has no answers.
+answers list of {answer string, answer_confidence, answer_id}, ten a question. The test split's answers are null.
 """
 
 from collections.abc import Iterator
 
 from jobs.benchmarks.prompts import SHORT_ANSWER, fill
-from jobs.benchmarks.rows import encoded, read_rows
+from jobs.benchmarks.rows import encoded, read_rows, truths
 from pipeline.scoring.summary import mean_score
 from pipeline.scoring.vqa import m4c_normalised, vqa_accuracy
 from schemas.benchmark import Benchmark, Judged, Question, Reference
@@ -20,7 +20,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
             id=str(row["question_id"]),
             prompt=fill(prompt, {"question": row["question"]}),
             images=(encoded(row["image"]),),
-            reference=Reference(answers=tuple(one["answer"] for one in row["answers"])),
+            reference=Reference(answers=truths(row["answers"], row["question_id"])),
             split=row["answer_type"],
         )
 

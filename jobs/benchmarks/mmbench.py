@@ -1,0 +1,72 @@
+"""MMBench, multiple choice asked in every order of its options: lmms-lab's MMBench, English, dev (4,329 rows).
+
+Columns: index int or string (a rotation of question 241 is 1000241, 2000241, ...), question string, hint string,
+answer string (a letter), A to D strings, category string (the splits), image {bytes, path}. "nan" is no text.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from jobs.benchmarks.prompts import LETTER_ONLY, fill
+from jobs.benchmarks.rows import encoded, read_rows
+from pipeline.scoring.choice import inferred_letter, lettered
+from pipeline.scoring.summary import by_split, mean
+from schemas.benchmark import Benchmark, Judged, Question, Reference
+
+_ROTATIONS_FROM = 1_000_000
+_OPTIONS = ("A", "B", "C", "D")
+
+
+def ask(path: str, prompt: str) -> Iterator[Question]:
+    """All rows; {question}, {options} and {hint}. A question's rotations are one cluster."""
+    columns = ("index", "question", "answer", "image", "category", "A", "B")
+    for row in read_rows(path, columns, ("hint", "C", "D")):
+        options = tuple(row[letter] for letter in _OPTIONS if _text(row[letter]))
+        fields = {"question": row["question"], "options": lettered(options), "hint": _text(row["hint"])}
+        yield Question(
+            id=str(row["index"]),
+            prompt=fill(prompt, fields),
+            images=(encoded(row["image"]),),
+            reference=Reference(answers=(row["answer"],), options=options),
+            split=row["category"],
+            cluster=str(int(row["index"]) % _ROTATIONS_FROM),
+        )
+
+
+def judge(question: Question, answer: str) -> Judged:
+    """Right by rule alone: MMBench's server asks a language model where the rule finds nothing."""
+    letter = inferred_letter(answer, question.reference.options)
+    return question.judged(float(letter == question.reference.answers[0]), letter)
+
+
+def summarise(judged: Sequence[Judged]) -> dict[str, float]:
+    """Circular accuracy, where a question is right in every order or wrong, and that of single rows."""
+    return by_split(judged, _circular_and_single)
+
+
+def _circular_and_single(judged: Sequence[Judged]) -> dict[str, float]:
+    """A cluster that a bootstrap drew twice has every row twice, and weighs twice."""
+    clusters: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in judged:
+        clusters[one.cluster or one.id][one.id].append(one.score)
+    right = weights = 0.0
+    for rows in clusters.values():
+        weight = mean([len(scores) for scores in rows.values()])
+        weights += weight
+        right += weight * min(score for scores in rows.values() for score in scores)
+    return {"circular accuracy": right / weights, "accuracy": mean([one.score for one in judged])}
+
+
+def _text(cell: str | None) -> str:
+    return "" if cell is None or cell == "nan" else cell
+
+
+MMBENCH = Benchmark(
+    name="mmbench",
+    data="hf://datasets/lmms-lab/MMBench/en/dev-*.parquet",
+    prompt=f"{{hint}}\n{{question}}\n{{options}}\n{LETTER_ONLY}",
+    max_new_tokens=1024,
+    ask=ask,
+    judge=judge,
+    summarise=summarise,
+)

@@ -1,0 +1,181 @@
+"""Questions of one's own: a JSONL or CSV file, or several, that name images beside them.
+
+Fields: id, image (a path relative to the file, an absolute one or a URL; or a list of them), question,
+answer (a text, or a list of all that are accepted), metric (one of METRICS; `exact_match` where there is none),
+options (a list, for `choice`; the answer is then a letter), split. In a CSV a list is written as JSON.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from jobs.benchmarks.prompts import fill
+from pipeline import storage
+from pipeline.scoring.anls import anls, anls_lenient
+from pipeline.scoring.choice import inferred_letter, lettered
+from pipeline.scoring.exact import exact_match, folded_match
+from pipeline.scoring.ocrbench import contains_answer
+from pipeline.scoring.pope import said
+from pipeline.scoring.reading import Reading, add_up, read_against
+from pipeline.scoring.relaxed import relaxed_match
+from pipeline.scoring.summary import by_split, mean
+from pipeline.scoring.vqa import m4c_accuracy, vqa_accuracy
+from schemas.benchmark import Benchmark, Judged, Question, Reference
+
+_SUFFIXES = (".jsonl", ".csv")
+_FIELDS = ("id", "image", "question", "answer", "metric", "options", "split")
+
+
+def ask(path: str, prompt: str) -> Iterator[Question]:
+    """All questions; {question} and {options}."""
+    files = storage.list_files(path, _SUFFIXES)
+    if not files:
+        raise ValueError(f"{path} must name files that end in {' or '.join(_SUFFIXES)}, none is there")
+    for file in files:
+        lines = _csv_lines if file.url.lower().endswith(".csv") else _json_lines
+        for number, fields in enumerate(lines(file.url), 1):
+            yield _question(fields, f"{file.url}, row {number}", prompt)
+
+
+def judge(question: Question, answer: str) -> Judged:
+    """The score by the question's own metric; an empty answer is wrong by all of them."""
+    truth = question.reference
+    if not answer.strip():
+        return question.judged(0.0, None, _reading_counts(truth, ""))
+    score = METRICS[truth.kind or ""](answer, truth)
+    return question.judged(score or 0.0, None if score is None else answer.strip(), _reading_counts(truth, answer))
+
+
+def summarise(judged: Sequence[Judged]) -> dict[str, float]:
+    """The mean score, over all and for each split; character and word error rates where texts were read."""
+    found = by_split(judged, lambda some: {"score": mean([one.score for one in some])})
+    read = [one.counts for one in judged if one.counts]
+    if read:
+        total = add_up(_reading(counts) for counts in read)
+        found |= {"cer": total.cer, "wer": total.wer}
+    return found
+
+
+def _letter(answer: str, truth: Reference) -> float | None:
+    letter = inferred_letter(answer, truth.options)
+    return None if letter is None else float(letter == truth.answers[0].upper())
+
+
+def _yes_or_no(answer: str, truth: Reference) -> float:
+    return float(said(answer) == truth.answers[0].strip().lower())
+
+
+def _characters_right(answer: str, truth: Reference) -> float:
+    return max(0.0, 1 - read_against(truth.answers[0], answer).cer)
+
+
+METRICS: Mapping[str, Callable[[str, Reference], float | None]] = {
+    "exact_match": lambda answer, truth: float(exact_match(answer, truth.answers)),
+    "folded_match": lambda answer, truth: float(folded_match(answer, truth.answers)),
+    "contains": lambda answer, truth: float(contains_answer(answer, truth.answers)),
+    "vqa_accuracy": lambda answer, truth: vqa_accuracy(answer, truth.answers),
+    "m4c_accuracy": lambda answer, truth: m4c_accuracy(answer, truth.answers),
+    "anls": lambda answer, truth: anls(answer.strip(), truth.answers),
+    "anls_lenient": lambda answer, truth: anls_lenient(answer.strip(), truth.answers),
+    "relaxed_accuracy": lambda answer, truth: float(relaxed_match(answer.strip(), truth.answers[0])),
+    "choice": _letter,
+    "yes_no": _yes_or_no,
+    "reading": _characters_right,
+}
+
+
+def _reading_counts(truth: Reference, answer: str) -> tuple[float, ...]:
+    if truth.kind != "reading":
+        return ()
+    row = read_against(truth.answers[0], answer)
+    return (row.character_edits, row.num_characters, row.word_edits, row.num_words)
+
+
+def _reading(counts: Sequence[float]) -> Reading:
+    character_edits, num_characters, word_edits, num_words = (int(count) for count in counts)
+    return Reading(
+        character_edits=character_edits, num_characters=num_characters, word_edits=word_edits, num_words=num_words
+    )
+
+
+def _question(fields: Mapping[str, Any], place: str, prompt: str) -> Question:
+    _check(fields, place)
+    options = _texts(fields.get("options"))
+    metric = fields.get("metric") or "exact_match"
+    if metric not in METRICS:
+        raise ValueError(f"{place}: metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    if metric == "choice" and not options:
+        raise ValueError(f"{place}: options must be a list where metric is choice, got {fields.get('options')!r}")
+    folder = place.rsplit(", row ", 1)[0].rsplit("/", 1)[0]
+    return Question(
+        id=str(fields["id"]),
+        prompt=fill(prompt, {"question": str(fields["question"]), "options": lettered(options)}),
+        images=tuple(_image(name, folder, place) for name in _texts(fields["image"])),
+        reference=Reference(answers=_texts(fields["answer"]), options=options, kind=metric),
+        split=fields.get("split") or None,
+    )
+
+
+def _check(fields: Mapping[str, Any], place: str) -> None:
+    for name in fields:
+        if name not in _FIELDS:
+            raise ValueError(f"{place}: fields must be among {', '.join(_FIELDS)}, got {name!r}")
+    for name in ("id", "image", "question", "answer"):
+        if fields.get(name) in (None, "", []):
+            raise ValueError(f"{place}: {name} must be given, got {fields.get(name)!r}")
+
+
+def _texts(cell: object) -> tuple[str, ...]:
+    """One text, or a list of them; numbers are texts."""
+    if cell is None or cell == "":
+        return ()
+    return tuple(map(str, cell)) if isinstance(cell, list) else (str(cell),)
+
+
+def _image(name: str, folder: str, place: str) -> bytes:
+    url = name if "://" in name or name.startswith("/") else f"{folder}/{name}"
+    try:
+        return storage.read_bytes(url)
+    except OSError as error:
+        raise ValueError(f"{place}: image {name} cannot be read: {error}") from error
+
+
+def _json_lines(url: str) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(storage.read_bytes(url).decode().split("\n"), 1):
+        if line.strip():
+            try:
+                fields = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{url}, line {number} must be a JSON object: {error}") from error
+            if not isinstance(fields, dict):
+                raise ValueError(f"{url}, line {number} must be a JSON object, got {line!r}")
+            yield fields
+
+
+def _csv_lines(url: str) -> Iterator[Mapping[str, Any]]:
+    text = io.StringIO(storage.read_bytes(url).decode("utf-8-sig"), newline="")
+    for row in csv.DictReader(text, restkey="a cell that has no header"):
+        yield {name: _listed(cell) for name, cell in row.items()}
+
+
+def _listed(cell: object) -> object:
+    """A cell that is a JSON list is one; any other is text."""
+    if not isinstance(cell, str) or not cell.startswith("["):
+        return cell
+    try:
+        return json.loads(cell)
+    except json.JSONDecodeError:
+        return cell
+
+
+OWN = Benchmark(
+    name="own",
+    data="questions.jsonl",
+    prompt="{question}\n{options}",
+    max_new_tokens=256,
+    ask=ask,
+    judge=judge,
+    summarise=summarise,
+)
