@@ -13,6 +13,9 @@ _ABOUT = (
 )
 
 
+_LARGE = 20  # a score of a thousand has no use for thousandths
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     """A column of the table: its text, and what it is sorted by."""
@@ -36,32 +39,33 @@ def to_html(results: Sequence[Result]) -> str:
     """The page: sorted by a click on a column, narrowed by words."""
     missing = [result for result in results if result.status != "complete"]
     rows = "\n".join(_html_row(result, results) for result in results if result.status == "complete")
-    heads = "".join(f"<th>{escape(column.title)}</th>" for column in COLUMNS)
+    heads = "".join(f"<th{_kind(column)}>{escape(column.title)}</th>" for column in COLUMNS)
     lines = "".join(f"<li><b>{escape(str(one.name))}</b> {escape(_first_line(one))}</li>" for one in missing)
     return _PAGE.format(
         style=_STYLE,
         script=_SCRIPT,
         summary=escape(_summary(results)),
         about=escape(_ABOUT),
-        heads=f"{heads}<th>interval</th>",
+        heads=f"<th>interval</th>{heads}",
         rows=rows,
         missing=f"<h2>Incomplete</h2><ul>{lines}</ul>" if lines else "",
     )
 
 
 def _score(result: Result) -> str:
-    return _with_interval(result.score, result.low, result.high, "{:.3f}")
+    return _with_interval(result.score, result.low, result.high, "")
 
 
 def _difference(result: Result) -> str:
-    text = _with_interval(result.difference, result.difference_low, result.difference_high, "{:+.3f}")
+    text = _with_interval(result.difference, result.difference_low, result.difference_high, "+")
     return f"**{text}**" if text and _is_clear(result) else text
 
 
-def _with_interval(value: float | None, low: float | None, high: float | None, form: str) -> str:
+def _with_interval(value: float | None, low: float | None, high: float | None, sign: str) -> str:
     if value is None or low is None or high is None:
         return ""
-    return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
+    digits = 3 if max(map(abs, (value, low, high))) < _LARGE else 1
+    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
 def _is_clear(result: Result) -> bool:
@@ -95,6 +99,7 @@ COLUMNS = (
         key=lambda one: one.images_per_s,
     ),
 )
+_WORDS = ("benchmark", "metric", "model", "prompt", "settings")  # columns of text
 _SCORES = 7  # columns that differ between the metrics of a cell, and those before
 
 
@@ -106,7 +111,8 @@ def _summary(results: Sequence[Result]) -> str:
     cells = [one for one in results if one.headline]
     done = sum(one.status == "complete" for one in cells)
     baselines = sorted({one.baseline for one in results if one.baseline})
-    return f"{done} of {len(cells)} cells complete. " + (f"Baseline: {', '.join(baselines)}." if baselines else "")
+    compared = f" Baseline: {', '.join(baselines)}." if baselines else ""
+    return f"{done} of {len(cells)} cells complete.{compared}"
 
 
 def _first_line(result: Result) -> str:
@@ -124,15 +130,18 @@ def _markdown_table(columns: Sequence[Column], results: Iterable[Result]) -> str
 def _html_row(result: Result, results: Sequence[Result]) -> str:
     cells = "".join(_html_cell(column, result) for column in COLUMNS)
     kind = "headline" if result.headline else "other"
-    return f'<tr class="{kind}">{cells}<td>{_drawing(result, results)}</td></tr>'
+    return f'<tr class="{kind}"><td>{_drawing(result, results)}</td>{cells}</tr>'
 
 
 def _html_cell(column: Column, result: Result) -> str:
     key, text = column.key(result), escape(column.text(result))
     bold = text.startswith("**")
     text = f"<b>{text.strip('*')}</b>" if bold else text
-    number = ' class="number"' if not isinstance(key, str) else ""
-    return f'<td{number} data-key="{"" if key is None else escape(str(key))}">{text}</td>'
+    return f'<td{_kind(column)} data-key="{"" if key is None else escape(str(key))}">{text}</td>'
+
+
+def _kind(column: Column) -> str:
+    return ' class="number"' if column.title not in _WORDS else ""
 
 
 def _drawing(result: Result, results: Sequence[Result]) -> str:
@@ -156,11 +165,11 @@ _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 110rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin-top: 1rem; white-space: nowrap; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
 th { cursor: pointer; user-select: none; position: sticky; top: 0; background: Canvas; }
 th[aria-sort=ascending]::after { content: " \\25B4"; }
 th[aria-sort=descending]::after { content: " \\25BE"; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
 tbody tr:hover { background: #8881; }
 svg { vertical-align: middle; } svg line { stroke: var(--mark); stroke-width: 2; opacity: .5; }
 svg circle { fill: var(--mark); }
@@ -180,11 +189,11 @@ function compare(a, b) {
   if (a === "" || b === "") return (a === "") - (b === "");
   return isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
 }
-heads.slice(0, -1).forEach((head, place) => head.addEventListener("click", () => {
+heads.slice(1).forEach((head, place) => head.addEventListener("click", () => {
   const up = head.getAttribute("aria-sort") !== "ascending";
   heads.forEach(other => other.removeAttribute("aria-sort"));
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const key = row => row.cells[place].dataset.key;
+  const key = row => row.cells[place + 1].dataset.key;
   const rows = [...body.rows].sort((a, b) => compare(key(a), key(b)) * (up || key(a) === "" || key(b) === "" ? 1 : -1));
   body.append(...rows);
 }));
