@@ -37,6 +37,10 @@ def sweep(
     """Answer benchmarks with models, prompts and settings, score each cell and write out/results.{parquet,md,html}."""
     flags = {"output": output, "limit": limit, "minutes": minutes, "cell_minutes": cell_minutes}
     settings = read_settings(config, {name: value for name, value in flags.items() if value is not None})
+    return run_to_status(lambda: _sweep(settings, dry_run=dry_run))
+
+
+def _sweep(settings: SweepSettings, *, dry_run: bool) -> int:
     # Torch and Ray take seconds to import: help and what is wrong with the file are said before.
     from jobs.benchmarks import BENCHMARKS
     from pipeline.stages import load_engine
@@ -45,12 +49,10 @@ def sweep(
 
     plan = plan_sweep(settings, BENCHMARKS)
     sys.stderr.write(plan.describe() + "\n")
-    if dry_run:
-        return 0
-    return run_to_status(lambda: report(run_sweep(plan, load_engine)))
+    return 0 if dry_run else _report(run_sweep(plan, load_engine))
 
 
-def report(summary: "SweepSummary") -> int:
+def _report(summary: "SweepSummary") -> int:
     """Print the last line; the exit status is 0 when every cell is complete."""
     sys.stdout.write(json.dumps(asdict(summary)) + "\n")
     return 1 if summary.incomplete else 0

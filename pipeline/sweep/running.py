@@ -68,7 +68,9 @@ class CellRun:
         return not self.complete and self.reason is None
 
     def give_up(self, reason: str) -> None:
-        """Leave the rest undone; units that the actors have not begun are passed over."""
+        """Leave the rest undone, unless it is complete; units that the actors have not begun are passed over."""
+        if not self.open:
+            return
         self.reason = reason
         self.markers.put(STOPPED)
         say(f"{self.name}: given up: {reason}")
@@ -148,8 +150,7 @@ def answer_cells(cells: Sequence[CellRun], call: Call) -> None:
         except RunFailed as error:
             _isolate([cell for cell in left if cell.open], error, call)
     for cell in cells:
-        if cell.open:
-            cell.give_up(f"units were broken {ROUNDS} times in a row: is the storage sound?")
+        cell.give_up(f"units were broken {ROUNDS} times in a row: is the storage sound?")
 
 
 def _isolate(cells: Sequence[CellRun], error: RunFailed, call: Call) -> None:
@@ -169,6 +170,8 @@ def _answer(cells: Sequence[CellRun], call: Call) -> None:
     for cell in cells:
         _settle_precision(cell, placement)
     open = [cell for cell in cells if cell.open]
+    if not open:
+        return
     queue = Queue.of([sorted(cell.todo) for cell in open])
     work = Work(
         settings=settings,
