@@ -74,7 +74,7 @@ class Benchmark:
     higher_is_better: bool = True
 
     def read(self, path: str | None = None, limit: int | None = None) -> Iterator[Question]:
-        """The first `limit` questions, in the dataset's order; the images of a few rows are in memory at a time."""
+        """The first `limit` questions, in the dataset's order; no more than two row groups' images are in memory."""
         seen: set[str] = set()
         for question in islice(self.ask(path or self.data, self.prompt), limit):
             if question.id in seen:

@@ -3,12 +3,12 @@
 Columns: questionId string, question string, image {bytes, path}, answers list of strings; null in the test split.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from jobs.benchmarks.prompts import SHORT_ANSWER, fill
 from jobs.benchmarks.rows import encoded, read_rows, truths
 from pipeline.scoring.anls import anls, anls_lenient
-from pipeline.scoring.summary import mean
+from pipeline.scoring.summary import mean_score
 from schemas.benchmark import Benchmark, Judged, Question, Reference
 
 
@@ -29,14 +29,6 @@ def judge(question: Question, answer: str) -> Judged:
     return question.judged(anls(answer, accepted), answer or None, (anls_lenient(answer, accepted),))
 
 
-def summarise(judged: Sequence[Judged]) -> dict[str, float]:
-    """Both means."""
-    return {
-        "anls": mean([one.score for one in judged]),
-        "anls lenient": mean([one.counts[0] for one in judged]),
-    }
-
-
 DOCVQA = Benchmark(
     name="docvqa",
     data="hf://datasets/lmms-lab/DocVQA/DocVQA/validation-*.parquet",
@@ -44,5 +36,5 @@ DOCVQA = Benchmark(
     max_new_tokens=32,
     ask=ask,
     judge=judge,
-    summarise=summarise,
+    summarise=mean_score("anls", beside="anls lenient"),
 )

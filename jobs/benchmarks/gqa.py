@@ -5,12 +5,12 @@ testdev_balanced_images with id string and image {bytes, path}. Questions are as
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from jobs.benchmarks.prompts import SHORT_ANSWER, fill
 from jobs.benchmarks.rows import encoded, read_rows
 from pipeline.scoring.exact import folded_match, gqa_match
-from pipeline.scoring.summary import mean
+from pipeline.scoring.summary import mean_score
 from schemas.benchmark import Benchmark, Judged, Question, Reference
 
 
@@ -39,14 +39,6 @@ def judge(question: Question, answer: str) -> Judged:
     )
 
 
-def summarise(judged: Sequence[Judged]) -> dict[str, float]:
-    """Both shares."""
-    return {
-        "exact match": mean([one.score for one in judged]),
-        "exact match folded": mean([one.counts[0] for one in judged]),
-    }
-
-
 GQA = Benchmark(
     name="gqa",
     data="hf://datasets/lmms-lab/GQA",
@@ -54,5 +46,5 @@ GQA = Benchmark(
     max_new_tokens=16,
     ask=ask,
     judge=judge,
-    summarise=summarise,
+    summarise=mean_score("exact match", beside="exact match folded"),
 )

@@ -25,7 +25,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
     """All questions; {question}, {options}, and {instruction}: a letter, or few words where the question is open."""
     for row in read_rows(path, (*_COLUMNS, "image_1"), _IMAGES[1:]):
         choices = row["question_type"] == "multiple-choice"
-        options = tuple(str(one) for one in _listed(row["options"], row["id"])) if choices else ()
+        options = _options(row["options"], row["id"]) if choices else ()
         instruction = LETTER_ONLY if choices else SHORT_ANSWER
         fields = {"question": row["question"], "options": lettered(options), "instruction": instruction}
         yield Question(
@@ -52,19 +52,25 @@ def _images_of(row: dict[str, Any], text: str) -> tuple[bytes, ...]:
     return tuple(encoded(row.get(f"image_{number}")) for number in numbers)
 
 
+def _options(text: str, id: str) -> tuple[str, ...]:
+    options = _listed(text)
+    if not options:
+        raise ValueError(f"options of {id} must be a Python list of at least one, got {text!r}")
+    return options
+
+
 def _accepted(answer: str) -> tuple[str, ...]:
-    """An open question may accept several, as a Python list."""
-    return tuple(str(one) for one in _listed(answer, answer)) if answer.startswith("[") else (answer,)
+    """An open question may accept several, as a Python list; anything else is one answer."""
+    return _listed(answer) or (answer,)
 
 
-def _listed(text: str, id: str) -> list[object]:
+def _listed(text: str) -> tuple[str, ...]:
+    """The texts of a Python list, none where it is not one."""
     try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
-        raise ValueError(f"options and answers of {id} must be a Python list, got {text!r}") from error
-    if not isinstance(found, list):
-        raise ValueError(f"options and answers of {id} must be a Python list, got {text!r}")
-    return found
+        found = ast.literal_eval(text) if text.startswith("[") else None
+    except (ValueError, SyntaxError):
+        return ()
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 MMMU = Benchmark(

@@ -14,7 +14,7 @@ from typing import Any
 from jobs.benchmarks.prompts import fill
 from pipeline import storage
 from pipeline.scoring.anls import anls, anls_lenient
-from pipeline.scoring.choice import inferred_letter, lettered
+from pipeline.scoring.choice import LETTERS, inferred_letter, lettered
 from pipeline.scoring.exact import exact_match, folded_match
 from pipeline.scoring.ocrbench import contains_answer
 from pipeline.scoring.pope import said
@@ -25,6 +25,7 @@ from pipeline.scoring.vqa import m4c_accuracy, vqa_accuracy
 from schemas.benchmark import Benchmark, Judged, Question, Reference
 
 _SUFFIXES = (".jsonl", ".csv")
+_DEFAULT = "exact_match"
 _FIELDS = ("id", "image", "question", "answer", "metric", "options", "split")
 
 
@@ -36,7 +37,10 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
     for file in files:
         lines = _csv_lines if file.url.lower().endswith(".csv") else _json_lines
         for number, fields in enumerate(lines(file.url), 1):
-            yield _question(fields, f"{file.url}, row {number}", prompt)
+            place = f"{file.url}, row {number}"
+            _check(fields, place)
+            images = [_image(name, file.url, place) for name in _texts(fields["image"])]
+            yield _question(fields, images, prompt)
 
 
 def judge(question: Question, answer: str) -> Judged:
@@ -44,7 +48,7 @@ def judge(question: Question, answer: str) -> Judged:
     truth = question.reference
     if not answer.strip():
         return question.judged(0.0, None, _reading_counts(truth, ""))
-    score = METRICS[truth.kind or ""](answer, truth)
+    score = METRICS[truth.kind or _DEFAULT](answer, truth)
     return question.judged(score or 0.0, None if score is None else answer.strip(), _reading_counts(truth, answer))
 
 
@@ -60,11 +64,11 @@ def summarise(judged: Sequence[Judged]) -> dict[str, float]:
 
 def _letter(answer: str, truth: Reference) -> float | None:
     letter = inferred_letter(answer, truth.options)
-    return None if letter is None else float(letter == truth.answers[0].upper())
+    return None if letter is None else float(letter == truth.answers[0])
 
 
 def _yes_or_no(answer: str, truth: Reference) -> float:
-    return float(said(answer) == truth.answers[0].strip().lower())
+    return float(said(answer) == truth.answers[0])
 
 
 def _characters_right(answer: str, truth: Reference) -> float:
@@ -100,20 +104,13 @@ def _reading(counts: Sequence[float]) -> Reading:
     )
 
 
-def _question(fields: Mapping[str, Any], place: str, prompt: str) -> Question:
-    _check(fields, place)
+def _question(fields: Mapping[str, Any], images: Sequence[bytes], prompt: str) -> Question:
     options = _texts(fields.get("options"))
-    metric = fields.get("metric") or "exact_match"
-    if metric not in METRICS:
-        raise ValueError(f"{place}: metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    if metric == "choice" and not options:
-        raise ValueError(f"{place}: options must be a list where metric is choice, got {fields.get('options')!r}")
-    folder = place.rsplit(", row ", 1)[0].rsplit("/", 1)[0]
     return Question(
         id=str(fields["id"]),
         prompt=fill(prompt, {"question": str(fields["question"]), "options": lettered(options)}),
-        images=tuple(_image(name, folder, place) for name in _texts(fields["image"])),
-        reference=Reference(answers=_texts(fields["answer"]), options=options, kind=metric),
+        images=tuple(images),
+        reference=Reference(answers=_texts(fields["answer"]), options=options, kind=fields.get("metric") or _DEFAULT),
         split=fields.get("split") or None,
     )
 
@@ -125,6 +122,13 @@ def _check(fields: Mapping[str, Any], place: str) -> None:
     for name in ("id", "image", "question", "answer"):
         if fields.get(name) in (None, "", []):
             raise ValueError(f"{place}: {name} must be given, got {fields.get(name)!r}")
+    metric = fields.get("metric") or _DEFAULT
+    if metric not in METRICS:
+        raise ValueError(f"{place}: metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    allowed = {"choice": LETTERS[: len(_texts(fields.get("options")))], "yes_no": ("yes", "no")}.get(metric)
+    answer = _texts(fields["answer"])[0]
+    if allowed is not None and answer not in tuple(allowed):
+        raise ValueError(f"{place}: answer must be one of {', '.join(allowed) or 'the options'}, got {answer!r}")
 
 
 def _texts(cell: object) -> tuple[str, ...]:
@@ -134,8 +138,9 @@ def _texts(cell: object) -> tuple[str, ...]:
     return tuple(map(str, cell)) if isinstance(cell, list) else (str(cell),)
 
 
-def _image(name: str, folder: str, place: str) -> bytes:
-    url = name if "://" in name or name.startswith("/") else f"{folder}/{name}"
+def _image(name: str, file_url: str, place: str) -> bytes:
+    folder = file_url.rpartition("/")[0]
+    url = f"{folder}/{name}" if folder and "://" not in name and not name.startswith("/") else name
     try:
         return storage.read_bytes(url)
     except OSError as error:

@@ -11,7 +11,7 @@ from pipeline import storage
 from pipeline.listing import PARQUET_SUFFIXES
 
 _ROWS_AT_ONCE = 32  # images of documents and charts take megabytes
-_STREAM_BUFFER_BYTES = 2**20  # else a whole row group is read at once
+_STREAM_BUFFER_BYTES = 8 * 2**20  # else a whole row group is read at once
 
 
 def read_rows(path: str, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""SEED-Bench, multiple choice about photographs: lmms-lab's SEED-Bench, the test questions about one image (14,232).
+"""SEED-Bench, multiple choice about photographs: lmms-lab's SEED-Bench, the test questions about one image.
 
 Columns: question_id string, question string, choice_a to choice_d strings, answer string (a letter),
 data_type string (image, video), question_type_id int (the splits), image list of {bytes, path}.

@@ -2,15 +2,16 @@
 
 Columns: question_id string, question string, image {bytes, path}, answers list of ten strings,
 category string (number, other, unanswerable, yes/no: the splits). The test split's answers are null.
+Answers are judged as VQAv2's.
 """
 
 from collections.abc import Iterator
 
 from jobs.benchmarks.prompts import SHORT_ANSWER, fill
 from jobs.benchmarks.rows import encoded, read_rows, truths
+from jobs.benchmarks.vqav2 import judge
 from pipeline.scoring.summary import mean_score
-from pipeline.scoring.vqa import m4c_normalised, vqa_accuracy
-from schemas.benchmark import Benchmark, Judged, Question, Reference
+from schemas.benchmark import Benchmark, Question, Reference
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
@@ -23,12 +24,6 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
             reference=Reference(answers=truths(row["answers"], row["question_id"])),
             split=row["category"],
         )
-
-
-def judge(question: Question, answer: str) -> Judged:
-    """VQA's accuracy of the answer as LLaVA hands it in, normalised."""
-    handed_in = m4c_normalised(answer)
-    return question.judged(vqa_accuracy(handed_in, question.reference.answers), handed_in or None)
 
 
 VIZWIZ = Benchmark(

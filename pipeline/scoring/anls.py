@@ -13,7 +13,7 @@ _HALF = 0.5
 def anls(answer: str, accepted: Sequence[str]) -> float:
     """As equation 1 of the ST-VQA paper (arXiv:1907.00490) and pix2struct: a distance of exactly one half scores 0.
 
-    Case and runs of white space are folded, as the robust reading server does.
+    Case and runs of white space are folded first.
     """
     return max(_strict(_folded(answer), _folded(text)) for text in accepted)
 

@@ -19,13 +19,13 @@ def said(answer: str) -> Said | None:
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
-def outcome(said: Said | None, truth: Said) -> tuple[float, ...]:
+def outcome(found: Said | None, truth: Said) -> tuple[float, ...]:
     """One answer's share in the four cells, as `Judged.counts`: true and false yes, true and false no.
 
     An answer that is neither is a false no where the truth is yes, and in no cell where it is no.
     """
     cells = {("yes", "yes"): 0, ("yes", "no"): 1, ("no", "no"): 2, ("no", "yes"): 3, (None, "yes"): 3}
-    cell = cells.get((said, truth))
+    cell = cells.get((found, truth))
     return tuple(float(place == cell) for place in range(4))
 
 

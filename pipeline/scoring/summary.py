@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 from schemas.benchmark import Judged
 
 
-def mean_score(name: str) -> Callable[[Sequence[Judged]], dict[str, float]]:
-    """A summary: the mean score as `name`, then that of every split as `name split`."""
+def mean_score(name: str, beside: str | None = None) -> Callable[[Sequence[Judged]], dict[str, float]]:
+    """A summary: the mean score as `name`, then that of every split as `name split`.
 
-    def summarise(judged: Sequence[Judged]) -> dict[str, float]:
-        return by_split(judged, lambda some: {name: mean([one.score for one in some])})
+    `beside` names another rule's score, which is the first of the counts.
+    """
 
-    return summarise
+    def means(judged: Sequence[Judged]) -> dict[str, float]:
+        found = {name: mean([one.score for one in judged])}
+        return found | {beside: mean([one.counts[0] for one in judged])} if beside else found
+
+    return lambda judged: by_split(judged, means)
 
 
 def by_split(judged: Sequence[Judged], summarise: Callable[[Sequence[Judged]], dict[str, float]]) -> dict[str, float]:

@@ -6,6 +6,7 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,8 +49,8 @@ def plain_words(text: str) -> tuple[str, ...]:
 def java_words(texts: Sequence[str]) -> list[tuple[str, ...]]:
     """The words of many captions by the Stanford tokeniser of pycocoevalcap, in one run of Java."""
     package = importlib.util.find_spec("pycocoevalcap")
-    if package is None or not package.submodule_search_locations:
-        raise ValueError("words by Java need pycocoevalcap; install it with pip install -e '.[captions]'")
+    if package is None or not package.submodule_search_locations or shutil.which("java") is None:
+        raise ValueError("words by Java need java and pycocoevalcap, which pip install -e '.[captions]' installs")
     (jar,) = Path(package.submodule_search_locations[0], "tokenizer").glob("stanford-corenlp-*.jar")
     command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     lines = "\n".join(" ".join(text.split()) for text in texts)

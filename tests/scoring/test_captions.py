@@ -1,12 +1,16 @@
 import importlib.util
 import random
+import shutil
 
 import pytest
 
 from pipeline.scoring.captions import add_up_bleu, bleu, bleu_counts, cider_d, ngram_frequencies, rouge_l
 from pipeline.scoring.words import java_words, plain_words
 
-JAVA = pytest.mark.skipif(not importlib.util.find_spec("pycocoevalcap"), reason="pycocoevalcap is not installed")
+JAVA = pytest.mark.skipif(
+    not (importlib.util.find_spec("pycocoevalcap") and shutil.which("java")),
+    reason="java or pycocoevalcap is not installed",
+)
 DOG, CAT = ["two", "dogs", "run", "on", "the", "grass"], ["a", "cat", "sleeps", "on", "a", "red", "chair"]
 FREQUENCIES = ngram_frequencies([[DOG], [CAT]])
 

@@ -1,9 +1,11 @@
 """Scores of a thousand random answers are those of the original programs.
 
-What those gave is written down as a sum and a digest, from the newest commit in August 2026 of GT-Vision-Lab/VQA,
-haotian-liu/LLaVA, google-research/pix2struct, EvolvingLMMs-Lab/lmms-eval, MMMU-Benchmark/MMMU (its lottery taken out),
-open-compass/VLMEvalKit, RUCAIBox/POPE and from pycocoevalcap 1.2. Where a package of theirs is installed, it is asked
-again: `pip install --no-deps pycocoevalcap==1.2 llava-torch==1.2.2.post1 lmms-eval==0.7.3`.
+What those gave is written down as a sum and a digest: GT-Vision-Lab/VQA at a013f00, haotian-liu/LLaVA at c121f04,
+google-research/pix2struct at 945f27e, EvolvingLMMs-Lab/lmms-eval at 75571cf, MMMU-Benchmark/MMMU at bb0b95a with its
+lottery taken out, open-compass/VLMEvalKit at e8e78f0, RUCAIBox/POPE at 3df3ba1 and pycocoevalcap 1.2. Where a package
+of theirs is installed it is asked again:
+
+    pip install --no-deps pycocoevalcap==1.2 llava-torch==1.2.2.post1 lmms-eval==0.7.3
 """
 
 import hashlib

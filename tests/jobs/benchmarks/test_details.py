@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -167,7 +168,10 @@ def test_cider_weighs_words_by_the_whole_dataset_even_where_a_part_is_asked(tmp_
     assert first.reference.frequencies.num_images == 2
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("pycocoevalcap"), reason="pycocoevalcap is not installed")
+@pytest.mark.skipif(
+    not (importlib.util.find_spec("pycocoevalcap") and shutil.which("java")),
+    reason="java or pycocoevalcap is not installed",
+)
 def test_captions_without_odd_tokens_score_the_same_by_the_java_tokeniser(tmp_path: Path) -> None:
     questions = list(COCO.read(datasets.coco(tmp_path)))
     said = ["A black motorcycle, parked.", "Two dogs don't run on the grass!"]
@@ -198,18 +202,26 @@ def test_own_questions_may_be_a_csv_with_lists_as_json(tmp_path: Path) -> None:
         pytest.param({"answers": "x"}, r"row 1: fields must be among id, .*, got 'answers'", id="unknown field"),
         pytest.param({"question": ""}, "row 1: question must be given, got ''", id="no question"),
         pytest.param({"metric": "bleu"}, "row 1: metric must be one of exact_match, .*, got 'bleu'", id="metric"),
-        pytest.param(
-            {"metric": "choice"}, "row 1: options must be a list where metric is choice, got None", id="choice"
-        ),
+        pytest.param({"metric": "choice"}, "row 1: answer must be one of the options, got 'so'", id="no options"),
+        pytest.param({"metric": "choice", "options": ["x"]}, "answer must be one of A, got 'so'", id="no letter"),
+        pytest.param({"metric": "yes_no"}, "row 1: answer must be one of yes, no, got 'so'", id="neither yes nor no"),
         pytest.param({"image": "b.png"}, "row 1: image b.png cannot be read", id="no image"),
     ],
 )
-def test_a_bad_row_of_ones_own_is_named(change: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_a_bad_row_of_ones_own_is_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"the bytes of a")
     row = {"id": "1", "image": "a.png", "question": "Why?", "answer": "so"} | change
     (tmp_path / "q.jsonl").write_text(json.dumps(row))
     with pytest.raises(ValueError, match=message):
         next(OWN.read(str(tmp_path)))
+
+
+def test_images_are_found_beside_a_file_named_by_its_name_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets.own(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert next(OWN.read("a.jsonl")).images == (b"the bytes of a",)
 
 
 def test_a_line_that_is_no_object_is_named(tmp_path: Path) -> None:
