@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from pipeline.lock import hold
 from pipeline.plan import Plan, plan_job
 from pipeline.preprocess.facts import ModelFacts
-from pipeline.run import begin_run, is_complete, read_run
+from pipeline.run import RunMismatch, begin_run, is_complete, read_run
 from pipeline.stages import Preprocess, engine_settings
-from pipeline.sweep.cells import Asking, Cell, cells_of
+from pipeline.sweep.cells import Cell, cells_of
 from pipeline.sweep.inputs import is_made, write_input
 from schemas.benchmark import Benchmark
 from schemas.job import JobSettings
@@ -38,10 +39,6 @@ class SweepPlan:
         for _, cells in groupby(self.cells, key=lambda planned: planned.cell.engine_key()):
             if left := tuple(planned for planned in cells if not planned.complete):
                 yield left
-
-    def askings(self) -> Iterator[Asking]:
-        """Each benchmark with each of its prompts, once."""
-        return iter({(one.cell.asking.name, one.cell.asking.prompt): one.cell.asking for one in self.cells}.values())
 
     def describe(self) -> str:
         """What a person reads before it starts: each cell with its rows, and what is complete."""
@@ -88,5 +85,14 @@ def _planned(
         facts[way] = Preprocess(plan.settings).preprocessor.facts  # refuses a chat template that does not suit
     description, folder = plan.describe(), plan.settings.output
     if read_run(folder) is not None:
-        begin_run(folder, description, plan.listing.files)  # refuses another run
+        _check_run(plan, description)
     return PlannedCell(cell=cell, plan=plan, facts=facts[way], complete=is_complete(folder, description))
+
+
+def _check_run(plan: Plan, description: dict[str, Any]) -> None:
+    """Refuse a folder that holds another run."""
+    try:
+        begin_run(plan.settings.output, description, plan.listing.files)
+    except RunMismatch as error:
+        differences = str(error).rsplit("\n", 1)[0]  # all but the advice, which is for a job
+        raise RunMismatch(f"{differences}\nChoose a new output, or another name for what has changed.") from error
