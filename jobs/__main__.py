@@ -2,6 +2,7 @@
 
     python -m jobs caption --input photos/ --output out/
     python -m jobs ocr --config job.yaml --limit 100
+    python -m jobs sweep --config sweep.yaml
 
 Exit 0: done within the error budget; 1: failed; 2: bad usage or settings, found before anything starts.
 """
@@ -19,6 +20,7 @@ from pydantic_core import ErrorDetails
 from jobs.caption import caption
 from jobs.ocr import ocr
 from jobs.retry import retry_failed
+from jobs.sweep import sweep
 from jobs.verify import verify
 from schemas.job import name_prompt
 
@@ -43,6 +45,7 @@ def build_app() -> App:
     app = App(name="llava-batch", help=_HELP, default_parameter=lists, result_action="return_value")
     app.command(caption)
     app.command(ocr)
+    app.command(sweep)
     app.command(retry_failed)
     app.command(verify)
 
@@ -51,7 +54,9 @@ def build_app() -> App:
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: Annotated[Path | None, Parameter(help="A YAML file of settings; flags override it.")] = None,
     ) -> object:
-        if config:
+        if config and tokens[:1] == ("sweep",):  # its file has tables in tables, which flags have not
+            tokens = (*tokens, "--config", str(config))
+        elif config:
             app.config = (_Settings(config, must_exist=True, use_commands_as_keys=False),)
         return app(tokens, exit_on_error=False, print_error=False)
 

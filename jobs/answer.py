@@ -44,17 +44,17 @@ def answer(
     sys.stderr.write(describe_plan(plan) + "\n")
     if settings.model == "demo":
         sys.stderr.write(ABOUT_DEMO + "\n")
-    return run_to_status(lambda: run_job(plan, load_engine, continue_with_changes=continue_with_changes))
+    return run_to_status(lambda: report(run_job(plan, load_engine, continue_with_changes=continue_with_changes)))
 
 
-def run_to_status(run: Callable[[], "Summary"]) -> int:
-    """The exit status of a run: what stops it is said in a line, with how to go on."""
+def run_to_status(run: Callable[[], int]) -> int:
+    """The exit status of a run, its own where nothing stops it: what stops it is said in a line, with how to go on."""
     from pipeline.answering import ErrorBudgetSpent
     from pipeline.dataflow import RunFailed
     from pipeline.stopping import Stopped
 
     try:
-        return report(run())
+        return run()
     except ErrorBudgetSpent as error:
         sys.stderr.write(f"\nerror: {error}\n")
         return 1

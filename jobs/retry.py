@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from jobs.answer import ContinueWithChanges, run_to_status
+from jobs.answer import ContinueWithChanges, report, run_to_status
 from schemas.errors import Stage
 
 
@@ -27,4 +27,4 @@ def retry_failed(
     from pipeline.stages import load_engine
 
     choice = Choice(error_type=error_type, stage=stage, gpus=gpus, continue_with_changes=continue_with_changes)
-    return run_to_status(lambda: retry_failed(out, choice, Loaders(engine=load_engine)))
+    return run_to_status(lambda: report(retry_failed(out, choice, Loaders(engine=load_engine))))

@@ -14,6 +14,7 @@ from pipeline.run import settle
 from pipeline.stages import Engine, Preprocess, engine_settings
 from pipeline.stopping import stop_on_signals
 from pipeline.units import Counts
+from pipeline.work import Part, Queue, Work
 from schemas.job import JobSettings
 
 ROWS_BEFORE_BUDGET = 100
@@ -53,7 +54,7 @@ class Answering:
                 f"{total_rows:,} answers to give in {len(units):,} units; "
                 f"{placement.preprocess_workers} preprocessing actors, {describe_gpus(placement)}; loading the model"
             )
-            for receipt in dataflow.run_units(units, self._work(), placement):
+            for receipt in dataflow.run_units(Queue.of([units]), self._work(), placement):
                 progress.add(receipt)
                 self.lock.check()
                 check_budget(progress.done, self.settings.max_error_rate)
@@ -65,16 +66,16 @@ class Answering:
         output = self.settings.output
         settle(output, "precision", precision, continue_with_changes=self.continue_with_changes)
 
-    def _work(self) -> dataflow.Work:
-        return dataflow.Work(
+    def _work(self) -> Work:
+        part = Part(
             settings=self.settings,
             read=self.read,
             load_preprocess=self.loaders.preprocess,
-            load_engine=self.loaders.engine,
             folder=self.folder,
             run=self.run,
             markers=Markers(folder=self.settings.output, driver=self.lock.owner.token),
         )
+        return Work(settings=self.settings, load_engine=self.loaders.engine, parts=(part,))
 
 
 def describe_gpus(placement: dataflow.Placement) -> str:

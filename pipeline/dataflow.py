@@ -1,38 +1,30 @@
 """read -> preprocess -> generate -> write on Ray Data: the only `import ray`.
 
-A work unit travels as one row {unit, payload}: its table as one Arrow stream. Ray may split, merge or reorder blocks as
-it likes; a unit stays whole, is generated once and is written under its own name.
+A work unit travels as one row {place, payload}, its table as one Arrow stream. Ray may split, merge or reorder blocks
+as it likes; a unit stays whole, is generated once and is written under its own name.
 """
 
-import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.exceptions import SystemException
 
 from pipeline.patience import patiently
-from pipeline.poison import Guard, Markers, bounded_loading
-from pipeline.progress import Receipt
-from pipeline.stages import Engine, Generate, Preprocess, final_answers
-from pipeline.units import Counts, ErrorType, count_answers, write_unit
-from schemas.engine import EngineStatistics
+from pipeline.poison import Gate, Guard, bounded_loading
+from pipeline.stages import Generate, Preprocess, final_answers
+from pipeline.units import Counts, count_answers, write_unit
+from pipeline.work import NOTHING, STOPPED, Batch, Queue, Receipt, Work, make_receipt, pack, receipt_of, unpack
 from schemas.job import JobSettings
-from schemas.sample import binary_views
 
-Batch: TypeAlias = pa.Table  # one row of UNIT_SCHEMA
-UNIT_SCHEMA = pa.schema(
-    [pa.field("unit", pa.int64(), nullable=False), pa.field("payload", pa.large_binary(), nullable=False)]
-)
 WORKER_LOGS = "LLAVA_BATCH_WORKER_LOGS"  # set it to see what the actors print
 
 
@@ -45,21 +37,12 @@ class Placement:
     gpus_per_model: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What the actors are told: how a unit is read, prepared and answered, and where its answers go."""
-
-    settings: JobSettings
-    read: Callable[[int], pa.Table]
-    load_preprocess: Callable[[JobSettings], Preprocess]
-    load_engine: Callable[[JobSettings], Engine]
-    folder: str  # units/ is below it
-    run: str
-    markers: Markers
-
-
 class RunFailed(RuntimeError):
     """The run could not go on; what is done stays."""
+
+
+class EngineNotLoaded(RunFailed):
+    """No actor could make its engine: nothing that it is asked will be answered."""
 
 
 @contextmanager
@@ -106,24 +89,24 @@ def share_out(machines: Sequence[dict[str, float]], settings: JobSettings) -> Pl
     )
 
 
-def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterator[Receipt]:
+def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receipt]:
     """Answer these units and yield the receipt of each as it is written, in the order in which they finish.
 
     Raises RunFailed where an actor could not load or a bug ended the run.
     """
     _set_context()
     dataset = (
-        ray.data.range(len(units), override_num_blocks=len(units))
+        ray.data.range(len(queue.units), override_num_blocks=len(queue.units))
         .map_batches(
             _ReadAndPreprocess,
-            fn_constructor_args=(np.asarray(units), work),
+            fn_constructor_args=(queue, work),
             compute=ActorPoolStrategy(min_size=1, max_size=placement.preprocess_workers, **_several_units(2)),
             num_cpus=1,
             **_ONE_UNIT,
         )
         .map_batches(
             _GenerateAndWrite,
-            fn_constructor_args=(work,),
+            fn_constructor_args=(queue, work),
             compute=ActorPoolStrategy(size=max(1, placement.models), **_several_units(3)),
             num_gpus=placement.gpus_per_model if placement.models else None,
             num_cpus=1,
@@ -132,8 +115,11 @@ def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterato
     )
     try:
         for row in dataset.iter_rows():
-            counts = Counts(rows=row["rows"], errors=row["errors"], by_type=tuple(map(_as_type, row["by_type"])))
-            yield Receipt(counts=counts, worker=row["worker"], engine=EngineStatistics(**json.loads(row["engine"])))
+            yield receipt_of(row, queue)
+    except (
+        ray.exceptions.ActorDiedError
+    ) as error:  # while it was made: the units of one that dies later are tried again
+        raise EngineNotLoaded(_cause_of(error)) from error
     except ray.exceptions.RayError as error:
         raise RunFailed(_cause_of(error)) from error
 
@@ -165,92 +151,59 @@ def _several_units(at_once: int) -> dict[str, Any]:
 
 
 class _ReadAndPreprocess:
-    """Unit numbers to units of samples: encoded images never leave the actor that decodes them."""
+    """Places to units of samples: encoded images never leave the actor that decodes them."""
 
-    def __init__(self, units: npt.NDArray[np.int64], work: Work) -> None:
-        self._units = units
-        self._read = work.read
-        with bounded_loading("preprocess", _actor(), work.markers):
-            self._preprocess = work.load_preprocess(work.settings)
-        self._guard = Guard("preprocess", work.markers, self._preprocess.give_up)
+    def __init__(self, queue: Queue, work: Work) -> None:
+        self._queue, self._parts = queue, work.parts
+        self._loading, self._gate = threading.Lock(), Gate()
+        self._loaded: dict[JobSettings, Preprocess] = {}
 
     def __call__(self, batch: Batch) -> Batch:
-        unit = int(self._units[batch.column("id")[0].as_py()])
-        return pack(unit, self._guard(unit, lambda: patiently(lambda: self._read(unit)), self._preprocess))
+        place = batch.column("id")[0].as_py()
+        number, unit = int(self._queue.parts[place]), int(self._queue.units[place])
+        part = self._parts[number]
+        if part.stoppable and part.markers.find(STOPPED):
+            return pack(place, NOTHING)
+        preprocess = self._load(number)
+        guard = Guard("preprocess", part.markers, preprocess.give_up, self._gate)
+        return pack(place, guard(unit, lambda: patiently(lambda: part.read(unit)), preprocess))
+
+    def _load(self, number: int) -> Preprocess:
+        """The part's own way of preparing, or that of another which asks in the same way."""
+        part = self._parts[number]
+        key = part.settings.model_copy(update={"input": (), "output": ""})
+        with self._loading:
+            if key not in self._loaded:
+                with bounded_loading("preprocess", _actor(), part.markers):
+                    self._loaded[key] = part.load_preprocess(part.settings)
+            return self._loaded[key]
 
 
 class _GenerateAndWrite:
     """Units of samples to receipts: a unit's answers are in place before anybody hears of it."""
 
-    def __init__(self, work: Work) -> None:
-        self._folder, self._run = work.folder, work.run
-        with bounded_loading("generate", _actor(), work.markers):
+    def __init__(self, queue: Queue, work: Work) -> None:
+        self._queue, self._parts = queue, work.parts
+        self._gate = Gate()
+        with bounded_loading("generate", _actor(), work.parts[0].markers):
             self._generate = Generate(work.settings, work.load_engine)
-        self._guard = Guard("generate", work.markers, self._generate.give_up)
 
     def __call__(self, batch: Batch) -> Batch:
-        unit, samples = unpack(batch)
-        answers = final_answers(self._guard(unit, lambda: samples, self._generate))
-        patiently(lambda: write_unit(self._folder, self._run, unit, answers))
-        return _receipt(Receipt(counts=count_answers(answers), worker=_actor(), engine=self._generate.statistics()))
+        began = time.monotonic()
+        place, samples = unpack(batch)
+        if not samples.num_columns:
+            return make_receipt(place, Counts(), 0.0, worker=_actor(), engine=self._generate.statistics())
+        part, unit = self._parts[self._queue.parts[place]], int(self._queue.units[place])
+        guard = Guard("generate", part.markers, self._generate.give_up, self._gate)
+        answers = final_answers(guard(unit, lambda: samples, self._generate))
+        patiently(lambda: write_unit(part.folder, part.run, unit, answers))
+        seconds, engine = time.monotonic() - began, self._generate.statistics()
+        return make_receipt(place, count_answers(answers), seconds, worker=_actor(), engine=engine)
 
 
 def _actor() -> str:
     """The name of this actor, which it keeps when its process is restarted."""
     return str(ray.get_runtime_context().get_actor_id())
-
-
-def _receipt(receipt: Receipt) -> pa.Table:
-    counts = receipt.counts
-    columns = {"rows": [counts.rows], "errors": [counts.errors], "by_type": [[asdict(one) for one in counts.by_type]]}
-    columns |= {"worker": [receipt.worker], "engine": [json.dumps(asdict(receipt.engine))]}
-    return pa.table(columns, schema=_RECEIPT)
-
-
-_RECEIPT = pa.schema(
-    [
-        pa.field("worker", pa.string()),
-        pa.field("engine", pa.string()),  # EngineStatistics as JSON
-        pa.field("rows", pa.int64()),
-        pa.field("errors", pa.int64()),
-        pa.field(
-            "by_type",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("stage", pa.string()),
-                        ("type", pa.string()),
-                        ("rows", pa.int64()),
-                        ("examples", pa.list_(pa.string())),
-                    ]
-                )
-            ),
-        ),
-    ]
-)
-
-
-def _as_type(row: dict[str, Any]) -> ErrorType:
-    return ErrorType(**{**row, "examples": tuple(row["examples"])})
-
-
-def pack(unit: int, table: pa.Table) -> Batch:
-    """One row of UNIT_SCHEMA that holds the whole table."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    stream = sink.getvalue()
-    offsets = pa.py_buffer(np.array([0, stream.size], np.int64))
-    payload = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, stream])
-    return pa.table([pa.array([unit], pa.int64()), payload], schema=UNIT_SCHEMA)
-
-
-def unpack(batch: Batch) -> tuple[int, pa.Table]:
-    """The unit's number and its table, a view of the batch's memory."""
-    if batch.num_rows != 1:
-        raise RuntimeError(f"a batch must be one work unit, got {batch.num_rows}")
-    (payload,) = binary_views(batch.column("payload"))
-    return batch.column("unit")[0].as_py(), pa.ipc.open_stream(payload).read_all()
 
 
 def _quiet_ray() -> None:

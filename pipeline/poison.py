@@ -73,11 +73,17 @@ class Markers:
 class Guard:
     """Does the units of one actor, so that neither a poison row nor its neighbours are tried for ever."""
 
-    def __init__(self, work: Work, markers: Markers, give_up: Callable[[pa.Table, Failure], pa.Table]) -> None:
+    def __init__(
+        self,
+        work: Work,
+        markers: Markers,
+        give_up: Callable[[pa.Table, Failure], pa.Table],
+        gate: "Gate | None" = None,
+    ) -> None:
         self._work = work
         self._markers = markers
         self._give_up = give_up
-        self._gate = _Gate()
+        self._gate = gate or Gate()  # one for all guards of a process
 
     def __call__(self, unit: int, read: Callable[[], pa.Table], step: Step) -> pa.Table:
         """`step` of the table that `read` gives, whole or, after a death, row by row."""
@@ -138,7 +144,7 @@ def _killer(work: Work) -> Failure:
     )
 
 
-class _Gate:
+class Gate:
     """Many at once, or one alone; who wants to be alone is let in before those that come after."""
 
     def __init__(self) -> None:

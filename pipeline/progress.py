@@ -11,11 +11,15 @@ from schemas.engine import EngineStatistics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What a worker says of a unit it has written, and all its engine has done so far."""
+    """What a worker says of a unit that is through, without rows where its part was stopped before; and all that the
+    worker's engine has done so far."""
 
     counts: Counts
     worker: str
     engine: EngineStatistics = field(default_factory=EngineStatistics)
+    part: int = 0  # the run that the unit is of, where an engine answers for several
+    unit: int = 0
+    seconds: float = 0.0  # in the generate stage, beside other units
 
 
 @dataclass(slots=True, kw_only=True)

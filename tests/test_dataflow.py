@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataflow import UNIT_SCHEMA, pack, share_out, unpack
+from pipeline.dataflow import share_out
+from pipeline.work import UNIT_SCHEMA, pack, unpack
 from schemas.job import JobSettings
 from schemas.sample import Prompt, Sample, Size, samples_to_table, table_to_samples
 

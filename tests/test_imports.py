@@ -24,6 +24,7 @@ BANNED = {
         "jobs",
         "demo",
     ),
+    "pipeline/sweep": ("torch", "transformers", "ray", "pipeline.engine", "jobs", "demo"),
     "pipeline/run.py": ("torch", "transformers", "ray", "jobs", "demo"),
     **dict.fromkeys(
         (f"pipeline/{name}.py" for name in ("units", "merge", "lock", "plan", "verify", "poison", "patience")),

@@ -6,7 +6,7 @@ python -m tests.faults.driver INPUT OUTPUT MODEL [PROMPT]
 import sys
 from collections.abc import Sequence
 
-from jobs.answer import run_to_status
+from jobs.answer import report, run_to_status
 from pipeline.answering import Loaders
 from pipeline.job import run_job
 from pipeline.plan import Plan, plan_job
@@ -27,7 +27,7 @@ def plan_of(argv: Sequence[str]) -> Plan:
 def main(argv: Sequence[str]) -> int:
     try:
         plan = plan_of(argv)
-        return run_to_status(lambda: run_job(plan, LOADERS))
+        return run_to_status(lambda: report(run_job(plan, LOADERS)))
     except ValueError as error:  # as jobs/__main__.py
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -1,0 +1,82 @@
+"""sweep: models x benchmarks x prompts x settings, each scored, in one table.
+
+python -m jobs sweep --config sweep.yaml
+python -m jobs sweep --config sweep.yaml --limit 20 --dry-run
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from cyclopts import Parameter
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from jobs.answer import run_to_status
+from schemas.sweep import SweepSettings
+
+if TYPE_CHECKING:
+    from pipeline.sweep.sweep import SweepSummary
+
+
+def sweep(
+    *,
+    config: Annotated[Path, Parameter(help="The YAML file of the sweep; flags override it.")],
+    output: Annotated[str | None, Parameter(help="The sweep's folder, local or s3://, gs://.")] = None,
+    limit: Annotated[int | None, Parameter(help="Take the first N questions of each benchmark only.")] = None,
+    minutes: Annotated[float | None, Parameter(help="Stop the sweep after these; the next call goes on.")] = None,
+    cell_minutes: Annotated[float | None, Parameter(help="Stop a cell after these; the next call goes on.")] = None,
+    dry_run: Annotated[
+        bool, Parameter(negative=(), help="Write the inputs, show the cells and what is complete; answer nothing.")
+    ] = False,
+) -> int:
+    """Answer benchmarks with models, prompts and settings, score each cell and write out/results.{parquet,md,html}."""
+    flags = {"output": output, "limit": limit, "minutes": minutes, "cell_minutes": cell_minutes}
+    settings = read_settings(config, {name: value for name, value in flags.items() if value is not None})
+    return run_to_status(lambda: _sweep(settings, dry_run=dry_run))
+
+
+def _sweep(settings: SweepSettings, *, dry_run: bool) -> int:
+    # Torch and Ray take seconds to import: help and what is wrong with the file are said before.
+    from jobs.benchmarks import BENCHMARKS
+    from pipeline.stages import load_engine
+    from pipeline.sweep.plan import plan_sweep
+    from pipeline.sweep.sweep import run_sweep
+
+    plan = plan_sweep(settings, BENCHMARKS)
+    sys.stderr.write(plan.describe() + "\n")
+    return 0 if dry_run else _report(run_sweep(plan, load_engine))
+
+
+def _report(summary: "SweepSummary") -> int:
+    """Print the last line; the exit status is 0 when every cell is complete."""
+    sys.stdout.write(json.dumps(asdict(summary)) + "\n")
+    return 1 if summary.incomplete else 0
+
+
+def read_settings(config: Path, flags: dict[str, Any]) -> SweepSettings:
+    """The settings in a YAML file, `flags` over them; raises ValueError naming key, rule and value."""
+    try:
+        found = yaml.safe_load(config.read_text())
+    except OSError as error:
+        raise ValueError(f"--config {config} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config {config} must be YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"--config {config} must be a mapping of settings, it is {type(found).__name__}")
+    try:
+        return SweepSettings.model_validate({**found, **flags})
+    except ValidationError as error:
+        raise ValueError("\n".join(_describe(one) for one in error.errors())) from error
+
+
+def _describe(error: ErrorDetails) -> str:
+    place, rule = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(str(error["loc"][-1]), SweepSettings.model_fields, n=1)
+        return f"{place} is no setting of a sweep{f'; did you mean {near[0]}?' if near else ''}"
+    return f"{place}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}" if place else rule

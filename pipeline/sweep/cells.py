@@ -1,0 +1,133 @@
+"""Cells: every combination that a sweep asks for, each the settings of a job with a folder of its own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline import storage
+from schemas.benchmark import Benchmark, Question
+from schemas.job import JobSettings
+from schemas.sweep import OWNED, CellName, SweepSettings
+
+# Settings of a job that its engine is not told; cells that differ in nothing else share one.
+_NOT_THE_ENGINES = OWNED | {
+    "system",
+    "chat_template",
+    "max_new_tokens",
+    "fetch_threads",
+    "unit_rows",
+    "max_image_bytes",
+    "max_image_pixels",
+    "max_error_rate",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """One benchmark asked with one prompt: the input that all models and settings share."""
+
+    name: str  # of the benchmark in the sweep
+    prompt: str  # its name in the sweep
+    benchmark: Benchmark  # with that prompt
+    data: str
+    limit: int | None
+    folder: str
+
+    def questions(self) -> Iterator[Question]:
+        """The questions as they are asked."""
+        return self.benchmark.read(self.data, self.limit)
+
+    def origin(self) -> dict[str, Any]:
+        """What the input is made from."""
+        named = {"benchmark": self.benchmark.name, "data": self.data, "limit": self.limit}
+        return {**named, "prompt": self.benchmark.prompt}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One row of the table."""
+
+    name: CellName
+    asking: Asking
+    job: JobSettings
+
+    def engine_key(self) -> str:
+        """Equal for cells that one loaded engine can answer."""
+        return self.job.model_dump_json(exclude=set(_NOT_THE_ENGINES))
+
+
+def cells_of(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> list[Cell]:
+    """All cells, those of one engine next to each other; raises ValueError naming what is wrong."""
+    askings = [one for name in settings.benchmarks for one in _askings(settings, name, benchmarks)]
+    cells = [
+        _cell(settings, CellName(model=model, benchmark=asking.name, prompt=asking.prompt, settings=variant), asking)
+        for model in settings.models
+        for variant in settings.settings
+        for asking in askings
+    ]
+    engines = list(dict.fromkeys(cell.engine_key() for cell in cells))
+    return sorted(cells, key=lambda cell: engines.index(cell.engine_key()))
+
+
+def baseline_of(settings: SweepSettings, name: CellName) -> CellName | None:
+    """The cell that this one is compared with; None where no baseline is named or the benchmark is not asked so."""
+    if settings.baseline is None:
+        return None
+    model = settings.baseline.model or next(iter(settings.models))
+    prompts = settings.prompts_of(name.benchmark)
+    prompt = settings.baseline.prompt or next(iter(prompts))
+    variant = settings.baseline.settings or next(iter(settings.settings))
+    if prompt not in prompts:
+        return None
+    return CellName(model=model, benchmark=name.benchmark, prompt=prompt, settings=variant)
+
+
+def _askings(settings: SweepSettings, name: str, benchmarks: Sequence[Benchmark]) -> Iterator[Asking]:
+    choice = settings.benchmarks[name]
+    known = {one.name: one for one in benchmarks}
+    wanted = choice.benchmark or name
+    if wanted not in known:
+        near = get_close_matches(wanted, known, n=1)
+        advice = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"benchmarks: {wanted!r} is none of {', '.join(known)}{advice}")
+    benchmark = known[wanted]
+    for prompt, template in settings.prompts_of(name).items():
+        yield Asking(
+            name=name,
+            prompt=prompt,
+            benchmark=benchmark if template is None else replace(benchmark, prompt=template),
+            data=choice.data or benchmark.data,
+            limit=choice.limit or settings.limit,
+            folder=storage.join(settings.output, "inputs", name, prompt),
+        )
+
+
+def _cell(settings: SweepSettings, name: CellName, asking: Asking) -> Cell:
+    given: dict[str, Any] = {
+        "max_new_tokens": asking.benchmark.max_new_tokens,
+        **settings.job,
+        **settings.benchmarks[name.benchmark].job,
+        **settings.models[name.model],
+        **settings.settings[name.settings],
+        "input": (asking.folder,),
+        "output": storage.join(settings.output, "cells", str(name)),
+        "id_column": "id",
+        "image_column": "images",
+        "prompt_column": "prompt",
+    }
+    return Cell(name=name, asking=asking, job=_checked(str(name), given))
+
+
+def _checked(name: str, given: Mapping[str, Any]) -> JobSettings:
+    try:
+        return JobSettings.model_validate(given)
+    except ValidationError as error:
+        problems = (
+            f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg'].removeprefix('Value error, ')}, "
+            f"got {one['input']!r}"
+            for one in error.errors()
+        )
+        raise ValueError(f"cell {name}: {'; '.join(problems)}") from error

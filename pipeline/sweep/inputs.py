@@ -1,0 +1,87 @@
+"""Inputs: a benchmark's questions as Parquet that jobs read, written once under the sweep's folder."""
+
+import io
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.sweep.cells import Asking
+from schemas.benchmark import Question
+
+INPUT_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("images", pa.list_(pa.large_binary()), nullable=False),  # encoded as the dataset has them
+        pa.field("prompt", pa.string(), nullable=False),
+    ]
+)
+ROWS_A_GROUP = 100
+FILE_BYTES = 128 * 2**20
+_SAME_PICTURES = 64 * 2**20  # of pictures in a row group that several questions share: stored once up to this size
+
+
+def write_input(asking: Asking) -> None:
+    """Write the questions where they are not there yet; raises ValueError where there are none."""
+    if is_made(asking):
+        return
+    storage.delete(asking.folder)  # what a kill left
+    rows = sum(_write_files(asking))
+    if not rows:
+        raise ValueError(f"{asking.data} must have at least one question for {asking.name}, it has none")
+    storage.write_atomic(_made_path(asking), json.dumps({"origin": asking.origin(), "rows": rows}).encode())
+
+
+def is_made(asking: Asking) -> bool:
+    """Whether its input is written and made from what is asked now; refuses one made from other data."""
+    made = _read_made(asking)
+    if made is not None and made["origin"] != asking.origin():
+        raise ValueError(
+            f"{asking.folder} holds questions made from {made['origin']}, the sweep now asks for {asking.origin()}: "
+            "choose a new output, or another name for the benchmark or the prompt"
+        )
+    return made is not None
+
+
+def _write_files(asking: Asking) -> Iterator[int]:
+    """Write files of a good size; yields the rows of each."""
+    groups = _groups(asking)
+    for number, first in enumerate(groups):
+        buffer, rows = io.BytesIO(), 0
+        with pq.ParquetWriter(
+            buffer, INPUT_SCHEMA, compression="zstd", dictionary_pagesize_limit=_SAME_PICTURES
+        ) as file:
+            group: pa.Table | None = first
+            while group is not None:
+                file.write_table(group)
+                rows += group.num_rows
+                group = next(groups, None) if buffer.tell() < FILE_BYTES else None
+        storage.write_atomic(storage.join(asking.folder, f"part-{number:05d}.parquet"), buffer.getvalue())
+        yield rows
+
+
+def _groups(asking: Asking) -> Iterator[pa.Table]:
+    questions = asking.questions()
+    while some := list(islice(questions, ROWS_A_GROUP)):
+        yield pa.Table.from_pylist([_row(question) for question in some], schema=INPUT_SCHEMA)
+
+
+def _row(question: Question) -> dict[str, object]:
+    return {"id": question.id, "images": list(question.images), "prompt": question.prompt}
+
+
+def _read_made(asking: Asking) -> dict[str, Any] | None:
+    path = _made_path(asking)
+    if not storage.exists(path):
+        return None
+    made: dict[str, Any] = json.loads(storage.read_bytes(path))
+    return made
+
+
+def _made_path(asking: Asking) -> str:
+    """Written last: with it the input is whole."""
+    return storage.join(asking.folder, "made.json")

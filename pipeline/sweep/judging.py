@@ -1,0 +1,107 @@
+"""Judging: the answers of complete cells against their benchmark, joined by id."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.sweep.cells import Asking, Cell
+from pipeline.units import to_parquet
+from schemas.benchmark import Judged, Question
+from schemas.sweep import CellName
+
+JUDGED_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("answer", pa.string()),  # null exactly when the answer failed
+        pa.field("references", pa.list_(pa.string()), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("parsed", pa.string()),  # what was taken for the answer; null where nothing could be
+        pa.field("split", pa.string()),
+        pa.field("finish_reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """One answer as the run folder has it; `text` None is an answer that failed."""
+
+    text: str | None
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """The judged answers of one cell, in the order of their ids, and what a score alone does not show."""
+
+    judged: tuple[Judged, ...]
+    errors: int
+    cut: int  # answers that ended at their longest length
+    unparsable: int  # answers, none that failed, in which no answer was found
+
+    @property
+    def num_rows(self) -> int:
+        """Questions, answered or failed."""
+        return len(self.judged)
+
+
+def judge_cells(asking: Asking, cells: Sequence[Cell], folder: str) -> dict[CellName, Marked]:
+    """Judge the complete cells of one benchmark and prompt in one pass over its questions, and write what was judged.
+
+    An answer that failed is judged as an empty one, which is wrong. Raises ValueError where the questions are no longer
+    those that were answered.
+    """
+    given = {cell.name: dict(_read_answers(cell.job.output)) for cell in cells}
+    rows: dict[CellName, list[tuple[Given, Judged]]] = {cell.name: [] for cell in cells}
+    written: dict[CellName, list[dict[str, object]]] = {cell.name: [] for cell in cells}
+    for question in asking.questions():
+        for name, answers in given.items():
+            if question.id not in answers:
+                raise ValueError(
+                    f"{asking.data} has changed: no answer of cell {name} is to its question {question.id}"
+                )
+            answer = answers.pop(question.id)
+            judged = asking.benchmark.judge(question, answer.text or "")
+            rows[name].append((answer, judged))
+            written[name].append(_row(question, answer, judged))
+    for name, answers in given.items():
+        if answers:
+            raise ValueError(f"{asking.data} has changed: it has no question {next(iter(answers))}, cell {name} has")
+        table = pa.Table.from_pylist(written[name], schema=JUDGED_SCHEMA)
+        storage.write_atomic(storage.join(folder, f"{name}.parquet"), to_parquet(table))
+    return {name: _marked(some) for name, some in rows.items()}
+
+
+def _read_answers(folder: str) -> Iterator[tuple[str, Given]]:
+    manifest = json.loads(storage.read_bytes(storage.join(folder, "manifest.json")))
+    for file in manifest["files"]:
+        with storage.open_url(storage.join(folder, file["path"])) as stream:
+            for row in pq.read_table(stream, columns=["id", "text", "finish_reason"]).to_pylist():
+                yield row["id"], Given(text=row["text"], finish_reason=row["finish_reason"])
+
+
+def _row(question: Question, answer: Given, judged: Judged) -> dict[str, object]:
+    return {
+        "id": question.id,
+        "prompt": question.prompt,
+        "answer": answer.text,
+        "references": list(question.reference.answers),
+        "score": judged.score,
+        "parsed": judged.parsed,
+        "split": judged.split,
+        "finish_reason": answer.finish_reason,
+    }
+
+
+def _marked(rows: Sequence[tuple[Given, Judged]]) -> Marked:
+    return Marked(
+        judged=tuple(sorted((judged for _, judged in rows), key=lambda one: one.id)),
+        errors=sum(answer.text is None for answer, _ in rows),
+        cut=sum(answer.finish_reason == "length" for answer, _ in rows),
+        unparsable=sum(answer.text is not None and judged.parsed is None for answer, judged in rows),
+    )

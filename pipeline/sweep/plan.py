@@ -1,0 +1,98 @@
+"""Plan of a sweep: its cells, inputs and run folders found to be in order, before anything is answered."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from pipeline.lock import hold
+from pipeline.plan import Plan, plan_job
+from pipeline.preprocess.facts import ModelFacts
+from pipeline.run import RunMismatch, begin_run, is_complete, read_run
+from pipeline.stages import Preprocess, engine_settings
+from pipeline.sweep.cells import Cell, cells_of
+from pipeline.sweep.inputs import is_made, write_input
+from schemas.benchmark import Benchmark
+from schemas.job import JobSettings
+from schemas.sweep import SweepSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCell:
+    """A cell, the plan of its job, and whether that is done already."""
+
+    cell: Cell
+    plan: Plan
+    facts: ModelFacts
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPlan:
+    """A sweep found to be in order."""
+
+    settings: SweepSettings
+    cells: tuple[PlannedCell, ...]
+
+    def engines(self) -> Iterator[tuple[PlannedCell, ...]]:
+        """The cells that are not complete, those of one engine together."""
+        for _, cells in groupby(self.cells, key=lambda planned: planned.cell.engine_key()):
+            if left := tuple(planned for planned in cells if not planned.complete):
+                yield left
+
+    def describe(self) -> str:
+        """What a person reads before it starts: each cell with its rows, and what is complete."""
+        width = max(len(str(one.cell.name)) for one in self.cells)
+        lines = [
+            f"{one.cell.name!s:{width}}  {one.plan.listing.num_rows:,} rows{'  complete' if one.complete else ''}"
+            for one in self.cells
+        ]
+        left = [one for one in self.cells if not one.complete]
+        rows = sum(one.plan.listing.num_rows for one in left)
+        total = f"{len(self.cells)} cells, {len(self.cells) - len(left)} complete; {rows:,} rows to answer"
+        return "\n".join([*lines, f"{total} with {len(list(self.engines()))} loaded engines"])
+
+
+def plan_sweep(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> SweepPlan:
+    """Write the inputs that are not there yet and check every cell; raises ValueError naming what is wrong."""
+    cells = cells_of(settings, benchmarks)
+    for cell in cells:
+        engine_settings(cell.job, on_gpu=False)  # refuses here what the actors could only die of
+    askings = list({cell.asking.folder: cell.asking for cell in cells}.values())
+    if not all(is_made(asking) for asking in askings):
+        with hold(settings.output):
+            for asking in askings:
+                write_input(asking)
+    models: dict[tuple[str, str | None, str], Plan] = {}
+    facts: dict[JobSettings, ModelFacts] = {}
+    return SweepPlan(settings=settings, cells=tuple(_planned(cell, models, facts) for cell in cells))
+
+
+def _planned(
+    cell: Cell, models: dict[tuple[str, str | None, str], Plan], facts: dict[JobSettings, ModelFacts]
+) -> PlannedCell:
+    """The plan of a cell; each model is looked at once, and each way of preparing rows tried once."""
+    job = cell.job
+    key = (job.model, job.revision, job.chat_template)
+    if key in models:
+        known = models[key]
+        job = job.model_copy(update={"chat_template": known.settings.chat_template})
+        plan = plan_job("sweep", job, "", known.model)
+    else:
+        plan = models[key] = plan_job("sweep", job, "")
+    way = plan.settings.model_copy(update={"input": (), "output": ""})
+    if way not in facts:
+        facts[way] = Preprocess(plan.settings).preprocessor.facts  # refuses a chat template that does not suit
+    description, folder = plan.describe(), plan.settings.output
+    if read_run(folder) is not None:
+        _check_run(plan, description)
+    return PlannedCell(cell=cell, plan=plan, facts=facts[way], complete=is_complete(folder, description))
+
+
+def _check_run(plan: Plan, description: dict[str, Any]) -> None:
+    """Refuse a folder that holds another run."""
+    try:
+        begin_run(plan.settings.output, description, plan.listing.files)
+    except RunMismatch as error:
+        differences = str(error).rsplit("\n", 1)[0]  # all but the advice, which is for a job
+        raise RunMismatch(f"{differences}\nChoose a new output, or another name for what has changed.") from error

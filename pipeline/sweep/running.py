@@ -1,0 +1,202 @@
+"""Running: the cells of one engine answered together; one that cannot be is given up and stops none of the others."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline import storage
+from pipeline.answering import ErrorBudgetSpent, Loaders, check_budget, say
+from pipeline.dataflow import EngineNotLoaded, Placement, RunFailed, place, run_units
+from pipeline.job import ROUNDS
+from pipeline.lock import Lock
+from pipeline.merge import BrokenUnits, finish_run
+from pipeline.poison import Markers
+from pipeline.progress import Progress
+from pipeline.reader import unit_reader
+from pipeline.run import RunMismatch, begin_run, read_manifest, settle
+from pipeline.stages import engine_settings
+from pipeline.sweep.plan import PlannedCell
+from pipeline.sweep.timing import Efforts
+from pipeline.units import Counts, done_units, unit_path
+from pipeline.work import STOPPED, Part, Queue, Receipt, Work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLimits:
+    """When a sweep and a cell have to stop; looked at whenever a unit is through."""
+
+    ends: float | None = None  # of time.monotonic()
+    cell_s: float | None = None
+
+    def over(self) -> bool:
+        """Whether the sweep has to stop."""
+        return self.ends is not None and time.monotonic() > self.ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What all cells of one call share."""
+
+    folder: str  # the sweep's
+    loaders: Loaders
+    lock: Lock
+    limits: TimeLimits
+
+
+@dataclass(slots=True, kw_only=True)
+class CellRun:
+    """A cell at work: what is left of it, and what this call has done for it."""
+
+    planned: PlannedCell
+    run: dict[str, Any]
+    todo: set[int]
+    markers: Markers
+    done: Counts = field(default_factory=Counts)
+    seconds: float = 0.0  # between units of all cells, each span counted for the cell whose unit came in
+    complete: bool = False
+    reason: str | None = None  # why it was given up
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        return str(self.planned.cell.name)
+
+    @property
+    def open(self) -> bool:
+        """Whether it is neither complete nor given up."""
+        return not self.complete and self.reason is None
+
+    def give_up(self, reason: str) -> None:
+        """Leave the rest undone, unless it is complete; units that the actors have not begun are passed over."""
+        if not self.open:
+            return
+        self.reason = reason
+        self.markers.put(STOPPED)
+        say(f"{self.name}: given up: {reason}")
+
+    def take(self, receipt: Receipt, seconds: float, limits: TimeLimits) -> None:
+        """Count a unit; complete the cell, or give it up, where that is due."""
+        if not receipt.counts.rows:
+            return
+        self.todo.discard(receipt.unit)
+        self.done += receipt.counts
+        self.seconds += seconds
+        if not self.open:
+            return
+        if not self.todo:
+            self.finish()
+            return
+        try:
+            check_budget(self.done, self.planned.plan.settings.max_error_rate)
+        except ErrorBudgetSpent as error:
+            self.give_up(str(error))
+        if self.open and limits.cell_s is not None and self.seconds > limits.cell_s:
+            self.give_up(f"out of time: {self.seconds:.0f} s, the next call goes on with {len(self.todo)} units")
+
+    def finish(self) -> None:
+        """Merge the units; those that are broken are to be done again."""
+        folder = self.planned.plan.settings.output
+        units = self.planned.plan.units(self.run["run"])
+        try:
+            finish_run(units, self.run["fingerprint"], {"seconds": round(self.seconds, 3)})
+        except BrokenUnits as error:
+            say(f"{self.name}: {error}; answering them again")
+            for unit in error.units:
+                storage.delete(unit_path(folder, unit))
+            self.todo = set(error.units)
+            return
+        self.complete = True
+        say(f"{self.name}: complete")
+
+    def part(self, loaders: Loaders) -> Part:
+        """As the actors are told."""
+        plan = self.planned.plan
+        return Part(
+            settings=plan.settings,
+            read=unit_reader(plan.listing),
+            load_preprocess=loaders.preprocess,
+            folder=plan.settings.output,
+            run=self.run["run"],
+            markers=self.markers,
+            stoppable=True,
+        )
+
+
+def begin(planned: PlannedCell, lock: Lock) -> CellRun:
+    """Begin a cell, or go on with it; complete at once where nothing but the merge was left."""
+    plan = planned.plan
+    folder = plan.settings.output
+    run = begin_run(folder, {**plan.describe(), "model": asdict(planned.facts)}, plan.listing.files)
+    todo = set(range(plan.listing.num_units)) - done_units(folder)
+    markers = Markers(folder=folder, driver=lock.owner.token)
+    cell = CellRun(planned=planned, run=run, todo=todo, markers=markers, complete=read_manifest(folder) is not None)
+    if cell.open and not todo:
+        cell.finish()
+    return cell
+
+
+def answer_cells(cells: Sequence[CellRun], call: Call) -> None:
+    """Answer what is left of cells that share an engine; each is complete or given up in the end."""
+    for _ in range(ROUNDS):
+        left = [cell for cell in cells if cell.open]
+        if not left or call.limits.over():
+            return
+        try:
+            _answer(left, call)
+        except EngineNotLoaded as error:
+            for cell in left:
+                cell.give_up(str(error))
+        except RunFailed as error:
+            _isolate([cell for cell in left if cell.open], error, call)
+    for cell in cells:
+        cell.give_up(f"units were broken {ROUNDS} times in a row: is the storage sound?")
+
+
+def _isolate(cells: Sequence[CellRun], error: RunFailed, call: Call) -> None:
+    """What ended all of them came from one: each goes on alone, and that one is given up."""
+    if len(cells) == 1:
+        cells[0].give_up(str(error))
+        return
+    say(f"{error}; the {len(cells)} cells that are left go on one by one")
+    for cell in cells:
+        answer_cells([cell], call)
+
+
+def _answer(cells: Sequence[CellRun], call: Call) -> None:
+    """One pass over all that is left of these cells. Raises RunFailed, EngineNotLoaded, FolderInUse."""
+    settings = cells[0].planned.plan.settings
+    placement = place(settings)
+    for cell in cells:
+        _settle_precision(cell, placement)
+    open = [cell for cell in cells if cell.open]
+    if not open:
+        return
+    queue = Queue.of([sorted(cell.todo) for cell in open])
+    work = Work(
+        settings=settings,
+        load_engine=call.loaders.engine,
+        parts=tuple(cell.part(call.loaders) for cell in open),
+    )
+    progress = Progress(total_rows=sum(cell.planned.plan.rows_of(unit) for cell in open for unit in cell.todo))
+    say(f"{progress.total_rows:,} answers to give in {len(open)} cells of {settings.model}; loading the model")
+    efforts = Efforts(folder=call.folder)
+    for receipt in run_units(queue, work, placement):
+        call.lock.check()
+        progress.add(receipt)
+        cell = open[receipt.part]
+        cell.take(receipt, efforts.add(cell.name, receipt), call.limits)
+        if not cell.open:
+            efforts.write()
+        if call.limits.over():
+            break
+    progress.end()
+    efforts.write()
+
+
+def _settle_precision(cell: CellRun, placement: Placement) -> None:
+    settings = cell.planned.plan.settings
+    try:
+        settle(settings.output, "precision", engine_settings(settings, on_gpu=placement.models > 0).dtype)
+    except RunMismatch as error:
+        cell.give_up(str(error))

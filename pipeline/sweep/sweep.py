@@ -1,0 +1,82 @@
+"""A sweep from its plan to its table: what is not complete is answered, engine by engine, then all is scored."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline import storage
+from pipeline.answering import Loaders, say
+from pipeline.dataflow import on_cluster
+from pipeline.lock import hold
+from pipeline.stages import Engine
+from pipeline.stopping import stop_on_signals
+from pipeline.sweep.page import to_html, to_markdown
+from pipeline.sweep.plan import PlannedCell, SweepPlan
+from pipeline.sweep.results import Result, results_to_table, score_sweep
+from pipeline.sweep.running import Call, TimeLimits, answer_cells, begin
+from pipeline.units import to_parquet
+from schemas.job import JobSettings
+from schemas.sweep import CellName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSummary:
+    """The last line of stdout; `rows` are answered questions of complete cells."""
+
+    cells: int
+    complete: int
+    incomplete: int
+    rows: int
+    errors: int
+    output: str
+
+
+def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) -> SweepSummary:
+    """Answer what is not complete, score what is. Raises FolderInUse, Stopped; a cell that fails is in the table."""
+    loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
+    output = plan.settings.output
+    with hold(output) as lock, stop_on_signals():
+        reasons: dict[CellName, str] = {}
+        if engines := list(plan.engines()):
+            call = Call(folder=output, loaders=loaders, lock=lock, limits=_limits(plan))
+            with on_cluster():
+                for cells in engines:
+                    reasons |= _answer(cells, call)
+        say("scoring")
+        results = score_sweep(plan, reasons)
+        lock.check()
+        write_results(output, results)
+    return _summarise(results, output)
+
+
+def write_results(output: str, results: Sequence[Result]) -> None:
+    """The table as Parquet, Markdown and a page."""
+    storage.write_atomic(storage.join(output, "results.parquet"), to_parquet(results_to_table(results)))
+    storage.write_atomic(storage.join(output, "results.md"), to_markdown(results).encode())
+    storage.write_atomic(storage.join(output, "results.html"), to_html(results).encode())
+
+
+def _limits(plan: SweepPlan) -> TimeLimits:
+    minutes, cell = plan.settings.minutes, plan.settings.cell_minutes
+    ends = time.monotonic() + minutes * 60 if minutes else None
+    return TimeLimits(ends=ends, cell_s=cell * 60 if cell else None)
+
+
+def _answer(cells: Sequence[PlannedCell], call: Call) -> dict[CellName, str]:
+    """Answer the cells of one engine; returns why some were given up."""
+    running = [begin(planned, call.lock) for planned in cells]
+    answer_cells(running, call)
+    return {cell.planned.cell.name: cell.reason for cell in running if cell.reason is not None}
+
+
+def _summarise(results: Sequence[Result], output: str) -> SweepSummary:
+    cells = [result for result in results if result.headline]
+    complete = [result for result in cells if result.status == "complete"]
+    return SweepSummary(
+        cells=len(cells),
+        complete=len(complete),
+        incomplete=len(cells) - len(complete),
+        rows=sum(result.rows or 0 for result in complete),
+        errors=sum(result.errors or 0 for result in complete),
+        output=output,
+    )
