@@ -148,6 +148,8 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
             top_p=settings.top_p,
             top_k=settings.top_k,
             repetition_penalty=settings.repetition_penalty,
+            cut_repetition=settings.cut_repetition,
+            retry_penalty=settings.retry_penalty,
             min_new_tokens=settings.min_new_tokens,
             stop=settings.stop,
             seed=settings.seed,

@@ -10,7 +10,7 @@ from schemas.errors import STAGES, Stage
 from schemas.sample import Prompt, Sample
 
 Status = Literal["ok", "error"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "repetition"]  # from the best end of an answer to the worst
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +54,11 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # ok | error
         pa.field("text", pa.string()),  # null exactly when status is error
-        pa.field("finish_reason", pa.string()),  # stop | length; null on error, as is every count below not yet known
+        pa.field("finish_reason", pa.string()),  # stop | length | repetition; null on error, as every count below
         pa.field("mean_logprob", pa.float32()),  # of the drawn tokens under the model's own distribution, nats
         pa.field("num_prompt_tokens", pa.int32()),
         pa.field("num_image_tokens", pa.int32()),
-        pa.field("num_generated_tokens", pa.int32()),  # the stop token counts
+        pa.field("num_generated_tokens", pa.int32()),  # the stop token counts, and what was cut as repetition
         pa.field("image_width", pa.int32()),  # pixels, of the first image
         pa.field("image_height", pa.int32()),
         pa.field("num_tiles", pa.int32()),

@@ -63,12 +63,18 @@ class JobSettings(BaseModel):
     )
     limit: int | None = Field(None, ge=1, description="Take the first N rows only.")
 
-    max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
+    max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens; less where the context is full.")
     min_new_tokens: int = Field(0, ge=0, description="Shortest answer, in tokens.")
     temperature: float = Field(0.0, ge=0, description="0 draws the likeliest token every time.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw among the likeliest tokens of this total probability.")
     top_k: int = Field(0, ge=0, description="Draw among the k likeliest tokens; 0 takes all.")
     repetition_penalty: float = Field(1.0, gt=0, description="Divides the scores of tokens already seen.")
+    cut_repetition: bool = Field(
+        False, description="End an answer that repeats itself without end, and try it once more with retry_penalty."
+    )
+    retry_penalty: float = Field(
+        1.15, ge=1, description="Repetition penalty of that second try, kept if it ends by itself; 1 tries no more."
+    )
     stop: tuple[str, ...] = Field((), description="Texts that end an answer; repeatable.")
     seed: int = Field(0, ge=0, description="With a row's id it fixes what sampling draws for that row.")
 
