@@ -40,7 +40,7 @@ class Prompt:
     text: str
     token_ids: TokenIds = field(default_factory=lambda: np.zeros(0, np.int32))
     num_image_tokens: int = 0
-    max_new_tokens: int = 0
+    max_new_tokens: int = 0  # at most what the prompt leaves of the context
     failure: Failure | None = None
 
     def __post_init__(self) -> None:

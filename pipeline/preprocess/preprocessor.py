@@ -98,13 +98,13 @@ class Preprocessor:
 
     def build_conversation(self, prompt_id: str, conversation: Conversation, images: Images) -> Prompt:
         """Render and tokenise a conversation that has a place for each of `images`."""
-        whole = self._with_system(conversation)
+        token_ids = self._prompts.token_ids(self._with_system(conversation), images.image_tokens)
         return Prompt(
             id=prompt_id,
             text=conversation.question,
-            token_ids=self._prompts.token_ids(whole, images.image_tokens, self._max_new_tokens),
+            token_ids=token_ids,
             num_image_tokens=sum(images.image_tokens),
-            max_new_tokens=self._max_new_tokens,
+            max_new_tokens=min(self._max_new_tokens, self.facts.context - len(token_ids)),
         )
 
     def render(self, conversation: Conversation) -> str:
