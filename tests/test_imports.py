@@ -13,6 +13,17 @@ BANNED = {
     "schemas": ("torch", "transformers", "ray", "PIL", "pipeline", "jobs", "demo"),
     "pipeline/preprocess": ("ray", "pandas", "pipeline.engine", "pipeline.sources", "pipeline.run", "jobs", "demo"),
     "pipeline/engine": ("ray", "pyarrow", "pandas", "fsspec", "pipeline.sources", "pipeline.run", "jobs", "demo"),
+    "pipeline/scoring": (
+        "torch",
+        "transformers",
+        "ray",
+        "pyarrow",
+        "pandas",
+        "fsspec",
+        "pipeline.engine",
+        "jobs",
+        "demo",
+    ),
     "pipeline/run.py": ("torch", "transformers", "ray", "jobs", "demo"),
     **dict.fromkeys(
         (f"pipeline/{name}.py" for name in ("units", "merge", "lock", "plan", "verify", "poison", "patience")),

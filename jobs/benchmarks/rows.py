@@ -1,0 +1,52 @@
+"""Rows of a benchmark's Parquet files, a few at a time, with the columns that it names."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.listing import PARQUET_SUFFIXES
+
+_ROWS_AT_ONCE = 32  # images of documents and charts take megabytes
+
+
+def read_rows(path: str, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """The rows of all Parquet files of a folder, glob or file, in the order of their names.
+
+    An optional column that is not there is None in every row.
+    """
+    files = storage.list_files(path, PARQUET_SUFFIXES)
+    if not files:
+        raise ValueError(f"{path} must name Parquet files, none is there")
+    for file in files:
+        with storage.open_url(file.url) as stream, _open_parquet(stream, file.url) as parquet:
+            there = parquet.schema_arrow.names
+            _check_columns(file.url, columns, there)
+            absent = dict.fromkeys(name for name in optional if name not in there)
+            wanted = [*columns, *(name for name in optional if name in there)]
+            for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=wanted, use_threads=False):
+                yield from (row | absent for row in batch.to_pylist())
+
+
+def encoded(image: dict[str, Any] | bytes | None) -> bytes:
+    """An image cell's bytes: the struct that datasets writes, or bytes alone; none at all become an error row later."""
+    data = image.get("bytes") if isinstance(image, dict) else image
+    return data or b""
+
+
+def _open_parquet(stream: IO[bytes], url: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(stream, pre_buffer=False)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{url} must be a Parquet file: {error}") from error
+
+
+def _check_columns(url: str, columns: Sequence[str], there: Sequence[str]) -> None:
+    for name in columns:
+        if name not in there:
+            near = difflib.get_close_matches(name, there, n=1)
+            advice = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{url} must have a column {name!r}; {advice}it has {', '.join(there)}")

@@ -1,0 +1,82 @@
+"""Multiple choice: which letter an answer gives, by rule and never by chance; None where it gives none."""
+
+import re
+from collections.abc import Sequence
+from string import ascii_uppercase
+
+LETTERS = ascii_uppercase
+
+
+def lettered(options: Sequence[str]) -> str:
+    """The options as they are asked: a line each, after its letter and a full stop."""
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+
+
+def scienceqa_letter(answer: str, num_options: int) -> str | None:
+    """As LLaVA's eval_science_qa.py: "B", "B. because", or one "The answer is B."; A to E, and one of the options."""
+    if answer in tuple(LETTERS[:5]):
+        letter = answer
+    elif len(answer) >= 3 and answer[0] in LETTERS[:5] and answer[1:3] == ". ":
+        letter = answer[0]
+    else:
+        found = re.findall(r"The answer is ([A-Z]).", answer)
+        letter = found[0] if len(found) == 1 else ""
+    return letter if letter in tuple(LETTERS[: min(5, num_options)]) else None
+
+
+def leading_letter(answer: str, num_options: int) -> str | None:
+    """As lmms-eval's AI2D: "B." at the beginning, or nothing but "B", in any case and with any punctuation."""
+    stripped = answer.strip()
+    start = re.match(r"([A-Z])\.", stripped)
+    letter = start.group(1) if start else re.sub(r"[^\w\s]|_", "", stripped).upper()
+    return letter if letter in tuple(LETTERS[:num_options]) else None
+
+
+def first_letter(answer: str, num_options: int) -> str | None:
+    """As lmms-eval's SEED-Bench: the first character, in any case, so "Because" is B."""
+    letter = answer.strip()[:1].upper()
+    return letter if letter in tuple(LETTERS[:num_options]) else None
+
+
+def inferred_letter(answer: str, options: Sequence[str]) -> str | None:
+    """As VLMEvalKit's can_infer for MMBench: the one letter among the last words, or the one option that is named.
+
+    Of the rest MMBench's own server asks a language model; here they are None.
+    """
+    return _letter_alone(answer, len(options)) or _option_named(answer, options)
+
+
+def mmmu_letter(answer: str, options: Sequence[str]) -> str | None:
+    """As MMMU's parse_multi_choice_response, except where that draws a letter by lot: None.
+
+    "(B)" before " B ", and before an option's text in more than five words; of several the last.
+    """
+    for mark in ",.!?;:'":
+        answer = answer.strip(mark)
+    said = f" {answer} "
+    letters = LETTERS[: len(options)]
+    for shape in ("({})", " {} "):
+        places = {letter: said.rfind(shape.format(letter)) for letter in letters}
+        if max(places.values()) >= 0:
+            return max(places, key=lambda letter: places[letter])
+    if len(said.split()) <= 5:
+        return None
+    places = {letter: said.lower().rfind(option.lower()) for letter, option in zip(letters, options, strict=True)}
+    return max(places, key=lambda letter: places[letter]) if max(places.values()) >= 0 else None
+
+
+def _letter_alone(answer: str, num_options: int) -> str | None:
+    words = re.sub(r"[.()\[\],:;!*#{}]", " ", answer).split()
+    found = [letter for letter in LETTERS[:num_options] if letter in words]
+    if len(found) == 1 and words.index(found[0]) > len(words) - 5:
+        return found[0]
+    stated = re.search(r"answer\s+is\s+\**([ABCD])\**", answer, re.IGNORECASE)
+    letter = stated.group(1).upper() if stated else ""
+    return letter if letter in tuple(LETTERS[:num_options]) else None
+
+
+def _option_named(answer: str, options: Sequence[str]) -> str | None:
+    if len(answer) > 2 * sum(len(option) for option in options):
+        return None
+    found = [letter for letter, option in zip(LETTERS, options, strict=False) if option.lower() in answer.lower()]
+    return found[0] if len(found) == 1 else None
