@@ -20,6 +20,8 @@ from pipeline.run import is_complete, read_manifest
 from pipeline.sources import Listing, list_input
 from schemas.job import PLACEMENT, JobSettings, columns_in, parse_prompts
 
+_UNIT_OF_PAGES = 8  # rows of a unit: a page in strips is some ten times as large as a picture
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -90,7 +92,8 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         own_prompts=bool(settings.prompt),
         values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
-    listing = list_input(settings.input, choices, settings.limit, settings.unit_rows)
+    unit_rows = settings.unit_rows or (_UNIT_OF_PAGES if settings.strips == "auto" else None)
+    listing = list_input(settings.input, choices, settings.limit, unit_rows)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
     if model is None:

@@ -16,6 +16,7 @@ import torch
 from pipeline.checkpoint import locate
 from pipeline.engine.engine import Engine as TorchEngine
 from pipeline.fetch import fetch
+from pipeline.joining import join_answers, samples_of_strips
 from pipeline.preprocess.conversation import Conversation, ask, parse_messages
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
@@ -49,6 +50,7 @@ class Preprocess:
             chat=Chat(template=settings.chat_template, system=settings.system),
         )
         self._prompts = parse_prompts(settings.prompt)
+        self._strips = settings.strips == "auto"
         self._max_image_bytes = settings.max_image_bytes
         self._pool = ThreadPoolExecutor(settings.fetch_threads)
         self._decoding = threading.Lock()  # one unit at a time; another one is read and fetched meanwhile
@@ -74,17 +76,26 @@ class Preprocess:
         return attempt(lambda: [fetch_image(image, self._max_image_bytes) for image in images_of(request)])
 
     def _sample(self, request: Request, fetched: list[bytes] | Failure) -> Sample:
-        images = fetched if isinstance(fetched, Failure) else attempt(lambda: self.preprocessor.load_images(fetched))
+        images = fetched if isinstance(fetched, Failure) else attempt(lambda: self._load(fetched))
         if isinstance(images, Failure):
             return self._failed(request, images)
         return Sample(
             id=request.id,
-            prompts=tuple(self._prompt(request, prompt, images) for prompt in self._prompts or (None,)),
+            prompts=tuple(
+                self._prompt(request, prompt, view) for view in images.views() for prompt in self._prompts or (None,)
+            ),
             image_sizes=images.image_sizes,
             tiles_per_image=images.tiles_per_image,
             tiles=images.tiles,
             image_sha256=images.image_sha256,
+            strips=images.strips,
         )
+
+    def _load(self, fetched: list[bytes]) -> Images:
+        """The row's images; a page that is alone may be cut into strips."""
+        if self._strips and len(fetched) == 1:
+            return self.preprocessor.load_page(fetched[0])
+        return self.preprocessor.load_images(fetched)
 
     def _failed(self, request: Request, failure: Failure) -> Sample:
         prompts = (self._prompt(request, prompt, failure) for prompt in self._prompts or (None,))
@@ -110,16 +121,17 @@ class Generate:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         samples = table_to_samples(table)
-        answers = list(self._engine.generate(samples))
-        asked = [(sample.id, prompt.id) for sample in samples for prompt in sample.prompts]
+        pieces = [piece for sample in samples for piece in samples_of_strips(sample)]
+        answers = list(self._engine.generate(pieces))
+        asked = [(piece.id, prompt.id) for piece in pieces for prompt in piece.prompts]
         if asked != [(answer.id, answer.prompt_id) for answer in answers]:
             raise RuntimeError(f"the engine gave {len(answers)} answers for {len(asked)} prompts, or in another order")
-        return _answered(samples, answers, table)
+        return _answered(samples, list(join_answers(samples, answers)), table)
 
     def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
         """The answers of samples that all failed in the same way; a prompt that had failed before keeps its reason."""
         samples = table_to_samples(table)
-        pairs = ((sample, prompt) for sample in samples for prompt in sample.prompts)
+        pairs = ((sample, prompt) for sample in samples for prompt in sample.asked)
         answers = [answer_from(sample, _with_failure(prompt, failure), None) for sample, prompt in pairs]
         return _answered(samples, answers, table)
 
@@ -202,7 +214,7 @@ def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:
 
 
 def _answered(samples: list[Sample], answers: list[Answer], table: pa.Table) -> pa.Table:
-    rows = [row for row, sample in enumerate(samples) for _ in sample.prompts]
+    rows = [row for row, sample in enumerate(samples) for _ in sample.asked]
     return _beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows)))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
@@ -11,6 +11,16 @@ from schemas.sample import Prompt, Sample
 
 Status = Literal["ok", "error"]
 FinishReason = Literal["stop", "length", "repetition"]  # from the best end of an answer to the worst
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StripAnswer:
+    """What was read in some rows of a page, `bottom` not among them; null where that failed."""
+
+    top: int
+    bottom: int
+    text: str | None
+    finish_reason: FinishReason | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +45,7 @@ class Answer:
     error_type: str | None = None
     error_message: str | None = None
     attempt: int = 1
+    strips: tuple[StripAnswer, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.status == "error") != (self.text is None) or (self.status == "error") != (
@@ -46,6 +57,15 @@ class Answer:
         if self.error_stage is not None and self.error_stage not in STAGES:
             raise ValueError(f"error_stage must be one of {STAGES}, got {self.error_stage!r}")
 
+
+_STRIP = pa.struct(
+    [
+        pa.field("top", pa.int32(), nullable=False),
+        pa.field("bottom", pa.int32(), nullable=False),
+        pa.field("text", pa.string()),  # null where this strip failed, and with it the row
+        pa.field("finish_reason", pa.string()),
+    ]
+)
 
 ANSWER_SCHEMA = pa.schema(
     [
@@ -67,6 +87,7 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("error_type", pa.string()),
         pa.field("error_message", pa.string()),
         pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("strips", pa.list_(_STRIP)),  # top to bottom; null where the image was read as a whole
     ]
 )
 
@@ -113,4 +134,10 @@ def answers_to_table(answers: Sequence[Answer]) -> pa.Table:
 
 def table_to_answers(table: pa.Table) -> list[Answer]:
     """The answers of a table that starts with ANSWER_SCHEMA's columns; kept columns are ignored."""
-    return [Answer(**row) for row in table.select(ANSWER_SCHEMA.names).to_pylist()]
+    return [_row_to_answer(row) for row in table.select(ANSWER_SCHEMA.names).to_pylist()]
+
+
+def _row_to_answer(row: dict[str, Any]) -> Answer:
+    if row["strips"] is not None:
+        row["strips"] = tuple(StripAnswer(**strip) for strip in row["strips"])
+    return Answer(**row)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
+Strips = Literal["auto", "off"]
 
 # Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
 PLACEMENT = frozenset(
@@ -63,6 +64,9 @@ class JobSettings(BaseModel):
     )
     limit: int | None = Field(None, ge=1, description="Take the first N rows only.")
 
+    strips: Strips = Field(
+        "off", description="auto: pages larger than one view of the model are cut, read in strips and joined."
+    )
     max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens; less where the context is full.")
     min_new_tokens: int = Field(0, ge=0, description="Shortest answer, in tokens.")
     temperature: float = Field(0.0, ge=0, description="0 draws the likeliest token every time.")

@@ -1,18 +1,20 @@
 """Preprocessor: what turns encoded images and prompts into the parts of a sample, for one checkpoint."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from PIL import Image
 
 from pipeline.preprocess.conversation import Conversation, ask
 from pipeline.preprocess.facts import ModelFacts, read_facts
 from pipeline.preprocess.geometry import num_image_tokens
 from pipeline.preprocess.image import ImageLimits, decode, tile_image
 from pipeline.preprocess.prompt import PromptBuilder
+from pipeline.preprocess.strips import cut_page
 from pipeline.preprocess.template import choose_template
-from schemas.sample import Prompt, Size, Tiles, no_tiles
+from schemas.sample import Prompt, Size, Strip, Tiles, no_tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,13 @@ class Images:
     image_tokens: tuple[int, ...] = ()  # of each image
     tiles: Tiles = field(default_factory=no_tiles)
     image_sha256: str | None = None
+    strips: tuple[Strip, ...] = ()  # of the one image, whose tiles and tokens these are then
+
+    def views(self) -> list["Images"]:
+        """The images as prompts are to be made for them: all at once, or each strip for itself."""
+        return (
+            [replace(self, image_tokens=(count,), strips=()) for count in self.image_tokens] if self.strips else [self]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +87,12 @@ class Preprocessor:
         """Decode and tile the images of one row."""
         if not images:
             return Images()
+        return self._tiled((decode(data, self._limits) for data in images), images[0])
+
+    def _tiled(self, images: Iterable[Image.Image], first: bytes) -> Images:
         anyres = self.facts.anyres
         sizes, tiles = [], []
-        for data in images:
-            image = decode(data, self._limits)
+        for image in images:
             sizes.append(Size(image.width, image.height))
             tiles.append(tile_image(image, anyres))
         return Images(
@@ -89,7 +100,28 @@ class Preprocessor:
             tiles_per_image=tuple(len(of_image) for of_image in tiles),
             image_tokens=tuple(num_image_tokens(size, anyres) for size in sizes),
             tiles=tiles[0] if len(tiles) == 1 else np.concatenate(tiles),
-            image_sha256=hashlib.sha256(images[0]).hexdigest(),
+            image_sha256=hashlib.sha256(first).hexdigest(),
+        )
+
+    def load_page(self, data: bytes) -> Images:
+        """Decode one image and tile it, in strips where `cut_page` says so."""
+        anyres = self.facts.anyres
+        image = decode(data, self._limits)
+        spans = cut_page(image, anyres)
+        if not spans:
+            return self._tiled([image], data)
+        parts = [image.crop((0, span.top, image.width, span.bottom)) for span in spans]
+        tiles = [tile_image(part, anyres) for part in parts]
+        return Images(
+            image_sizes=(Size(image.width, image.height),),
+            tiles_per_image=(sum(map(len, tiles)),),
+            image_tokens=tuple(num_image_tokens(Size(part.width, part.height), anyres) for part in parts),
+            tiles=np.concatenate(tiles),
+            image_sha256=hashlib.sha256(data).hexdigest(),
+            strips=tuple(
+                Strip(top=span.top, bottom=span.bottom, num_tiles=len(own))
+                for span, own in zip(spans, tiles, strict=True)
+            ),
         )
 
     def build_prompt(self, prompt_id: str, text: str, images: Images) -> Prompt:
