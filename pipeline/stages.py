@@ -15,10 +15,11 @@ import torch
 
 from pipeline.checkpoint import locate
 from pipeline.engine.engine import Engine as TorchEngine
-from pipeline.fetch import fetch
+from pipeline.fetch import ImageFetcher
 from pipeline.joining import join_answers, samples_of_strips
 from pipeline.preprocess.conversation import Conversation, ask, parse_messages
 from pipeline.preprocess.image import ImageLimits
+from pipeline.preprocess.pdf import PdfPage
 from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
 from pipeline.reader import KEEP
 from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table
@@ -51,7 +52,7 @@ class Preprocess:
         )
         self._prompts = parse_prompts(settings.prompt)
         self._strips = settings.strips == "auto"
-        self._max_image_bytes = settings.max_image_bytes
+        self._fetch_image = ImageFetcher(max_bytes=settings.max_image_bytes, pdf_dpi=settings.pdf_dpi)
         self._pool = ThreadPoolExecutor(settings.fetch_threads)
         self._decoding = threading.Lock()  # one unit at a time; another one is read and fetched meanwhile
 
@@ -72,10 +73,10 @@ class Preprocess:
         samples = [self._failed(request, failure) for request in table_to_requests(table)]
         return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
 
-    def _fetch(self, request: Request) -> list[bytes] | Failure:
-        return attempt(lambda: [fetch_image(image, self._max_image_bytes) for image in images_of(request)])
+    def _fetch(self, request: Request) -> list[bytes | PdfPage] | Failure:
+        return attempt(lambda: [self._fetch_image(image) for image in images_of(request)])
 
-    def _sample(self, request: Request, fetched: list[bytes] | Failure) -> Sample:
+    def _sample(self, request: Request, fetched: list[bytes | PdfPage] | Failure) -> Sample:
         images = fetched if isinstance(fetched, Failure) else attempt(lambda: self._load(fetched))
         if isinstance(images, Failure):
             return self._failed(request, images)
@@ -91,7 +92,7 @@ class Preprocess:
             strips=images.strips,
         )
 
-    def _load(self, fetched: list[bytes]) -> Images:
+    def _load(self, fetched: list[bytes | PdfPage]) -> Images:
         """The row's images; a page that is alone may be cut into strips."""
         if self._strips and len(fetched) == 1:
             return self.preprocessor.load_page(fetched[0])
@@ -183,15 +184,6 @@ def conversation_of(request: Request, prompt: NamedPrompt | None) -> Conversatio
 def images_of(request: Request) -> tuple[ImageRef, ...]:
     """The row's images; messages may do without, so that a null beside them is no image and not a missing one."""
     return () if request.messages is not None and request.images == (ImageRef(),) else request.images
-
-
-def fetch_image(image: ImageRef, max_bytes: int) -> bytes:
-    """The encoded bytes of one image; raises RowError where there are none to be had."""
-    if image.data is not None:
-        return image.data
-    if image.uri is None:
-        raise RowError("read", "NoImage", "the row's image is null: give it bytes or a URI, or leave the row out")
-    return fetch(image.uri, max_bytes)
 
 
 def attempt(step: Callable[[], T]) -> T | Failure:

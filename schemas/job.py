@@ -67,6 +67,7 @@ class JobSettings(BaseModel):
     strips: Strips = Field(
         "off", description="auto: pages larger than one view of the model are cut, read in strips and joined."
     )
+    pdf_dpi: int = Field(150, ge=18, le=1200, description="Pixels an inch at which pages of PDFs are rendered.")
     max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens; less where the context is full.")
     min_new_tokens: int = Field(0, ge=0, description="Shortest answer, in tokens.")
     temperature: float = Field(0.0, ge=0, description="0 draws the likeliest token every time.")

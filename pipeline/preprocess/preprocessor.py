@@ -11,6 +11,7 @@ from pipeline.preprocess.conversation import Conversation, ask
 from pipeline.preprocess.facts import ModelFacts, read_facts
 from pipeline.preprocess.geometry import num_image_tokens
 from pipeline.preprocess.image import ImageLimits, decode, tile_image
+from pipeline.preprocess.pdf import PdfPage, render_page
 from pipeline.preprocess.prompt import PromptBuilder
 from pipeline.preprocess.strips import cut_page
 from pipeline.preprocess.template import choose_template
@@ -83,13 +84,13 @@ class Preprocessor:
             facts=facts, prompts=prompts, limits=limits, max_new_tokens=max_new_tokens, system=chat.system
         )
 
-    def load_images(self, images: Sequence[bytes]) -> Images:
-        """Decode and tile the images of one row."""
+    def load_images(self, images: Sequence[bytes | PdfPage]) -> Images:
+        """Decode or render, and tile, the images of one row."""
         if not images:
             return Images()
-        return self._tiled((decode(data, self._limits) for data in images), images[0])
+        return self._tiled(map(self._pixels, images), images[0])
 
-    def _tiled(self, images: Iterable[Image.Image], first: bytes) -> Images:
+    def _tiled(self, images: Iterable[Image.Image], first: bytes | PdfPage) -> Images:
         anyres = self.facts.anyres
         sizes, tiles = [], []
         for image in images:
@@ -100,16 +101,16 @@ class Preprocessor:
             tiles_per_image=tuple(len(of_image) for of_image in tiles),
             image_tokens=tuple(num_image_tokens(size, anyres) for size in sizes),
             tiles=tiles[0] if len(tiles) == 1 else np.concatenate(tiles),
-            image_sha256=hashlib.sha256(first).hexdigest(),
+            image_sha256=_sha256(first),
         )
 
-    def load_page(self, data: bytes) -> Images:
-        """Decode one image and tile it, in strips where `cut_page` says so."""
+    def load_page(self, page: bytes | PdfPage) -> Images:
+        """Decode or render one image and tile it, in strips where `cut_page` says so."""
         anyres = self.facts.anyres
-        image = decode(data, self._limits)
+        image = self._pixels(page)
         spans = cut_page(image, anyres)
         if not spans:
-            return self._tiled([image], data)
+            return self._tiled([image], page)
         parts = [image.crop((0, span.top, image.width, span.bottom)) for span in spans]
         tiles = [tile_image(part, anyres) for part in parts]
         return Images(
@@ -117,12 +118,17 @@ class Preprocessor:
             tiles_per_image=(sum(map(len, tiles)),),
             image_tokens=tuple(num_image_tokens(Size(part.width, part.height), anyres) for part in parts),
             tiles=np.concatenate(tiles),
-            image_sha256=hashlib.sha256(data).hexdigest(),
+            image_sha256=_sha256(page),
             strips=tuple(
                 Strip(top=span.top, bottom=span.bottom, num_tiles=len(own))
                 for span, own in zip(spans, tiles, strict=True)
             ),
         )
+
+    def _pixels(self, image: bytes | PdfPage) -> Image.Image:
+        if isinstance(image, PdfPage):
+            return render_page(image, self._limits.max_pixels)
+        return decode(image, self._limits)
 
     def build_prompt(self, prompt_id: str, text: str, images: Images) -> Prompt:
         """Render and tokenise one question about `images`."""
@@ -145,3 +151,7 @@ class Preprocessor:
 
     def _with_system(self, conversation: Conversation) -> Conversation:
         return replace(conversation, system=self._system) if conversation.system is None else conversation
+
+
+def _sha256(image: bytes | PdfPage) -> str:
+    return image.sha256() if isinstance(image, PdfPage) else hashlib.sha256(image).hexdigest()
