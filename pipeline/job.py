@@ -9,7 +9,7 @@ from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
 from pipeline.lock import Lock, hold
 from pipeline.merge import BrokenUnits, finish_run
-from pipeline.plan import Plan, Summary, find_complete, summarise
+from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
 from pipeline.preprocess.facts import ModelFacts
 from pipeline.reader import unit_reader
 from pipeline.run import RunMismatch, begin_run, read_manifest
@@ -62,7 +62,7 @@ class _Job:
                 for unit in error.units:
                     storage.delete(unit_path(folder, unit))
             else:
-                return summarise(manifest, folder, pace and pace / plan.num_prompts)
+                return summarise(with_scores(plan.settings, manifest), folder, pace and pace / plan.num_prompts)
         raise RunFailed(f"units were broken {ROUNDS} times in a row: is the storage of {folder} sound?")
 
     def _answer_what_is_left(self, run: str) -> float | None:

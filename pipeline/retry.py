@@ -26,7 +26,7 @@ from pipeline.dataflow import RunFailed
 from pipeline.job import ROUNDS
 from pipeline.lock import hold
 from pipeline.merge import Units, clear_work, in_manifest, write_answers
-from pipeline.plan import Plan, Summary, summarise
+from pipeline.plan import Plan, Summary, summarise, with_scores
 from pipeline.reader import unit_reader
 from pipeline.run import begin_run, read_manifest, read_run, write_manifest
 from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, to_parquet, unit_path
@@ -71,7 +71,9 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
         )
         pace = retry.answer(answering, positions)
         lock.check()
+        manifest.pop("scores", None)  # of the answers as they were
         manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]}, positions)
+        manifest = with_scores(plan.settings, manifest)
     return summarise(manifest, folder, pace and pace / plan.num_prompts)
 
 

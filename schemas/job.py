@@ -59,6 +59,9 @@ class JobSettings(BaseModel):
     messages_column: str | None = Field(
         None, description="Column with a conversation for every row: {role, content} structs, or JSON text of them."
     )
+    reference_column: str | None = Field(
+        None, description="Column with the right text of every row: the answers are scored against it at the end."
+    )
     keep: tuple[str, ...] = Field(
         (), description="Input columns to copy to the answers, as name or new=old; repeatable."
     )
