@@ -7,9 +7,13 @@ from PIL import Image
 GREYS = (0, 60, 120, 180, 240)
 
 
-def pdf(num_pages: int, width: int = 200, height: int = 100) -> bytes:
-    """A PDF whose page N is of grey GREYS[N - 1], so many points wide and high."""
-    first, *others = (Image.new("L", (width, height), GREYS[i % len(GREYS)]) for i in range(num_pages))
+def pdf(num_pages: int, width: int = 200, height: int = 100, lines: int = 0) -> bytes:
+    """A PDF whose page N is of grey GREYS[N - 1], so many points wide and high, with so many lines of bars."""
+    pages = [Image.new("L", (width, height), GREYS[i % len(GREYS)]) for i in range(num_pages)]
+    for page in pages:
+        for line in range(lines):
+            page.paste(255 - page.getpixel((0, 0)), (10, 10 + 30 * line, width // 2, 25 + 30 * line))
+    first, *others = pages
     file = io.BytesIO()
     first.save(file, "PDF", resolution=72, save_all=True, append_images=others)
     return file.getvalue()
