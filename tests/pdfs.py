@@ -12,7 +12,7 @@ def pdf(num_pages: int, width: int = 200, height: int = 100, lines: int = 0) -> 
     pages = [Image.new("L", (width, height), GREYS[i % len(GREYS)]) for i in range(num_pages)]
     for page in pages:
         for line in range(lines):
-            page.paste(255 - page.getpixel((0, 0)), (10, 10 + 30 * line, width // 2, 25 + 30 * line))
+            page.paste(255 if page.getpixel((0, 0)) < 128 else 0, (10, 10 + 30 * line, width // 2, 25 + 30 * line))
     first, *others = pages
     file = io.BytesIO()
     first.save(file, "PDF", resolution=72, save_all=True, append_images=others)
