@@ -18,22 +18,22 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any, TextIO, TypeVar, get_args
 
 import torch
 
-from benchmarks.random_model import SHAPES, flops_per_image, write_model
+from benchmarks.random_model import SHAPES, write_model
 from benchmarks.reference import transformers_rate
 from benchmarks.workload import TEXTS, make_items, samples, workers
+from pipeline.engine.arithmetic import product_rate
 from pipeline.engine.engine import Engine
-from pipeline.engine.linear import quantise, scaled_product
 from pipeline.engine.model import LoadedModel
 from schemas.engine import DecodeKernel, Dtype, EngineSettings, EngineStatistics, Quantize, Sampling
 from schemas.sample import Sample
 
 T = TypeVar("T")
 
+WARM_UP = 64  # images
 TINY_SCALE = 0.1  # of images and answers, for the tiny shape
 
 
@@ -89,7 +89,15 @@ class Result:
     answers_per_s: float
     share: float
     rounds: list[float]
-    statistics: EngineStatistics  # of all rounds and the warm-up
+    statistics: EngineStatistics  # of the median round
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """All rows once."""
+
+    seconds: float
+    statistics: EngineStatistics
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,14 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder, workers(options.workers) as pool:
         model = write_model(options.shape, Path(folder))
         loaded = _timed("weights", lambda: model.load(options.settings()))
-        limit = product_rate(loaded.device, options.settings())
+        limit = product_rate(loaded.device, getattr(torch, options.dtype), fp8=options.quantize == "fp8")
         _say(f"products alone: {limit / 1e12:.3g} TFLOP/s")
         results = []
         for workload in options.workload:
             engine = _timed("engine", lambda: Engine(loaded, options.settings()))
             _say(str(engine.sizes))
             rows = Rows(pool=pool, folder=folder, workload=workload, options=options)
-            results.append(measure(engine, loaded, rows, limit))
+            results.append(measure(engine, rows, limit))
             if options.profile:
                 _profile(engine, rows)
             engine.close()
@@ -130,32 +138,21 @@ class Rows:
         return samples(self.pool, make_items(self.workload, num_images, self.options.scale), self.folder)
 
 
-def measure(engine: Engine, loaded: LoadedModel, rows: Rows, limit: float) -> Result:
+def measure(engine: Engine, rows: Rows, limit: float) -> Result:
     """Run all rounds, after a small one that does not count."""
-    known = list(rows.prepared(rows.options.images))
-    num_prompts = len(known[0].prompts)
-    _timed("warm-up", lambda: sum(1 for _ in engine.generate(known[:64])))
-    rates = [_round(engine, rows) for _ in range(rows.options.rounds)]
-    images_per_s = median(rates)
+    known = list(rows.prepared(WARM_UP))
+    _timed("warm-up", lambda: sum(1 for _ in engine.generate(known)))
+    rounds = sorted((_round(engine, rows) for _ in range(rows.options.rounds)), key=lambda one: one.seconds)
+    middle = rounds[len(rounds) // 2]
+    images_per_s = rows.options.images / middle.seconds
     return Result(
         workload=rows.workload,
         images_per_s=images_per_s,
-        answers_per_s=images_per_s * num_prompts,
-        share=images_per_s * _mean_flops(loaded, known) / limit,
-        rounds=rates,
-        statistics=engine.statistics(),
+        answers_per_s=images_per_s * len(known[0].prompts),
+        share=middle.statistics.teraflop * 1e12 / middle.seconds / limit,
+        rounds=[rows.options.images / one.seconds for one in rounds],
+        statistics=middle.statistics,
     )
-
-
-def product_rate(device: torch.device, settings: EngineSettings) -> float:
-    """Operations per second of a large product alone, in the precision of the engine."""
-    size = 8192 if device.type == "cuda" else 512
-    a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, settings.dtype)) for _ in range(2))
-    if settings.quantize != "fp8":
-        return 2 * size**3 / _seconds(lambda: a @ b, device)
-    (left, scale), (right, other) = quantise(a), quantise(b)
-    turned = other.view(1, -1)
-    return 2 * size**3 / _seconds(lambda: scaled_product(left, scale, right, turned, torch.bfloat16), device)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -172,36 +169,20 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _round(engine: Engine, rows: Rows) -> float:
+def _round(engine: Engine, rows: Rows) -> Round:
     before, began = engine.statistics(), time.perf_counter()
     for answer in engine.generate(rows.prepared(rows.options.images)):
         assert answer.status == "ok", answer
-    seconds, after = time.perf_counter() - began, engine.statistics()
-    spent = {
-        name: getattr(after, name) - getattr(before, name)
-        for name in ("vision_s", "prefill_s", "decode_s", "waiting_s")
-    }
-    steps = after.num_decode_steps - before.num_decode_steps
-    prefills = after.num_prefills - before.num_prefills
+    found = Round(seconds=time.perf_counter() - began, statistics=engine.statistics() - before)
+    did = found.statistics
     _say(
-        f"{rows.workload}: {rows.options.images / seconds:.2f} images/s, {seconds:.1f} s: "
-        + ", ".join(f"{name[:-2]} {value:.2f}" for name, value in spent.items())
-        + f"; {prefills} prefills of {1000 * spent['prefill_s'] / max(1, prefills):.0f} ms,"
-        + f" {steps} steps of {1000 * spent['decode_s'] / max(1, steps):.1f} ms"
+        f"{rows.workload}: {rows.options.images / found.seconds:.2f} images/s, {found.seconds:.1f} s: vision"
+        f" {did.vision_s:.2f}, prefill {did.prefill_s:.2f}, decode {did.decode_s:.2f}, waiting {did.waiting_s:.2f};"
+        f" {did.num_prefills} prefills of {1000 * did.prefill_s / max(1, did.num_prefills):.0f} ms,"
+        f" {did.num_decode_steps} steps of {1000 * did.decode_s / max(1, did.num_decode_steps):.1f} ms;"
+        f" {did.utilisation:.1%} of the product rate while at work"
     )
-    return rows.options.images / seconds
-
-
-def _mean_flops(loaded: LoadedModel, known: Sequence[Sample]) -> float:
-    """Operations of the mean image; what its prompts share counts once."""
-    total = 0.0
-    for sample in known:
-        lengths = [len(prompt.token_ids) for prompt in sample.prompts]
-        shared = lengths[0] if len(lengths) == 1 else sample.prompts[0].num_image_tokens
-        rests = sum(lengths) - len(lengths) * shared
-        drawn = sum(prompt.max_new_tokens for prompt in sample.prompts)
-        total += flops_per_image(loaded, len(sample.tiles), shared, rests, drawn)
-    return total / len(known)
+    return found
 
 
 def _profile(engine: Engine, rows: Rows) -> None:
@@ -228,20 +209,6 @@ def _compare(loaded: LoadedModel, rows: Rows) -> float:
     rate = transformers_rate(loaded, list(rows.prepared(rows.options.compare_transformers)))
     _say(f"transformers' generate, left-padded batches of 32: {rate:.2f} images/s")
     return rate
-
-
-def _seconds(run: Callable[[], object], device: torch.device, times: int = 10) -> float:
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    run()
-    wait()
-    began = time.perf_counter()
-    for _ in range(times):
-        run()
-    wait()
-    return (time.perf_counter() - began) / times
 
 
 def _timed(name: str, run: Callable[[], T]) -> T:

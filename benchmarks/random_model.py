@@ -85,23 +85,6 @@ def build_random(config: LlavaNextConfig, device: str, dtype: torch.dtype) -> Ll
     return network
 
 
-def flops_per_image(model: LoadedModel, num_tiles: float, shared: float, rests: float, answers: float) -> float:
-    """Arithmetic of one image: its tiles, the tokens its prompts share, and what follows for all of them together."""
-    vision: Any = model.network.config.vision_config
-    shape = model.decoder.shape
-    patches, width = int(vision.image_size // vision.patch_size) ** 2 + 1, int(vision.hidden_size)
-    layer = patches * 2 * (4 * width**2 + 2 * width * int(vision.intermediate_size)) + 4 * patches**2 * width
-    projector = patches * 2 * (width * shape.hidden + shape.hidden**2)
-    heads = shape.heads * shape.head_dim
-    attention_weights = shape.hidden * (2 * heads + 2 * shape.kv_heads * shape.head_dim)
-    weights = shape.layers * (attention_weights + 3 * shape.hidden * shape.intermediate)
-    own = shared + rests + answers
-    attention = shape.layers * heads * (2 * shared**2 + 4 * shared * (rests + answers))
-    head = 2 * shape.hidden * model.num_tokens * answers
-    tiles = num_tiles * (int(vision.num_hidden_layers - 1) * layer + projector)
-    return tiles + 2 * weights * own + attention + head
-
-
 def _config(text: PreTrainedConfig) -> LlavaNextConfig:
     vision = CLIPVisionConfig(
         hidden_size=1024,

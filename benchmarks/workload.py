@@ -53,7 +53,7 @@ def workers(num: int) -> ProcessPoolExecutor:
 
 def samples(pool: ProcessPoolExecutor, items: list[Item], folder: str) -> Iterator[Sample]:
     """The rows made ready by the pool, in order, from their encoded bytes on."""
-    return pool.map(functools.partial(_sample, folder), items, chunksize=4)
+    return pool.map(functools.partial(prepared, folder), items, chunksize=4)
 
 
 def _lengths(workload: str, num: int, rng: np.random.Generator) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -81,7 +81,8 @@ def _preprocessor(folder: str) -> Preprocessor:
     return Preprocessor.load(folder, None, ImageLimits(), max_new_tokens=1)
 
 
-def _sample(folder: str, item: Item) -> Sample:
+def prepared(folder: str, item: Item) -> Sample:
+    """One row as the engine takes it."""
     preprocessor = _preprocessor(folder)
     images = preprocessor.load_images([item.image])
     prompts = [preprocessor.build_prompt(f"p{i}", text, images) for i, text in enumerate(item.texts)]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from demo.checkpoint import ASSISTANT, BOS, EOS, NUM_SPECIAL, PAD, USER
 from demo.draw import Letter
-from demo.questions import Question, ask
+from demo.questions import Content, Question, ask
 from demo.render import Picture, Stock, render
 from pipeline.preprocess.geometry import Anyres, num_image_tokens, scaled_size, select_grid
 from pipeline.preprocess.image import tile_image
@@ -25,6 +25,7 @@ IGNORED = -100
 QUESTION_TOKENS = 288  # a row's room for questions and answers; the longest caption takes 275
 PROBES = 64  # patches a row whose letters are asked for beside the answers
 LETTERS_A_PATCH = 2
+SHAPE_KINDS = ("colour", "yes/no", "place")  # questions about one shape among several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,14 +143,23 @@ def batches(rng: random.Random, stock: Stock, tiles_a_batch: int, level: "Level"
     waiting: dict[int, list[Example]] = {}
     while True:
         picture = render(rng, stock, level.value)
-        questions = ask(rng, picture.content, reword=True)
-        shuffled = rng.sample(questions[:2], 2) + rng.sample(questions[2:], len(questions) - 2)
-        example = make_example(picture, shuffled, stock.anyres)
+        example = make_example(picture, choose_questions(rng, picture.content), stock.anyres)
         rows = waiting.setdefault(len(example.tiles), [])
         rows.append(example)
         if len(rows) == tiles_a_batch // len(example.tiles):
             yield make_batch(rows, prefix_room(len(example.tiles), stock.anyres))
             rows.clear()
+
+
+def choose_questions(rng: random.Random, content: Content) -> list[Question]:
+    """All kinds of questions, and once more those that can be asked of several shapes, in a random order.
+
+    The reading and the description, which leave little room, come before or behind the short ones.
+    """
+    reading, describing, *small = ask(rng, content, reword=True)
+    small += [question for question in ask(rng, content, reword=True) if question.kind in SHAPE_KINDS]
+    parts = [rng.sample([reading, describing], 2), rng.sample(small, len(small))]
+    return [question for part in rng.sample(parts, 2) for question in part]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -197,10 +207,14 @@ def _pack(questions: Sequence[Question], start: int) -> _Packed:
         packed.tokens[used:end], packed.segments[used:end] = shown, number
         packed.positions[used:end] = start + np.arange(len(shown))
         packed.labels[used + len(asked) - 1 : end] = answered
-        # Between equal tokens, which drown `red` in four lines of text, and equal answers.
-        packed.weights[used + len(asked) - 1 : end] = len(answered) ** -0.5
+        packed.weights[used + len(asked) - 1 : end] = _weight(question.kind, len(answered))
         used = end
     return packed
+
+
+def _weight(kind: str, length: int) -> float:
+    """Of each token's loss: between equal tokens, which drown `red` in four lines of text, and equal answers."""
+    return (2.0 if kind in SHAPE_KINDS else 1.0) * length**-0.5
 
 
 def _probe(letters: Sequence[Letter], size: Size, anyres: Anyres, features: Ints) -> tuple[Ints, Ints]:

@@ -43,8 +43,8 @@ class Answering:
     run: str
     continue_with_changes: bool = False
 
-    def answer(self, units: list[int], total_rows: int) -> float | None:
-        """Answer these units; returns the answers a second. Raises ErrorBudgetSpent, RunFailed, FolderInUse."""
+    def answer(self, units: list[int], total_rows: int) -> Progress:
+        """Answer these units; returns how it went. Raises ErrorBudgetSpent, RunFailed, FolderInUse."""
         progress = Progress(total_rows=total_rows)
         with dataflow.on_cluster(), stop_on_signals():
             placement = dataflow.place(self.settings)
@@ -53,12 +53,12 @@ class Answering:
                 f"{total_rows:,} answers to give in {len(units):,} units; "
                 f"{placement.preprocess_workers} preprocessing actors, {placement.gpus or 'no'} GPUs; loading the model"
             )
-            for counts in dataflow.run_units(units, self._work(), placement):
-                progress.add(counts)
+            for receipt in dataflow.run_units(units, self._work(), placement):
+                progress.add(receipt)
                 self.lock.check()
                 check_budget(progress.done, self.settings.max_error_rate)
-        progress.show(end="\n")
-        return progress.rows_per_s()
+        progress.end()
+        return progress
 
     def _settle_precision(self, placement: dataflow.Placement) -> None:
         precision = engine_settings(self.settings, on_gpu=placement.gpus > 0).dtype

@@ -4,6 +4,7 @@ A work unit travels as one row {unit, payload}: its table as one Arrow stream. R
 it likes; a unit stays whole, is generated once and is written under its own name.
 """
 
+import json
 import logging
 import os
 import re
@@ -21,8 +22,10 @@ from ray.data.exceptions import SystemException
 
 from pipeline.patience import patiently
 from pipeline.poison import Guard, Markers, bounded_loading
+from pipeline.progress import Receipt
 from pipeline.stages import Engine, Generate, Preprocess, final_answers
 from pipeline.units import Counts, ErrorType, count_answers, write_unit
+from schemas.engine import EngineStatistics
 from schemas.job import JobSettings
 from schemas.sample import binary_views
 
@@ -89,8 +92,8 @@ def place(settings: JobSettings) -> Placement:
     return Placement(gpus=gpus, preprocess_workers=settings.preprocess_workers or max(1, spare))
 
 
-def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterator[Counts]:
-    """Answer these units and yield the counts of each as it is written, in the order in which they finish.
+def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterator[Receipt]:
+    """Answer these units and yield the receipt of each as it is written, in the order in which they finish.
 
     Raises RunFailed where an actor could not load or a bug ended the run.
     """
@@ -115,7 +118,8 @@ def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterato
     )
     try:
         for row in dataset.iter_rows():
-            yield Counts(rows=row["rows"], errors=row["errors"], by_type=tuple(map(_as_type, row["by_type"])))
+            counts = Counts(rows=row["rows"], errors=row["errors"], by_type=tuple(map(_as_type, row["by_type"])))
+            yield Receipt(counts=counts, worker=row["worker"], engine=EngineStatistics(**json.loads(row["engine"])))
     except ray.exceptions.RayError as error:
         raise RunFailed(_cause_of(error)) from error
 
@@ -174,7 +178,7 @@ class _GenerateAndWrite:
         unit, samples = unpack(batch)
         answers = final_answers(self._guard(unit, lambda: samples, self._generate))
         patiently(lambda: write_unit(self._folder, self._run, unit, answers))
-        return _receipt(count_answers(answers))
+        return _receipt(Receipt(counts=count_answers(answers), worker=_actor(), engine=self._generate.statistics()))
 
 
 def _actor() -> str:
@@ -182,13 +186,17 @@ def _actor() -> str:
     return str(ray.get_runtime_context().get_actor_id())
 
 
-def _receipt(counts: Counts) -> pa.Table:
-    by_type = [asdict(one) for one in counts.by_type]
-    return pa.table({"rows": [counts.rows], "errors": [counts.errors], "by_type": [by_type]}, schema=_RECEIPT)
+def _receipt(receipt: Receipt) -> pa.Table:
+    counts = receipt.counts
+    columns = {"rows": [counts.rows], "errors": [counts.errors], "by_type": [[asdict(one) for one in counts.by_type]]}
+    columns |= {"worker": [receipt.worker], "engine": [json.dumps(asdict(receipt.engine))]}
+    return pa.table(columns, schema=_RECEIPT)
 
 
 _RECEIPT = pa.schema(
     [
+        pa.field("worker", pa.string()),
+        pa.field("engine", pa.string()),  # EngineStatistics as JSON
         pa.field("rows", pa.int64()),
         pa.field("errors", pa.int64()),
         pa.field(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
@@ -11,6 +12,7 @@ from pipeline.lock import Lock, hold
 from pipeline.merge import BrokenUnits, finish_run
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
 from pipeline.preprocess.facts import ModelFacts
+from pipeline.progress import Progress, describe_engine
 from pipeline.reader import unit_reader
 from pipeline.run import RunMismatch, begin_run, read_manifest
 from pipeline.stages import Engine, Preprocess, engine_settings
@@ -52,21 +54,23 @@ class _Job:
         if read_manifest(folder) is not None:
             raise RunMismatch(f"{folder} is complete: choose a new --output for other settings or other input")
         units = plan.units(run["run"])
+        progress: Progress | None = None
         for _ in range(ROUNDS):
-            pace = self._answer_what_is_left(run["run"])
+            progress = self._answer_what_is_left(run["run"]) or progress
             self.lock.check()
             try:
-                manifest = finish_run(units, run["fingerprint"], {"seconds": round(time.monotonic() - began, 3)})
+                manifest = finish_run(units, run["fingerprint"], _timings(began, progress))
             except BrokenUnits as error:
                 say(f"{error}; answering them again")
                 for unit in error.units:
                     storage.delete(unit_path(folder, unit))
             else:
+                pace = progress.rows_per_s() if progress else None
                 return summarise(with_scores(plan.settings, manifest), folder, pace and pace / plan.num_prompts)
         raise RunFailed(f"units were broken {ROUNDS} times in a row: is the storage of {folder} sound?")
 
-    def _answer_what_is_left(self, run: str) -> float | None:
-        """Answers a second, None where nothing was left."""
+    def _answer_what_is_left(self, run: str) -> Progress | None:
+        """How it went, None where nothing was left."""
         plan, settings = self.plan, self.plan.settings
         done = done_units(settings.output)
         todo = [unit for unit in range(plan.listing.num_units) if unit not in done]
@@ -84,3 +88,9 @@ class _Job:
             continue_with_changes=self.continue_with_changes,
         )
         return answering.answer(todo, sum(map(plan.rows_of, todo)) * plan.num_prompts)
+
+
+def _timings(began: float, progress: Progress | None) -> dict[str, Any]:
+    """What the manifest says of this call: its seconds, and what its engines did in them."""
+    seconds = {"seconds": round(time.monotonic() - began, 3)}
+    return seconds if progress is None else {**seconds, "engine": describe_engine(progress.engine())}

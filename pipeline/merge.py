@@ -43,7 +43,7 @@ class Units:
         return read_unit_answers(self.folder, self.run, unit, self.answers_of(unit))
 
 
-def finish_run(units: Units, fingerprint: str, timings: dict[str, float]) -> dict[str, Any]:
+def finish_run(units: Units, fingerprint: str, timings: dict[str, Any]) -> dict[str, Any]:
     """Merge the units into answers/, write the manifest, remove units/. Raises BrokenUnits."""
     missing = set(range(units.num_units)) - done_units(units.folder)
     if missing:

@@ -27,6 +27,7 @@ from pipeline.job import ROUNDS
 from pipeline.lock import hold
 from pipeline.merge import Units, clear_work, in_manifest, write_answers
 from pipeline.plan import Plan, Summary, summarise, with_scores
+from pipeline.progress import Progress
 from pipeline.reader import unit_reader
 from pipeline.run import begin_run, read_manifest, read_run, write_manifest
 from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, to_parquet, unit_path
@@ -69,11 +70,12 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
             run=retry.units(positions).run,
             continue_with_changes=changes,
         )
-        pace = retry.answer(answering, positions)
+        progress = retry.answer(answering, positions)
         lock.check()
         manifest.pop("scores", None)  # of the answers as they were
         manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]}, positions)
         manifest = with_scores(plan.settings, manifest)
+    pace = progress.rows_per_s() if progress else None
     return summarise(manifest, folder, pace and pace / plan.num_prompts)
 
 
@@ -125,18 +127,18 @@ class _Retry:
             answers_of=lambda unit: len(rows[unit]) * self.plan.num_prompts,
         )
 
-    def answer(self, answering: Answering, positions: npt.NDArray[np.int64]) -> float | None:
+    def answer(self, answering: Answering, positions: npt.NDArray[np.int64]) -> Progress | None:
         """Answer what has no new answer yet; torn units are answered again."""
         units, rows = self.units(positions), self.rows_by_unit(positions)
-        pace = None
+        progress = None
         for _ in range(ROUNDS):
             done = done_units(units.folder)
             todo = [unit for unit in rows if unit not in done]
             if todo:
-                pace = answering.answer(todo, sum(len(rows[unit]) for unit in todo) * self.plan.num_prompts)
+                progress = answering.answer(todo, sum(len(rows[unit]) for unit in todo) * self.plan.num_prompts)
             broken = list(_broken(units, list(rows)))
             if not broken:
-                return pace
+                return progress
             for unit in broken:
                 storage.delete(unit_path(units.folder, unit))
         raise RunFailed(f"units were broken {ROUNDS} times in a row: is the storage of {units.folder} sound?")

@@ -23,7 +23,7 @@ from pipeline.preprocess.pdf import PdfPage
 from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
 from pipeline.reader import KEEP
 from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table
-from schemas.engine import Dtype, EngineSettings, Sampling
+from schemas.engine import Dtype, EngineSettings, EngineStatistics, Sampling
 from schemas.errors import Failure, RowError
 from schemas.job import JobSettings, NamedPrompt, fill, parse_prompts
 from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
@@ -36,6 +36,8 @@ class Engine(Protocol):
     """What the generate stage needs: one answer for every prompt of every sample, in their order, from any thread."""
 
     def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]: ...
+
+    def statistics(self) -> EngineStatistics: ...
 
 
 class Preprocess:
@@ -128,6 +130,10 @@ class Generate:
         if asked != [(answer.id, answer.prompt_id) for answer in answers]:
             raise RuntimeError(f"the engine gave {len(answers)} answers for {len(asked)} prompts, or in another order")
         return _answered(samples, list(join_answers(samples, answers)), table)
+
+    def statistics(self) -> EngineStatistics:
+        """What the engine has done since it was loaded."""
+        return self._engine.statistics()
 
     def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
         """The answers of samples that all failed in the same way; a prompt that had failed before keeps its reason."""

@@ -1,7 +1,7 @@
 """How the engine runs, how it draws its tokens, and what it counts: records, refused where they are made."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -97,22 +97,69 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatistics:
-    """What an engine has done since it was made; seconds are the device's, and do not overlap."""
+    """What an engine has done since it was made: counts, which add up over engines and differ between two moments.
+
+    Seconds are the device's and do not overlap. `teraflop` is 10^12 operations, padding not counted.
+    """
 
     num_rows: int = 0  # prompts answered or failed here
     num_images: int = 0  # through the vision tower
+    num_tiles: int = 0
+    num_tile_places: int = 0  # tiles and the black ones that fill their calls
     num_prompt_tokens: int = 0  # of the rows; what prompts share counts for each of them
+    num_prefilled_tokens: int = 0  # what prompts share counts once
+    num_prefill_places: int = 0  # prefilled tokens and their padding
     num_answer_tokens: int = 0
     num_prefills: int = 0
     num_decode_steps: int = 0
+    num_slot_steps: int = 0  # slots, summed over the decode steps
+    num_busy_slot_steps: int = 0  # those with a row in them
     num_out_of_memory: int = 0
-    prefill_padding: float = 0.0  # share of the prefilled tokens that are nobody's
-    tile_padding: float = 0.0  # share of the tiles in the vision tower that are nobody's
-    slot_use: float = 0.0  # share of the slots at work, mean over the decode steps
     vision_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
     waiting_s: float = 0.0  # callers there, and nothing to do until they hand in more rows
+    teraflop: float = 0.0
+    possible_teraflop: float = 0.0  # what products alone would have been in the seconds at work; 0: not measured
+
+    def __add__(self, other: "EngineStatistics") -> "EngineStatistics":
+        return EngineStatistics(
+            **{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)}
+        )
+
+    def __sub__(self, other: "EngineStatistics") -> "EngineStatistics":
+        return EngineStatistics(
+            **{one.name: getattr(self, one.name) - getattr(other, one.name) for one in fields(self)}
+        )
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds at work."""
+        return self.vision_s + self.prefill_s + self.decode_s
+
+    @property
+    def prefill_padding(self) -> float:
+        """The share of the prefilled tokens that are nobody's."""
+        return 1 - _share(self.num_prefilled_tokens, self.num_prefill_places, empty=1.0)
+
+    @property
+    def tile_padding(self) -> float:
+        """The share of the tiles in the vision tower that are nobody's."""
+        return 1 - _share(self.num_tiles, self.num_tile_places, empty=1.0)
+
+    @property
+    def slot_use(self) -> float:
+        """The share of the slots at work, mean over the decode steps."""
+        return _share(self.num_busy_slot_steps, self.num_slot_steps)
+
+    @property
+    def utilisation(self) -> float:
+        """The share of the device's own product rate that useful arithmetic was done at, while at work."""
+        return _share(self.teraflop, self.possible_teraflop)
+
+
+def _share(part: float, whole: float, empty: float = 0.0) -> float:
+    return part / whole if whole else empty
 
 
 def _at_least(name: str, value: float, least: int) -> None:

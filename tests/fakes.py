@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.stages import Preprocess
 from schemas.answer import Answer, Generation, answer_from
+from schemas.engine import EngineStatistics
 from schemas.job import JobSettings
 from schemas.sample import Prompt, Sample
 
@@ -22,6 +23,9 @@ class EchoEngine:
         for sample in samples:
             for prompt in sample.prompts:
                 yield answer_from(sample, prompt, None if prompt.failure else self._echo(sample, prompt))
+
+    def statistics(self) -> EngineStatistics:
+        return EngineStatistics()
 
     def _echo(self, sample: Sample, prompt: Prompt) -> Generation:
         sizes = " ".join(f"{size.width}x{size.height}" for size in sample.image_sizes)

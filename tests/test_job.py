@@ -11,7 +11,7 @@ import pytest
 from pipeline.answering import ErrorBudgetSpent
 from pipeline.job import run_job
 from pipeline.plan import plan_job
-from pipeline.run import RunMismatch
+from pipeline.run import RunMismatch, read_manifest
 from pipeline.stages import load_engine
 from pipeline.units import done_units
 from pipeline.verify import verify_run
@@ -67,6 +67,8 @@ def test_a_thousand_rows_with_ten_bad_ones_are_a_thousand_answers(tmp_path: Path
     assert {a["number"]: a["error_stage"] for a in answers if a["status"] == "error"} == planted
     assert all(a["error_type"] and a["error_message"] for a in answers if a["status"] == "error")
     assert Counter(a["finish_reason"] for a in answers)["length"] > 900
+    engine = read_manifest(str(tmp_path / "out"))["timings"]["engine"]
+    assert engine["num_answer_tokens"] == sum(a["num_generated_tokens"] or 0 for a in answers)
     assert memory.growth < 300 * 2**20
 
 

@@ -30,11 +30,6 @@ class Chunk:
     ending: tuple[tuple[int, Row], ...]
 
     @property
-    def positions(self) -> Ints:
-        """The position of every token in its prompt, (rows, length)."""
-        return self.starts[:, None] + np.arange(self.token_ids.shape[1])
-
-    @property
     def drawn_slots(self) -> Ints:
         """The slots that go to work behind this chunk; the dummy's for the other rows."""
         slots = np.full_like(self.slots, self.dummy)

@@ -17,6 +17,9 @@ BACKBONES = ("llama", "mistral", "qwen2")
 # How they stretch the rotary angles: all but those that change with the length of a prompt while it runs.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
+# Kernels are chosen by rule: which of several is the fastest a measurement would say otherwise in every process.
+DETERMINISTIC: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderShape:
@@ -107,9 +110,9 @@ class Decoder:
         return self.norm.weight.dtype
 
     def compile_blocks(self) -> None:
-        """Compile the two halves of a block, once for all layers and lengths."""
-        self._project = torch.compile(Block.project, dynamic=True)
-        self._finish = torch.compile(Block.finish, dynamic=True)
+        """Compile the two halves of a block, once for all layers and lengths, and alike in every process."""
+        self._project = torch.compile(Block.project, dynamic=True, options=DETERMINISTIC)
+        self._finish = torch.compile(Block.finish, dynamic=True, options=DETERMINISTIC)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Ids to embeddings, one dimension more; an image's places hold a placeholder."""
@@ -131,8 +134,9 @@ class Decoder:
         cos, sin = angles.cos() * self.rotary_scaling, angles.sin() * self.rotary_scaling
         return cos.to(self.dtype), sin.to(self.dtype)
 
-    def prefill(self, x: Tensor, slots: Tensor, cache: Cache) -> Tensor:
-        """Run prompts, (rows, length, hidden), from their first token on, and keep their keys and values in `slots`.
+    def prefill(self, x: Tensor, ends: Tensor, slots: Tensor, cache: Cache) -> Tensor:
+        """Run prompts, (rows, length, hidden), from their first token on, and keep their keys and values in `slots`;
+        returns what became of the tokens at the (rows,) `ends`: (rows, hidden).
 
         A row begins at place 0 of its slot and its padding comes behind it: causality hides that from the row, so no
         mask is needed and no number of it depends on the padding. What the padding leaves behind a row in its slot is
@@ -143,38 +147,51 @@ class Decoder:
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             cache.fill(layer, slots, keys, values)
-            return causal(queries, keys, values)
+            if queries.shape[1] == length:
+                return causal(queries, keys, values)
+            return cached(queries, keys.transpose(1, 2), values.transpose(1, 2), ends[:, None])
 
-        return self._through(x, positions, cache, attend)
+        return self._through(x, positions, ends, cache, attend)
 
-    def extend(self, x: Tensor, positions: Tensor, slots: Tensor, cache: Cache, span: int) -> Tensor:
-        """Run a few more tokens, (rows, length, hidden), of prompts whose beginning their slots hold already."""
+    def extend(self, x: Tensor, starts: Tensor, ends: Tensor, slots: Tensor, cache: Cache, span: int) -> Tensor:
+        """Run a few more tokens, (rows, length, hidden), of prompts whose beginning, `starts` long, their slots hold
+        already; returns what became of the tokens at `ends` of those: (rows, hidden)."""
+        length = x.shape[1]
+        # Padding may reach beyond the slot; its last place is free for it, as no prompt fills a slot without an answer.
+        positions = (starts[:, None] + torch.arange(length, device=x.device)).clamp(max=len(cache.cos) - 1)
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             cache.put(layer, slots, positions, (keys, values))
-            return cached(queries, *cache.some(layer, slots, span), positions)
+            places = positions if queries.shape[1] == length else (starts + ends)[:, None]
+            return cached(queries, *cache.some(layer, slots, span), places)
 
-        return self._through(x, positions, cache, attend)
+        return self._through(x, positions, ends, cache, attend)
 
     def step(self, x: Tensor, positions: Tensor, cache: Cache, attend_slots: Attend, span: int) -> Tensor:
-        """Run one more token of every slot, (slots, 1, hidden)."""
+        """Run one more token of every slot, (slots, 1, hidden); returns what became of them, (slots, hidden)."""
         slots = torch.arange(len(x), device=x.device)
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             cache.put(layer, slots, positions, (keys, values))
             return attend_slots(queries, *cache.all(layer, span), positions)
 
-        return self._through(x, positions, cache, attend)
+        return self._through(x, positions, None, cache, attend)
 
-    def _through(self, x: Tensor, positions: Tensor, cache: Cache, attend: Callable[..., Tensor]) -> Tensor:
+    def _through(
+        self, x: Tensor, positions: Tensor, ends: Tensor | None, cache: Cache, attend: Callable[..., Tensor]
+    ) -> Tensor:
+        """All layers; behind the last one's keys and values only the tokens at `ends` go on: no one reads others."""
         rows, length, _ = x.shape
         cos, sin = cache.cos[positions.flatten()], cache.sin[positions.flatten()]
         x = x.flatten(0, 1)
         for layer, block in enumerate(self.blocks):
             heads = self._project(block, x, cos, sin)
             queries, keys, values = (part.view(rows, length, -1, self.shape.head_dim) for part in heads)
+            if ends is not None and layer == self.shape.layers - 1:
+                row = torch.arange(rows, device=x.device)
+                x, queries = x.view(rows, length, -1)[row, ends], queries[row, ends][:, None]
             x = self._finish(block, x, attend(layer, queries, keys, values).flatten(0, 1))
-        return x.view(rows, length, -1)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the vocabulary scores after (rows, hidden): (rows, vocabulary)."""

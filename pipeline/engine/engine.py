@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 import torch
 
+from pipeline.engine.arithmetic import arithmetic, product_rate
 from pipeline.engine.draft import Draft
 from pipeline.engine.model import LoadedModel, load_model
 from pipeline.engine.rows import Family, Row, families
@@ -40,6 +41,7 @@ class Engine:
 
     def __init__(self, model: LoadedModel, settings: EngineSettings) -> None:
         self._model, self._settings = model, settings
+        self._product_rate = _product_rate(model, settings) if self._on_gpu else None
         self.sizes = resolve(model, settings)
         if settings.compile or (settings.compile is None and self._on_gpu):
             model.decoder.compile_blocks()
@@ -81,7 +83,9 @@ class Engine:
         """What has been done so far."""
         if self._last is not None:
             return self._last
-        return statistics(self._scheduler.counts, self._runner, self.sizes, self._waiting_s)
+        model = self._model
+        work = arithmetic(model.network.config, model.decoder.shape, model.num_tokens)
+        return statistics(self._scheduler.counts, self._runner, self._waiting_s, work, self._product_rate)
 
     def close(self) -> None:
         """Let go of the weights; the engine answers nothing after, those who wait for an answer are told."""
@@ -207,6 +211,10 @@ class _Reporting:
         if error is not None:
             self._engine._finish(error)
         return True
+
+
+def _product_rate(model: LoadedModel, settings: EngineSettings) -> float:
+    return product_rate(model.device, model.decoder.dtype, fp8=settings.quantize == "fp8")
 
 
 def _answer(row: Row) -> Answer:

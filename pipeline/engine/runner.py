@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.engine.arithmetic import causal_pairs
 from pipeline.engine.attention import Attend, cached
 from pipeline.engine.cache import Cache
 from pipeline.engine.chunks import Chunk, beginnings, rests
@@ -42,10 +43,10 @@ class Runner:
         self._device, self._decoder = model.device, model.decoder
         shape = cache_shape(model.decoder.shape, sizes.slots, sizes.capacity)
         self._cache = Cache(shape, model.decoder.rotary(sizes.capacity))
-        self._num_seen = model.num_tokens if sampling.penalises else 0
-        self._slots = Slots(sizes.slots, self._num_seen, self._device)
         stop_ids = () if sampling.ignore_eos else model.stop_ids
         self._sampler = Sampler(sampling, model.num_tokens, torch.tensor(stop_ids, dtype=torch.int64).to(self._device))
+        self._num_seen = self._sampler.width if sampling.penalises else 0
+        self._slots = Slots(sizes.slots, self._num_seen, self._device)
         self._attend = _attend(sizes)
         self._tiles_per_call = sizes.tiles_per_call
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -91,7 +92,8 @@ class Runner:
         with self.stopwatch("prefill"):
             chunk = beginnings(group, seats, self._slots.dummy)
             embeddings = self._embed(chunk, group.families)
-            hidden = self._decoder.prefill(embeddings, self._to_device(chunk.slots), self._cache)
+            ends, slots = self._to_device(chunk.lengths - 1), self._to_device(chunk.slots)
+            hidden = self._decoder.prefill(embeddings, ends, slots, self._cache)
             launched = [self._begin(chunk, hidden)]
             for family, own in zip(group.families, seats, strict=True):
                 if len(own) > 1:
@@ -104,15 +106,15 @@ class Runner:
     def _extend(self, chunk: Chunk, shared: int) -> Launched:
         """Run the rest of prompts whose beginnings, in the bucket `shared`, their slots hold."""
         span = min(shared + chunk.token_ids.shape[1], self._sizes.capacity)
-        # Padding may reach beyond the slot; its last place is free for it, as no prompt fills a slot without an answer.
-        positions = self._to_device(chunk.positions.clip(max=self._sizes.capacity - 1))
         embeddings = self._embed(chunk, ())
-        slots = self._to_device(chunk.slots)
-        return self._begin(chunk, self._decoder.extend(embeddings, positions, slots, self._cache, span))
+        starts, ends, slots = map(self._to_device, (chunk.starts, chunk.lengths - 1, chunk.slots))
+        return self._begin(chunk, self._decoder.extend(embeddings, starts, ends, slots, self._cache, span))
 
     def _embed(self, chunk: Chunk, families: Iterable[Family]) -> Tensor:
         """(rows, length, hidden) embeddings, image tokens replaced by their features."""
-        self.counts["tokens"] += int(chunk.lengths[chunk.slots != chunk.dummy].sum())
+        real = chunk.slots != chunk.dummy
+        self.counts["tokens"] += int(chunk.lengths[real].sum())
+        self.counts["pairs"] += int(causal_pairs(chunk.starts, chunk.lengths)[real].sum())
         self.counts["token places"] += chunk.token_ids.size
         embeddings = self._decoder.embed(self._to_device(chunk.token_ids))
         features = [f.pictures.features for f in families if f.pictures.features is not None]
@@ -122,9 +124,10 @@ class Runner:
         return embeddings
 
     def _begin(self, chunk: Chunk, hidden: Tensor) -> Launched:
-        """Draw the tokens that follow a chunk's last ones, and set the slots to work whose prompts have ended."""
-        ends = self._to_device(chunk.lengths - 1)
-        logits = self._decoder.logits(hidden[torch.arange(len(ends), device=self._device), ends])
+        """Draw the tokens that follow a chunk's last ones, (rows, hidden), and set the slots to work whose prompts have
+        ended."""
+        self.counts["drawn"] += len(chunk.ending)
+        logits = self._decoder.logits(hidden)
         state = self._state(chunk)
         draw = self._sampler.draw(logits, state)
         lengths = self._to_device(chunk.starts + chunk.lengths)
@@ -159,6 +162,7 @@ class Runner:
             else:
                 self._step(min(round_up(longest + 1, _SPAN_STEP), self._sizes.capacity))
         self.counts["decode steps"] += 1
+        self.counts["slots"] += self._slots.num
         return Reading(self._slots.token_ids[: self._slots.num], self._slots.logprobs[: self._slots.num])
 
     def _step(self, span: int) -> None:
@@ -166,7 +170,7 @@ class Runner:
         embeddings = self._decoder.embed(self._slots.token_ids[:num, None])
         positions = self._slots.positions[:num, None]
         hidden = self._decoder.step(embeddings, positions, self._cache, self._attend, span)
-        self._slots.advance(self._sampler.draw(self._decoder.logits(hidden[:, 0]), self._slots.state()))
+        self._slots.advance(self._sampler.draw(self._decoder.logits(hidden), self._slots.state()))
 
     @torch.inference_mode()
     def capture(self) -> None:

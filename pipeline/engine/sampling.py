@@ -8,6 +8,8 @@ from torch import Tensor
 
 from schemas.engine import Sampling
 
+_WIDTH_STEP = 16  # float32 numbers in 64 bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawState:
@@ -15,7 +17,7 @@ class DrawState:
 
     seeds: Tensor  # (rows,) int64
     steps: Tensor  # (rows,) int64: tokens drawn so far
-    seen: Tensor | None  # (rows, num_tokens) bool: tokens of the prompt and the answer; None without a penalty
+    seen: Tensor | None  # (rows, the sampler's width) bool: tokens of the prompt and the answer; None without a penalty
     penalties: Tensor | None = None  # (rows,) float32: of the tokens seen, 1 for none; None where `seen` is
 
 
@@ -33,21 +35,32 @@ class Sampler:
     def __init__(self, sampling: Sampling, num_tokens: int, stop_ids: Tensor) -> None:
         self._sampling = sampling
         self._num_tokens = num_tokens
-        ends = torch.zeros(num_tokens, dtype=torch.bool, device=stop_ids.device)
+        self.width = -(-num_tokens // _WIDTH_STEP) * _WIDTH_STEP  # of what is known about every token
+        ends = torch.zeros(self.width, dtype=torch.bool, device=stop_ids.device)
         self._ends = ends.index_fill(0, stop_ids[stop_ids < num_tokens], True)
 
     def draw(self, logits: Tensor, state: DrawState) -> Draw:
         """The next token of every row from its logits, (rows, vocabulary)."""
-        logits = logits[:, : self._num_tokens].float()
+        logits = self._known(logits)
         scores = self._steer(logits, state)
         if self._sampling.temperature:
-            chosen = pick(_shape(scores, self._sampling), noise(state.seeds, state.steps))
+            chosen = pick(_shape(scores, self._sampling)[:, : self._num_tokens], noise(state.seeds, state.steps))
         else:
             chosen = scores.argmax(-1)
-        if state.seen is not None:
-            state.seen.scatter_(1, chosen[:, None], True)
         own = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        if state.seen is not None:  # last: a draw that ran out of memory can be made again
+            state.seen.scatter_(1, chosen[:, None], True)
         return Draw(token_ids=chosen, logprobs=own)
+
+    def _known(self, logits: Tensor) -> Tensor:
+        """The scores in float32, those of the table's padding out of reach.
+
+        Every row begins at a multiple of 64 bytes: where it began elsewhere, a GPU would sum it in another order, and a
+        row's numbers would depend on its place.
+        """
+        known = torch.full((len(logits), self.width), -torch.inf, device=logits.device)
+        known[:, : self._num_tokens] = logits[:, : self._num_tokens]
+        return known
 
     def _steer(self, logits: Tensor, state: DrawState) -> Tensor:
         """Repetition penalty, then no end before `min_new_tokens`: transformers' order."""

@@ -85,9 +85,17 @@ class Scheduler:
     def _decode(self) -> list[Launched]:
         if not self._seats:
             return []
-        longest = max(len(row.prompt.token_ids) + draft_of(row).num_tokens for row in self._seats.values())
-        self.counts["slots at work"] += len(self._seats)
-        reading = self._runner.decode(longest)
+        lengths = [len(row.prompt.token_ids) + draft_of(row).num_tokens for row in self._seats.values()]
+        self.counts["busy slots"] += len(lengths)
+        self.counts["pairs"] += sum(lengths)
+        try:
+            reading = self._runner.decode(max(lengths))
+        except torch.OutOfMemoryError:
+            reading = None
+        if reading is None:  # its shape is always the same: only what the allocator keeps back can make room
+            torch.cuda.empty_cache()
+            self.counts["out of memory"] += 1
+            reading = self._runner.decode(max(lengths))
         return [Launched(reading=reading, drafts=tuple((slot, draft_of(row)) for slot, row in self._seats.items()))]
 
     def _postprocess(self, keep: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration
 
+from pipeline.engine.decoder import DETERMINISTIC
 from pipeline.engine.device import to_device
 from pipeline.engine.features import feature_index
 from pipeline.preprocess.geometry import Anyres
@@ -49,7 +50,7 @@ class Vision:
     def compile_layers(self) -> None:
         """Compile the layers that are run: one compilation serves all of them, as every call has the same shape."""
         for layer in self._layers:
-            layer.compile()
+            layer.compile(options=DETERMINISTIC)
 
     def encode(self, samples: Sequence[Sample], tiles_per_call: int) -> list[Tensor]:
         """The features of each sample's images, (num_image_tokens, width).

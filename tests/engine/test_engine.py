@@ -158,6 +158,24 @@ def test_a_row_too_large_for_the_memory_becomes_an_error_row_and_the_others_are_
     assert "prompt tokens and up to 12 new ones do not fit the device alone" in answers[0].error_message
 
 
+def test_a_decode_step_that_runs_out_of_memory_is_made_again_and_changes_no_answer(oracle):
+    questions, asked = mixed_questions(), []
+
+    def check(module, inputs):
+        asked.append(len(inputs[0]))
+        if asked.count(2) in (3, 9):
+            asked.append(2)
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    engine = oracle.engine(replace(FP32, slots=2), repetition_penalty=1.3)
+    expected = [oracle.spelled(q, repetition_penalty=1.3) for q in questions]
+    handle = oracle.model.decoder.blocks[1].before_mlp.register_forward_pre_hook(check)
+    answers = list(engine.generate(oracle.sample(q) for q in questions))
+    handle.remove()
+    assert [a.text for a in answers] == expected
+    assert engine.statistics().num_out_of_memory == 2
+
+
 def test_the_tower_sees_fewer_tiles_where_they_do_not_fit_the_memory(oracle):
     questions = mixed_questions()
 
