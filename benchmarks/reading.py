@@ -16,7 +16,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,7 +53,7 @@ def write_long(folder: Path) -> Path:
     """Pages of more lines than the demo model reads at once, in a plain face and words that training never saw."""
     lines = [line for item in read_items() if item.kind == "read" for line in item.truth.split("\n")]
     texts = [lines[start : start + _LINES] for start in range(0, len(lines) - _LINES + 1, _LINES)][:_LONG_PAGES]
-    rows = ({"id": f"long-{i:02}", "image": _png(_typeset(t)), "truth": "\n".join(t)} for i, t in enumerate(texts))
+    rows = [{"id": f"long-{i:02}", "image": _png(_typeset(t)), "truth": "\n".join(t)} for i, t in enumerate(texts)]
     return _write(folder / "long.parquet", rows)
 
 
@@ -118,7 +118,7 @@ def _png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _write(path: Path, rows: Iterable[dict[str, object]]) -> Path:
+def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(rows), schema=PAGES_SCHEMA), path, row_group_size=20)
     return path
