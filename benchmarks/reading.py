@@ -53,8 +53,17 @@ def write_long(folder: Path) -> Path:
     """Pages of more lines than the demo model reads at once, in a plain face and words that training never saw."""
     lines = [line for item in read_items() if item.kind == "read" for line in item.truth.split("\n")]
     texts = [lines[start : start + _LINES] for start in range(0, len(lines) - _LINES + 1, _LINES)][:_LONG_PAGES]
-    rows = [{"id": f"long-{i:02}", "image": _png(_typeset(t)), "truth": "\n".join(t)} for i, t in enumerate(texts)]
+    rows = [{"id": f"long-{i:02}", "image": _png(typeset(t)), "truth": "\n".join(t)} for i, t in enumerate(texts)]
     return _write(folder / "long.parquet", rows)
+
+
+def typeset(lines: list[str]) -> Image.Image:
+    """Lines in black on a white page, large enough for the demo model where they are seen at their size."""
+    font = ImageFont.load_default(size=28)
+    page = Image.new("RGB", (460, 40 + 44 * len(lines)), "white")
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(page).text((16, 20 + 44 * number), line, fill="black", font=font)
+    return page
 
 
 def write_pages(folder: Path, pdf: Path, pages: int, dpi: int) -> Path:
@@ -102,14 +111,6 @@ def _rates(path: Path, read: Callable[[dict[str, bytes]], str]) -> dict[str, flo
     total = add_up(readings)
     seconds = (time.monotonic() - started) / max(1, len(readings))
     return {"rows": len(readings), "cer": round(total.cer, 4), "wer": round(total.wer, 4), "s_a_row": round(seconds, 3)}
-
-
-def _typeset(lines: list[str]) -> Image.Image:
-    font = ImageFont.load_default(size=28)
-    page = Image.new("RGB", (460, 40 + 44 * len(lines)), "white")
-    for number, line in enumerate(lines):
-        ImageDraw.Draw(page).text((16, 20 + 44 * number), line, fill="black", font=font)
-    return page
 
 
 def _png(image: Image.Image) -> bytes:
