@@ -129,7 +129,9 @@ def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -
 
 def answers_to_table(answers: Sequence[Answer]) -> pa.Table:
     """A table of ANSWER_SCHEMA, one row an answer."""
-    return pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
+    columns = {name: [getattr(answer, name) for answer in answers] for name in ANSWER_SCHEMA.names}
+    columns["strips"] = [answer.strips and [asdict(strip) for strip in answer.strips] for answer in answers]
+    return pa.table(columns, schema=ANSWER_SCHEMA)
 
 
 def table_to_answers(table: pa.Table) -> list[Answer]:
