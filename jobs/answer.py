@@ -71,7 +71,8 @@ def run_to_status(run: Callable[[], int]) -> int:
 
 def report(summary: "Summary") -> int:
     """Print the last line."""
-    sys.stdout.write(json.dumps(asdict(summary)) + "\n")
+    line = {name: value for name, value in asdict(summary).items() if name != "scores" or value is not None}
+    sys.stdout.write(json.dumps(line) + "\n")
     return 0
 
 

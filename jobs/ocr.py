@@ -11,13 +11,14 @@ from pydantic import Field
 from jobs.answer import ContinueWithChanges, DryRun, answer
 from schemas.job import JobSettings
 
-PROMPT = "What does the text say?"
-
 
 class OcrSettings(JobSettings):
-    """A job's settings with room for long answers."""
+    """A job's settings for reading: long answers, and none that go round in a circle."""
 
-    max_new_tokens: int = Field(1024, ge=1, description="Longest answer, in tokens.")
+    max_new_tokens: int = Field(4096, ge=1, description="Longest answer, in tokens; less where the context is full.")
+    cut_repetition: bool = Field(
+        True, description="End an answer that repeats itself without end, and try it once more with retry_penalty."
+    )
 
 
 def ocr(
@@ -27,10 +28,12 @@ def ocr(
     continue_with_changes: ContinueWithChanges = False,
 ) -> int:
     """Read the text in every image of the input."""
+    from pipeline.preprocess.reading import reading_prompt  # transformers takes seconds that help need not wait for
+
     return answer(
         "ocr",
         settings,
-        default_prompt=PROMPT,
+        default_prompt=reading_prompt(settings.model, settings.revision),
         dry_run=dry_run,
         continue_with_changes=continue_with_changes,
     )

@@ -23,6 +23,7 @@ NAMES: dict[Role, tuple[str, ...]] = {
     "prompt": ("prompt", "question"),
     "messages": ("messages", "conversation", "conversations"),
 }
+REFERENCE = "reference"  # what the answers call the column of the texts that are right
 # Often a caption and not a question, so it is the prompt only where there is no better name.
 WEAK_PROMPT_NAMES = ("text",)
 
@@ -42,6 +43,7 @@ class ColumnChoices:
     keep: tuple[str, ...] = ()
     own_prompts: bool = False
     values: tuple[str, ...] = ()
+    reference: str | None = None  # the texts that are right; kept as REFERENCE, and never a prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +89,10 @@ class FileSchema:
 def find_columns(files: Sequence[FileSchema], choices: ColumnChoices) -> Columns:
     """The columns of these files, which must agree on them; else a ValueError that names the choices and the flag."""
     schema = _common_schema(files)
-    asked = _find_asked(schema, choices)
+    others = pa.schema([field for field in schema if field.name != choices.reference])
+    asked = _find_asked(others, choices)
     image = _named(schema, "image", choices.image) or _find_image(schema, needed=asked["messages"] is None)
-    prompts = _candidates(schema, "prompt")
+    prompts = _candidates(others, "prompt")
     columns = Columns(
         image=image,
         image_kind=image_kind(schema.field(image).type) if image else None,
@@ -97,7 +100,7 @@ def find_columns(files: Sequence[FileSchema], choices: ColumnChoices) -> Columns
         **asked,
         ignored_prompt=prompts[0] if prompts and asked["prompt"] is None else None,
         values=_find_values(schema, choices.values),
-        keep=_find_kept(schema, choices.keep),
+        keep=_find_kept(schema, choices.keep, _find_reference(schema, choices.reference)),
     )
     for file in files:
         _check_file(file, columns, files[0].url, schema)
@@ -130,6 +133,7 @@ def refuse_choices(choices: ColumnChoices) -> None:
     """Raise ValueError where columns are named but the input files are images, which have none."""
     named = {role: getattr(choices, role) for role in NAMES}
     given = [f"--{role}-column {name}" for role, name in named.items() if name]
+    given += [f"--reference-column {choices.reference}"] if choices.reference else []
     given += [f"--keep {name}" for name in choices.keep] + [f"--prompt with {name}" for name in choices.values]
     if given:
         raise ValueError(f"{given[0]} needs Parquet input: image files have no columns")
@@ -252,8 +256,17 @@ def _find_values(schema: pa.Schema, names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _find_kept(schema: pa.Schema, keep: tuple[str, ...]) -> tuple[Kept, ...]:
-    found: dict[str, Kept] = {}
+def _find_reference(schema: pa.Schema, name: str | None) -> tuple[Kept, ...]:
+    if name is None:
+        return ()
+    _check_name(schema, "--reference-column", name)
+    if not is_text(schema.field(name).type):
+        raise ValueError(f"--reference-column {name} must be a string, got {schema.field(name).type}")
+    return (Kept(name=REFERENCE, column=name, type=schema.field(name).type),)
+
+
+def _find_kept(schema: pa.Schema, keep: tuple[str, ...], others: tuple[Kept, ...]) -> tuple[Kept, ...]:
+    found = {other.name: other for other in others}
     for text in keep:
         new, equals, old = text.partition("=")
         name, column = (new, old) if equals and text not in schema.names else (text, text)

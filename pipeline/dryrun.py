@@ -50,7 +50,8 @@ def describe_rows(plan: Plan) -> str:
 
 def _describe_sample(sample: Sample) -> Iterator[str]:
     sizes = ", ".join(f"{size.width}x{size.height}" for size in sample.image_sizes) or "no image"
-    for prompt in sample.prompts:
+    sizes += f" in {len(sample.strips)} strips" if sample.strips else ""
+    for prompt in sample.asked:
         yield f"  {sample.id}  {prompt.id}  {_describe_prompt(prompt, sizes, sum(sample.tiles_per_image))}"
 
 

@@ -1,16 +1,45 @@
-"""Fetch: the bytes of one image URI, under a limit."""
+"""Fetch: the bytes of one image, or of the PDF that it is a page of, under a limit."""
 
 import base64
 import binascii
+import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from pipeline import storage
 from pipeline.patience import WAITS_S, is_transient, patiently
+from pipeline.preprocess.pdf import PdfPage, split_page_uri
 from schemas.errors import RowError
+from schemas.request import ImageRef
 
 SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "data")
 _SHOWN = 200  # characters of a URI in a message: a data: URI holds a whole image
+
+
+_DOCUMENTS = 2  # kept at once: pages of one file follow each other
+
+
+class ImageFetcher:
+    """Fetches images for many threads; a PDF once for its pages, and PDFs one after the other."""
+
+    def __init__(self, *, max_bytes: int, pdf_dpi: int) -> None:
+        self._max_bytes = max_bytes
+        self._pdf_dpi = pdf_dpi
+        self._document = lru_cache(_DOCUMENTS)(lambda file: fetch(file, max_bytes))
+        self._documents = threading.Lock()
+
+    def __call__(self, image: ImageRef) -> bytes | PdfPage:
+        """The encoded image or the page still to be rendered; raises RowError where there is none to be had."""
+        if image.data is not None:
+            return image.data
+        if image.uri is None:
+            raise RowError("read", "NoImage", "the row's image is null: give it bytes or a URI, or leave the row out")
+        page = split_page_uri(image.uri)
+        if page is None:
+            return fetch(image.uri, self._max_bytes)
+        with self._documents:
+            return PdfPage(data=self._document(page.file), page=page.page, dpi=self._pdf_dpi)
 
 
 def fetch(uri: str, max_bytes: int, waits_s: Sequence[float] = WAITS_S) -> bytes:

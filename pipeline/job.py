@@ -11,7 +11,7 @@ from pipeline.dataflow import RunFailed
 from pipeline.lock import Lock, hold
 from pipeline.machine import cards_here, check_machine
 from pipeline.merge import BrokenUnits, finish_run
-from pipeline.plan import Plan, Summary, find_complete, summarise
+from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
 from pipeline.progress import Progress, describe_engine
 from pipeline.reader import unit_reader
 from pipeline.run import RunMismatch, begin_run, read_manifest
@@ -67,7 +67,7 @@ class _Job:
                     storage.delete(unit_path(folder, unit))
             else:
                 pace = progress.rows_per_s() if progress else None
-                return summarise(manifest, folder, pace and pace / plan.num_prompts)
+                return summarise(with_scores(plan.settings, manifest), folder, pace and pace / plan.num_prompts)
         raise RunFailed(f"units were broken {ROUNDS} times in a row: is the storage of {folder} sound?")
 
     def _answer_what_is_left(self, run: str) -> Progress | None:

@@ -1,4 +1,4 @@
-"""Listing: the files that one `--input` names, their one format, and what their Parquet footers state."""
+"""Listing: the files that one `--input` names, their one format, and how many rows they state that they have."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.preprocess.pdf import INSTALL, SUFFIX, can_read_pdfs, count_pages, is_pdf
 from pipeline.storage import FileInfo
+from schemas.errors import RowError
 
 Format = Literal["parquet", "images"]
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -18,6 +20,8 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".tga", ".ico"),
 )
+FILE_SUFFIXES = (*IMAGE_SUFFIXES, SUFFIX)
+_SMALL_PDF = 16 * 2**20  # bytes; read at once, and many at the same time
 _FOOTERS_AT_ONCE = 16  # they wait for storage, not for the CPU
 _FOOTERS_AHEAD = 256  # read before it is looked whether --limit has its rows
 
@@ -40,10 +44,10 @@ class Footer:
 
 
 def find_input(url: str) -> Found:
-    """The Parquet and image files of a folder, a glob or a single path. Raises ValueError where there are none."""
+    """The Parquet, image and PDF files of a folder, a glob or a single path. Raises ValueError where there are none."""
     try:
         full = storage.absolute(url)
-        files = storage.list_files(url, PARQUET_SUFFIXES + IMAGE_SUFFIXES)
+        files = storage.list_files(url, PARQUET_SUFFIXES + FILE_SUFFIXES)
         there = bool(files) or storage.exists(url)
     except OSError as error:
         raise ValueError(f"--input {url} cannot be listed: {error}") from error
@@ -51,8 +55,8 @@ def find_input(url: str) -> Found:
     wanted = tuple(file for file in files if not _is_bookkeeping(file.url[len(root) :]))
     if not wanted:
         what = "it holds" if there else "there is nothing of that name, so"
-        suffixes = ", ".join(PARQUET_SUFFIXES + IMAGE_SUFFIXES)
-        raise ValueError(f"--input {url}: {what} no Parquet or image file; looked for names ending in {suffixes}")
+        suffixes = ", ".join(PARQUET_SUFFIXES + FILE_SUFFIXES)
+        raise ValueError(f"--input {url}: {what} no Parquet, image or PDF file; looked for names ending in {suffixes}")
     return Found(root=root, files=wanted)
 
 
@@ -84,6 +88,37 @@ def read_footers(urls: Sequence[str], limit: int | None) -> list[Footer]:
             if limit is not None and sum(footer.num_rows for footer in footers) >= limit:
                 break
     return footers
+
+
+def count_rows(files: Sequence[FileInfo], limit: int | None) -> list[int]:
+    """A row for each image and for each page of a PDF, of all files or of the first ones that have `limit` together.
+
+    A PDF that cannot be opened is one row, which will say why. Raises ValueError where PDFs cannot be read here.
+    """
+    pdfs = [file.url for file in files if is_pdf(file.url)]
+    if not pdfs:
+        return [1] * len(files)
+    if not can_read_pdfs():
+        raise ValueError(f"--input {pdfs[0]}: {INSTALL}")
+    rows: list[int] = []
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        for start in range(0, len(files), _FOOTERS_AHEAD):
+            rows += pool.map(_rows_of, files[start : start + _FOOTERS_AHEAD])
+            if limit is not None and sum(rows) >= limit:
+                break
+    return rows
+
+
+def _rows_of(file: FileInfo) -> int:
+    if not is_pdf(file.url):
+        return 1
+    try:
+        if file.size <= _SMALL_PDF:
+            return max(1, count_pages(storage.read_bytes(file.url)))
+        with storage.open_url(file.url) as source:
+            return max(1, count_pages(source))
+    except (OSError, RowError):
+        return 1
 
 
 def _read_footer(url: str) -> Footer:

@@ -17,8 +17,11 @@ from pipeline.merge import Units
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.template import choose_template
 from pipeline.run import is_complete, read_manifest
+from pipeline.scores import Scores, score_run, scores_in
 from pipeline.sources import Listing, list_input
 from schemas.job import PLACEMENT, JobSettings, columns_in, parse_prompts
+
+_UNIT_OF_PAGES = 8  # rows of a unit: a page in strips is some ten times as large as a picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,7 @@ class Summary:
     errors: int
     images_per_s: float | None
     output: str
+    scores: Scores | None = None  # where --reference-column says what is right
 
 
 def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | None = None) -> Plan:
@@ -87,10 +91,12 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         prompt=settings.prompt_column,
         messages=settings.messages_column,
         keep=settings.keep,
+        reference=settings.reference_column,
         own_prompts=bool(settings.prompt),
         values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
-    listing = list_input(settings.input, choices, settings.limit, settings.unit_rows)
+    unit_rows = settings.unit_rows or (_UNIT_OF_PAGES if settings.strips == "auto" else None)
+    listing = list_input(settings.input, choices, settings.limit, unit_rows)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
     if model is None:
@@ -113,8 +119,16 @@ def find_complete(plan: Plan) -> Summary | None:
     storage.delete(storage.join(folder, "units"))  # a kill may have come between the manifest and this
     manifest = read_manifest(folder)
     assert manifest is not None
+    manifest = with_scores(plan.settings, manifest)
     sys.stderr.write(f"already complete: {manifest['rows']:,} answers in {folder}\n")
     return summarise(manifest, folder, None)
+
+
+def with_scores(settings: JobSettings, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a complete run, scored if that is asked and not done; scoring again gives the same."""
+    if settings.reference_column is None or "scores" in manifest:
+        return manifest
+    return score_run(settings.output, manifest)
 
 
 def summarise(manifest: dict[str, Any], folder: str, images_per_s: float | None) -> Summary:
@@ -125,6 +139,7 @@ def summarise(manifest: dict[str, Any], folder: str, images_per_s: float | None)
         errors=manifest["errors"],
         images_per_s=images_per_s and round(images_per_s, 3),
         output=folder,
+        scores=scores_in(manifest),
     )
 
 

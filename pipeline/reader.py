@@ -18,6 +18,7 @@ from pipeline import storage
 from pipeline.column_types import is_list, is_text
 from pipeline.columns import Columns
 from pipeline.listing import Format
+from pipeline.preprocess.pdf import is_pdf, page_uri
 from pipeline.sources import Listing
 from schemas.request import REQUEST_SCHEMA
 
@@ -65,10 +66,17 @@ def _read_numbered(listing: Listing, number: int) -> pa.Table:
 
 
 def _image_files(pieces: pa.Table) -> pa.Table:
-    urls = pieces.column("url").combine_chunks()
+    names, urls = (pa.array(_rows_of(pieces, column), pa.string()) for column in ("name", "url"))
     images = _one_image_a_row(pa.nulls(len(urls), pa.large_binary()), urls)
     asked = [pa.nulls(len(urls), pa.string())] * 2
-    return pa.table([pieces.column("name"), images, *asked, _values([], [], len(urls))], names=REQUEST_SCHEMA.names)
+    return pa.table([names, images, *asked, _values([], [], len(urls))], names=REQUEST_SCHEMA.names)
+
+
+def _rows_of(pieces: pa.Table, column: str) -> Iterator[str]:
+    """This column of the pieces' files, for every row; that of a PDF's page with the page's number."""
+    for piece in pieces.select([column, "start", "num_rows"]).to_pylist():
+        pages = range(piece["start"] + 1, piece["start"] + 1 + piece["num_rows"])
+        yield from (page_uri(piece[column], page) for page in pages) if is_pdf(piece[column]) else [piece[column]]
 
 
 def _read_piece(piece: dict[str, object], names: list[str], whole_read_bytes: int) -> Iterator[_Rows]:

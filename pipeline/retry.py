@@ -26,7 +26,7 @@ from pipeline.dataflow import RunFailed
 from pipeline.job import ROUNDS
 from pipeline.lock import hold
 from pipeline.merge import Units, clear_work, in_manifest, write_answers
-from pipeline.plan import Plan, Summary, summarise
+from pipeline.plan import Plan, Summary, summarise, with_scores
 from pipeline.progress import Progress
 from pipeline.reader import unit_reader
 from pipeline.run import begin_run, read_manifest, read_run, write_manifest
@@ -72,7 +72,9 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
         )
         progress = retry.answer(answering, positions)
         lock.check()
+        manifest.pop("scores", None)  # of the answers as they were
         manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]}, positions)
+        manifest = with_scores(plan.settings, manifest)
     pace = progress.rows_per_s() if progress else None
     return summarise(manifest, folder, pace and pace / plan.num_prompts)
 

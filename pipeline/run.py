@@ -25,7 +25,9 @@ from pipeline.units import to_parquet
 FORMAT = 1  # of run.json and manifest.json
 _SHOWN = 10  # changed input files named in a message
 # What decides which row an answer stands for: never to be changed in a folder that has answers.
-FIXED = frozenset({"job", "keep", "id_column", "unit_rows", "input_rows", "input_layout", "prompt_ids"})
+FIXED = frozenset(
+    {"job", "keep", "id_column", "reference_column", "unit_rows", "input_rows", "input_layout", "prompt_ids"}
+)
 
 
 class RunMismatch(ValueError):

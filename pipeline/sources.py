@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.columns import ColumnChoices, Columns, FileSchema, find_columns, refuse_choices
-from pipeline.listing import Format, common_folder, find_input, format_of, read_footers
+from pipeline.listing import Format, common_folder, count_rows, find_input, format_of, read_footers
 from pipeline.storage import FileInfo
 
 _MIN_UNIT, _MAX_UNIT = 8, 64  # rows of a unit where the user sets none
@@ -119,7 +119,7 @@ def _look_into(
     """The columns, and the rows of each file (with a limit of the first files only)."""
     if format == "images":
         refuse_choices(choices)
-        return Columns(), np.ones(len(files), np.int64)
+        return Columns(), np.array(count_rows(files, limit), np.int64)
     footers = read_footers([file.url for file in files], limit)
     columns = find_columns([FileSchema(url=footer.url, schema=footer.schema) for footer in footers], choices)
     return columns, np.array([footer.num_rows for footer in footers], np.int64)

@@ -15,9 +15,11 @@ import torch
 
 from pipeline.checkpoint import locate
 from pipeline.engine.engine import Engine as TorchEngine
-from pipeline.fetch import fetch
+from pipeline.fetch import ImageFetcher
+from pipeline.joining import join_answers, samples_of_strips
 from pipeline.preprocess.conversation import Conversation, ask, parse_messages
 from pipeline.preprocess.image import ImageLimits
+from pipeline.preprocess.pdf import PdfPage
 from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
 from pipeline.reader import KEEP
 from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table
@@ -51,7 +53,8 @@ class Preprocess:
             chat=Chat(template=settings.chat_template, system=settings.system),
         )
         self._prompts = parse_prompts(settings.prompt)
-        self._max_image_bytes = settings.max_image_bytes
+        self._strips = settings.strips == "auto"
+        self._fetch_image = ImageFetcher(max_bytes=settings.max_image_bytes, pdf_dpi=settings.pdf_dpi)
         self._pool = ThreadPoolExecutor(settings.fetch_threads)
         self._decoding = threading.Lock()  # one unit at a time; another one is read and fetched meanwhile
 
@@ -72,21 +75,30 @@ class Preprocess:
         samples = [self._failed(request, failure) for request in table_to_requests(table)]
         return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
 
-    def _fetch(self, request: Request) -> list[bytes] | Failure:
-        return attempt(lambda: [fetch_image(image, self._max_image_bytes) for image in images_of(request)])
+    def _fetch(self, request: Request) -> list[bytes | PdfPage] | Failure:
+        return attempt(lambda: [self._fetch_image(image) for image in images_of(request)])
 
-    def _sample(self, request: Request, fetched: list[bytes] | Failure) -> Sample:
-        images = fetched if isinstance(fetched, Failure) else attempt(lambda: self.preprocessor.load_images(fetched))
+    def _sample(self, request: Request, fetched: list[bytes | PdfPage] | Failure) -> Sample:
+        images = fetched if isinstance(fetched, Failure) else attempt(lambda: self._load(fetched))
         if isinstance(images, Failure):
             return self._failed(request, images)
         return Sample(
             id=request.id,
-            prompts=tuple(self._prompt(request, prompt, images) for prompt in self._prompts or (None,)),
+            prompts=tuple(
+                self._prompt(request, prompt, view) for view in images.views() for prompt in self._prompts or (None,)
+            ),
             image_sizes=images.image_sizes,
             tiles_per_image=images.tiles_per_image,
             tiles=images.tiles,
             image_sha256=images.image_sha256,
+            strips=images.strips,
         )
+
+    def _load(self, fetched: list[bytes | PdfPage]) -> Images:
+        """The row's images; a page that is alone may be cut into strips."""
+        if self._strips and len(fetched) == 1:
+            return self.preprocessor.load_page(fetched[0])
+        return self.preprocessor.load_images(fetched)
 
     def _failed(self, request: Request, failure: Failure) -> Sample:
         prompts = (self._prompt(request, prompt, failure) for prompt in self._prompts or (None,))
@@ -112,11 +124,12 @@ class Generate:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         samples = table_to_samples(table)
-        answers = list(self._engine.generate(samples))
-        asked = [(sample.id, prompt.id) for sample in samples for prompt in sample.prompts]
+        pieces = [piece for sample in samples for piece in samples_of_strips(sample)]
+        answers = list(self._engine.generate(pieces))
+        asked = [(piece.id, prompt.id) for piece in pieces for prompt in piece.prompts]
         if asked != [(answer.id, answer.prompt_id) for answer in answers]:
             raise RuntimeError(f"the engine gave {len(answers)} answers for {len(asked)} prompts, or in another order")
-        return _answered(samples, answers, table)
+        return _answered(samples, list(join_answers(samples, answers)), table)
 
     def statistics(self) -> EngineStatistics:
         """What the engine has done since it was loaded."""
@@ -125,7 +138,7 @@ class Generate:
     def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
         """The answers of samples that all failed in the same way; a prompt that had failed before keeps its reason."""
         samples = table_to_samples(table)
-        pairs = ((sample, prompt) for sample in samples for prompt in sample.prompts)
+        pairs = ((sample, prompt) for sample in samples for prompt in sample.asked)
         answers = [answer_from(sample, _with_failure(prompt, failure), None) for sample, prompt in pairs]
         return _answered(samples, answers, table)
 
@@ -156,6 +169,8 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
             top_p=settings.top_p,
             top_k=settings.top_k,
             repetition_penalty=settings.repetition_penalty,
+            cut_repetition=settings.cut_repetition,
+            retry_penalty=settings.retry_penalty,
             min_new_tokens=settings.min_new_tokens,
             stop=settings.stop,
             seed=settings.seed,
@@ -179,15 +194,6 @@ def images_of(request: Request) -> tuple[ImageRef, ...]:
     return () if request.messages is not None and request.images == (ImageRef(),) else request.images
 
 
-def fetch_image(image: ImageRef, max_bytes: int) -> bytes:
-    """The encoded bytes of one image; raises RowError where there are none to be had."""
-    if image.data is not None:
-        return image.data
-    if image.uri is None:
-        raise RowError("read", "NoImage", "the row's image is null: give it bytes or a URI, or leave the row out")
-    return fetch(image.uri, max_bytes)
-
-
 def attempt(step: Callable[[], T]) -> T | Failure:
     """What `step` returns, or the failure of the row it was for."""
     try:
@@ -208,7 +214,7 @@ def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:
 
 
 def _answered(samples: list[Sample], answers: list[Answer], table: pa.Table) -> pa.Table:
-    rows = [row for row, sample in enumerate(samples) for _ in sample.prompts]
+    rows = [row for row, sample in enumerate(samples) for _ in sample.asked]
     return _beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows)))
 
 

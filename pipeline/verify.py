@@ -45,6 +45,7 @@ def verify_run(folder: str) -> list[str]:
     if manifest is None:
         return problems + list(_verify_units(plan, run))
     problems += _verify_files(folder, manifest)
+    problems += _verify_scores(folder, manifest)
     if changed or any(problem.startswith("answers/") for problem in problems):
         return problems  # what follows reads these files and would say the same again
     return problems + list(_verify_answers(plan, manifest))
@@ -105,6 +106,15 @@ def _verify_files(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
         data = storage.read_bytes(url)
         if len(data) != file["bytes"] or hashlib.sha256(data).hexdigest() != file["sha256"]:
             yield f"{file['path']} is not the file that was written: it has {len(data)} bytes or another hash"
+
+
+def _verify_scores(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
+    stated = manifest.get("scores")
+    if stated is None:
+        return
+    path = storage.join(folder, stated["path"])
+    if not storage.exists(path) or hashlib.sha256(storage.read_bytes(path)).hexdigest() != stated["sha256"]:
+        yield f"{stated['path']} is missing or not the file that was written"
 
 
 def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:

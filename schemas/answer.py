@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
@@ -10,7 +10,17 @@ from schemas.errors import STAGES, Stage
 from schemas.sample import Prompt, Sample
 
 Status = Literal["ok", "error"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "repetition"]  # from the best end of an answer to the worst
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StripAnswer:
+    """What was read in some rows of a page, `bottom` not among them; null where that failed."""
+
+    top: int
+    bottom: int
+    text: str | None
+    finish_reason: FinishReason | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +45,7 @@ class Answer:
     error_type: str | None = None
     error_message: str | None = None
     attempt: int = 1
+    strips: tuple[StripAnswer, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.status == "error") != (self.text is None) or (self.status == "error") != (
@@ -47,6 +58,15 @@ class Answer:
             raise ValueError(f"error_stage must be one of {STAGES}, got {self.error_stage!r}")
 
 
+_STRIP = pa.struct(
+    [
+        pa.field("top", pa.int32(), nullable=False),
+        pa.field("bottom", pa.int32(), nullable=False),
+        pa.field("text", pa.string()),  # null where this strip failed, and with it the row
+        pa.field("finish_reason", pa.string()),
+    ]
+)
+
 ANSWER_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -54,11 +74,11 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # ok | error
         pa.field("text", pa.string()),  # null exactly when status is error
-        pa.field("finish_reason", pa.string()),  # stop | length; null on error, as is every count below not yet known
+        pa.field("finish_reason", pa.string()),  # stop | length | repetition; null on error, as every count below
         pa.field("mean_logprob", pa.float32()),  # of the drawn tokens under the model's own distribution, nats
         pa.field("num_prompt_tokens", pa.int32()),
         pa.field("num_image_tokens", pa.int32()),
-        pa.field("num_generated_tokens", pa.int32()),  # the stop token counts
+        pa.field("num_generated_tokens", pa.int32()),  # the stop token counts, and what was cut as repetition
         pa.field("image_width", pa.int32()),  # pixels, of the first image
         pa.field("image_height", pa.int32()),
         pa.field("num_tiles", pa.int32()),
@@ -67,6 +87,7 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("error_type", pa.string()),
         pa.field("error_message", pa.string()),
         pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("strips", pa.list_(_STRIP)),  # top to bottom; null where the image was read as a whole
     ]
 )
 
@@ -108,9 +129,17 @@ def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -
 
 def answers_to_table(answers: Sequence[Answer]) -> pa.Table:
     """A table of ANSWER_SCHEMA, one row an answer."""
-    return pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
+    columns = {name: [getattr(answer, name) for answer in answers] for name in ANSWER_SCHEMA.names}
+    columns["strips"] = [answer.strips and [asdict(strip) for strip in answer.strips] for answer in answers]
+    return pa.table(columns, schema=ANSWER_SCHEMA)
 
 
 def table_to_answers(table: pa.Table) -> list[Answer]:
     """The answers of a table that starts with ANSWER_SCHEMA's columns; kept columns are ignored."""
-    return [Answer(**row) for row in table.select(ANSWER_SCHEMA.names).to_pylist()]
+    return [_row_to_answer(row) for row in table.select(ANSWER_SCHEMA.names).to_pylist()]
+
+
+def _row_to_answer(row: dict[str, Any]) -> Answer:
+    if row["strips"] is not None:
+        row["strips"] = tuple(StripAnswer(**strip) for strip in row["strips"])
+    return Answer(**row)

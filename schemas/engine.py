@@ -22,6 +22,8 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0  # 0 keeps every token
     repetition_penalty: float = 1.0
+    cut_repetition: bool = False  # an answer that goes round in a circle ends there, see engine/repetition.py
+    retry_penalty: float = 1.15  # the repetition penalty under which such an answer is tried once more
     min_new_tokens: int = 0  # nothing ends an answer before, but its max_new_tokens
     stop: tuple[str, ...] = ()
     seed: int = 0
@@ -34,10 +36,22 @@ class Sampling:
         _at_least("top_k", self.top_k, 0)
         if not 0 < self.repetition_penalty < float("inf"):
             raise ValueError(f"repetition_penalty must be above 0 and finite, got {self.repetition_penalty}")
+        if not 1 <= self.retry_penalty < float("inf"):
+            raise ValueError(f"retry_penalty must be at least 1 and finite, got {self.retry_penalty}")
         _at_least("min_new_tokens", self.min_new_tokens, 0)
         if isinstance(self.stop, str) or not all(self.stop):
             raise ValueError(f"stop must be a tuple of non-empty strings, got {self.stop!r}")
         _at_least("seed", self.seed, 0)
+
+    @property
+    def retries(self) -> bool:
+        """Whether an answer that was cut as repetition is tried once more."""
+        return self.cut_repetition and self.retry_penalty > self.repetition_penalty
+
+    @property
+    def penalises(self) -> bool:
+        """Whether any row is drawn under a repetition penalty."""
+        return self.retries or self.repetition_penalty != 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

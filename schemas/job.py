@@ -12,6 +12,7 @@ from schemas.engine import Quantize
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
+Strips = Literal["auto", "off"]
 
 # Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
 PLACEMENT = frozenset(
@@ -61,17 +62,30 @@ class JobSettings(BaseModel):
     messages_column: str | None = Field(
         None, description="Column with a conversation for every row: {role, content} structs, or JSON text of them."
     )
+    reference_column: str | None = Field(
+        None, description="Column with the right text of every row: the answers are scored against it at the end."
+    )
     keep: tuple[str, ...] = Field(
         (), description="Input columns to copy to the answers, as name or new=old; repeatable."
     )
     limit: int | None = Field(None, ge=1, description="Take the first N rows only.")
 
-    max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
+    strips: Strips = Field(
+        "off", description="auto: pages larger than one view of the model are cut, read in strips and joined."
+    )
+    pdf_dpi: int = Field(150, ge=18, le=1200, description="Pixels an inch at which pages of PDFs are rendered.")
+    max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens; less where the context is full.")
     min_new_tokens: int = Field(0, ge=0, description="Shortest answer, in tokens.")
     temperature: float = Field(0.0, ge=0, description="0 draws the likeliest token every time.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw among the likeliest tokens of this total probability.")
     top_k: int = Field(0, ge=0, description="Draw among the k likeliest tokens; 0 takes all.")
     repetition_penalty: float = Field(1.0, gt=0, description="Divides the scores of tokens already seen.")
+    cut_repetition: bool = Field(
+        False, description="End an answer that repeats itself without end, and try it once more with retry_penalty."
+    )
+    retry_penalty: float = Field(
+        1.15, ge=1, description="Repetition penalty of that second try, kept if it ends by itself; 1 tries no more."
+    )
     stop: tuple[str, ...] = Field((), description="Texts that end an answer; repeatable.")
     seed: int = Field(0, ge=0, description="With a row's id it fixes what sampling draws for that row.")
 

@@ -1,7 +1,7 @@
 """Sample: a request made ready for the engine: token ids, uint8 tiles, sizes, or the reason why there are none."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -40,7 +40,7 @@ class Prompt:
     text: str
     token_ids: TokenIds = field(default_factory=lambda: np.zeros(0, np.int32))
     num_image_tokens: int = 0
-    max_new_tokens: int = 0
+    max_new_tokens: int = 0  # at most what the prompt leaves of the context
     failure: Failure | None = None
 
     def __post_init__(self) -> None:
@@ -49,11 +49,21 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """Rows of a page that are read as a picture of their own, `bottom` not among them, and how many tiles it has."""
+
+    top: int
+    bottom: int
+    num_tiles: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One row's images and prompts. Every prompt becomes one answer; one prefill of the images serves them all.
 
     `tiles` is (num_tiles, tile, tile, 3) uint8, images in order, each base tile first, then row-major.
     `image_sizes` are the original sizes in pixels, after EXIF orientation; `tiles_per_image` sums to num_tiles.
+    A page cut into `strips` has the tiles of these in place of its own, and every prompt once for each strip.
     """
 
     id: str
@@ -62,12 +72,20 @@ class Sample:
     tiles_per_image: tuple[int, ...] = ()
     tiles: Tiles = field(default_factory=no_tiles)
     image_sha256: str | None = None  # of the first image's encoded bytes, hex
+    strips: tuple[Strip, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ValueError(f"a sample must have at least one prompt, {self.id!r} has none")
         if len(self.tiles) != sum(self.tiles_per_image) or len(self.image_sizes) != len(self.tiles_per_image):
             raise ValueError(f"tiles and tiles_per_image must agree, got {len(self.tiles)} and {self.tiles_per_image}")
+        if self.strips and len(self.prompts) % len(self.strips):
+            raise ValueError(f"prompts must be there for every strip, got {len(self.prompts)} for {len(self.strips)}")
+
+    @property
+    def asked(self) -> tuple[Prompt, ...]:
+        """A prompt for each answer of the row: those of the first strip, where there are strips."""
+        return self.prompts[: len(self.prompts) // len(self.strips)] if self.strips else self.prompts
 
 
 _FAILURE = pa.struct([pa.field(name, pa.string(), nullable=False) for name in ("stage", "type", "message")])
@@ -82,6 +100,7 @@ _PROMPT = pa.struct(
     ]
 )
 _SIZE = pa.struct([pa.field("width", pa.int32(), nullable=False), pa.field("height", pa.int32(), nullable=False)])
+_STRIP = pa.struct([pa.field(name, pa.int32(), nullable=False) for name in ("top", "bottom", "num_tiles")])
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -92,6 +111,7 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("tiles", pa.large_binary(), nullable=False),  # 64-bit offsets: 5 tiles of 336 are 1.69 MB a row
         pa.field("tile_size", pa.int32(), nullable=False),  # pixels; 0 where there are no tiles
         pa.field("image_sha256", pa.string()),
+        pa.field("strips", pa.list_(_STRIP), nullable=False),  # empty where the image is seen whole
     ]
 )
 
@@ -106,6 +126,7 @@ def samples_to_table(samples: Sequence[Sample]) -> pa.Table:
         "tiles": _tiles_column([s.tiles for s in samples]),
         "tile_size": [s.tiles.shape[1] for s in samples],
         "image_sha256": [s.image_sha256 for s in samples],
+        "strips": [[asdict(strip) for strip in s.strips] for s in samples],
     }
     return pa.table(columns, schema=SAMPLE_SCHEMA)
 
@@ -150,6 +171,7 @@ def _row_to_sample(row: dict[str, Any], tiles: pa.Buffer) -> Sample:
     row["prompts"] = tuple(_row_to_prompt(prompt) for prompt in row["prompts"])
     row["image_sizes"] = tuple(Size(**size) for size in row["image_sizes"])
     row["tiles_per_image"] = tuple(row["tiles_per_image"])
+    row["strips"] = tuple(Strip(**strip) for strip in row["strips"])
     pixels = np.frombuffer(tiles, np.uint8)
     shape = (-1, tile, tile, 3) if len(pixels) else no_tiles().shape
     return Sample(**row, tiles=pixels.reshape(shape))

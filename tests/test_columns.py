@@ -66,6 +66,13 @@ def test_a_found_prompt_column_is_ignored_where_the_job_has_prompts_of_its_own()
     assert find({"image": BYTES, "question": TEXT}, own_prompts=True, prompt="question").prompt == "question"
 
 
+def test_the_right_text_rides_along_and_is_never_the_prompt() -> None:
+    found = find({"image": BYTES, "text": TEXT}, reference="text")
+    assert (found.prompt, found.ignored_prompt) == (None, None)
+    assert [(kept.name, kept.column) for kept in found.keep] == [("reference", "text")]
+    assert found.used() == ["image", "text"]
+
+
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
@@ -81,6 +88,8 @@ def test_a_found_prompt_column_is_ignored_where_the_job_has_prompts_of_its_own()
         pytest.param({"values": ("image",)}, "--prompt with image must name a column of text or numbers", id="bytes"),
         pytest.param({"keep": ("text",)}, "already; write --keep input_text=text", id="a name of the answers"),
         pytest.param({"keep": ("label", "label=note")}, "'label' is kept twice", id="kept twice"),
+        pytest.param({"reference": "lable"}, "--reference-column lable: no such column; did you mean", id="reference"),
+        pytest.param({"reference": "label"}, "--reference-column label must be a string, got int64", id="no text"),
         pytest.param({"keep": ("=label",)}, "--keep must be name or new=old, got '=label'", id="no name"),
     ],
 )

@@ -27,7 +27,10 @@ BANNED = {
     "pipeline/sweep": ("torch", "transformers", "ray", "pipeline.engine", "jobs", "demo"),
     "pipeline/run.py": ("torch", "transformers", "ray", "jobs", "demo"),
     **dict.fromkeys(
-        (f"pipeline/{name}.py" for name in ("units", "merge", "lock", "plan", "verify", "poison", "patience")),
+        (
+            f"pipeline/{name}.py"
+            for name in ("units", "merge", "lock", "plan", "verify", "poison", "patience", "joining", "scores")
+        ),
         ("torch", "transformers.models", "ray", "pipeline.stages", "pipeline.dataflow", "jobs", "demo"),
     ),
     "pipeline/sources.py": ("torch", "transformers", "ray", "jobs", "demo"),

@@ -14,9 +14,11 @@ from pipeline.plan import plan_job
 from pipeline.run import RunMismatch, read_manifest
 from pipeline.stages import load_engine
 from pipeline.units import done_units
+from pipeline.verify import verify_run
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine
 from tests.inputs import bad_row, good_row, write_parquet
+from tests.pdfs import encrypted_pdf, pdf
 from tests.tiny import checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.usefixtures("cluster")]
@@ -92,6 +94,24 @@ def test_a_folder_of_images_is_captioned_in_the_order_of_its_names(tmp_path: Pat
     run_job(plan_job("caption", settings_for(folder, tmp_path / "out"), "Describe it."), load_echo_engine)
     assert [a["id"] for a in answers_in(tmp_path / "out")] == [f"{i}.jpg" for i in range(5)]
     assert {a["prompt"] for a in answers_in(tmp_path / "out")} == {"Describe it."}
+
+
+def test_pages_of_a_pdf_are_read_in_strips_and_answered_in_their_places(tmp_path: Path) -> None:
+    pytest.importorskip("pypdfium2")
+    folder, out = tmp_path / "scans", tmp_path / "out"
+    folder.mkdir()
+    (folder / "book.pdf").write_bytes(pdf(3, width=300, height=900, lines=28))
+    (folder / "cover.jpg").write_bytes(good_row(1)["image"]["bytes"])
+    (folder / "locked.pdf").write_bytes(encrypted_pdf())
+    settings = settings_for(folder, out, strips="auto", pdf_dpi=144, max_error_rate=1.0, cut_repetition=True)
+    summary = run_job(plan_job("ocr", settings, "Read."), load_engine)
+    answers = answers_in(out)
+    assert (summary.rows, summary.errors) == (5, 1)
+    assert [a["id"] for a in answers] == [*(f"book.pdf#page={i}" for i in (1, 2, 3)), "cover.jpg", "locked.pdf#page=1"]
+    assert [len(a["strips"] or ()) > 1 for a in answers] == [True, True, True, False, False]
+    assert answers[0]["text"] == "\n".join(strip["text"] for strip in answers[0]["strips"] if strip["text"])
+    assert answers[4]["error_type"] == "EncryptedPdf"
+    assert verify_run(str(out)) == []
 
 
 def test_a_job_goes_from_s3_to_s3(tmp_path: Path, bucket: str) -> None:

@@ -244,7 +244,7 @@ def test_an_input_of_both_kinds_names_a_file_of_each(tmp_path: Path) -> None:
 
 def test_an_input_without_files_says_what_was_looked_for(root: str) -> None:
     storage.write_atomic(storage.join(root, "in", "a.txt"), b"x")
-    with pytest.raises(ValueError, match=r"--input .*in: it holds no Parquet or image file; .*\.parquet.*\.jpg"):
+    with pytest.raises(ValueError, match=r"--input .*in: it holds no Parquet, image or PDF file; .*\.parquet.*\.jpg"):
         list_input([storage.join(root, "in")], CONVENTION)
     with pytest.raises(ValueError, match=r"--input .*none: there is nothing of that name"):
         list_input([storage.join(root, "none")], CONVENTION)

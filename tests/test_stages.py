@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from pipeline.stages import Generate, Preprocess, final_answers
 from schemas.answer import ANSWER_SCHEMA, Answer, table_to_answers
@@ -14,6 +15,7 @@ from schemas.job import JobSettings
 from schemas.request import ImageRef, Request, requests_to_table
 from schemas.sample import Sample, table_to_samples
 from tests.fakes import EchoEngine, load_echo_engine
+from tests.images import encoded
 from tests.inputs import picture
 from tests.tiny import checkpoint
 
@@ -155,3 +157,37 @@ def test_an_engine_that_loses_a_row_ends_the_run() -> None:
     samples = Preprocess(settings())(requests(GOOD, GOOD))
     with pytest.raises(RuntimeError, match="1 answers for 2 prompts"):
         Generate(settings(), lambda _: ForgetfulEngine())(samples)
+
+
+def page_of_lines(num_lines: int) -> bytes:
+    """An encoded page of black bars, a line of text each."""
+    page = Image.new("L", (400, 40 + 40 * num_lines), 255)
+    for line in range(num_lines):
+        page.paste(0, (20, 30 + 40 * line, 300, 50 + 40 * line))
+    return encoded(page)
+
+
+def test_a_page_in_strips_is_one_row_at_every_stage() -> None:
+    pages = requests(ImageRef(data=page_of_lines(20)), GOOD, ImageRef(data=b"broken"))
+    samples = Preprocess(settings(strips="auto", prompt=("a=Read.", "b=Count.")))(pages)
+    assert samples.num_rows == 3
+    page, small, broken = table_to_samples(samples)
+    assert len(page.strips) > 2
+    assert len(page.prompts) == 2 * len(page.strips)
+    assert len(page.tiles) == page.tiles_per_image[0] == sum(strip.num_tiles for strip in page.strips)
+    assert (small.strips, len(small.prompts), len(broken.prompts)) == ((), 2, 2)
+    answers = Generate(settings(), load_echo_engine)(samples)
+    assert answers.column("id").to_pylist() == [id for id in pages.column("id").to_pylist() for _ in range(2)]
+    assert answers.column("keep:n").to_pylist() == [0, 0, 1, 1, 2, 2]
+    first = table_to_answers(answers)[0]
+    assert (first.image_width, first.image_height) == (400, 840)
+    assert [strip.top for strip in first.strips or ()] == [strip.top for strip in page.strips]
+    lost = Generate(settings(), load_echo_engine).give_up(
+        samples, Failure(stage="generate", type="WorkerDied", message="it died")
+    )
+    assert lost.column("prompt_id").to_pylist() == ["a", "b"] * 3
+
+
+def test_without_strips_a_page_is_seen_whole() -> None:
+    (sample,) = table_to_samples(Preprocess(settings())(requests(ImageRef(data=page_of_lines(20)))))
+    assert (sample.strips, len(sample.prompts)) == ((), 1)

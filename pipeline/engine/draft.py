@@ -6,23 +6,30 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.engine.model import LoadedModel
+from pipeline.engine.repetition import find_runaway
 from schemas.answer import FinishReason, Generation
 from schemas.engine import Sampling
 from schemas.sample import Prompt
 
 
 class Draft:
-    """Takes one row's tokens until `finish_reason` is set; what is drawn after that is ignored."""
+    """Takes one row's tokens until `finish_reason` is set; what is drawn after that is ignored.
 
-    def __init__(self, model: LoadedModel, sampling: Sampling, prompt: Prompt) -> None:
+    `first` is the row's first try, where this is its second.
+    """
+
+    def __init__(self, model: LoadedModel, sampling: Sampling, prompt: Prompt, first: "Draft | None" = None) -> None:
         assert prompt.max_new_tokens > 0
+        self._model, self._prompt, self._first = model, prompt, first
         self._tokenizer = model.tokenizer
         self._stop_ids = () if sampling.ignore_eos else model.stop_ids
         self._sampling = sampling
         self._max_new_tokens = prompt.max_new_tokens
         self._watch = _StopWatch(model.tokenizer, sampling.stop) if sampling.stop else None
         self._token_ids: list[int] = []
+        self._num_kept: int | None = None  # tokens before the repeats, where these were cut
         self._logprob = 0.0
+        self.penalty = sampling.retry_penalty if first else sampling.repetition_penalty
         self.finish_reason: FinishReason | None = None
 
     @property
@@ -42,14 +49,29 @@ class Draft:
         self._token_ids.append(token_id)
         self._logprob += logprob
         stopped = (self._watch is not None and self._watch.sees(token_id)) or token_id in self._stop_ids
-        if stopped and len(self._token_ids) >= self._sampling.min_new_tokens:
+        early = len(self._token_ids) < self._sampling.min_new_tokens
+        if stopped and not early:
             self.finish_reason = "stop"
-        elif len(self._token_ids) == self._max_new_tokens:
+        elif self._sampling.cut_repetition and not early:
+            self._num_kept = find_runaway(self._token_ids)
+            self.finish_reason = None if self._num_kept is None else "repetition"
+        if self.finish_reason is None and len(self._token_ids) == self._max_new_tokens:
             self.finish_reason = "length"
 
+    def second_try(self) -> "Draft | None":
+        """The draft of another try under the retry penalty; None where this one needs none or was it."""
+        if self.finish_reason != "repetition" or self._first or not self._sampling.retries or not self.finite:
+            return None
+        return Draft(self._model, self._sampling, self._prompt, first=self)
+
     def generation(self) -> Generation:
-        """The finished answer; its text ends before the end token or the stop string."""
+        """The finished answer; its text ends before the end token, the stop string or the repeats.
+
+        Of two tries it is the second only if that came to its own end.
+        """
         assert self.finish_reason is not None
+        if self._first is not None and self.finish_reason != "stop":
+            return self._first.generation()
         return Generation(
             text=self._text(),
             finish_reason=self.finish_reason,
@@ -62,7 +84,7 @@ class Draft:
             return self._decode(self._token_ids[:-1])
         if self.finish_reason == "stop" and self._watch is not None:
             return self._watch.text_before
-        return self._decode(self._token_ids)
+        return self._decode(self._token_ids[: self._num_kept])
 
     def _decode(self, token_ids: list[int]) -> str:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))

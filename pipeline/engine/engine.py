@@ -137,7 +137,7 @@ class Engine:
         prompt, sample, capacity = row.prompt, row.sample, self.sizes.capacity
         if prompt.failure is not None:
             row.failure = prompt.failure
-        elif len(prompt.token_ids) + prompt.max_new_tokens > capacity:
+        elif len(prompt.token_ids) >= capacity:
             needs = f"{len(prompt.token_ids)} prompt tokens and up to {prompt.max_new_tokens} new ones"
             message = f"{needs} do not fit the {capacity} tokens of a slot: raise --capacity"
             row.failure = Failure(stage="generate", type="TooLong", message=message)
@@ -146,7 +146,9 @@ class Engine:
             found = int((prompt.token_ids == self._model.image_token_id).sum())
             expected = sum(num_image_tokens(size, self._model.vision.anyres) for size in sample.image_sizes)
             assert found == prompt.num_image_tokens == expected, (sample.id, prompt.id, found, expected)
-            row.draft = Draft(self._model, self._settings.sampling, prompt)
+            room = capacity - len(prompt.token_ids)
+            row.prompt = replace(prompt, max_new_tokens=min(prompt.max_new_tokens, room))
+            row.draft = Draft(self._model, self._settings.sampling, row.prompt)
         row.done = row.failure is not None
         return not row.done
 

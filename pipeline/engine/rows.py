@@ -62,6 +62,17 @@ class Family:
         return row.prompt.token_ids[self.num_shared :]
 
 
+def draft_of(row: Row) -> Draft:
+    """The answer being drawn of a row that has not failed."""
+    assert row.draft is not None
+    return row.draft
+
+
+def alone(row: Row) -> Family:
+    """A row as a family of its own, to be prefilled whatever has become of its relatives."""
+    return Family(rows=(row,), num_shared=len(row.prompt.token_ids), pictures=Pictures(sample=row.sample))
+
+
 def families(rows: Sequence[Row], most: int, image_token_id: int) -> list[Family]:
     """Group the rows of one sample, at most so many a family; they share only what is worth sharing.
 

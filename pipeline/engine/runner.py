@@ -15,9 +15,10 @@ from pipeline.engine.cache import Cache
 from pipeline.engine.chunks import Chunk, beginnings, rests
 from pipeline.engine.decoder import Places
 from pipeline.engine.device import Reading, Stopwatch, to_device
+from pipeline.engine.draft import Draft
 from pipeline.engine.memory import cache_shape
 from pipeline.engine.model import LoadedModel
-from pipeline.engine.rows import Family, Pictures, Row
+from pipeline.engine.rows import Family, Pictures, draft_of
 from pipeline.engine.sampling import DrawState, Sampler, row_seed
 from pipeline.engine.sizes import Sizes
 from pipeline.engine.slots import Slots
@@ -30,10 +31,10 @@ _SPAN_STEP = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """Tokens on their way to the host: those of `rows` stand in the reading at the given places."""
+    """Tokens on their way to the host: those of `drafts` stand in the reading at the given places."""
 
     reading: Reading
-    rows: tuple[tuple[int, Row], ...]
+    drafts: tuple[tuple[int, Draft], ...]
 
 
 class Runner:
@@ -46,7 +47,7 @@ class Runner:
         self._cache = Cache(shape, model.decoder.rotary(sizes.capacity), model.decoder.parts)
         stop_ids = () if sampling.ignore_eos else model.stop_ids
         self._sampler = Sampler(sampling, model.num_tokens, torch.tensor(stop_ids, dtype=torch.int64).to(self._device))
-        self._num_seen = self._sampler.width if sampling.repetition_penalty != 1 else 0
+        self._num_seen = self._sampler.width if sampling.penalises else 0
         self._slots = Slots(sizes.slots, self._num_seen, self._device)
         self._attend = _attend(sizes)
         self._tiles_per_call = sizes.tiles_per_call
@@ -135,19 +136,25 @@ class Runner:
         draw = self._sampler.draw(logits, state)
         lengths = self._to_device(chunk.starts + chunk.lengths)
         self._slots.begin(self._to_device(chunk.drawn_slots), lengths, state, draw)
-        return Launched(reading=Reading(draw.token_ids, draw.logprobs), rows=chunk.ending)
+        return Launched(
+            reading=Reading(draw.token_ids, draw.logprobs),
+            drafts=tuple((place, draft_of(row)) for place, row in chunk.ending),
+        )
 
     def _state(self, chunk: Chunk) -> DrawState:
         seeds = np.zeros(len(chunk.slots), np.int64)
         seen = torch.zeros(len(seeds), self._num_seen, dtype=torch.bool)
+        penalties = torch.ones(len(seeds))
         for place, row in chunk.ending:
             seeds[place] = row_seed(self._sampling.seed, row.sample.id, row.prompt.id)
             if self._num_seen:
                 seen[place, row.prompt.token_ids] = True
+                penalties[place] = draft_of(row).penalty
         return DrawState(
             seeds=self._to_device(seeds),
             steps=self._to_device(np.zeros_like(seeds)),
             seen=to_device(seen, self._device) if self._num_seen else None,
+            penalties=to_device(penalties, self._device) if self._num_seen else None,
         )
 
     @torch.inference_mode()

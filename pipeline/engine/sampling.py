@@ -18,6 +18,7 @@ class DrawState:
     seeds: Tensor  # (rows,) int64
     steps: Tensor  # (rows,) int64: tokens drawn so far
     seen: Tensor | None  # (rows, the sampler's width) bool: tokens of the prompt and the answer; None without a penalty
+    penalties: Tensor | None = None  # (rows,) float32: of the tokens seen, 1 for none; None where `seen` is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +64,8 @@ class Sampler:
 
     def _steer(self, logits: Tensor, state: DrawState) -> Tensor:
         """Repetition penalty, then no end before `min_new_tokens`: transformers' order."""
-        if state.seen is not None:
-            penalty = self._sampling.repetition_penalty
+        if state.seen is not None and state.penalties is not None:
+            penalty = state.penalties[:, None]  # a factor of 1 changes no bit
             penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
             logits = torch.where(state.seen, penalised, logits)
         if self._sampling.min_new_tokens:

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from pipeline.engine.draft import Draft
-from pipeline.engine.rows import Family, Row
+from pipeline.engine.rows import Family, Row, alone, draft_of
 from pipeline.engine.runner import Launched, Runner
 from pipeline.engine.sizes import Sizes
 from pipeline.engine.waiting import Group, Waiting
@@ -86,7 +85,7 @@ class Scheduler:
     def _decode(self) -> list[Launched]:
         if not self._seats:
             return []
-        lengths = [len(row.prompt.token_ids) + _draft(row).num_tokens for row in self._seats.values()]
+        lengths = [len(row.prompt.token_ids) + draft_of(row).num_tokens for row in self._seats.values()]
         self.counts["busy slots"] += len(lengths)
         self.counts["pairs"] += sum(lengths)
         try:
@@ -97,39 +96,39 @@ class Scheduler:
             torch.cuda.empty_cache()
             self.counts["out of memory"] += 1
             reading = self._runner.decode(max(lengths))
-        return [Launched(reading=reading, rows=tuple(self._seats.items()))]
+        return [Launched(reading=reading, drafts=tuple((slot, draft_of(row)) for slot, row in self._seats.items()))]
 
     def _postprocess(self, keep: int) -> None:
         while len(self._unread) > keep:
             launched = self._unread.popleft()
             token_ids, logprobs = launched.reading.wait()
-            for place, row in launched.rows:
-                _draft(row).add(int(token_ids[place]), logprobs[place])
-        done = {slot: row for slot, row in self._seats.items() if _draft(row).finish_reason}
+            for place, draft in launched.drafts:
+                draft.add(int(token_ids[place]), logprobs[place])
+        done = {slot: row for slot, row in self._seats.items() if draft_of(row).finish_reason}
         self._leave(list(done))
         for row in done.values():
-            self._finish(row)
+            if (second := draft_of(row).second_try()) is not None:
+                row.draft = second
+                self._waiting.add(alone(row))
+                self.counts["second tries"] += 1
+            else:
+                self._finish(row)
 
     def _finish(self, row: Row) -> None:
         row.done = True
         self._num_done += 1
         self.counts["rows"] += 1
         self.counts["prompt tokens"] += len(row.prompt.token_ids)
-        self.counts["answer tokens"] += _draft(row).num_tokens
+        self.counts["answer tokens"] += draft_of(row).num_tokens
 
     def _leave(self, slots: Sequence[int]) -> None:
         if not slots:
             return
         self._runner.rest(slots)
         for slot in slots:
-            if not _draft(self._seats.pop(slot)).finite:
+            if not draft_of(self._seats.pop(slot)).finite:
                 self._runner.clear(slot)
             self._free.append(slot)
-
-
-def _draft(row: Row) -> Draft:
-    assert row.draft is not None
-    return row.draft
 
 
 def _too_large(row: Row, shortage: str) -> Failure:

@@ -16,6 +16,7 @@ class Slots:
         )
         self.logprobs = torch.zeros(num + 1, device=device)
         self.seen = torch.zeros(num + 1, num_seen, dtype=torch.bool, device=device) if num_seen else None
+        self.penalties = torch.ones(num + 1, device=device) if num_seen else None
 
     @property
     def dummy(self) -> int:
@@ -25,7 +26,8 @@ class Slots:
     def state(self) -> DrawState:
         """What drawing must know of the slots, as views."""
         seen = None if self.seen is None else self.seen[: self.num]
-        return DrawState(seeds=self.seeds[: self.num], steps=self.steps[: self.num], seen=seen)
+        penalties = None if self.penalties is None else self.penalties[: self.num]
+        return DrawState(seeds=self.seeds[: self.num], steps=self.steps[: self.num], seen=seen, penalties=penalties)
 
     def begin(self, slots: Tensor, positions: Tensor, state: DrawState, draw: Draw) -> None:
         """Set slots to work behind their prompts, `positions` long, and the first tokens drawn."""
@@ -36,6 +38,8 @@ class Slots:
         self.running.index_fill_(0, slots, 1)
         if self.seen is not None and state.seen is not None:
             self.seen.index_copy_(0, slots, state.seen)
+        if self.penalties is not None and state.penalties is not None:
+            self.penalties.index_copy_(0, slots, state.penalties)
 
     def advance(self, draw: Draw) -> None:
         """Take a decode step's tokens; a slot at rest stays at its first place."""

@@ -1,18 +1,21 @@
 """Preprocessor: what turns encoded images and prompts into the parts of a sample, for one checkpoint."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from PIL import Image
 
 from pipeline.preprocess.conversation import Conversation, ask
 from pipeline.preprocess.facts import ModelFacts, read_facts
 from pipeline.preprocess.geometry import num_image_tokens
 from pipeline.preprocess.image import ImageLimits, decode, tile_image
+from pipeline.preprocess.pdf import PdfPage, render_page
 from pipeline.preprocess.prompt import PromptBuilder
+from pipeline.preprocess.strips import cut_page
 from pipeline.preprocess.template import choose_template
-from schemas.sample import Prompt, Size, Tiles, no_tiles
+from schemas.sample import Prompt, Size, Strip, Tiles, no_tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,13 @@ class Images:
     image_tokens: tuple[int, ...] = ()  # of each image
     tiles: Tiles = field(default_factory=no_tiles)
     image_sha256: str | None = None
+    strips: tuple[Strip, ...] = ()  # of the one image, whose tiles and tokens these are then
+
+    def views(self) -> list["Images"]:
+        """The images as prompts are to be made for them: all at once, or each strip for itself."""
+        return (
+            [replace(self, image_tokens=(count,), strips=()) for count in self.image_tokens] if self.strips else [self]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +89,16 @@ class Preprocessor:
         """Of what renders the prompts."""
         return self._prompts.template_hash
 
-    def load_images(self, images: Sequence[bytes]) -> Images:
-        """Decode and tile the images of one row."""
+    def load_images(self, images: Sequence[bytes | PdfPage]) -> Images:
+        """Decode or render, and tile, the images of one row."""
         if not images:
             return Images()
+        return self._tiled(map(self._pixels, images), images[0])
+
+    def _tiled(self, images: Iterable[Image.Image], first: bytes | PdfPage) -> Images:
         anyres = self.facts.anyres
         sizes, tiles = [], []
-        for data in images:
-            image = decode(data, self._limits)
+        for image in images:
             sizes.append(Size(image.width, image.height))
             tiles.append(tile_image(image, anyres))
         return Images(
@@ -94,8 +106,34 @@ class Preprocessor:
             tiles_per_image=tuple(len(of_image) for of_image in tiles),
             image_tokens=tuple(num_image_tokens(size, anyres) for size in sizes),
             tiles=tiles[0] if len(tiles) == 1 else np.concatenate(tiles),
-            image_sha256=hashlib.sha256(images[0]).hexdigest(),
+            image_sha256=_sha256(first),
         )
+
+    def load_page(self, page: bytes | PdfPage) -> Images:
+        """Decode or render one image and tile it, in strips where `cut_page` says so."""
+        anyres = self.facts.anyres
+        image = self._pixels(page)
+        spans = cut_page(image, anyres)
+        if not spans:
+            return self._tiled([image], page)
+        parts = [image.crop((0, span.top, image.width, span.bottom)) for span in spans]
+        tiles = [tile_image(part, anyres) for part in parts]
+        return Images(
+            image_sizes=(Size(image.width, image.height),),
+            tiles_per_image=(sum(map(len, tiles)),),
+            image_tokens=tuple(num_image_tokens(Size(part.width, part.height), anyres) for part in parts),
+            tiles=np.concatenate(tiles),
+            image_sha256=_sha256(page),
+            strips=tuple(
+                Strip(top=span.top, bottom=span.bottom, num_tiles=len(own))
+                for span, own in zip(spans, tiles, strict=True)
+            ),
+        )
+
+    def _pixels(self, image: bytes | PdfPage) -> Image.Image:
+        if isinstance(image, PdfPage):
+            return render_page(image, self._limits.max_pixels)
+        return decode(image, self._limits)
 
     def build_prompt(self, prompt_id: str, text: str, images: Images) -> Prompt:
         """Render and tokenise one question about `images`."""
@@ -103,13 +141,13 @@ class Preprocessor:
 
     def build_conversation(self, prompt_id: str, conversation: Conversation, images: Images) -> Prompt:
         """Render and tokenise a conversation that has a place for each of `images`."""
-        whole = self._with_system(conversation)
+        token_ids = self._prompts.token_ids(self._with_system(conversation), images.image_tokens)
         return Prompt(
             id=prompt_id,
             text=conversation.question,
-            token_ids=self._prompts.token_ids(whole, images.image_tokens, self._max_new_tokens),
+            token_ids=token_ids,
             num_image_tokens=sum(images.image_tokens),
-            max_new_tokens=self._max_new_tokens,
+            max_new_tokens=min(self._max_new_tokens, self.facts.context - len(token_ids)),
         )
 
     def render(self, conversation: Conversation) -> str:
@@ -118,3 +156,7 @@ class Preprocessor:
 
     def _with_system(self, conversation: Conversation) -> Conversation:
         return replace(conversation, system=self._system) if conversation.system is None else conversation
+
+
+def _sha256(image: bytes | PdfPage) -> str:
+    return image.sha256() if isinstance(image, PdfPage) else hashlib.sha256(image).hexdigest()

@@ -76,17 +76,20 @@ class PromptBuilder:
         """The string that is tokenised: one `<image>` an image, special tokens in the texts broken."""
         return self._render(conversation.with_texts(self._break))
 
-    def token_ids(self, conversation: Conversation, image_tokens: Sequence[int], max_new_tokens: int) -> TokenIds:
-        """The prompt's ids, the `<image>` of each image repeated to its count; raises RowError("prompt", ...)."""
+    def token_ids(self, conversation: Conversation, image_tokens: Sequence[int], room: int = 1) -> TokenIds:
+        """The prompt's ids, the `<image>` of each image repeated to its count; raises RowError("prompt", ...).
+
+        They leave `room` new tokens in the context.
+        """
         _check_conversation(conversation, len(image_tokens))
         ids = self._tokenise(self.render(conversation))
         self._check_special(ids, conversation)
         ids = expand(ids, self.image_token_id, image_tokens)
         assert np.count_nonzero(ids == self.image_token_id) == sum(image_tokens)
-        if len(ids) + max_new_tokens > self.context:
+        if len(ids) + room > self.context:
             num_text = len(ids) - sum(image_tokens)
-            parts = f"{num_text} text tokens + {sum(image_tokens)} image tokens + {max_new_tokens} new tokens"
-            message = f"{parts} = {len(ids) + max_new_tokens} tokens, the model's context is {self.context}"
+            parts = f"{num_text} text tokens + {sum(image_tokens)} image tokens + {room} new tokens"
+            message = f"{parts} = {len(ids) + room} tokens, the model's context is {self.context}"
             raise RowError("prompt", "PromptTooLong", message)
         return ids
 

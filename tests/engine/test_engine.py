@@ -199,6 +199,15 @@ def test_a_row_longer_than_a_slot_becomes_an_error_row_with_its_numbers(oracle):
     assert f"{length} prompt tokens and up to 12 new ones do not fit the 128 tokens of a slot" in answer.error_message
 
 
+def test_an_answer_gets_what_its_prompt_leaves_of_a_slot(oracle):
+    question = Question(id="a", max_new_tokens=(500,))
+    sample = oracle.sample(question)
+    (answer,) = oracle.engine(replace(FP32, capacity=128)).generate([sample])
+    room = 128 - len(sample.prompts[0].token_ids)
+    assert (answer.finish_reason, answer.num_generated_tokens) == ("length", room)
+    assert answer.text == oracle.spelled(replace(question, max_new_tokens=(room,)))
+
+
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_numbers_that_overflow_become_an_error_row(oracle, temperature):
     handle = oracle.model.network.lm_head.register_forward_hook(lambda module, inputs, output: output * torch.nan)

@@ -99,6 +99,13 @@ def test_images_that_are_too_long_for_the_context_fail_the_prompt() -> None:
         tiny().build_prompt("p", "Hello?", images)
 
 
+def test_an_answer_gets_what_its_prompt_leaves_of_the_context() -> None:
+    wordy = Preprocessor.load(str(checkpoint()), None, ImageLimits(), max_new_tokens=4096)
+    prompt = wordy.build_prompt("p", "Hello?", wordy.load_images([encoded(noise(90, 60))]))
+    assert len(prompt.token_ids) + prompt.max_new_tokens == 1024
+    assert tiny().build_prompt("p", "Hello?", tiny().load_images([])).max_new_tokens == 16
+
+
 def test_a_limit_holds_for_every_image() -> None:
     strict = Preprocessor.load(str(checkpoint()), None, ImageLimits(max_pixels=100), max_new_tokens=16)
     with pytest.raises(RowError, match="TooManyPixels"):

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from jobs.ocr import OcrSettings
 from schemas.job import PLACEMENT, JobSettings, NamedPrompt, columns_in, fill, parse_prompts
 
 
@@ -72,3 +73,17 @@ def test_a_prompt_is_filled_from_the_columns_it_names(text: str, columns: tuple[
     values = {"caption": "{x}}", "to language": "fr", "a.b": "1", "c!r": "2", "d:>9": "3"}
     assert columns_in(text) == columns
     assert fill(text, values) == filled
+
+
+def test_the_settings_of_an_ocr_job_are_those_of_any_job_with_other_defaults() -> None:
+    ocr = OcrSettings(input=("a",), output="o")
+    assert (ocr.max_new_tokens, ocr.cut_repetition, ocr.strips) == (4096, True, "off")
+    assert JobSettings.model_validate(ocr.model_dump(mode="json")).model_dump() == ocr.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("strips", "always"), ("pdf_dpi", 5), ("pdf_dpi", 2000), ("retry_penalty", 0.9)]
+)
+def test_a_bad_value_for_reading_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        JobSettings.model_validate({"input": ("a",), "output": "o", field: value})

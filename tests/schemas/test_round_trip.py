@@ -1,15 +1,23 @@
 """A record that goes through its Arrow schema comes back as it was."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas.answer import ANSWER_SCHEMA, Answer, Generation, answer_from, answers_to_table, table_to_answers
+from schemas.answer import (
+    ANSWER_SCHEMA,
+    Answer,
+    Generation,
+    StripAnswer,
+    answer_from,
+    answers_to_table,
+    table_to_answers,
+)
 from schemas.errors import Failure, RowError
 from schemas.request import REQUEST_SCHEMA, ImageRef, Request, requests_to_table, table_to_requests
-from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, Size, samples_to_table, table_to_samples
+from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, Size, Strip, samples_to_table, table_to_samples
 
 FAILURE = Failure(stage="decode", type="TruncatedImage", message="it ends early")
 ASKED = Prompt(id="a", text="What?", token_ids=np.array([0, 2, 2, 7], np.int32), num_image_tokens=2, max_new_tokens=9)
@@ -52,6 +60,13 @@ def test_samples_come_back_with_their_pixels_and_failures() -> None:
     assert second.tiles.shape == (0, 0, 0, 3)
 
 
+def test_a_sample_in_strips_comes_back_with_them() -> None:
+    strips = (Strip(top=0, bottom=9, num_tiles=1), Strip(top=9, bottom=20, num_tiles=2))
+    (found,) = table_to_samples(samples_to_table([replace(a_sample(), strips=strips)]))
+    assert found.strips == strips
+    assert [prompt.id for prompt in found.asked] == ["a"]
+
+
 def test_tiles_are_read_without_a_copy() -> None:
     table = samples_to_table([a_sample()])
     address = table.column("tiles").chunk(0).buffers()[2].address
@@ -61,6 +76,11 @@ def test_tiles_are_read_without_a_copy() -> None:
 def test_answers_come_back_as_they_were() -> None:
     generation = Generation(text="a dog", finish_reason="stop", num_generated_tokens=3, mean_logprob=-0.5)
     answers = [answer_from(a_sample(), ASKED, generation), answer_from(a_sample(), a_sample().prompts[1], None)]
+    strips = (
+        StripAnswer(top=0, bottom=9, text="a", finish_reason="repetition"),
+        StripAnswer(top=9, bottom=20, text=None, finish_reason=None),
+    )
+    answers.append(replace(answers[0], strips=strips))
     table = answers_to_table(answers)
     assert table.schema == ANSWER_SCHEMA
     assert table_to_answers(table) == answers
@@ -84,6 +104,11 @@ def test_a_failed_prompt_gives_an_answer_with_its_reason_and_its_image() -> None
         pytest.param(lambda: Prompt(id="a", text="t"), "token_ids must be empty", id="prompt"),
         pytest.param(lambda: Sample(id="s", prompts=()), "at least one prompt", id="no prompts"),
         pytest.param(lambda: Sample(id="s", prompts=(ASKED,), tiles_per_image=(1,)), "must agree", id="tiles"),
+        pytest.param(
+            lambda: Sample(id="s", prompts=(ASKED,), strips=(Strip(top=0, bottom=1, num_tiles=1),) * 2),
+            "prompts must be there for every strip",
+            id="strips",
+        ),
         pytest.param(lambda: Answer(id="a", prompt_id="p", prompt="q", status="ok"), "text must be", id="no text"),
         pytest.param(
             lambda: Answer(id="a", prompt_id="p", prompt="q", status="ok", text="t", finish_reason="bored"),

@@ -1,0 +1,117 @@
+"""Scores: how the answers of a complete run compare with the texts that its input says are right.
+
+scores.parquet    a row an answer, in their order: its edits, and what it would take to have none
+manifest.json     `scores`: the same for all answers together, and how they were compared
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.columns import REFERENCE
+from pipeline.run import write_manifest
+from pipeline.scoring.reading import Normalisation, Reading, add_up, read_against
+
+NORMALISATION: Normalisation = "spaces"
+SCORES = "scores.parquet"
+_ROWS_AT_ONCE = 1000
+
+SCORES_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("cer", pa.float64()),  # character edits a character of truth; null, as all below, without a truth
+        pa.field("wer", pa.float64()),  # word edits a word of truth
+        pa.field("character_edits", pa.int32()),
+        pa.field("num_characters", pa.int32()),  # of the truth
+        pa.field("word_edits", pa.int32()),
+        pa.field("num_words", pa.int32()),  # of the truth
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """The error rates of all rows with a truth together: all edits over all truth, a failed row having read nothing."""
+
+    rows: int = 0
+    errors: int = 0  # of these rows: not answered
+    without_truth: int = 0  # rows that are not scored
+    normalisation: Normalisation = NORMALISATION
+    cer: float | None = None  # None where no row is scored
+    wer: float | None = None
+
+
+def score_run(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Compare all answers with the truth that rides beside them; returns the manifest that is in place then."""
+    buffer, tally = io.BytesIO(), _Tally()
+    with pq.ParquetWriter(buffer, SCORES_SCHEMA, compression="zstd") as writer:
+        for file in manifest["files"]:
+            for answers in _answers_of(storage.join(folder, file["path"])):
+                writer.write_table(tally.score(answers))
+    storage.write_atomic(storage.join(folder, SCORES), buffer.getvalue())
+    scores = {**tally.in_manifest(), "path": SCORES, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+    manifest = {**manifest, "scores": scores}
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def scores_in(manifest: dict[str, Any]) -> Scores | None:
+    """What a manifest says, None where the run is not scored."""
+    stated = manifest.get("scores")
+    return stated and Scores(**{name: stated[name] for name in Scores.__slots__})
+
+
+class _Tally:
+    """Scores answers as they pass and adds them up."""
+
+    def __init__(self) -> None:
+        self._all = add_up([])
+        self._scores = Scores()
+
+    def score(self, answers: pa.Table) -> pa.Table:
+        """The scores of some answers, a row each."""
+        rows = answers.select(["id", "prompt_id", "status", "text", REFERENCE]).to_pylist()
+        return pa.Table.from_pylist([self._score_row(row) for row in rows], schema=SCORES_SCHEMA)
+
+    def in_manifest(self) -> dict[str, Any]:
+        """The sum of all."""
+        scores = self._scores
+        if scores.rows:
+            scores = replace(scores, cer=round(self._all.cer, 6), wer=round(self._all.wer, 6))
+        return {name: getattr(scores, name) for name in Scores.__slots__}
+
+    def _score_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        named = {"id": row["id"], "prompt_id": row["prompt_id"]}
+        if row[REFERENCE] is None:
+            self._scores = replace(self._scores, without_truth=self._scores.without_truth + 1)
+            return named
+        reading = read_against(row[REFERENCE], row["text"] or "", NORMALISATION)
+        self._all = add_up([self._all, reading])
+        errors = self._scores.errors + (row["status"] == "error")
+        self._scores = replace(self._scores, rows=self._scores.rows + 1, errors=errors)
+        return {**named, **_numbers(reading)}
+
+
+def _numbers(reading: Reading) -> dict[str, float]:
+    return {
+        "cer": reading.cer,
+        "wer": reading.wer,
+        "character_edits": reading.character_edits,
+        "num_characters": reading.num_characters,
+        "word_edits": reading.word_edits,
+        "num_words": reading.num_words,
+    }
+
+
+def _answers_of(url: str) -> Iterator[pa.Table]:
+    with storage.open_url(url) as file, pq.ParquetFile(file) as parquet:
+        columns = ["id", "prompt_id", "status", "text", REFERENCE]
+        for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
+            yield pa.Table.from_batches([batch])
