@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +22,7 @@ from ray.data.exceptions import SystemException
 
 from pipeline.patience import patiently
 from pipeline.poison import Guard, Markers, bounded_loading
+from pipeline.reader import UnitReader
 from pipeline.stages import Engine, Generate, Preprocess, final_answers
 from pipeline.units import Counts, ErrorType, count_answers, write_unit
 from schemas.job import JobSettings
@@ -46,7 +48,7 @@ class Work:
     """What the actors are told: how a unit is read, prepared and answered, and where its answers go."""
 
     settings: JobSettings
-    read: Callable[[int], pa.Table]
+    read: UnitReader
     load_preprocess: Callable[[JobSettings], Preprocess]
     load_engine: Callable[[JobSettings], Engine]
     folder: str  # units/ is below it
@@ -158,7 +160,7 @@ class _ReadAndPreprocess:
 
     def __call__(self, batch: Batch) -> Batch:
         unit = int(self._units[batch.column("id")[0].as_py()])
-        return pack(unit, self._guard(unit, lambda: patiently(lambda: self._read(unit)), self._preprocess))
+        return pack(unit, self._guard(unit, partial(self._read, unit), self._preprocess))
 
 
 class _GenerateAndWrite:
@@ -172,7 +174,7 @@ class _GenerateAndWrite:
 
     def __call__(self, batch: Batch) -> Batch:
         unit, samples = unpack(batch)
-        answers = final_answers(self._guard(unit, lambda: samples, self._generate))
+        answers = final_answers(self._guard(unit, lambda _: samples, self._generate))
         patiently(lambda: write_unit(self._folder, self._run, unit, answers))
         return _receipt(count_answers(answers))
 

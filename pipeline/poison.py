@@ -20,9 +20,16 @@ from schemas.errors import Failure
 
 Work: TypeAlias = Literal["preprocess", "generate"]
 Step: TypeAlias = Callable[[pa.Table], pa.Table]
+Read: TypeAlias = Callable[[Failure | None], pa.Table]
 MAX_DEATHS = 2  # of a row that is tried alone
 MAX_LOADS = 3
 _READING = -1  # in place of a row
+_KILLED_BY_READING = Failure(
+    stage="read",
+    type="WorkerDied",
+    message=f"reading these rows killed their worker process in {MAX_DEATHS + 1} tries (a crash in native code, or no "
+    "memory left): look at their file, then retry them",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,27 +86,28 @@ class Guard:
         self._give_up = give_up
         self._gate = _Gate()
 
-    def __call__(self, unit: int, read: Callable[[], pa.Table], step: Step) -> pa.Table:
-        """`step` of the table that `read` gives, whole or, after a death, row by row."""
+    def __call__(self, unit: int, read: Read, step: Step) -> pa.Table:
+        """`step` of the table that `read` gives, whole or, after a death, row by row.
+
+        Where reading itself kills, `read` is given the failure that all rows are to have.
+        """
         name = f"unit-{unit:08d}-{self._work}"
         left = self._markers.find(name)
         if left is None:
             with self._gate.shared():
                 self._markers.put(name)
-                result = step(read())
+                result = step(read(None))
         else:
             with self._gate.alone():
                 result = self._one_by_one(name, left.after_death(), read, step)
         self._markers.remove(name)
         return result
 
-    def _one_by_one(self, name: str, deaths: dict[int, int], read: Callable[[], pa.Table], step: Step) -> pa.Table:
+    def _one_by_one(self, name: str, deaths: dict[int, int], read: Read, step: Step) -> pa.Table:
         if deaths.get(_READING, 0) >= MAX_DEATHS:
-            raise RuntimeError(
-                f"reading the rows of {name} has killed a worker {deaths[_READING] + 1} times: look at them"
-            )
+            return step(read(_KILLED_BY_READING))
         self._markers.put(name, _READING, deaths)
-        table = read()
+        table = read(None)
         results = []
         for row in range(table.num_rows):
             one = table.slice(row, 1)

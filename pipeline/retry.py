@@ -9,7 +9,7 @@ A kill at any point is mended by the same command: positions are absolute, so th
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,10 +27,11 @@ from pipeline.job import ROUNDS
 from pipeline.lock import hold
 from pipeline.merge import Units, clear_work, in_manifest, write_answers
 from pipeline.plan import Plan, Summary, summarise
-from pipeline.reader import unit_reader
+from pipeline.reader import UnitReader, unit_reader
 from pipeline.run import begin_run, read_manifest, read_run, write_manifest
 from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, to_parquet, unit_path
 from pipeline.verify import plan_of
+from schemas.errors import Failure
 
 POSITION = "answer:position"  # of a retried row among all answers, from 0
 _ROWS_AT_ONCE = 10_000
@@ -75,8 +76,8 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
     return summarise(manifest, folder, pace and pace / plan.num_prompts)
 
 
-def _read_rows(read: Callable[[int], pa.Table], rows: dict[int, list[int]], unit: int) -> pa.Table:
-    return read(unit).take(pa.array(rows[unit], pa.int64()))
+def _read_rows(read: UnitReader, rows: dict[int, list[int]], unit: int, failure: Failure | None = None) -> pa.Table:
+    return read(unit, failure).take(pa.array(rows[unit], pa.int64()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

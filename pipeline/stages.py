@@ -71,6 +71,8 @@ class Preprocess:
         return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
 
     def _fetch(self, request: Request) -> list[bytes] | Failure:
+        if request.failure is not None:
+            return request.failure
         return attempt(lambda: [fetch_image(image, self._max_image_bytes) for image in images_of(request)])
 
     def _sample(self, request: Request, fetched: list[bytes] | Failure) -> Sample:
