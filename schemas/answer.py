@@ -1,7 +1,7 @@
 """Answer: one output row. Every prompt of every request has exactly one."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import pyarrow as pa
@@ -108,7 +108,8 @@ def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -
 
 def answers_to_table(answers: Sequence[Answer]) -> pa.Table:
     """A table of ANSWER_SCHEMA, one row an answer."""
-    return pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
+    columns = {name: [getattr(answer, name) for answer in answers] for name in ANSWER_SCHEMA.names}
+    return pa.table(columns, schema=ANSWER_SCHEMA)
 
 
 def table_to_answers(table: pa.Table) -> list[Answer]:
