@@ -8,12 +8,14 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.answering import ErrorBudgetSpent
+from pipeline.answering import ErrorBudgetSpent, Loaders
 from pipeline.job import run_job
 from pipeline.plan import plan_job
+from pipeline.retry import Choice, retry_failed
 from pipeline.run import RunMismatch
 from pipeline.stages import load_engine
 from pipeline.units import done_units
+from pipeline.verify import verify_run
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine
 from tests.inputs import bad_row, good_row, write_parquet
@@ -145,3 +147,22 @@ def test_more_gpus_do_not_change_what_a_run_is(tmp_path: Path) -> None:
     one = plan_job("caption", settings_for(source, tmp_path / "out"), "Q?")
     other = plan_job("caption", settings_for(source, tmp_path / "out", gpus=0, preprocess_workers=2), "Q?")
     assert one.identity() == other.identity()
+
+
+def test_a_file_that_vanishes_after_it_was_listed_costs_its_own_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, first in (("a", 0), ("b", 20)):
+        write_parquet(folder / f"{name}.parquet", [good_row(first + i) for i in range(20)])
+    plan = plan_job("caption", settings_for(folder, tmp_path / "out", max_error_rate=1.0), "Q?")
+    (folder / "b.parquet").rename(tmp_path / "elsewhere")
+    summary = run_job(plan, load_echo_engine)
+    answers = answers_in(tmp_path / "out")
+    assert (summary.ok, summary.errors) == (20, 20)
+    assert [a["id"] for a in answers] == [f"row-{i}" for i in range(20)] + [f"b.parquet:{i}" for i in range(20)]
+    assert {(a["error_stage"], a["error_type"]) for a in answers[20:]} == {("read", "FileNotFound")}
+
+    (tmp_path / "elsewhere").rename(folder / "b.parquet")
+    again = retry_failed(str(tmp_path / "out"), Choice(stage="read"), Loaders(engine=load_echo_engine))
+    assert [a["id"] for a in answers_in(tmp_path / "out")] == [f"row-{i}" for i in range(40)]
+    assert (again.errors, verify_run(str(tmp_path / "out"))) == (0, [])
