@@ -32,6 +32,9 @@ Batch: TypeAlias = pa.Table  # one row of UNIT_SCHEMA
 UNIT_SCHEMA = pa.schema(
     [pa.field("unit", pa.int64(), nullable=False), pa.field("payload", pa.large_binary(), nullable=False)]
 )
+_UNITS_A_READ = (
+    64  # numbers given out by one task: a task each would delay the first unit of a million rows by a minute
+)
 WORKER_LOGS = "LLAVA_BATCH_WORKER_LOGS"  # set it to see what the actors print
 
 
@@ -98,7 +101,7 @@ def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterato
     """
     _set_context()
     dataset = (
-        ray.data.range(len(units), override_num_blocks=len(units))
+        ray.data.range(len(units), override_num_blocks=-(-len(units) // _UNITS_A_READ))
         .map_batches(
             _ReadAndPreprocess,
             fn_constructor_args=(np.asarray(units), work),
@@ -242,7 +245,7 @@ def _quiet_ray() -> None:
 
 def _set_context() -> None:
     context = DataContext.get_current()
-    context.target_max_block_size = None  # a block is one unit, however large
+    context.target_max_block_size = 1  # byte: a block is one row, a unit, however large
     context.enable_progress_bars = False
     context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
     context.max_errored_blocks = 0
