@@ -24,8 +24,6 @@ def run_job(
     plan: Plan, load: Callable[[JobSettings], Engine] | Loaders, *, continue_with_changes: bool = False
 ) -> Summary:
     """Answer every row that has no answer. Raises RunMismatch, FolderInUse, ErrorBudgetSpent, RunFailed, Stopped."""
-    if (complete := find_complete(plan)) is not None:
-        return complete
     engine_settings(plan.settings, on_gpu=False)  # refuses here what the actors could only die of
     facts = Preprocess(plan.settings).preprocessor.facts  # likewise: a chat template that does not suit the model
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
@@ -47,14 +45,18 @@ class _Job:
     def run(self) -> Summary:
         began = time.monotonic()
         plan, folder = self.plan, self.plan.settings.output
+        if (complete := find_complete(plan)) is not None:  # another driver may have held the folder until now
+            return complete
+        if self.continue_with_changes and read_manifest(folder) is not None:
+            raise RunMismatch(
+                f"{folder} is complete and does not go on: choose a new --output for other settings or input"
+            )
         description = {**plan.describe(), "model": asdict(self.facts)}
         run = begin_run(folder, description, plan.listing.files, continue_with_changes=self.continue_with_changes)
-        if read_manifest(folder) is not None:
-            raise RunMismatch(f"{folder} is complete: choose a new --output for other settings or other input")
         units = plan.units(run["run"])
         for _ in range(ROUNDS):
             pace = self._answer_what_is_left(run["run"])
-            self.lock.check()
+            self.lock.confirm()
             try:
                 manifest = finish_run(units, run["fingerprint"], {"seconds": round(time.monotonic() - began, 3)})
             except BrokenUnits as error:

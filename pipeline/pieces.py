@@ -37,6 +37,9 @@ def read_piece(piece: Piece, names: list[str], whole_read_bytes: int) -> Iterato
         whole = max((metadata.row_group(group).total_byte_size for group in groups), default=0) <= whole_read_bytes
         options = {"pre_buffer": True} if whole else {"pre_buffer": False, "buffer_size": _STREAM_BUFFER_BYTES}
         with pq.ParquetFile(file, metadata=metadata, **options) as parquet:
+            missing = set(names) - set(parquet.schema_arrow.names)
+            if missing:
+                raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
             left = piece.num_rows
             for batch in parquet.iter_batches(piece.num_rows, row_groups=groups, columns=names, use_threads=False):
                 wanted = batch.slice(skip, left)

@@ -3,7 +3,6 @@
 import hashlib
 import sys
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -61,8 +60,12 @@ class Plan:
 
     def units(self, run: str) -> Units:
         """The units of this job as a merge needs them."""
-        answers_of = partial(_answers_of, self.listing.unit_rows, self.listing.num_rows, self.num_prompts)
-        return Units(folder=self.settings.output, run=run, num_units=self.listing.num_units, answers_of=answers_of)
+        return Units(
+            folder=self.settings.output,
+            run=run,
+            num_units=self.listing.num_units,
+            answers_of=lambda unit: self.rows_of(unit) * self.num_prompts,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +129,6 @@ def summarise(manifest: dict[str, Any], folder: str, images_per_s: float | None)
         images_per_s=images_per_s and round(images_per_s, 3),
         output=folder,
     )
-
-
-def _answers_of(unit_rows: int, num_rows: int, num_prompts: int, unit: int) -> int:
-    return min(unit_rows, num_rows - unit * unit_rows) * num_prompts
 
 
 def _layout(listing: Listing) -> str:

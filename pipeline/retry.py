@@ -49,11 +49,13 @@ class Choice:
 
 def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
     """Try the failed rows of a complete run again. Raises ValueError where the folder holds no such run."""
-    run, manifest = read_run(folder), read_manifest(folder)
-    if run is None or manifest is None:
+    run = read_run(folder)
+    if run is None or read_manifest(folder) is None:
         raise ValueError(f"OUT must be a complete run, {folder} is not: run its job until it is done")
     plan = plan_of(folder, run, gpus=choice.gpus)
     with hold(folder) as lock:
+        manifest = read_manifest(folder)  # as the driver that held the folder before has left it
+        assert manifest is not None
         changes = choice.continue_with_changes
         run = begin_run(folder, plan.describe(), plan.listing.files, continue_with_changes=changes)
         retry = _Retry(plan=plan, number=len(manifest["retries"]) + 1, run=run["run"])
@@ -71,7 +73,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
             continue_with_changes=changes,
         )
         pace = retry.answer(answering, positions)
-        lock.check()
+        lock.confirm()
         manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]}, positions)
     return summarise(manifest, folder, pace and pace / plan.num_prompts)
 

@@ -142,6 +142,17 @@ def test_another_prompt_is_refused_in_the_same_folder(tmp_path: Path) -> None:
         run_job(plan_job("caption", settings_for(source, tmp_path / "out", prompt=("B?",)), "Q?"), load_echo_engine)
 
 
+def test_a_complete_run_is_not_changed_by_going_on_with_changes(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    first = plan_job("caption", settings_for(source, tmp_path / "out", prompt=("A?",)), "Q?")
+    run_job(first, load_echo_engine)
+    other = plan_job("caption", settings_for(source, tmp_path / "out", prompt=("B?",)), "Q?")
+    with pytest.raises(RunMismatch, match="is complete and does not go on"):
+        run_job(other, load_echo_engine, continue_with_changes=True)
+    assert verify_run(str(tmp_path / "out")) == []
+    assert run_job(first, load_echo_engine).images_per_s is None
+
+
 def test_more_gpus_do_not_change_what_a_run_is(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
     one = plan_job("caption", settings_for(source, tmp_path / "out"), "Q?")

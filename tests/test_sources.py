@@ -259,6 +259,14 @@ def test_rows_of_a_file_that_is_gone_are_failed_rows_with_all_columns(root: str)
     assert read_all(listing).column("keep:n").to_pylist() == [1, 2, 3, None, None, None]
 
 
+def test_rows_of_a_file_that_became_another_one_are_failed_rows(tmp_path: Path) -> None:
+    url = write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * 2, "prompt": ["a", "b"]}))
+    listing = list_input([url], CONVENTION)
+    for other in ({"image": [b"1"] * 2}, {"image": [b"1"] * 2, "prompt": [[1], [2]]}):
+        write(url, pa.table(other))
+        assert failures_of(listing) == [("a.parquet:0", "BrokenFile"), ("a.parquet:1", "BrokenFile")]
+
+
 def test_text_that_is_no_utf8_fails_its_rows(tmp_path: Path) -> None:
     texts = pa.array([b"one", b"\xff\xfe", b"two"], pa.binary()).view(pa.string())
     url = write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * 3, "prompt": texts}))

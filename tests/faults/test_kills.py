@@ -120,7 +120,7 @@ def test_a_lost_node_loses_nothing(tmp_path: Path, three_nodes: Cluster) -> None
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(3))
 def test_a_driver_killed_at_random_moments_loses_nothing(scene: Scene, draw: random.Random, part: int) -> None:
     """Six kills, in as many runs as they last for; between them units are torn."""
     kills = 0
