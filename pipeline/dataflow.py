@@ -101,7 +101,8 @@ def run_units(units: Sequence[int], work: Work, placement: Placement) -> Iterato
     """
     _set_context()
     dataset = (
-        ray.data.range(len(units), override_num_blocks=-(-len(units) // _UNITS_A_READ))
+        # One reader at a time: it stays as long as its units wait, and must not take the CPU that an actor restarts on.
+        ray.data.range(len(units), override_num_blocks=-(-len(units) // _UNITS_A_READ), concurrency=1)
         .map_batches(
             _ReadAndPreprocess,
             fn_constructor_args=(np.asarray(units), work),
