@@ -20,7 +20,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 soak: setup
-	$(BIN)/python -m pytest tests/faults -m 'ray or soak'
+	$(BIN)/python -m pytest tests/faults -m 'ray or soak' -v --durations=0
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -4,12 +4,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from pipeline import dataflow
 from pipeline.lock import Lock
 from pipeline.poison import Markers
 from pipeline.progress import Progress
+from pipeline.reader import UnitReader
 from pipeline.run import settle
 from pipeline.stages import Engine, Preprocess, engine_settings
 from pipeline.stopping import stop_on_signals
@@ -37,7 +36,7 @@ class Answering:
     """Where units come from and where their answers go."""
 
     settings: JobSettings
-    read: Callable[[int], pa.Table]
+    read: UnitReader
     loaders: Loaders
     lock: Lock
     folder: str  # units/ is below it

@@ -1,6 +1,7 @@
 """Which checkpoint a model name means, and what proves that it is still the same one."""
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def pin(model: str, revision: str | None) -> Pin:
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise ValueError(f"--model must be a checkpoint folder with a config.json, {model!r} has none")
+        for path in sorted(folder.glob("*.safetensors")):
+            _check_whole(path)
         return _pin_folder(folder)
     from transformers import AutoConfig  # a second that a local checkpoint does not need
 
@@ -47,6 +50,24 @@ def hash_code(folder: Path = Path(__file__).parent) -> str:
     for path in sorted([*folder.glob("preprocess/*.py"), *folder.glob("engine/*.py"), folder / "stages.py"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _check_whole(path: Path) -> None:
+    """Raise ValueError where a safetensors file is not as long as its header says: a copy that was broken off."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header = file.read(header_bytes) if header_bytes < size else b""
+    try:
+        tensors = json.loads(header)
+        ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
+    except (ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"{path} must be a whole safetensors file, its header cannot be read: copy it again"
+        ) from error
+    wanted = 8 + header_bytes + max(ends, default=0)
+    if size != wanted:
+        raise ValueError(f"{path} must have {wanted:,} bytes as its header says, it has {size:,}: copy it again")
 
 
 def _pin_folder(folder: Path) -> Pin:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -25,6 +26,8 @@ from pipeline.units import Counts, count_answers, write_unit
 from pipeline.work import NOTHING, STOPPED, Batch, Queue, Receipt, Work, make_receipt, pack, receipt_of, unpack
 from schemas.job import JobSettings
 
+# Places given out by one task: a task each would delay the first unit of a million rows by a minute.
+_UNITS_A_READ = 64
 WORKER_LOGS = "LLAVA_BATCH_WORKER_LOGS"  # set it to see what the actors print
 
 
@@ -96,7 +99,8 @@ def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receip
     """
     _set_context()
     dataset = (
-        ray.data.range(len(queue.units), override_num_blocks=len(queue.units))
+        # One reader at a time: it stays as long as its units wait, and must not take the CPU that an actor restarts on.
+        ray.data.range(len(queue.units), override_num_blocks=-(-len(queue.units) // _UNITS_A_READ), concurrency=1)
         .map_batches(
             _ReadAndPreprocess,
             fn_constructor_args=(queue, work),
@@ -166,7 +170,7 @@ class _ReadAndPreprocess:
             return pack(place, NOTHING)
         preprocess = self._load(number)
         guard = Guard("preprocess", part.markers, preprocess.give_up, self._gate)
-        return pack(place, guard(unit, lambda: patiently(lambda: part.read(unit)), preprocess))
+        return pack(place, guard(unit, partial(part.read, unit), preprocess))
 
     def _load(self, number: int) -> Preprocess:
         """The part's own way of preparing, or that of another which asks in the same way."""
@@ -195,7 +199,7 @@ class _GenerateAndWrite:
             return make_receipt(place, Counts(), 0.0, worker=_actor(), engine=self._generate.statistics())
         part, unit = self._parts[self._queue.parts[place]], int(self._queue.units[place])
         guard = Guard("generate", part.markers, self._generate.give_up, self._gate)
-        answers = final_answers(guard(unit, lambda: samples, self._generate))
+        answers = final_answers(guard(unit, lambda _: samples, self._generate))
         patiently(lambda: write_unit(part.folder, part.run, unit, answers))
         seconds, engine = time.monotonic() - began, self._generate.statistics()
         return make_receipt(place, count_answers(answers), seconds, worker=_actor(), engine=engine)
@@ -215,7 +219,7 @@ def _quiet_ray() -> None:
 
 def _set_context() -> None:
     context = DataContext.get_current()
-    context.target_max_block_size = None  # a block is one unit, however large
+    context.target_max_block_size = 1  # byte: a block is one row, a unit, however large
     context.enable_progress_bars = False
     context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
     context.max_errored_blocks = 0

@@ -26,8 +26,6 @@ def run_job(
     plan: Plan, load: Callable[[JobSettings], Engine] | Loaders, *, continue_with_changes: bool = False
 ) -> Summary:
     """Answer every row that has no answer. Raises RunMismatch, FolderInUse, ErrorBudgetSpent, RunFailed, Stopped."""
-    if (complete := find_complete(plan)) is not None:
-        return complete
     check_machine(plan.settings, cards_here())  # refuses here what the actors could only die of
     preprocessor = Preprocess(plan.settings).preprocessor  # likewise: a chat template that does not suit the model
     model = {**asdict(preprocessor.facts), "chat_template_hash": preprocessor.template_hash}
@@ -50,15 +48,19 @@ class _Job:
     def run(self) -> Summary:
         began = time.monotonic()
         plan, folder = self.plan, self.plan.settings.output
+        if (complete := find_complete(plan)) is not None:  # another driver may have held the folder until now
+            return complete
+        if self.continue_with_changes and read_manifest(folder) is not None:
+            raise RunMismatch(
+                f"{folder} is complete and does not go on: choose a new --output for other settings or input"
+            )
         description = {**plan.describe(), "model": self.model}
         run = begin_run(folder, description, plan.listing.files, continue_with_changes=self.continue_with_changes)
-        if read_manifest(folder) is not None:
-            raise RunMismatch(f"{folder} is complete: choose a new --output for other settings or other input")
         units = plan.units(run["run"])
         progress: Progress | None = None
         for _ in range(ROUNDS):
             progress = self._answer_what_is_left(run["run"]) or progress
-            self.lock.check()
+            self.lock.confirm()
             try:
                 manifest = finish_run(units, run["fingerprint"], _timings(began, progress))
             except BrokenUnits as error:

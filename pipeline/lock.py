@@ -20,7 +20,9 @@ from typing import Any
 from pipeline import storage
 
 NAME = "driver.lock"
-_SETTLE_S = 0.5  # two that take a stale lock over at once both write; after this both see whose word was the last
+# Two that take a stale lock over at once both write, and not every store refuses the second of two new files; after
+# this both see whose word was the last.
+_SETTLE_S = 0.5
 
 
 class FolderInUse(ValueError):
@@ -64,6 +66,11 @@ class Lock:
         if self.lost:
             raise FolderInUse(f"{self.url} was taken over by another driver while this one was silent")
 
+    def confirm(self) -> None:
+        """The same by a look at the lock itself: before what only one driver may do."""
+        self.beat()
+        self.check()
+
     def beat(self) -> None:
         """Show that the owner lives, unless another has taken over."""
         with contextlib.suppress(OSError):  # a store that is away for a moment; the next beat tells
@@ -88,18 +95,21 @@ def hold(folder: str, timing: Timing | None = None) -> Iterator[Lock]:
     finally:
         done.set()
         beating.join()
-        if not lock.lost and _token(_read(lock.url)) == lock.owner.token:
-            storage.delete(lock.url)
+        with contextlib.suppress(OSError):  # a store that is away: the lock grows stale, what was done counts
+            if not lock.lost and _token(_read(lock.url)) == lock.owner.token:
+                storage.delete(lock.url)
 
 
 def _acquire(lock: Lock, timing: Timing) -> None:
     mine = lock.owner.to_json()
     if storage.create_new(lock.url, mine):
-        return
-    found = _read(lock.url)
-    if found is not None and _lives(lock.url, found, timing):
-        raise FolderInUse(_in_use(lock.url, found))
-    storage.write_atomic(lock.url, mine)
+        if storage.local_path(lock.url) is not None:
+            return
+    else:
+        found = _read(lock.url)
+        if found is not None and _lives(lock.url, found, timing):
+            raise FolderInUse(_in_use(lock.url, found))
+        storage.write_atomic(lock.url, mine)
     time.sleep(_SETTLE_S)
     if _token(now := _read(lock.url)) != lock.owner.token:
         raise FolderInUse(_in_use(lock.url, now or b""))

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.patience import patiently
 from pipeline.run import FORMAT, write_manifest
 from pipeline.units import BrokenUnit, Counts, count_answers, done_units, read_unit_answers, stream_to_parquet
 
@@ -71,7 +72,7 @@ def in_manifest(counts: Counts) -> dict[str, Any]:
 
 def write_answers(folder: str, name: str, data: bytes, rows: int) -> dict[str, Any]:
     """Put one file of answers in place and return what the manifest says of it."""
-    storage.write_atomic(storage.join(folder, name), data)
+    patiently(lambda: storage.write_atomic(storage.join(folder, name), data))
     return {"path": name, "rows": rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import sys
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -64,8 +63,12 @@ class Plan:
 
     def units(self, run: str) -> Units:
         """The units of this job as a merge needs them."""
-        answers_of = partial(_answers_of, self.listing.unit_rows, self.listing.num_rows, self.num_prompts)
-        return Units(folder=self.settings.output, run=run, num_units=self.listing.num_units, answers_of=answers_of)
+        return Units(
+            folder=self.settings.output,
+            run=run,
+            num_units=self.listing.num_units,
+            answers_of=lambda unit: self.rows_of(unit) * self.num_prompts,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,10 +144,6 @@ def summarise(manifest: dict[str, Any], folder: str, images_per_s: float | None)
         output=folder,
         scores=scores_in(manifest),
     )
-
-
-def _answers_of(unit_rows: int, num_rows: int, num_prompts: int, unit: int) -> int:
-    return min(unit_rows, num_rows - unit * unit_rows) * num_prompts
 
 
 def _layout(listing: Listing) -> str:

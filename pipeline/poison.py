@@ -16,13 +16,21 @@ from typing import Literal, TypeAlias
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.patience import patiently
 from schemas.errors import Failure
 
 Work: TypeAlias = Literal["preprocess", "generate"]
 Step: TypeAlias = Callable[[pa.Table], pa.Table]
+Read: TypeAlias = Callable[[Failure | None], pa.Table]
 MAX_DEATHS = 2  # of a row that is tried alone
 MAX_LOADS = 3
 _READING = -1  # in place of a row
+_KILLED_BY_READING = Failure(
+    stage="read",
+    type="WorkerDied",
+    message=f"reading these rows killed their worker process in {MAX_DEATHS + 1} tries (a crash in native code, or no "
+    "memory left): look at their file, then retry them",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +59,7 @@ class Markers:
     def find(self, name: str) -> Marker | None:
         """The marker of that name that this driver's workers have left."""
         try:
-            marker = Marker(**json.loads(storage.read_bytes(self._path(name))))
+            marker = Marker(**json.loads(patiently(lambda: storage.read_bytes(self._path(name)))))
         except (FileNotFoundError, ValueError, TypeError):  # none, or torn by the kill of its storage
             return None
         return marker if marker.driver == self.driver else None
@@ -60,11 +68,11 @@ class Markers:
         """Say what is about to be done."""
         known = {str(one): count for one, count in (deaths or {}).items()}
         marker = Marker(driver=self.driver, row=row, deaths=known)
-        storage.write_atomic(self._path(name), json.dumps(asdict(marker)).encode())
+        patiently(lambda: storage.write_atomic(self._path(name), json.dumps(asdict(marker)).encode()))
 
     def remove(self, name: str) -> None:
         """Say that it went well."""
-        storage.delete(self._path(name))
+        patiently(lambda: storage.delete(self._path(name)))
 
     def _path(self, name: str) -> str:
         return storage.join(self.folder, "markers", f"{name}.json")
@@ -85,27 +93,28 @@ class Guard:
         self._give_up = give_up
         self._gate = gate or Gate()  # one for all guards of a process
 
-    def __call__(self, unit: int, read: Callable[[], pa.Table], step: Step) -> pa.Table:
-        """`step` of the table that `read` gives, whole or, after a death, row by row."""
+    def __call__(self, unit: int, read: Read, step: Step) -> pa.Table:
+        """`step` of the table that `read` gives, whole or, after a death, row by row.
+
+        Where reading itself kills, `read` is given the failure that all rows are to have.
+        """
         name = f"unit-{unit:08d}-{self._work}"
         left = self._markers.find(name)
         if left is None:
             with self._gate.shared():
                 self._markers.put(name)
-                result = step(read())
+                result = step(read(None))
         else:
             with self._gate.alone():
                 result = self._one_by_one(name, left.after_death(), read, step)
         self._markers.remove(name)
         return result
 
-    def _one_by_one(self, name: str, deaths: dict[int, int], read: Callable[[], pa.Table], step: Step) -> pa.Table:
+    def _one_by_one(self, name: str, deaths: dict[int, int], read: Read, step: Step) -> pa.Table:
         if deaths.get(_READING, 0) >= MAX_DEATHS:
-            raise RuntimeError(
-                f"reading the rows of {name} has killed a worker {deaths[_READING] + 1} times: look at them"
-            )
+            return step(read(_KILLED_BY_READING))
         self._markers.put(name, _READING, deaths)
-        table = read()
+        table = read(None)
         results = []
         for row in range(table.num_rows):
             one = table.slice(row, 1)

@@ -4,72 +4,80 @@ Nobody after it knows which format the rows came from.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow import types
 
-from pipeline import storage
 from pipeline.column_types import is_list, is_text
 from pipeline.columns import Columns
 from pipeline.listing import Format
+from pipeline.patience import WAITS_S, is_transient, patiently
+from pipeline.pieces import Piece, by_row_group, read_piece
 from pipeline.preprocess.pdf import is_pdf, page_uri
 from pipeline.sources import Listing
-from schemas.request import REQUEST_SCHEMA
+from schemas.errors import Failure
+from schemas.request import FAILURE, REQUEST_SCHEMA
 
 KEEP = "keep:"  # before the names of the columns that ride along to the answers
 WHOLE_READ_BYTES = 256 * 2**20
-_STREAM_BUFFER_BYTES = 8 * 2**20
+_SHOWN = 300  # characters of an error in a message
 _IMAGES = REQUEST_SCHEMA.field("images").type
 _NOT_RELATIVE = r"^([A-Za-z][A-Za-z0-9+.-]*://|/|~|data:)"
 
 
-def unit_reader(listing: Listing) -> Callable[[int], pa.Table]:
-    """A picklable function from the number of a unit to its table, see `read_unit`."""
+class UnitReader(Protocol):
+    """From the number of a unit to its table; with a failure nothing is read, every row has it."""
+
+    def __call__(self, unit: int, failure: Failure | None = None) -> pa.Table: ...
+
+
+def unit_reader(listing: Listing) -> UnitReader:
+    """A picklable reader of these units, see `read_unit`."""
     return partial(_read_numbered, replace(listing, files=listing.files.slice(0, 0)))
 
 
-def read_unit(pieces: pa.Table, columns: Columns, format: Format, whole_read_bytes: int = WHOLE_READ_BYTES) -> pa.Table:
+def read_unit(
+    pieces: pa.Table,
+    columns: Columns,
+    format: Format,
+    whole_read_bytes: int = WHOLE_READ_BYTES,
+    failure: Failure | None = None,
+) -> pa.Table:
     """The rows of a unit's pieces: REQUEST_SCHEMA's columns, then `keep:<name>` for every kept column, types as read.
 
     A row whose image is null or empty has one image with neither bytes nor URI. Row groups of more than
-    `whole_read_bytes` are streamed page by page: a unit of a few rows must not cost all their memory.
+    `whole_read_bytes` are streamed page by page: a unit of a few rows must not cost all their memory. What cannot be
+    read (a damaged row group, a file that is gone) are rows with a failure; with `failure` all rows have that one.
     """
     schema = pa.schema([*REQUEST_SCHEMA, *(pa.field(KEEP + kept.name, kept.type) for kept in columns.keep)])
     if format == "images":
-        return _image_files(pieces).cast(schema)
+        return _image_files(pieces, failure).cast(schema)
+    source = _Source(columns=columns, schema=schema, whole_read_bytes=whole_read_bytes)
+    rows = pieces.select(["url", "name", "start", "num_rows"]).to_pylist()
     tables = [
-        pa.table(_columns_of(rows, columns), schema=schema)
-        for piece in pieces.to_pylist()
-        for rows in _read_piece(piece, columns.used(), whole_read_bytes)
+        table
+        for piece in (Piece(**row) for row in rows)
+        for table in ([source.failed(piece, failure)] if failure else source.tables(piece))
     ]
     return pa.concat_tables(tables).unify_dictionaries()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    """Some rows of a Parquet file as they are there; `first` is the position of their first row in it."""
-
-    url: str
-    name: str
-    first: int
-    batch: pa.RecordBatch
+def _read_numbered(listing: Listing, unit: int, failure: Failure | None = None) -> pa.Table:
+    return read_unit(listing.unit(unit), listing.columns, listing.format, failure=failure)
 
 
-def _read_numbered(listing: Listing, number: int) -> pa.Table:
-    return read_unit(listing.unit(number), listing.columns, listing.format)
-
-
-def _image_files(pieces: pa.Table) -> pa.Table:
+def _image_files(pieces: pa.Table, failure: Failure | None) -> pa.Table:
     names, urls = (pa.array(_rows_of(pieces, column), pa.string()) for column in ("name", "url"))
     images = _one_image_a_row(pa.nulls(len(urls), pa.large_binary()), urls)
     asked = [pa.nulls(len(urls), pa.string())] * 2
-    return pa.table([names, images, *asked, _values([], [], len(urls))], names=REQUEST_SCHEMA.names)
+    rest = [_values([], [], len(urls)), _failures(failure, len(urls))]
+    return pa.table([names, images, *asked, *rest], names=REQUEST_SCHEMA.names)
 
 
 def _rows_of(pieces: pa.Table, column: str) -> Iterator[str]:
@@ -79,46 +87,86 @@ def _rows_of(pieces: pa.Table, column: str) -> Iterator[str]:
         yield from (page_uri(piece[column], page) for page in pages) if is_pdf(piece[column]) else [piece[column]]
 
 
-def _read_piece(piece: dict[str, object], names: list[str], whole_read_bytes: int) -> Iterator[_Rows]:
-    """The rows of one piece, in as many batches as Arrow likes. Raises OSError where they cannot be read."""
-    url, start, num_rows = str(piece["url"]), int(str(piece["start"])), int(str(piece["num_rows"]))
-    done = 0
-    try:
-        for batch in _read_range(url, start, num_rows, names, whole_read_bytes):
-            yield _Rows(url=url, name=str(piece["name"]), first=start + done, batch=batch)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """Rows as they are in their file; `first` is the position of the first in it."""
+
+    url: str
+    name: str
+    first: int
+    batch: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """How the pieces of Parquet files become rows of `schema`."""
+
+    columns: Columns
+    schema: pa.Schema
+    whole_read_bytes: int
+
+    def tables(self, piece: Piece) -> list[pa.Table]:
+        """The piece's rows; where it cannot be read as a whole, those of each row group that can, and failed ones."""
+        try:
+            return patiently(lambda: self._read(piece))
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, MemoryError):  # no row's fault
+                raise
+            parts = [piece] if is_transient(error) else by_row_group(piece)
+            if len(parts) > 1:
+                return [table for part in parts for table in self.tables(part)]
+            return [self.failed(piece, _why(piece, error), self._ids_alone(piece))]
+
+    def failed(self, piece: Piece, failure: Failure | None, ids: pa.Array | None = None) -> pa.Table:
+        """Rows of which nothing is known but their ids, or else their places."""
+        made = _made_ids(piece.name, piece.start, piece.num_rows)
+        nothing = pa.table([pa.nulls(piece.num_rows, field.type) for field in self.schema], names=self.schema.names)
+        columns = {
+            "id": made if ids is None else pc.coalesce(ids, made),
+            "images": pa.array([[]] * piece.num_rows, _IMAGES),
+            "values": _values([], [], piece.num_rows),
+            "failure": _failures(failure, piece.num_rows),
+        }
+        for name, column in columns.items():
+            nothing = nothing.set_column(nothing.column_names.index(name), name, column)
+        return nothing.cast(self.schema)
+
+    def _read(self, piece: Piece) -> list[pa.Table]:
+        """All of it, in as many tables as Arrow likes."""
+        tables, done = [], 0
+        for batch in read_piece(piece, self.columns.used(), self.whole_read_bytes):
+            rows = _Rows(url=piece.url, name=piece.name, first=piece.start + done, batch=batch)
+            tables.append(pa.table(_columns_of(rows, self.columns), schema=self.schema))
             done += batch.num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise OSError(f"cannot read rows {start} to {start + num_rows - 1} of {url}: {error}") from error
-    if done < num_rows:
-        raise OSError(f"{url} must have at least {start + num_rows} rows as when it was listed, it has {start + done}")
+        if done < piece.num_rows:
+            there = f"it has {piece.start + done}"
+            raise OSError(f"the file must have at least {piece.start + piece.num_rows} rows as when listed, {there}")
+        return tables
+
+    def _ids_alone(self, piece: Piece) -> pa.Array | None:
+        """The id column of rows of which another column cannot be read; None where it cannot either."""
+        if self.columns.id is None:
+            return None
+        try:
+            found = pa.Table.from_batches(list(read_piece(piece, [self.columns.id], self.whole_read_bytes)))
+        except (OSError, pa.ArrowException):
+            return None
+        ids = found.column(0).cast(pa.string()).combine_chunks()
+        return ids if len(ids) == piece.num_rows else None
 
 
-def _read_range(
-    url: str, start: int, num_rows: int, names: list[str], whole_read_bytes: int
-) -> Iterator[pa.RecordBatch]:
-    with storage.open_url(url) as file:
-        metadata = pq.read_metadata(file)
-        groups, skip = _row_groups(metadata, start, num_rows)
-        whole = max((metadata.row_group(group).total_byte_size for group in groups), default=0) <= whole_read_bytes
-        options = {"pre_buffer": True} if whole else {"pre_buffer": False, "buffer_size": _STREAM_BUFFER_BYTES}
-        with pq.ParquetFile(file, metadata=metadata, **options) as parquet:
-            left = num_rows
-            for batch in parquet.iter_batches(num_rows, row_groups=groups, columns=names, use_threads=False):
-                wanted = batch.slice(skip, left)
-                skip -= min(skip, batch.num_rows)
-                left -= wanted.num_rows
-                if wanted.num_rows:
-                    yield wanted
-                if not left:
-                    return
-
-
-def _row_groups(metadata: pq.FileMetaData, start: int, num_rows: int) -> tuple[list[int], int]:
-    """The row groups that hold these rows, and how many rows of the first come before them."""
-    ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)
-    first, last = np.searchsorted(ends, [start, start + num_rows - 1], side="right")
-    before = int(ends[first - 1]) if first else 0
-    return list(range(first, min(last + 1, len(ends)))), start - before
+def _why(piece: Piece, error: OSError | pa.ArrowException) -> Failure:
+    """What a person is told of rows that cannot be read."""
+    said = str(error) if len(str(error)) <= _SHOWN else f"{str(error)[:_SHOWN]}..."
+    if isinstance(error, FileNotFoundError):
+        return Failure(stage="read", type="FileNotFound", message=f"{piece} are not there any more: {said}")
+    if isinstance(error, PermissionError):
+        return Failure(stage="read", type="PermissionDenied", message=f"{piece} may not be read: {said}")
+    if is_transient(error):
+        tries = f"{len(WAITS_S) + 1} tries"
+        return Failure(stage="read", type="ReadFailed", message=f"{piece} could not be read in {tries}: {said}")
+    message = f"{piece} cannot be read: {said}; put the file back as it was, then retry them"
+    return Failure(stage="read", type="BrokenFile", message=message)
 
 
 def _columns_of(rows: _Rows, columns: Columns) -> list[pa.Array]:
@@ -131,7 +179,7 @@ def _columns_of(rows: _Rows, columns: Columns) -> list[pa.Array]:
     values = [batch.column(name).cast(pa.string()) for name in columns.values]
     kept = [batch.column(kept.column).cast(kept.type) for kept in columns.keep]
     asked = [prompt, messages, _values(columns.values, values, len(batch))]
-    return [_ids(rows, columns.id), _images(rows, columns.image), *asked, *kept]
+    return [_ids(rows, columns.id), _images(rows, columns.image), *asked, _failures(None, len(batch)), *kept]
 
 
 def _as_json(messages: pa.Array) -> pa.Array:
@@ -164,9 +212,17 @@ def _images(rows: _Rows, name: str | None) -> pa.Array:
 
 def _ids(rows: _Rows, name: str | None) -> pa.Array:
     """The id column as strings; a row without one is called after its file and its position there."""
-    positions = pa.array(np.arange(rows.first, rows.first + len(rows.batch))).cast(pa.string())
-    made = pc.binary_join_element_wise(rows.name, positions, ":")
+    made = _made_ids(rows.name, rows.first, len(rows.batch))
     return made if name is None else pc.coalesce(rows.batch.column(name).cast(pa.string()), made)
+
+
+def _made_ids(name: str, first: int, num_rows: int) -> pa.Array:
+    positions = pa.array(np.arange(first, first + num_rows)).cast(pa.string())
+    return pc.binary_join_element_wise(name, positions, ":")
+
+
+def _failures(failure: Failure | None, num_rows: int) -> pa.Array:
+    return pa.array([failure and asdict(failure)] * num_rows, FAILURE)
 
 
 def _data_and_uri(image: pa.Array, folder: str) -> tuple[pa.Array, pa.Array]:

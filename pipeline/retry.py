@@ -9,7 +9,7 @@ A kill at any point is mended by the same command: positions are absolute, so th
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,10 +28,11 @@ from pipeline.lock import hold
 from pipeline.merge import Units, clear_work, in_manifest, write_answers
 from pipeline.plan import Plan, Summary, summarise, with_scores
 from pipeline.progress import Progress
-from pipeline.reader import unit_reader
+from pipeline.reader import UnitReader, unit_reader
 from pipeline.run import begin_run, read_manifest, read_run, write_manifest
 from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, to_parquet, unit_path
 from pipeline.verify import plan_of
+from schemas.errors import Failure
 
 POSITION = "answer:position"  # of a retried row among all answers, from 0
 _ROWS_AT_ONCE = 10_000
@@ -49,11 +50,13 @@ class Choice:
 
 def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
     """Try the failed rows of a complete run again. Raises ValueError where the folder holds no such run."""
-    run, manifest = read_run(folder), read_manifest(folder)
-    if run is None or manifest is None:
+    run = read_run(folder)
+    if run is None or read_manifest(folder) is None:
         raise ValueError(f"OUT must be a complete run, {folder} is not: run its job until it is done")
     plan = plan_of(folder, run, gpus=choice.gpus)
     with hold(folder) as lock:
+        manifest = read_manifest(folder)  # as the driver that held the folder before has left it
+        assert manifest is not None
         changes = choice.continue_with_changes
         run = begin_run(folder, plan.describe(), plan.listing.files, continue_with_changes=changes)
         retry = _Retry(plan=plan, number=len(manifest["retries"]) + 1, run=run["run"])
@@ -71,7 +74,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
             continue_with_changes=changes,
         )
         progress = retry.answer(answering, positions)
-        lock.check()
+        lock.confirm()
         manifest.pop("scores", None)  # of the answers as they were
         manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]}, positions)
         manifest = with_scores(plan.settings, manifest)
@@ -79,8 +82,8 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
     return summarise(manifest, folder, pace and pace / plan.num_prompts)
 
 
-def _read_rows(read: Callable[[int], pa.Table], rows: dict[int, list[int]], unit: int) -> pa.Table:
-    return read(unit).take(pa.array(rows[unit], pa.int64()))
+def _read_rows(read: UnitReader, rows: dict[int, list[int]], unit: int, failure: Failure | None = None) -> pa.Table:
+    return read(unit, failure).take(pa.array(rows[unit], pa.int64()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,7 @@ def list_input(
         raise ValueError(f"--input must have at least one row, {', '.join(inputs)} has none")
     num_rows = min(total, limit or total)
     used = int(np.searchsorted(np.cumsum(rows), num_rows)) + 1  # files that have rows of the job
-    table = _files_table(files[:used], common_folder([one.root for one in found]), rows[:used])
+    table = files_table(files[:used], common_folder([one.root for one in found]), rows[:used])
     unit_rows = unit_rows or default_unit_rows(num_rows)
     pieces = cut(table, num_rows, unit_rows)
     return Listing(format=format, columns=columns, files=table, pieces=pieces, unit_rows=unit_rows, num_rows=num_rows)
@@ -125,7 +125,8 @@ def _look_into(
     return columns, np.array([footer.num_rows for footer in footers], np.int64)
 
 
-def _files_table(files: Sequence[FileInfo], folder: str, rows: npt.NDArray[np.int64]) -> pa.Table:
+def files_table(files: Sequence[FileInfo], folder: str, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """FILES_SCHEMA of these files and their rows; names are below `folder`."""
     columns = {
         "url": [file.url for file in files],
         "name": [file.url[len(folder) :] for file in files],

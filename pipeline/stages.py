@@ -76,6 +76,8 @@ class Preprocess:
         return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
 
     def _fetch(self, request: Request) -> list[bytes | PdfPage] | Failure:
+        if request.failure is not None:
+            return request.failure
         return attempt(lambda: [self._fetch_image(image) for image in images_of(request)])
 
     def _sample(self, request: Request, fetched: list[bytes | PdfPage] | Failure) -> Sample:

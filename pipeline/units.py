@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.patience import patiently
 
 ROWS_A_GROUP = 10_000
 EXAMPLES = 3  # kept of each type of error
@@ -72,15 +73,12 @@ def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
 
 
 def read_unit_answers(folder: str, run: str, unit: int, rows: int) -> pa.Table:
-    """The answers of a finished unit, which must be `rows`. Raises BrokenUnit, and OSError where none can be had."""
+    """The answers of a finished unit, which must be `rows`. Raises BrokenUnit, and OSError where it cannot be read."""
     path = unit_path(folder, unit)
+    data = patiently(lambda: storage.read_bytes(path))
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(path)))
-    except pa.ArrowException as error:
-        raise BrokenUnit(f"{path} is torn: {error}") from error
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) or not storage.exists(path):
-            raise
+        table = pq.read_table(pa.BufferReader(data))
+    except (OSError, pa.ArrowException) as error:  # of the bytes: what is wrong with the storage was raised before
         raise BrokenUnit(f"{path} is torn: {error}") from error
     marks = table.schema.metadata or {}
     if (marks.get(_RUN), marks.get(_UNIT)) != (run.encode(), str(unit).encode()):

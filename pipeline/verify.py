@@ -6,16 +6,17 @@ The ids that must be there come from the input, read anew; nothing that the run 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.checkpoint import Pin
+from pipeline.columns import Columns
 from pipeline.plan import Plan, plan_job
 from pipeline.reader import read_unit
 from pipeline.run import changed_files, read_manifest, read_run
@@ -56,26 +57,6 @@ def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None, gpus:
     identity = run["identity"]
     placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": gpus}
     return plan_job(identity["job"], JobSettings.model_validate(placed), "", model)
-
-
-def expected_keys(plan: Plan) -> Iterator[Key]:
-    """The id and prompt of every answer there must be, in order, from the input itself."""
-    prompt_ids = [prompt.id for prompt in parse_prompts(plan.settings.prompt)] or ["prompt"]
-    for unit in range(plan.listing.num_units):
-        for id in _ids_of(plan, unit):
-            yield from ((id, prompt_id) for prompt_id in prompt_ids)
-
-
-def _ids_of(plan: Plan, unit: int) -> list[str]:
-    """The ids of a unit's rows, without its images where the format lets them be left out."""
-    pieces, columns = plan.listing.unit(unit), plan.listing.columns
-    if plan.listing.format == "parquet" and columns.id is None:
-        rows = pieces.select(["name", "start", "num_rows"]).to_pylist()
-        return [f"{row['name']}:{row['start'] + i}" for row in rows for i in np.arange(row["num_rows"])]
-    if plan.listing.format == "parquet":
-        columns = replace(columns, image=columns.id, prompt=None, keep=())  # any column of texts stands in for images
-    ids: list[str] = read_unit(pieces, columns, plan.listing.format).column("id").to_pylist()
-    return ids
 
 
 def _verify_units(plan: Plan, run: dict[str, Any]) -> Iterator[str]:
@@ -119,22 +100,25 @@ def _verify_scores(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
 
 def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
     """Every id and prompt once, in order; rows that agree with the schema, themselves and the manifest's counts."""
-    expected = expected_keys(plan)
+    input = _Input(plan)
+    expected = input.keys()
     missing: Counter[Key] = Counter()
     surplus: Counter[Key] = Counter()
     counts = {"rows": 0, "errors": 0}
     for file in manifest["files"]:
         rows = 0
         for table in _tables_of(storage.join(plan.settings.output, file["path"])):
-            found = list(zip(table["id"].to_pylist(), table["prompt_id"].to_pylist(), strict=True))
-            _compare(list(islice(expected, len(found))), found, missing, surplus)
+            wanted = list(islice(expected, table.num_rows))
+            _compare(wanted, input.by_id(wanted, table, counts["rows"]), missing, surplus)
             yield from _verify_rows(table, file["path"])
             rows += table.num_rows
+            counts["rows"] += table.num_rows
             counts["errors"] += count_answers(table).errors
-        counts["rows"] += rows
         if rows != file["rows"]:
             yield f"{file['path']} must have {file['rows']} answers, it has {rows}"
     missing.update(expected)
+    if missing or surplus:
+        yield from (f"ids of the input cannot be read any more: {message}" for message in islice(input.unread, SHOWN))
     yield from _name(missing - surplus, "is missing")
     yield from _name(surplus - missing, "is there once too often, or is not of this input")
     yield from (
@@ -142,6 +126,52 @@ def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
         for name in counts
         if manifest[name] != counts[name]
     )
+
+
+class _Input:
+    """The rows of the input as they are read by now, and where each stands."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._names = plan.listing.files.column("name")
+        self._ends = np.cumsum(plan.listing.files.column("num_rows").to_numpy())
+        self.unread: dict[str, None] = {}  # why rows' ids cannot be read now
+
+    def keys(self) -> Iterator[Key]:
+        """The id and prompt of every answer there must be, in order."""
+        prompt_ids = [prompt.id for prompt in parse_prompts(self._plan.settings.prompt)] or ["prompt"]
+        for unit in range(self._plan.listing.num_units):
+            for id in self._ids_of(unit):
+                yield from ((id, prompt_id) for prompt_id in prompt_ids)
+
+    def _ids_of(self, unit: int) -> list[str]:
+        """The ids of a unit's rows, without its images where the format lets them be left out."""
+        pieces, columns = self._plan.listing.unit(unit), self._plan.listing.columns
+        if self._plan.listing.format == "parquet" and columns.id is None:
+            rows = pieces.select(["name", "start", "num_rows"]).to_pylist()
+            return [f"{row['name']}:{row['start'] + i}" for row in rows for i in range(row["num_rows"])]
+        if self._plan.listing.format == "parquet":
+            columns = Columns(image=columns.id, id=columns.id)  # any column of texts stands in for images
+        table = read_unit(pieces, columns, self._plan.listing.format)
+        self.unread |= {failure["message"]: None for failure in table.column("failure").drop_null().to_pylist()}
+        ids: list[str] = table.column("id").to_pylist()
+        return ids
+
+    def by_id(self, wanted: list[Key], table: pa.Table, first: int) -> list[Key]:
+        """The keys of these answers, of which `first` is the position; an unread row's by the id that it has by now."""
+        found: list[Key] = list(zip(table["id"].to_pylist(), table["prompt_id"].to_pylist(), strict=True))
+        unread = np.flatnonzero(pc.fill_null(pc.equal(table["error_stage"], "read"), False).to_numpy())
+        for i in unread.tolist():
+            if i < len(wanted) and found[i][0] == self._place((first + i) // self._plan.num_prompts):
+                found[i] = (wanted[i][0], found[i][1])
+        return found
+
+    def _place(self, row: int) -> str:
+        file = int(np.searchsorted(self._ends, row, side="right"))
+        if file == len(self._ends):
+            return ""
+        start = int(self._ends[file - 1]) if file else 0
+        return f"{self._names[file].as_py()}:{row - start}"
 
 
 def _compare(wanted: list[Key], found: list[Key], missing: Counter[Key], surplus: Counter[Key]) -> None:

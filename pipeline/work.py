@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.poison import Markers
 from pipeline.progress import Receipt
+from pipeline.reader import UnitReader
 from pipeline.stages import Engine, Preprocess
 from pipeline.units import Counts, ErrorType
 from schemas.engine import EngineStatistics
@@ -30,7 +31,7 @@ class Part:
     """Units of one run: how they are read and prepared, and where their answers go."""
 
     settings: JobSettings
-    read: Callable[[int], pa.Table]
+    read: UnitReader
     load_preprocess: Callable[[JobSettings], Preprocess]
     folder: str  # units/ is below it
     run: str

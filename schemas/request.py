@@ -1,10 +1,12 @@
 """Request: one input row, whatever file it came from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
+
+from schemas.errors import Failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,8 @@ class Request:
     """The images of one row, in order, and what it asks itself; the job's prompts apply where it asks nothing.
 
     `messages` is the JSON text of a list of {role, content}; it has a place for every image, and wins over `prompt`.
-    `values` are the row's columns that the job's prompts name, as text.
+    `values` are the row's columns that the job's prompts name, as text. `failure` says why nothing but the id could be
+    read of the row.
     """
 
     id: str
@@ -28,8 +31,10 @@ class Request:
     prompt: str | None = None
     messages: str | None = None
     values: Mapping[str, str | None] = field(default_factory=dict)
+    failure: Failure | None = None
 
 
+FAILURE = pa.struct([pa.field(name, pa.string(), nullable=False) for name in ("stage", "type", "message")])
 REQUEST_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -41,6 +46,7 @@ REQUEST_SCHEMA = pa.schema(
         pa.field("prompt", pa.string()),  # null where the job's prompts or the row's messages apply
         pa.field("messages", pa.string()),  # JSON text of [{role, content}, ...]; null where the row has none
         pa.field("values", pa.map_(pa.string(), pa.string()), nullable=False),  # of the columns that prompts name
+        pa.field("failure", FAILURE),  # null where the row could be read
     ]
 )
 
@@ -54,6 +60,7 @@ def requests_to_table(requests: Sequence[Request]) -> pa.Table:
             "prompt": request.prompt,
             "messages": request.messages,
             "values": list(request.values.items()),
+            "failure": request.failure and asdict(request.failure),
         }
         for request in requests
     ]
@@ -68,4 +75,5 @@ def table_to_requests(table: pa.Table) -> list[Request]:
 def _row_to_request(row: dict[str, Any]) -> Request:
     row["images"] = tuple(ImageRef(**image) for image in row["images"])
     row["values"] = dict(row["values"])
+    row["failure"] = Failure(**row["failure"]) if row["failure"] else None
     return Request(**row)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.errors import Failure
+from schemas.request import FAILURE
 
 TokenIds = npt.NDArray[np.int32]
 Tiles = npt.NDArray[np.uint8]
@@ -88,7 +89,6 @@ class Sample:
         return self.prompts[: len(self.prompts) // len(self.strips)] if self.strips else self.prompts
 
 
-_FAILURE = pa.struct([pa.field(name, pa.string(), nullable=False) for name in ("stage", "type", "message")])
 _PROMPT = pa.struct(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -96,7 +96,7 @@ _PROMPT = pa.struct(
         pa.field("token_ids", pa.large_list(pa.int32()), nullable=False),
         pa.field("num_image_tokens", pa.int32(), nullable=False),
         pa.field("max_new_tokens", pa.int32(), nullable=False),
-        pa.field("failure", _FAILURE),  # null exactly when token_ids is not empty
+        pa.field("failure", FAILURE),  # null exactly when token_ids is not empty
     ]
 )
 _SIZE = pa.struct([pa.field("width", pa.int32(), nullable=False), pa.field("height", pa.int32(), nullable=False)])

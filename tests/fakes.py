@@ -95,6 +95,8 @@ class NotedPreprocess(Preprocess):
 
 
 def note_process(settings: JobSettings, name: str) -> None:
+    if "://" in settings.output:
+        return
     folder = Path(settings.output).parent / "pids"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}-{os.getpid()}").touch()

@@ -8,9 +8,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.answering import ErrorBudgetSpent
+from pipeline.answering import ErrorBudgetSpent, Loaders
 from pipeline.job import run_job
 from pipeline.plan import plan_job
+from pipeline.retry import Choice, retry_failed
 from pipeline.run import RunMismatch, read_manifest
 from pipeline.stages import load_engine
 from pipeline.units import done_units
@@ -162,8 +163,38 @@ def test_another_prompt_is_refused_in_the_same_folder(tmp_path: Path) -> None:
         run_job(plan_job("caption", settings_for(source, tmp_path / "out", prompt=("B?",)), "Q?"), load_echo_engine)
 
 
+def test_a_complete_run_is_not_changed_by_going_on_with_changes(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    first = plan_job("caption", settings_for(source, tmp_path / "out", prompt=("A?",)), "Q?")
+    run_job(first, load_echo_engine)
+    other = plan_job("caption", settings_for(source, tmp_path / "out", prompt=("B?",)), "Q?")
+    with pytest.raises(RunMismatch, match="is complete and does not go on"):
+        run_job(other, load_echo_engine, continue_with_changes=True)
+    assert verify_run(str(tmp_path / "out")) == []
+    assert run_job(first, load_echo_engine).images_per_s is None
+
+
 def test_more_gpus_do_not_change_what_a_run_is(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
     one = plan_job("caption", settings_for(source, tmp_path / "out"), "Q?")
     other = plan_job("caption", settings_for(source, tmp_path / "out", gpus=0, preprocess_workers=2), "Q?")
     assert one.identity() == other.identity()
+
+
+def test_a_file_that_vanishes_after_it_was_listed_costs_its_own_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, first in (("a", 0), ("b", 20)):
+        write_parquet(folder / f"{name}.parquet", [good_row(first + i) for i in range(20)])
+    plan = plan_job("caption", settings_for(folder, tmp_path / "out", max_error_rate=1.0), "Q?")
+    (folder / "b.parquet").rename(tmp_path / "elsewhere")
+    summary = run_job(plan, load_echo_engine)
+    answers = answers_in(tmp_path / "out")
+    assert (summary.ok, summary.errors) == (20, 20)
+    assert [a["id"] for a in answers] == [f"row-{i}" for i in range(20)] + [f"b.parquet:{i}" for i in range(20)]
+    assert {(a["error_stage"], a["error_type"]) for a in answers[20:]} == {("read", "FileNotFound")}
+
+    (tmp_path / "elsewhere").rename(folder / "b.parquet")
+    again = retry_failed(str(tmp_path / "out"), Choice(stage="read"), Loaders(engine=load_echo_engine))
+    assert [a["id"] for a in answers_in(tmp_path / "out")] == [f"row-{i}" for i in range(40)]
+    assert (again.errors, verify_run(str(tmp_path / "out"))) == (0, [])

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -77,3 +78,27 @@ def test_a_lock_torn_by_a_kill_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b'{"token": "ab')
     with hold(str(tmp_path), QUICK):
         pass
+
+
+def test_where_two_could_create_the_lock_the_last_word_counts(bucket: str) -> None:
+    """As in a store that does not know conditional writes."""
+    other = threading.Timer(0.25, change_owner, [f"{bucket}/out"])
+    other.start()
+    with pytest.raises(FolderInUse, match="process 1 on h"), hold(f"{bucket}/out", QUICK):
+        pass
+    other.join()
+
+
+def test_before_what_only_one_may_do_the_lock_itself_is_looked_at(folder: str) -> None:
+    with hold(folder, Timing(beat_s=1000)) as lock:
+        lock.confirm()
+        change_owner(folder)
+        lock.check()  # knows nothing of it yet
+        with pytest.raises(FolderInUse, match="was taken over"):
+            lock.confirm()
+
+
+def test_a_lock_that_cannot_be_looked_at_in_the_end_does_not_undo_what_was_done(tmp_path: Path) -> None:
+    with hold(str(tmp_path), Timing(beat_s=1000)):
+        (tmp_path / NAME).unlink()
+        (tmp_path / NAME).mkdir()  # reading it is an OSError, as of a store that is away

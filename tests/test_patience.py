@@ -11,6 +11,7 @@ from s3fs import S3FileSystem
 
 from pipeline.fetch import fetch
 from pipeline.patience import is_transient, patiently
+from pipeline.poison import Markers
 from schemas.errors import RowError
 
 QUICK = (0.01, 0.01, 0.01)
@@ -37,6 +38,11 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyStore]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(b"picture")))
+            self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass
@@ -91,3 +97,9 @@ def test_a_store_that_nobody_answers_for_is_transient() -> None:
 def test_a_missing_file_fails_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         patiently(lambda: (tmp_path / "none").read_bytes(), waits_s=(1000,))
+
+
+def test_a_busy_store_costs_no_marker(flaky: FlakyStore) -> None:
+    flaky.statuses = [503]
+    assert Markers(folder="s3://bucket/out", driver="d").find("unit-00000001-preprocess") is None
+    assert flaky.asked == 2

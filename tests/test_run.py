@@ -9,7 +9,15 @@ import pytest
 
 from pipeline.merge import BrokenUnits, Units, finish_run
 from pipeline.run import RunMismatch, begin_run, read_manifest, read_run, settle
-from pipeline.units import Counts, ErrorType, count_answers, done_units, unit_path, write_unit
+from pipeline.units import (
+    Counts,
+    ErrorType,
+    count_answers,
+    done_units,
+    read_unit_answers,
+    unit_path,
+    write_unit,
+)
 from schemas.answer import Answer, answers_to_table
 
 DESCRIPTION = {"identity": {"model": "demo", "prompt": ["What?"]}, "settings": {"gpus": 1}}
@@ -133,6 +141,12 @@ def test_torn_and_foreign_units_are_named_and_nothing_is_complete(tmp_path: Path
         finished(folder, 4)
     assert set(broken.value.units) == {1, 2, 3}
     assert read_manifest(folder) is None
+
+
+def test_a_unit_that_the_storage_does_not_give_is_not_taken_for_torn(tmp_path: Path) -> None:
+    Path(unit_path(str(tmp_path), 0)).mkdir(parents=True)
+    with pytest.raises(OSError, match="is not a regular file"):
+        read_unit_answers(str(tmp_path), "r", 0, 1)
 
 
 def test_a_unit_with_too_few_answers_is_broken(tmp_path: Path) -> None:

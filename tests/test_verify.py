@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -139,6 +140,35 @@ def test_a_changed_input_is_named(tmp_path: Path) -> None:
     write_parquet(tmp_path / "in.parquet", [good_row(i + 1) for i in range(20)])
     (problem,) = verify_run(str(tmp_path / "out"))
     assert "input file changed: " in problem
+
+
+def damaged(path: Path) -> bytes:
+    """The file as it was; now its first row group has no readable id, and nothing else of it shows that."""
+    whole, times = path.read_bytes(), path.stat()
+    path.write_bytes(whole[:4] + b"\xff" * 16 + whole[20:])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return whole
+
+
+def test_rows_that_cannot_be_read_are_errors_and_counted_once(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(20)], group_rows=5)
+    whole, times = damaged(source), source.stat()
+    run_without_ray(tmp_path)
+    answers = pq.read_table(tmp_path / "out" / "answers").to_pylist()
+    assert [a["id"] for a in answers] == [f"in.parquet:{i}" for i in range(5)] + [f"row-{i}" for i in range(5, 20)]
+    assert {a["error_stage"] for a in answers[:5]} == {"read"}
+    assert verify_run(str(tmp_path / "out")) == []
+    source.write_bytes(whole)  # mended: by now the rows have ids
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert verify_run(str(tmp_path / "out")) == []
+
+
+def test_rows_that_cannot_be_read_any_more_are_named(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(20)], group_rows=5)
+    run_without_ray(tmp_path)
+    damaged(source)
+    first, *_ = verify_run(str(tmp_path / "out"))
+    assert first.startswith(f"ids of the input cannot be read any more: rows 0 to 4 of {source}")
 
 
 def test_a_run_that_is_not_complete_says_so_and_names_torn_units(tmp_path: Path) -> None:

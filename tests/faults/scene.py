@@ -1,6 +1,7 @@
 """The scene of a fault: an input, drivers as processes of their own, and the verdict at the end."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,32 +11,46 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import storage
+from pipeline.units import done_units
 from pipeline.verify import verify_run
+from tests.faults.driver import UNIT_ROWS
 from tests.inputs import bad_row, good_row, write_parquet
 from tests.tiny import checkpoint
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Scene:
-    """`address` is the cluster that drivers join; with None each starts a Ray of its own."""
+    """`address` is the cluster that drivers join; with None each starts a Ray of its own.
+
+    Input and output are in `store`, the url of a bucket, or else in `folder`.
+    """
 
     folder: Path
     rows: int = 160
     address: str | None = None
+    store: str | None = None
     output: Path = field(default=Path())
 
     def __post_init__(self) -> None:
         self.output = self.folder / "out"
         table = [bad_row(i, "decode") if i % 50 == 7 else good_row(i) for i in range(self.rows)]
-        write_parquet(self.folder / "in.parquet", table)
+        source = write_parquet(self.folder / "in.parquet", table)
+        if self.store:
+            storage.write_atomic(f"{self.store}/in.parquet", source.read_bytes())
+
+    @property
+    def url(self) -> str:
+        return f"{self.store or self.folder}/out"
 
     def arguments(self, *prompt: str) -> list[str]:
-        return [str(self.folder / "in.parquet"), str(self.output), str(checkpoint()), *prompt]
+        return [f"{self.store or self.folder}/in.parquet", self.url, str(checkpoint()), *prompt]
 
     @contextmanager
     def driver(self, *prompt: str) -> Iterator[subprocess.Popen[str]]:
@@ -60,6 +75,12 @@ class Scene:
     def units(self) -> list[Path]:
         return sorted((self.output / "units").glob("unit-*.parquet"))
 
+    def num_done(self) -> int:
+        return len(done_units(self.url))
+
+    def has(self, name: str) -> bool:
+        return storage.exists(f"{self.url}/{name}")
+
     def workers(self, work: str) -> list[int]:
         """The processes, alive or not, that have begun this work."""
         return [int(path.name.rsplit("-", 1)[1]) for path in (self.folder / "pids").glob(f"{work}-*")]
@@ -83,9 +104,35 @@ class Scene:
 
     def assert_whole(self) -> None:
         """verify is green and the ids are those of the input, each once and in order."""
-        assert verify_run(str(self.output)) == []
-        ids = pq.read_table(self.output / "answers")["id"].to_pylist()
+        assert verify_run(self.url) == []
+        files = storage.list_files(f"{self.url}/answers", (".parquet",))
+        tables = [pq.read_table(pa.BufferReader(storage.read_bytes(file.url))) for file in files]
+        ids = pa.concat_tables(tables)["id"].to_pylist()
         assert ids == [f"row-{i}" for i in range(self.rows)]
+
+
+def killed_when(scene: Scene, moment: Callable[[], bool], pause_s: float = 0.0) -> bool:
+    """Whether one driver was killed so long after that moment; else it was done before."""
+    with scene.driver() as run:
+        if scene.wait_for(moment, run):
+            time.sleep(pause_s)
+        if run.poll() is not None:
+            return False
+        run.kill()
+    return True
+
+
+def kill_at_random(scene: Scene, draw: random.Random) -> bool:
+    """Whether a driver was killed: early, at its work, in the merge, or just after the manifest."""
+    done = scene.num_done()
+    moments = [
+        lambda: scene.has("run.json"),
+        lambda: scene.num_done() > done,
+        lambda: scene.has("answers"),
+        lambda: scene.has("manifest.json"),
+    ]
+    early = done < scene.rows // UNIT_ROWS - 5
+    return killed_when(scene, draw.choice(moments[:2] if early else moments), draw.uniform(0, 1.5))
 
 
 def kill(pids: list[int]) -> None:

@@ -42,6 +42,7 @@ def test_requests_come_back_as_they_were() -> None:
         Request(id="é", images=(ImageRef(),)),
         Request(id="2", images=(), messages='[{"role": "user", "content": "Why?"}]'),
         Request(id="3", images=(), values={"caption": "a {b}", "n": None}),
+        Request(id="4", images=(), failure=FAILURE),
     ]
     table = requests_to_table(requests)
     assert table.schema == REQUEST_SCHEMA

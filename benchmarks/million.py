@@ -1,0 +1,190 @@
+"""A million rows through the whole pipeline: what the driver, the workers and the object store need meanwhile.
+
+python -m benchmarks.million --rows 1000000 --out /tmp/million
+
+Rows of small pictures go from Parquet to Parquet on a Ray of four CPUs; the answers are echoes, all else is real.
+Every few seconds the resident memory of the driver and of each actor, the object store and what it spilled are sampled
+into samples.jsonl; `python -m benchmarks.plot` draws it. The last line of stdout is one JSON object.
+"""
+
+import argparse
+import io
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from PIL import Image
+from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+from benchmarks.random_model import write_model
+from pipeline.job import run_job
+from pipeline.plan import plan_job
+from pipeline.verify import verify_run
+from schemas.answer import Answer, Generation, answer_from
+from schemas.job import JobSettings
+from schemas.sample import Sample
+
+STORE_BYTES = 500 * 10**6
+_PICTURES = 1000  # different ones
+_ROWS_A_FILE, _ROWS_A_GROUP = 50_000, 1000
+_TEXT = "A street with parked cars and two people who cross it at a light, seen from a window on the second floor."
+_STAGES = {"preprocess": "_ReadAndPreprocess", "generate": "_GenerateAndWrite"}  # in the names of the actors' processes
+
+
+class Echo:
+    """An engine that answers at once."""
+
+    def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]:
+        """The same text for every prompt that can be answered."""
+        text = Generation(text=_TEXT, finish_reason="stop", num_generated_tokens=30, mean_logprob=-1.0)
+        for sample in samples:
+            for prompt in sample.prompts:
+                yield answer_from(sample, prompt, None if prompt.failure else text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemorySample:
+    """Megabytes at one moment; `preprocess` and `generate` are the largest actor of each, without the object store."""
+
+    seconds: float
+    rows: int  # answered so far
+    driver: float
+    preprocess: float
+    generate: float
+    store: float
+    spilled: float  # so far
+
+
+class Watch:
+    """Samples memory in a thread while the block runs, into samples.jsonl beside the run folder."""
+
+    def __init__(self, units: Path, unit_rows: int, every_s: float) -> None:
+        self.samples: list[MemorySample] = []
+        self._units, self._unit_rows, self._every_s = units, unit_rows, every_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "Watch":
+        self._started = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        state = get_state_from_address(ray.get_runtime_context().gcs_address)
+        while not self._done.wait(self._every_s):
+            self.samples.append(self._sample(get_memory_info_reply(state).store_stats))
+            with (self._units.parent.parent / "samples.jsonl").open("a") as file:
+                file.write(json.dumps(asdict(self.samples[-1])) + "\n")
+
+    def _sample(self, store: object) -> MemorySample:
+        actors = dict.fromkeys(_STAGES, 0.0)
+        for process in psutil.Process().children(recursive=True):
+            title = _title(process)
+            for stage, name in _STAGES.items():
+                if name in title:
+                    actors[stage] = max(actors[stage], _resident_mb(process.pid))
+        return MemorySample(
+            seconds=round(time.monotonic() - self._started, 1),
+            rows=sum(1 for _ in self._units.glob("unit-*")) * self._unit_rows,
+            driver=_resident_mb(psutil.Process().pid),
+            **actors,
+            store=round(getattr(store, "object_store_bytes_used", 0) / 1e6, 1),
+            spilled=round(getattr(store, "spilled_bytes_total", 0) / 1e6, 1),
+        )
+
+
+def write_input(folder: Path, num_rows: int) -> None:
+    """Parquet files of small JPEGs, each row with an id of its own."""
+    folder.mkdir(parents=True)
+    pictures = [_picture(number) for number in range(_PICTURES)]
+    for number, first in enumerate(range(0, num_rows, _ROWS_A_FILE)):
+        rows = range(first, min(first + _ROWS_A_FILE, num_rows))
+        table = pa.table({"id": [f"row-{row}" for row in rows], "image": [pictures[row % _PICTURES] for row in rows]})
+        pq.write_table(table, folder / f"part-{number:05d}.parquet", row_group_size=_ROWS_A_GROUP)
+
+
+def run(out: Path, num_rows: int, every_s: float) -> dict[str, object]:
+    """Answer so many rows and say what it took."""
+    write_input(out / "input", num_rows)
+    (out / "model").mkdir()
+    write_model("tiny", out / "model")
+    settings = JobSettings(
+        input=(str(out / "input"),), output=str(out / "run"), model=str(out / "model"), gpus=0, preprocess_workers=2
+    )
+    plan = plan_job("caption", settings, "Describe the image in more details.")
+    ray.init(address="local", num_cpus=4, object_store_memory=STORE_BYTES, include_dashboard=False, log_to_driver=False)
+    began = time.monotonic()
+    with Watch(out / "run" / "units", plan.listing.unit_rows, every_s) as watch:
+        summary = run_job(plan, load_echo)
+    seconds = time.monotonic() - began
+    ray.shutdown()
+    return {
+        "rows": summary.rows,
+        "seconds": round(seconds),
+        "rows_per_s": round(summary.rows / seconds),
+        **{f"{name}_mb": _first_and_most(watch.samples, name) for name in ("driver", *_STAGES, "store", "spilled")},
+        "problems": verify_run(settings.output),
+    }
+
+
+def load_echo(settings: JobSettings) -> Echo:
+    """The engine of this benchmark."""
+    return Echo()
+
+
+def _picture(number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((32, 32)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""
+
+
+def _resident_mb(pid: int) -> float:
+    """Resident memory without what is shared with the object store."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    kilobytes = {name: int(value.split()[0]) for name, value in (x.split(":", 1) for x in lines) if "Rss" in name}
+    return round((kilobytes.get("RssAnon", 0) + kilobytes.get("RssFile", 0)) / 1e3, 1)
+
+
+def _first_and_most(samples: list[MemorySample], name: str) -> list[float]:
+    """When a tenth was done, and the most of all."""
+    values = [getattr(sample, name) for sample in samples]
+    return [max(values[: max(1, len(values) // 10)], default=0.0), max(values, default=0.0)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--out", type=Path, required=True, help="A folder that is not there yet.")
+    parser.add_argument("--every-s", type=float, default=5.0, help="Seconds between two samples.")
+    arguments = parser.parse_args()
+    result = run(arguments.out, arguments.rows, arguments.every_s)
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()
