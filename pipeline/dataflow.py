@@ -21,9 +21,10 @@ from ray.data.exceptions import SystemException
 
 from pipeline.patience import patiently
 from pipeline.poison import Gate, Guard, bounded_loading
+from pipeline.progress import Receipt
 from pipeline.stages import Generate, Preprocess, final_answers
 from pipeline.units import Counts, count_answers, write_unit
-from pipeline.work import NOTHING, STOPPED, Batch, Queue, Receipt, Work, make_receipt, pack, receipt_of, unpack
+from pipeline.work import NOTHING, STOPPED, Batch, Queue, Work, make_receipt, pack, receipt_of, unpack
 from schemas.job import JobSettings
 
 # Places given out by one task: a task each would delay the first unit of a million rows by a minute.

@@ -12,14 +12,14 @@ from pipeline.job import ROUNDS
 from pipeline.lock import Lock
 from pipeline.merge import BrokenUnits, finish_run
 from pipeline.poison import Markers
-from pipeline.progress import Progress
+from pipeline.progress import Progress, Receipt
 from pipeline.reader import unit_reader
 from pipeline.run import RunMismatch, begin_run, read_manifest, settle
 from pipeline.stages import engine_settings
 from pipeline.sweep.plan import PlannedCell
 from pipeline.sweep.timing import Efforts
 from pipeline.units import Counts, done_units, unit_path
-from pipeline.work import STOPPED, Part, Queue, Receipt, Work
+from pipeline.work import STOPPED, Part, Queue, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 from pipeline import storage
-from pipeline.work import Receipt
+from pipeline.progress import Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
