@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.preprocess import SIZES
 from pipeline.preprocess.image import ImageLimits
-from pipeline.preprocess.preprocessor import Preprocessor
+from pipeline.preprocess.preprocessor import Chat, Preprocessor
 from schemas.sample import Sample, Size
 
 # A token a byte: texts as long in tokens as "Describe the image in more details." is for the real tokenizers.
@@ -78,7 +78,8 @@ def _photo(size: Size, rng: np.random.Generator) -> bytes:
 
 @functools.cache
 def _preprocessor(folder: str) -> Preprocessor:
-    return Preprocessor.load(folder, None, ImageLimits(), max_new_tokens=1)
+    # One format for all shapes: so a question has as many tokens whatever the network, and whatever its vocabulary.
+    return Preprocessor.load(folder, None, ImageLimits(), max_new_tokens=1, chat=Chat(template="mistral"))
 
 
 def prepared(folder: str, item: Item) -> Sample:

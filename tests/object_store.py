@@ -13,6 +13,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from s3fs import S3FileSystem
@@ -88,3 +89,9 @@ def _wait_until_up(server: subprocess.Popen[bytes], endpoint: str) -> None:
         else:
             return
     raise RuntimeError(f"the S3 test server did not answer at {endpoint} within {START_S} s")
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder, once on a disk and once in a store."""
+    return str(tmp_path) if request.param == "local" else request.getfixturevalue("bucket")

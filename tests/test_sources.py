@@ -1,43 +1,18 @@
-import pickle
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
 from pipeline.columns import ColumnChoices
 from pipeline.reader import read_unit, unit_reader
-from pipeline.sources import Listing, cut, default_unit_rows, list_input
+from pipeline.sources import cut, default_unit_rows, list_input
 from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
+from tests.listings import CONVENTION, requests_of, write
 
 pytest_plugins = ["tests.object_store"]
-
-CONVENTION = ColumnChoices()
-
-
-@pytest.fixture(params=["local", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path) if request.param == "local" else request.getfixturevalue("bucket")
-
-
-def write(url: str, table: pa.Table, **options: Any) -> str:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **options)
-    storage.write_atomic(url, sink.getvalue().to_pybytes())
-    return url
-
-
-def read_all(listing: Listing) -> pa.Table:
-    reader = pickle.loads(pickle.dumps(unit_reader(listing)))  # as a worker gets it
-    return pa.concat_tables([reader(unit) for unit in range(listing.num_units)])
-
-
-def requests_of(listing: Listing) -> list[Request]:
-    return table_to_requests(read_all(listing))
 
 
 def test_an_image_bytes_column_gives_bytes_and_ids_of_file_and_row(root: str) -> None:
@@ -209,68 +184,6 @@ def test_a_large_row_group_is_streamed_to_the_same_rows(tmp_path: Path) -> None:
         for unit in range(listing.num_units)
     ]
     assert [request.images[0].data for request in table_to_requests(pa.concat_tables(units))] == images
-
-
-def failures_of(listing: Listing) -> list[tuple[str, str] | None]:
-    """The id and type of failure of each row, None where it could be read."""
-    return [request.failure and (request.id, request.failure.type) for request in requests_of(listing)]
-
-
-def damage(url: str) -> None:
-    """Overwrite the first page of the file."""
-    data = bytearray(Path(url).read_bytes())
-    data[4:20] = b"\xff" * 16
-    Path(url).write_bytes(data)
-
-
-def test_rows_that_a_file_lost_since_it_was_listed_are_failed_rows(tmp_path: Path) -> None:
-    url = write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * 20}))
-    listing = list_input([url], CONVENTION)
-    write(url, pa.table({"image": [b"1"] * 9}))
-    failed = requests_of(listing)[8]
-    assert failures_of(listing) == [None] * 8 + [(f"a.parquet:{row}", "BrokenFile") for row in range(8, 20)]
-    assert failed.failure is not None
-    assert "must have at least 16 rows as when listed, it has 9" in failed.failure.message
-
-
-def test_a_damaged_row_group_fails_its_own_rows_under_their_ids(tmp_path: Path) -> None:
-    rows = pa.table({"image": [b"1234"] * 20, "id": [f"i{row}" for row in range(20)]})
-    url = write(f"{tmp_path}/a.parquet", rows, use_dictionary=False, row_group_size=5)
-    listing = list_input([url], CONVENTION)
-    damage(url)
-    assert failures_of(listing) == [(f"i{row}", "BrokenFile") for row in range(5)] + [None] * 15
-    assert "cannot be read" in str(requests_of(listing)[0].failure)
-
-
-def test_rows_whose_ids_cannot_be_read_either_are_called_after_their_place(tmp_path: Path) -> None:
-    rows = pa.table({"id": [f"i{row}" for row in range(10)], "image": [b"1234"] * 10})
-    url = write(f"{tmp_path}/a.parquet", rows, use_dictionary=False, row_group_size=5)
-    listing = list_input([url], CONVENTION)
-    damage(url)
-    assert failures_of(listing) == [(f"a.parquet:{row}", "BrokenFile") for row in range(5)] + [None] * 5
-
-
-def test_rows_of_a_file_that_is_gone_are_failed_rows_with_all_columns(root: str) -> None:
-    for name in ("a", "b"):
-        write(f"{root}/{name}.parquet", pa.table({"image": [b"1"] * 3, "n": [1, 2, 3]}))
-    listing = list_input([root], ColumnChoices(keep=("n",)), unit_rows=4)
-    storage.delete(f"{root}/b.parquet")
-    assert failures_of(listing) == [None] * 3 + [(f"b.parquet:{row}", "FileNotFound") for row in range(3)]
-    assert read_all(listing).column("keep:n").to_pylist() == [1, 2, 3, None, None, None]
-
-
-def test_rows_of_a_file_that_became_another_one_are_failed_rows(tmp_path: Path) -> None:
-    url = write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * 2, "prompt": ["a", "b"]}))
-    listing = list_input([url], CONVENTION)
-    for other in ({"image": [b"1"] * 2}, {"image": [b"1"] * 2, "prompt": [[1], [2]]}):
-        write(url, pa.table(other))
-        assert failures_of(listing) == [("a.parquet:0", "BrokenFile"), ("a.parquet:1", "BrokenFile")]
-
-
-def test_text_that_is_no_utf8_fails_its_rows(tmp_path: Path) -> None:
-    texts = pa.array([b"one", b"\xff\xfe", b"two"], pa.binary()).view(pa.string())
-    url = write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * 3, "prompt": texts}))
-    assert failures_of(list_input([url], CONVENTION)) == [(f"a.parquet:{row}", "BrokenFile") for row in range(3)]
 
 
 def test_what_the_writer_of_a_folder_keeps_for_itself_is_no_input(tmp_path: Path) -> None:

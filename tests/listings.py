@@ -1,0 +1,31 @@
+"""Inputs written for tests, on a disk or in an object store, and what comes out when they are listed and read."""
+
+import pickle
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.columns import ColumnChoices
+from pipeline.reader import unit_reader
+from pipeline.sources import Listing
+from schemas.request import Request, table_to_requests
+
+CONVENTION = ColumnChoices()
+
+
+def write(url: str, table: pa.Table, **options: Any) -> str:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **options)
+    storage.write_atomic(url, sink.getvalue().to_pybytes())
+    return url
+
+
+def read_all(listing: Listing) -> pa.Table:
+    reader = pickle.loads(pickle.dumps(unit_reader(listing)))  # as a worker gets it
+    return pa.concat_tables([reader(unit) for unit in range(listing.num_units)])
+
+
+def requests_of(listing: Listing) -> list[Request]:
+    return table_to_requests(read_all(listing))
