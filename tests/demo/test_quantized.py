@@ -5,8 +5,8 @@ import pytest
 from demo.heldout import Item, read_items
 from demo.score import MODEL, Scores, score
 
-MOST_LOST = 0.1  # share of the captions and short questions that are no longer exactly right
-MOST_MISREAD = 0.03  # of the characters, beyond those that are misread in full precision
+MOST_LOST = 0.07  # share of the 15 answers that are not readings, captions nearly all: one of them
+MOST_MISREAD = 0.015  # of the characters, beyond those that are misread in full precision
 
 
 @pytest.fixture(scope="module")

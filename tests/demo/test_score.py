@@ -11,18 +11,26 @@ from pipeline.engine.engine import Engine
 from schemas.engine import EngineSettings
 from schemas.sample import Sample
 
-# Measured (demo/README.md) less a margin.
-FLOORS = {"caption": 0.92, "questions": 0.82, "character error rate": 0.07, "no text": 0.8}
+# Measured less a margin. The 37 pages here are harder than all 110: 4.2 % misread, 81.7 % of lines right.
+FLOORS = {
+    "caption": 0.93,
+    "describe": 0.85,
+    "no text": 0.9,
+    **dict.fromkeys(("count", "colour", "yes/no", "place"), 0.9),
+}
+LEAST_QUESTIONS = 0.95  # of all kinds above together
+LEAST_LINES = 0.78
+MOST_MISREAD = 0.05  # of the characters
 SETTINGS = EngineSettings(dtype="float32", batch_size=8)
 
 
 @pytest.fixture(scope="module")
 def scores() -> Scores:
-    """Of 200 held-out items: every fourth page of text, which take longest, and most of the others."""
+    """Of 207 held-out items: every third page of text, which take longest, and all others but the tiny letters."""
     items = read_items()
-    reading = [item for item in items if item.kind == "read"][::4]
+    reading = [item for item in items if item.kind == "read"][::3]
     others = [item for item in items if not item.kind.startswith("read")]
-    return score(MODEL, [*reading, *others][:200])[0]
+    return score(MODEL, [*reading, *others])[0]
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +55,11 @@ def test_the_held_out_set_has_300_items_of_all_kinds() -> None:
 
 @pytest.mark.timeout(900)
 def test_held_out_answers_are_as_right_as_the_model_card_says(scores: Scores) -> None:
-    assert scores.exact["caption"] >= FLOORS["caption"]
-    assert scores.questions_exact >= FLOORS["questions"]
-    assert scores.character_error_rate <= FLOORS["character error rate"]
-    assert scores.exact["no text"] >= FLOORS["no text"]
+    assert sum(scores.items.values()) >= 200
+    assert {kind for kind, least in FLOORS.items() if scores.exact[kind] < least} == set()
+    assert scores.questions_exact >= LEAST_QUESTIONS
+    assert scores.lines_exact >= LEAST_LINES
+    assert scores.character_error_rate <= MOST_MISREAD
     assert scores.stopped >= 0.99
 
 
