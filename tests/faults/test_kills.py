@@ -169,6 +169,7 @@ def test_drivers_killed_in_an_object_store_lose_nothing(
     scene.finish()
 
 
+@pytest.mark.soak
 def test_a_driver_killed_at_work_in_an_object_store_is_followed(tmp_path: Path, cluster: None, bucket: str) -> None:
     scene = Scene(folder=tmp_path, rows=80, address=ray.get_runtime_context().gcs_address, store=bucket)
     assert killed_when(scene, lambda: scene.num_done() >= 2)

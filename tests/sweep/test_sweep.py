@@ -91,6 +91,7 @@ def test_one_load_serves_all_cells_of_an_engine_and_none_where_all_are_complete(
     assert (len(loaded(loads)), (out / "results.parquet").read_bytes()) == (2, before)
 
 
+@pytest.mark.soak
 def test_an_engine_that_does_not_load_costs_only_its_own_cells(tmp_path: Path, loads: Path) -> None:
     settings = quiz_settings(tmp_path / "out", settings={"half": {"dtype": "float16"}, **TWO_PRECISIONS})
     assert sweep(settings, partial(load_noted, loads)).incomplete == 2
@@ -100,6 +101,7 @@ def test_an_engine_that_does_not_load_costs_only_its_own_cells(tmp_path: Path, l
     assert loaded(loads) == ["bfloat16", "float32"]
 
 
+@pytest.mark.soak
 def test_a_cell_that_ends_the_run_does_not_end_the_others(tmp_path: Path, loads: Path) -> None:
     settings = quiz_settings(tmp_path / "out", prompts={"polite": "Please: {question}", "plain": None})
     loaders = Loaders(engine=partial(load_noted, loads), preprocess=NoLongPrompts)
@@ -124,6 +126,7 @@ def test_errors_count_as_wrong_and_too_many_of_them_stop_their_cell_alone(tmp_pa
     assert "answers failed, more than --max-error-rate 0.01 allows" in many.reason
 
 
+@pytest.mark.soak
 def test_a_cell_that_is_out_of_time_is_left_and_the_next_call_goes_on(tmp_path: Path) -> None:
     benchmarks = {"long": {"benchmark": "quiz", "data": "200"}, "quiz": {"data": "3"}}  # the short one is one unit
     settings = quiz_settings(tmp_path / "out", benchmarks=benchmarks)
@@ -137,6 +140,7 @@ def test_a_cell_that_is_out_of_time_is_left_and_the_next_call_goes_on(tmp_path: 
     assert sweep(settings, load_slow).complete == 2
 
 
+@pytest.mark.soak
 def test_a_sweep_that_is_out_of_time_says_what_it_did_not_come_to(tmp_path: Path) -> None:
     settings = quiz_settings(
         tmp_path / "out", settings=TWO_PRECISIONS, benchmarks={"long": {"benchmark": "quiz", "data": "80"}}
