@@ -121,9 +121,8 @@ def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receip
     try:
         for row in dataset.iter_rows():
             yield receipt_of(row, queue)
-    except (
-        ray.exceptions.ActorDiedError
-    ) as error:  # while it was made: the units of one that dies later are tried again
+    except ray.exceptions.ActorDiedError as error:
+        # It died while it was made: the units of one that dies later are tried again.
         raise EngineNotLoaded(_cause_of(error)) from error
     except ray.exceptions.RayError as error:
         raise RunFailed(_cause_of(error)) from error

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline import storage
@@ -27,8 +27,7 @@ def run_job(
 ) -> Summary:
     """Answer every row that has no answer. Raises RunMismatch, FolderInUse, ErrorBudgetSpent, RunFailed, Stopped."""
     check_machine(plan.settings, cards_here())  # refuses here what the actors could only die of
-    preprocessor = Preprocess(plan.settings).preprocessor  # likewise: a chat template that does not suit the model
-    model = {**asdict(preprocessor.facts), "chat_template_hash": preprocessor.template_hash}
+    model = Preprocess(plan.settings).preprocessor.describe()  # likewise: a chat template that does not suit it
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     with hold(plan.settings.output) as lock:
         job = _Job(plan=plan, model=model, loaders=loaders, lock=lock, continue_with_changes=continue_with_changes)

@@ -115,6 +115,7 @@ class EngineStatistics:
     num_decode_steps: int = 0
     num_slot_steps: int = 0  # slots, summed over the decode steps
     num_busy_slot_steps: int = 0  # those with a row in them
+    num_second_tries: int = 0  # of answers that went round in a circle
     num_out_of_memory: int = 0
     vision_s: float = 0.0
     prefill_s: float = 0.0

@@ -13,9 +13,7 @@ from pipeline.engine.decoder import DecoderShape, decoder_shape
 from schemas.engine import EngineSettings
 
 SPARE_BYTES = 8 * 2**30  # for what the vision tower computes, its features, the sampler, and the allocator's gaps
-PREFILL_TOKENS = (
-    10240  # of one prefill on a GPU: products are as fast as with more, and less of a short group is wasted
-)
+PREFILL_TOKENS = 10240  # of one on a GPU: products are as fast as with more, and less of a short group is wasted
 _LONGEST = 4096  # tokens a slot holds where nothing else is said: the largest picture, a question, a page of text
 # Bytes of a quantised weight, its share of the scales included: one for a row of some thousand, or for 64 of 4 bits.
 _PACKED_BYTES = {"fp8": 1.001, "8bit": 1.001, "4bit": 0.5 + 4 / 64}

@@ -26,6 +26,7 @@ def statistics(
         num_decode_steps=ran["decode steps"],
         num_slot_steps=ran["slots"],
         num_busy_slot_steps=busy,
+        num_second_tries=counts["second tries"],
         num_out_of_memory=counts["out of memory"] + ran["out of memory"],
         vision_s=seconds.get("vision", 0.0),
         prefill_s=seconds.get("prefill", 0.0),

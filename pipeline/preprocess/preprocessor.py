@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -84,10 +85,9 @@ class Preprocessor:
             facts=facts, prompts=prompts, limits=limits, max_new_tokens=max_new_tokens, system=chat.system
         )
 
-    @property
-    def template_hash(self) -> str:
-        """Of what renders the prompts."""
-        return self._prompts.template_hash
+    def describe(self) -> dict[str, Any]:
+        """What run.json says of the model: its facts, and the hash of what renders its prompts."""
+        return {**asdict(self.facts), "chat_template_hash": self._prompts.template_hash}
 
     def load_images(self, images: Sequence[bytes | PdfPage]) -> Images:
         """Decode or render, and tile, the images of one row."""

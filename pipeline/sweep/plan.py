@@ -7,7 +7,6 @@ from typing import Any
 
 from pipeline.lock import hold
 from pipeline.plan import Plan, plan_job
-from pipeline.preprocess.facts import ModelFacts
 from pipeline.run import RunMismatch, begin_run, is_complete, read_run
 from pipeline.stages import Preprocess, engine_settings
 from pipeline.sweep.cells import Cell, cells_of
@@ -23,7 +22,7 @@ class PlannedCell:
 
     cell: Cell
     plan: Plan
-    facts: ModelFacts
+    model: dict[str, Any]  # what run.json says of it
     complete: bool
 
 
@@ -64,12 +63,12 @@ def plan_sweep(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> Swee
             for asking in askings:
                 write_input(asking)
     models: dict[tuple[str, str | None, str], Plan] = {}
-    facts: dict[JobSettings, ModelFacts] = {}
-    return SweepPlan(settings=settings, cells=tuple(_planned(cell, models, facts) for cell in cells))
+    described: dict[JobSettings, dict[str, Any]] = {}
+    return SweepPlan(settings=settings, cells=tuple(_planned(cell, models, described) for cell in cells))
 
 
 def _planned(
-    cell: Cell, models: dict[tuple[str, str | None, str], Plan], facts: dict[JobSettings, ModelFacts]
+    cell: Cell, models: dict[tuple[str, str | None, str], Plan], described: dict[JobSettings, dict[str, Any]]
 ) -> PlannedCell:
     """The plan of a cell; each model is looked at once, and each way of preparing rows tried once."""
     job = cell.job
@@ -81,12 +80,12 @@ def _planned(
     else:
         plan = models[key] = plan_job("sweep", job, "")
     way = plan.settings.model_copy(update={"input": (), "output": ""})
-    if way not in facts:
-        facts[way] = Preprocess(plan.settings).preprocessor.facts  # refuses a chat template that does not suit
+    if way not in described:
+        described[way] = Preprocess(plan.settings).preprocessor.describe()  # refuses a chat template that does not suit
     description, folder = plan.describe(), plan.settings.output
     if read_run(folder) is not None:
         _check_run(plan, description)
-    return PlannedCell(cell=cell, plan=plan, facts=facts[way], complete=is_complete(folder, description))
+    return PlannedCell(cell=cell, plan=plan, model=described[way], complete=is_complete(folder, description))
 
 
 def _check_run(plan: Plan, description: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import storage
@@ -127,7 +127,7 @@ def begin(planned: PlannedCell, lock: Lock) -> CellRun:
     """Begin a cell, or go on with it; complete at once where nothing but the merge was left."""
     plan = planned.plan
     folder = plan.settings.output
-    run = begin_run(folder, {**plan.describe(), "model": asdict(planned.facts)}, plan.listing.files)
+    run = begin_run(folder, {**plan.describe(), "model": planned.model}, plan.listing.files)
     todo = set(range(plan.listing.num_units)) - done_units(folder)
     markers = Markers(folder=folder, driver=lock.owner.token)
     cell = CellRun(planned=planned, run=run, todo=todo, markers=markers, complete=read_manifest(folder) is not None)
