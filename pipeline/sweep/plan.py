@@ -6,9 +6,10 @@ from itertools import groupby
 from typing import Any
 
 from pipeline.lock import hold
+from pipeline.machine import cards_here, check_machine
 from pipeline.plan import Plan, plan_job
 from pipeline.run import RunMismatch, begin_run, is_complete, read_run
-from pipeline.stages import Preprocess, engine_settings
+from pipeline.stages import Preprocess
 from pipeline.sweep.cells import Cell, cells_of
 from pipeline.sweep.inputs import is_made, write_input
 from schemas.benchmark import Benchmark
@@ -55,8 +56,9 @@ class SweepPlan:
 def plan_sweep(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> SweepPlan:
     """Write the inputs that are not there yet and check every cell; raises ValueError naming what is wrong."""
     cells = cells_of(settings, benchmarks)
-    for cell in cells:
-        engine_settings(cell.job, on_gpu=False)  # refuses here what the actors could only die of
+    cards = cards_here()
+    for cell in {cell.engine_key(): cell for cell in cells}.values():
+        check_machine(cell.job, cards)  # refuses here what the actors could only die of
     askings = list({cell.asking.folder: cell.asking for cell in cells}.values())
     if not all(is_made(asking) for asking in askings):
         with hold(settings.output):
