@@ -242,7 +242,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--slots", type=int)
     parser.add_argument("--capacity", type=int, help="tokens a slot holds")
     parser.add_argument("--budget", type=int, help="tokens of one prefill")
-    parser.add_argument("--bucket", type=int, default=32)
+    parser.add_argument("--bucket", type=int, default=16)
     parser.add_argument("--decode-kernel", choices=get_args(DecodeKernel))
     parser.add_argument("--eager", action="store_true", help="neither compiled layers nor a CUDA graph")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))

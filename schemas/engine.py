@@ -9,6 +9,8 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantize = Literal["8bit", "4bit", "fp8"]
 DecodeKernel = Literal["sdpa", "triton"]
 
+BLOCK = 16  # neighbouring tokens that attend to a slot together
+
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 # Settings that the engine chooses for the device it finds where they are None.
 _SIZES = ("slots", "capacity", "prefill_tokens", "tiles_per_call")
@@ -70,8 +72,8 @@ class EngineSettings:
     look_ahead: int = 1024  # prompts a caller's stream is read ahead, so that those of like length share a prefill
     slots: int | None = None  # prompts generated together; None: batch_size, or on a GPU what its free memory holds
     capacity: int | None = None  # tokens of prompt and answer a slot holds; None: the model's context, 4096 at most
-    bucket: int = 32  # a prompt is prefilled at its length rounded up to a multiple of this
-    prefill_tokens: int | None = None  # tokens of one prefill, whole rows; None: 10240 on a GPU, else one row
+    bucket: int = BLOCK  # a prompt takes its length in a prefill, rounded up to a multiple of this
+    prefill_tokens: int | None = None  # places of one prefill, whole rows; None: 16896 on a GPU, else one row
     tiles_per_call: int | None = None  # tiles the vision tower sees at once; None: 40 on a GPU, else 1
     compile: bool | None = None  # torch.compile for the decoder's layers; None: on a GPU
     cuda_graphs: bool = True  # the decode step as one CUDA graph; not over several devices, nor in bitsandbytes' 8 bits
@@ -88,6 +90,8 @@ class EngineSettings:
         for name in ("num_devices", "batch_size", "look_ahead", "bucket", *_SIZES):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
+        if self.bucket % BLOCK:
+            raise ValueError(f"bucket must be a multiple of {BLOCK}, got {self.bucket}")
         if self.decode_kernel is not None:
             _one_of("decode_kernel", self.decode_kernel, get_args(DecodeKernel))
         if self.decode_kernel == "triton" and self.device == "cpu":

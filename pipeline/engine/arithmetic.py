@@ -5,15 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import PreTrainedConfig
 
 from pipeline.engine.decoder import DecoderShape
 from pipeline.engine.linear import quantise, scaled_product
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +47,6 @@ def arithmetic(config: PreTrainedConfig, shape: DecoderShape, num_tokens: int) -
         pair=4 * shape.layers * heads,
         head=2 * shape.hidden * num_tokens,
     )
-
-
-def causal_pairs(starts: Ints, lengths: Ints) -> Ints:
-    """How many places a row's tokens attend to, themselves included, behind those of its start; all are (rows,)."""
-    return lengths * starts + lengths * (lengths + 1) // 2
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, *, fp8: bool) -> float:

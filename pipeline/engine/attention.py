@@ -1,4 +1,4 @@
-"""Attention of a prompt to itself, and of new tokens to what their slots hold."""
+"""Attention of a prompt to itself, and of tokens to what their slots hold."""
 
 from collections.abc import Callable
 
@@ -6,19 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-# queries, keys, values, positions of the queries -> attended
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+from pipeline.engine.places import Blocks, round_up
+
+# The CPU's flash kernel walks over keys in blocks of this: whole blocks behind a row change none of its bits.
+SPAN_STEP = 512
+
+# queries (tokens, heads, head_dim), keys and values of all slots, where the queries stand, what is written: as queries
+Attend = Callable[[Tensor, Tensor, Tensor, Blocks, Tensor], None]
 
 
 def causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Every token attends to those before it and itself: (rows, length, heads, head_dim), fewer heads in keys.
+    """Every token of one prompt attends to those before it and itself: (tokens, heads, head_dim), fewer heads in keys.
 
-    No mask: a row is followed by its padding, which causality hides from it, so the flash kernels stay usable.
+    No mask: what stands behind a prompt is its padding, which causality hides from it, so flash kernels stay usable.
     """
-    attended = scaled_dot_product_attention(
-        queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_causal=True, enable_gqa=True
-    )
-    return attended.transpose(1, 2)
+    queries, keys, values = (one.transpose(0, 1)[None] for one in (queries, keys, values))
+    attended = scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
+    return attended[0].transpose(0, 1)
 
 
 def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
@@ -35,6 +39,24 @@ def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> 
     mask = mask.expand(rows, 1, group, length, span).flatten(2, 3).expand(rows, kv_heads, group * length, span)
     attended: Tensor = scaled_dot_product_attention(packed, keys, values, attn_mask=mask)
     return attended.view(rows, kv_heads, group, length, head_dim).permute(0, 3, 1, 2, 4).reshape(queries.shape)
+
+
+def attend_together(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, out: Tensor, *, span: int) -> None:
+    """One token of every slot in turn attends to the slot's first `span` places, up to its own position."""
+    rows, reached = slice(len(keys)), slice(span)
+    keys, values = keys[:, :, reached], values[:, :, reached]
+    out[rows] = cached(queries[rows, None], keys, values, blocks.positions[:, None])[:, 0]
+
+
+def attend_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, out: Tensor) -> None:
+    """Every block's tokens attend to their slot, (slots, kv_heads, capacity, head_dim), up to their own positions: one
+    block after the other, as far as it reaches, so that none knows of the others."""
+    own = torch.arange(blocks.width, device=queries.device)
+    places = zip(blocks.firsts.tolist(), blocks.slots.tolist(), blocks.positions.tolist(), strict=True)
+    for first, slot, position in places:
+        here, reached = slice(first, first + blocks.width), slice(round_up(position + blocks.width, SPAN_STEP))
+        key, value = keys[None, slot, :, reached], values[None, slot, :, reached]
+        out[here] = cached(queries[None, here], key, value, (position + own)[None])[0]
 
 
 def _mask_after(positions: Tensor, span: int, dtype: torch.dtype) -> Tensor:

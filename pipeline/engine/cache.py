@@ -1,11 +1,12 @@
 """The keys and values of every prompt at work: one slot each, allocated once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pipeline.engine.places import Blocks, Segment
 from pipeline.engine.spread import Part
 
 
@@ -24,16 +25,8 @@ class CacheShape:
         return 2 * self.layers * self.kv_heads * self.capacity * self.head_dim * dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seats:
-    """Where the tokens of rows go: the slot of each row, and the place in it that its first token takes."""
-
-    slots: Sequence[int]
-    starts: Sequence[int]
-
-
 class Cache:
-    """A row's keys and values start at place 0 of its slot. One slot more than asked takes the dummy rows.
+    """A row's keys and values start at place 0 of its slot.
 
     `rotary` is the cosine and sine of the angles of every place, each (capacity, head_dim). What belongs to a layer is
     on the layer's device, and so is all that comes in for it.
@@ -43,7 +36,7 @@ class Cache:
         self.shape = shape
         self._rotary = [tuple(angles.to(part.device) for angles in rotary) for part in parts]
         dtype = rotary[0].dtype
-        size = (shape.slots + 1, shape.kv_heads, shape.capacity, shape.head_dim)
+        size = (shape.slots, shape.kv_heads, shape.capacity, shape.head_dim)
         devices = [part.device for part in parts for _ in part.layers]
         # Zeros, not whatever was there: masked places are multiplied by 0, which a NaN survives.
         self._keys = [torch.zeros(size, dtype=dtype, device=device) for device in devices]
@@ -54,35 +47,22 @@ class Cache:
         cos, sin = self._rotary[part]
         return cos[positions], sin[positions]
 
-    def fill(self, layer: int, seats: Seats, keys: Tensor, values: Tensor) -> None:
-        """Write (rows, length, kv_heads, head_dim) to the rows' seats, as far as their slots reach."""
+    def fill(self, layer: int, segments: Iterable[Segment], keys: Tensor, values: Tensor) -> None:
+        """Write what segments have of (places, kv_heads, head_dim) to their slots."""
         for stored, new in ((_wide(self._keys[layer]), _wide(keys)), (_wide(self._values[layer]), _wide(values))):
-            for slot, start, row in zip(seats.slots, seats.starts, new, strict=True):
-                places = stored[slot, :, start : start + len(row)]
-                places.copy_(row[: places.shape[1]].transpose(0, 1))
+            for segment in segments:
+                own = new[segment.first : segment.first + len(segment.token_ids)].transpose(0, 1)
+                for slot in segment.slots:
+                    stored[slot, :, segment.start : segment.end] = own
 
-    def put(self, layer: int, slots: Tensor, positions: Tensor, entry: tuple[Tensor, Tensor]) -> None:
-        """Write keys and values, each (rows, length, kv_heads, head_dim), to the rows' slots at (rows, length)."""
-        for stored, new in zip((self._keys[layer], self._values[layer]), entry, strict=True):
-            stored[slots[:, None], :, positions] = new
+    def put(self, layer: int, blocks: Blocks, keys: Tensor, values: Tensor) -> None:
+        """Write keys and values of one token a slot, each (slots, kv_heads, head_dim)."""
+        for stored, new in ((self._keys[layer], keys), (self._values[layer], values)):
+            stored[blocks.slots, :, blocks.positions] = new
 
-    def all(self, layer: int, span: int) -> tuple[Tensor, Tensor]:
-        """Views of every slot's first `span` places, (slots, kv_heads, span, head_dim)."""
-        return self._keys[layer][:-1, :, :span], self._values[layer][:-1, :, :span]
-
-    def some(self, layer: int, slots: Sequence[int], span: int) -> tuple[Tensor, Tensor]:
-        """Copies of some slots' first `span` places, (slots, kv_heads, span, head_dim)."""
-        keys, values = (
-            torch.stack([_wide(stored)[slot, :, :span] for slot in slots]).view(stored.dtype)
-            for stored in (self._keys[layer], self._values[layer])
-        )
-        return keys, values
-
-    def copy(self, source: int, targets: Sequence[int], length: int) -> None:
-        """Give other slots the first `length` places of a slot."""
-        for stored in map(_wide, (*self._keys, *self._values)):
-            for target in targets:
-                stored[target, :, :length] = stored[source, :, :length]
+    def of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of all slots, (slots, kv_heads, capacity, head_dim)."""
+        return self._keys[layer], self._values[layer]
 
     def clear(self, slot: int) -> None:
         """Make a slot safe for its next row after numbers that overflowed."""

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers import LlavaNextForConditionalGeneration, PreTrainedConfig
 
-from pipeline.engine.attention import Attend, cached, causal
-from pipeline.engine.cache import Cache, Seats
+from pipeline.engine.attention import Attend, causal
+from pipeline.engine.cache import Cache
 from pipeline.engine.linear import Fp8Linear, join
+from pipeline.engine.places import Blocks, Layout
 from pipeline.engine.spread import moved, spread
 
 BACKBONES = ("llama", "mistral", "qwen2")
@@ -88,25 +89,8 @@ class Block(nn.Module):
             setattr(self, name, Fp8Linear(getattr(self, name)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where tokens of (rows, length) stand in their prompts, and which one of each row is wanted; None wants all."""
-
-    positions: Tensor  # (rows, length)
-    ends: Tensor | None = None  # (rows,)
-
-    @property
-    def wanted(self) -> Tensor:
-        """The positions of the wanted tokens, (rows, 1)."""
-        assert self.ends is not None
-        return _at(self.positions, self.ends)
-
-    def to(self, device: torch.device) -> "Places":
-        return Places(positions=self.positions.to(device), ends=None if self.ends is None else self.ends.to(device))
-
-
-# layer, places on its device, queries, keys, values -> attended
-_AttendAt: TypeAlias = Callable[[int, Places, Tensor, Tensor, Tensor], Tensor]
+# number of the part, layer, queries, keys, values -> attended
+_AttendAt: TypeAlias = Callable[[int, int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Decoder:
@@ -170,62 +154,62 @@ class Decoder:
         cos, sin = angles.cos() * self.rotary_scaling, angles.sin() * self.rotary_scaling
         return cos.to(self.dtype), sin.to(self.dtype)
 
-    def prefill(self, x: Tensor, ends: Tensor, seats: Seats, cache: Cache) -> Tensor:
-        """Run prompts, (rows, length, hidden), from their first token on, and keep their keys and values in `seats`;
-        returns what became of the tokens at the (rows,) `ends`: (rows, hidden).
+    def prefill(self, x: Tensor, layout: Layout, cache: Cache, attend_slots: Attend) -> Tensor:
+        """Run the segments of a batch, (places, hidden), and keep their keys and values in their slots; returns what
+        became of the tokens that others are drawn after, (drawn, hidden).
 
-        A row begins at place 0 of its slot and its padding comes behind it: causality hides that from the row, so no
-        mask is needed and no number of it depends on the padding. What the padding leaves behind a row in its slot is
-        hidden from decoding by the row's length, and overwritten token by token.
+        A segment's padding comes behind it: causality hides that from it, so no number of it depends on the padding,
+        and none on the other segments, as nothing but attention knows of more than one token.
         """
-        rows, length, _ = x.shape
-        positions = torch.arange(length, device=x.device).expand(rows, length)
+        here = [layout.to(part.device) for part in self.parts]
 
-        def attend(layer: int, places: Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.fill(layer, seats, keys, values)
-            if queries.shape[1] == length:
-                return causal(queries, keys, values)
-            return cached(queries, keys.transpose(1, 2), values.transpose(1, 2), places.wanted)
+        def attend(part: int, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            own = here[part]
+            cache.fill(layer, own.segments, keys, values)
+            out = torch.zeros_like(queries, memory_format=torch.contiguous_format)
+            if layer == self.shape.layers - 1:
+                attend_slots(queries.contiguous(), *cache.of(layer), own.drawn, out)
+                return out
+            for segment in own.segments:
+                if not segment.start:
+                    places = slice(segment.first, segment.first + segment.width)
+                    out[places] = causal(queries[places], keys[places], values[places])
+            if own.blocks is not None:
+                attend_slots(queries.contiguous(), *cache.of(layer), own.blocks, out)
+            return out
 
-        return self._through(x, Places(positions=positions, ends=ends), cache, attend)
+        return self._through(x, layout.positions, cache, attend, layout.wanted)
 
-    def extend(self, x: Tensor, places: Places, seats: Seats, cache: Cache, span: int) -> Tensor:
-        """Run a few more tokens, (rows, length, hidden), of prompts whose beginning their slots hold already; returns
-        what became of the wanted ones: (rows, hidden)."""
-        length = x.shape[1]
+    def step(self, x: Tensor, positions: Tensor, cache: Cache, attend_slots: Attend) -> Tensor:
+        """Run one more token of every slot, (rows, hidden) with (rows,) positions in the slots' order; returns what
+        became of them. Rows behind the slots' are nobody's."""
+        slots = torch.arange(cache.shape.slots, device=x.device)
+        blocks = Blocks(firsts=slots, slots=slots, positions=positions[: len(slots)], width=1)
+        here = [blocks.to(part.device) for part in self.parts]
 
-        def attend(layer: int, places: Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.fill(layer, seats, keys, values)
-            asked = places.positions if queries.shape[1] == length else places.wanted
-            return cached(queries, *cache.some(layer, seats.slots, span), asked)
+        def attend(part: int, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            cache.put(layer, here[part], keys[: len(slots)], values[: len(slots)])
+            out = torch.zeros_like(queries, memory_format=torch.contiguous_format)
+            attend_slots(queries.contiguous(), *cache.of(layer), here[part], out)
+            return out
 
-        return self._through(x, places, cache, attend)
+        return self._through(x, positions, cache, attend)
 
-    def step(self, x: Tensor, positions: Tensor, cache: Cache, attend_slots: Attend, span: int) -> Tensor:
-        """Run one more token of every slot, (slots, 1, hidden); returns what became of them, (slots, hidden)."""
-
-        def attend(layer: int, places: Places, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            slots = torch.arange(len(queries), device=queries.device)
-            cache.put(layer, slots, places.positions, (keys, values))
-            return attend_slots(queries, *cache.all(layer, span), places.positions)
-
-        return self._through(x, Places(positions=positions), cache, attend)
-
-    def _through(self, x: Tensor, places: Places, cache: Cache, attend: _AttendAt) -> Tensor:
-        """All layers; behind the last one's keys and values only the wanted tokens go on: nobody reads the others."""
-        (rows, length, _), home = x.shape, x.device
-        x = x.flatten(0, 1)
+    def _through(
+        self, x: Tensor, positions: Tensor, cache: Cache, attend: _AttendAt, wanted: Tensor | None = None
+    ) -> Tensor:
+        """All layers of (tokens, hidden); behind the last one's keys and values only the tokens at the `wanted` places
+        go on: nobody reads the others."""
+        home = x.device
         for number, part in enumerate(self.parts):
-            x, here = x.to(part.device), places.to(part.device)
-            cos, sin = cache.angles(number, here.positions.flatten())
+            x = x.to(part.device)
+            cos, sin = cache.angles(number, positions.to(part.device))
             for layer in part.layers:
                 block = self.blocks[layer]
-                heads = self._project(block, x, cos, sin)
-                queries, keys, values = (one.view(rows, length, -1, self.shape.head_dim) for one in heads)
-                if here.ends is not None and layer == self.shape.layers - 1:
-                    x, queries = (_at(one, here.ends) for one in (x.view(rows, length, -1), queries))
-                    x = x.flatten(0, 1)
-                x = self._finish(block, x, attend(layer, here, queries, keys, values).flatten(0, 1))
+                queries, keys, values = self._project(block, x, cos, sin)
+                if wanted is not None and layer == self.shape.layers - 1:
+                    x, queries = (one[wanted.to(part.device)] for one in (x, queries))
+                x = self._finish(block, x, attend(number, layer, queries, keys, values))
         return x.to(home)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -255,11 +239,6 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
         context=text.max_position_embeddings,
         window=getattr(text, "sliding_window", None) if slides else None,
     )
-
-
-def _at(x: Tensor, ends: Tensor) -> Tensor:
-    """One token of each row, (rows, 1, ...) of (rows, length, ...)."""
-    return x[torch.arange(len(x), device=x.device), ends][:, None]
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

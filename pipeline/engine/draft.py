@@ -38,6 +38,11 @@ class Draft:
         return len(self._token_ids)
 
     @property
+    def is_second(self) -> bool:
+        """Whether the row has been tried before."""
+        return self._first is not None
+
+    @property
     def finite(self) -> bool:
         """Whether every token was drawn from numbers that are numbers."""
         return math.isfinite(self._logprob)

@@ -128,7 +128,7 @@ class Engine:
             self._check_end()
             answerable = [row for row in rows if self._prepare(row)]
             if answerable:
-                self._added += families(answerable, self.sizes.slots, self._model.image_token_id)
+                self._added += families(answerable, self.sizes.drawn, self._model.image_token_id)
                 self._changed.notify_all()
         return rows
 

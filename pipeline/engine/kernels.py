@@ -1,4 +1,4 @@
-"""The decode step's attention on a GPU: every slot is read to its own length, however long the others are."""
+"""Attention to slots on a GPU: every one is read as far as it is asked for, however long the others are."""
 
 # mypy: disable-error-code="import-not-found, untyped-decorator, no-any-return"
 # Triton comes with torch for GPUs alone; nothing imports this module elsewhere.
@@ -8,39 +8,45 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pipeline.engine.places import Blocks
+
 _PLACES = 64  # keys and values read at once
 _LEAST_ROWS = 16  # of a product on tensor cores; the heads that share keys are filled up to it
 
 
-def attend_slots(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """One token of every slot, (slots, 1, heads, head_dim), attends to its slot up to its own (slots, 1) position.
+def attend_slots(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, out: Tensor) -> None:
+    """Every block's tokens attend to their slot, (slots, kv_heads, capacity, head_dim), up to their own positions;
+    `queries` and `out` are (tokens, heads, head_dim), contiguous.
 
-    One program walks over the keys of one slot and head group in order: what another slot holds, or how long it is,
+    One program walks over the keys of one block and head group in order: what another slot holds, or how long it is,
     changes no bit of the result.
     """
-    slots, _, heads, head_dim = queries.shape
+    _, heads, head_dim = queries.shape
     kv_heads = keys.shape[1]
-    out = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    group = heads // kv_heads
+    rows = max(_LEAST_ROWS, triton.next_power_of_2(blocks.width * group))
     with torch.cuda.device(queries.device):  # where triton launches, whatever device the tensors are on
-        _walk[(slots, kv_heads)](
-            queries.contiguous(),
+        _walk[(len(blocks.slots), kv_heads)](
+            queries,
             keys,
             values,
-            positions,
+            blocks.firsts,
+            blocks.slots,
+            blocks.positions,
             out,
             keys.stride(0),
             keys.stride(1),
-            positions.stride(0),
+            keys.shape[2],
             head_dim**-0.5,
             heads=heads,
-            group=heads // kv_heads,
-            rows=max(_LEAST_ROWS, triton.next_power_of_2(heads // kv_heads)),
+            group=group,
+            width=blocks.width,
+            rows=rows,
             head_dim=head_dim,
             places=_PLACES,
-            num_warps=4,
-            num_stages=3,
+            num_warps=4 if rows <= 64 else 8,
+            num_stages=3 if rows <= 64 else 2,
         )
-    return out
 
 
 @triton.jit
@@ -48,26 +54,34 @@ def _walk(
     queries: tl.tensor,
     keys: tl.tensor,
     values: tl.tensor,
+    firsts: tl.tensor,
+    slots: tl.tensor,
     positions: tl.tensor,
     out: tl.tensor,
     slot_stride: int,
     head_stride: int,
-    position_stride: int,
+    capacity: int,
     scale: float,
     heads: tl.constexpr,
     group: tl.constexpr,
+    width: tl.constexpr,
     rows: tl.constexpr,
     head_dim: tl.constexpr,
     places: tl.constexpr,
 ) -> None:
-    slot = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(0)
     kv_head = tl.program_id(1)
-    length = tl.load(positions + slot * position_stride).to(tl.int32) + 1
+    slot = tl.load(slots + block).to(tl.int64)
+    position = tl.load(positions + block).to(tl.int32)
+    length = tl.minimum(position + width, capacity)
     row = tl.arange(0, rows)
     dim = tl.arange(0, head_dim)
     place = tl.arange(0, places)
-    own = (slot * heads + kv_head * group + row)[:, None] * head_dim + dim[None, :]
-    query = tl.load(queries + own, mask=(row < group)[:, None], other=0.0)
+    real = (row < width * group)[:, None]
+    token = tl.load(firsts + block).to(tl.int64) + row // group
+    own = (token * heads + kv_head * group + row % group)[:, None] * head_dim + dim[None, :]
+    query = tl.load(queries + own, mask=real, other=0.0)
+    last = position + row // group
     first = slot * slot_stride + kv_head * head_stride
     largest = tl.full([rows], float("-inf"), tl.float32)
     total = tl.zeros([rows], tl.float32)
@@ -77,7 +91,8 @@ def _walk(
         at = first + (start + place)[:, None] * head_dim + dim[None, :]
         key = tl.load(keys + at, mask=inside[:, None], other=0.0)
         score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-        score = tl.where(inside[None, :], score, float("-inf"))
+        seen = inside[None, :] & ((start + place)[None, :] <= last[:, None])
+        score = tl.where(seen, score, float("-inf"))
         larger = tl.maximum(largest, tl.max(score, 1))
         share = tl.exp(score - larger[:, None])
         shrink = tl.exp(largest - larger)
@@ -85,4 +100,4 @@ def _walk(
         summed = summed * shrink[:, None] + tl.dot(share.to(value.dtype), value, input_precision="ieee")
         total = total * shrink + tl.sum(share, 1)
         largest = larger
-    tl.store(out + own, (summed / total[:, None]).to(query.dtype), mask=(row < group)[:, None])
+    tl.store(out + own, (summed / total[:, None]).to(query.dtype), mask=real)

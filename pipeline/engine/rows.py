@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.engine.draft import Draft
+from pipeline.engine.places import round_up
 from schemas.errors import Failure
 from schemas.sample import Prompt, Sample, TokenIds
 
@@ -60,6 +61,11 @@ class Family:
     def rest(self, row: Row) -> TokenIds:
         """The tokens that one of its rows goes on with."""
         return row.prompt.token_ids[self.num_shared :]
+
+    def num_places(self, step: int) -> int:
+        """Places that it takes in a prefill: what is shared and every rest, each a multiple of `step`."""
+        rests = [len(row.prompt.token_ids) - self.num_shared for row in self.rows]
+        return sum(round_up(length, step) for length in (self.num_shared, *rests))
 
 
 def draft_of(row: Row) -> Draft:

@@ -3,30 +3,26 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.engine.arithmetic import causal_pairs
-from pipeline.engine.attention import Attend, cached
+from pipeline.engine.attention import SPAN_STEP, Attend, attend_one_by_one, attend_together
+from pipeline.engine.batch import Batch
 from pipeline.engine.cache import Cache
-from pipeline.engine.chunks import Chunk, beginnings, rests
-from pipeline.engine.decoder import Places
 from pipeline.engine.device import Reading, Stopwatch, to_device
 from pipeline.engine.draft import Draft
 from pipeline.engine.memory import cache_shape
 from pipeline.engine.model import LoadedModel
-from pipeline.engine.rows import Family, Pictures, draft_of
+from pipeline.engine.places import Layout, layout, round_up
+from pipeline.engine.rows import Family, Pictures, Row, draft_of
 from pipeline.engine.sampling import DrawState, Sampler, row_seed
 from pipeline.engine.sizes import Sizes
 from pipeline.engine.slots import Slots
-from pipeline.engine.waiting import Group, round_up
-from schemas.engine import Sampling
-
-# The CPU's flash kernel walks over keys in blocks of this: whole blocks behind a row change none of its bits.
-_SPAN_STEP = 512
+from schemas.engine import BLOCK, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +45,17 @@ class Runner:
         self._sampler = Sampler(sampling, model.num_tokens, torch.tensor(stop_ids, dtype=torch.int64).to(self._device))
         self._num_seen = self._sampler.width if sampling.penalises else 0
         self._slots = Slots(sizes.slots, self._num_seen, self._device)
-        self._attend = _attend(sizes)
+        self._kernel = _kernel(sizes)
         self._tiles_per_call = sizes.tiles_per_call
         self._graph: torch.cuda.CUDAGraph | None = None
         self.stopwatch = Stopwatch(self._device)
         self.counts: Counter[str] = Counter()
 
     @torch.inference_mode()
-    def see(self, group: Group, next_up: Iterable[Family]) -> None:
-        """Compute the features of the group's images, and of those to come that fit the tower's last call."""
-        pictures = {id(f.pictures): f.pictures for f in group.families if f.pictures.num_tiles}
+    def see(self, families: Iterable[Family]) -> None:
+        """Compute the features of the families' images."""
+        pictures = {id(family.pictures): family.pictures for family in families}
         num_tiles = sum(own.num_tiles for own in pictures.values())
-        if not num_tiles:
-            return
-        for own in (family.pictures for family in next_up):
-            if 0 < own.num_tiles <= -num_tiles % self._tiles_per_call and id(own) not in pictures:
-                pictures[id(own)] = own
-                num_tiles += own.num_tiles
         with self.stopwatch("vision"):
             self._encode(list(pictures.values()))
         self.counts["images"] += sum(len(own.sample.image_sizes) for own in pictures.values())
@@ -89,63 +79,55 @@ class Runner:
             own.features = feature
 
     @torch.inference_mode()
-    def prefill(self, group: Group, seats: Sequence[Sequence[int]]) -> list[Launched]:
-        """Run a group's prompts into their slots, and draw a first token for each."""
+    def prefill(self, batch: Batch, pictures: Iterable[Pictures]) -> Launched:
+        """Run a batch, whose image tokens are those of `pictures` in order, and draw the first tokens behind it."""
         with self.stopwatch("prefill"):
-            chunk = beginnings(group, seats, self._slots.dummy)
-            embeddings = self._embed(chunk, group.families)
-            ends = self._to_device(chunk.lengths - 1)
-            hidden = self._decoder.prefill(embeddings, ends, chunk.seats, self._cache)
-            launched = [self._begin(chunk, hidden)]
-            for family, own in zip(group.families, seats, strict=True):
-                if len(own) > 1:
-                    self._cache.copy(own[0], own[1:], family.num_shared)
-            for chunk in rests(group, seats, self._slots.dummy, self._sizes.rest_rows):
-                launched.append(self._extend(chunk, group.length))
+            x, attend = self._embed(batch, pictures), self._kernel or attend_one_by_one
+            hidden = self._decoder.prefill(x, self._layout(batch), self._cache, attend)
+            launched = self._begin(batch, hidden)
         self.counts["prefills"] += 1
+        self.counts["tokens"] += batch.num_tokens
+        self.counts["pairs"] += batch.num_pairs
+        self.counts["token places"] += batch.num_places
         return launched
 
-    def _extend(self, chunk: Chunk, shared: int) -> Launched:
-        """Run the rest of prompts whose beginnings, in the bucket `shared`, their slots hold."""
-        span = min(shared + chunk.token_ids.shape[1], self._sizes.capacity)
-        embeddings = self._embed(chunk, ())
-        # Padding may reach beyond the slot, where there are no angles for it.
-        positions = self._to_device(chunk.positions.clip(max=self._sizes.capacity - 1))
-        places = Places(positions=positions, ends=self._to_device(chunk.lengths - 1))
-        return self._begin(chunk, self._decoder.extend(embeddings, places, chunk.seats, self._cache, span))
-
-    def _embed(self, chunk: Chunk, families: Iterable[Family]) -> Tensor:
-        """(rows, length, hidden) embeddings, image tokens replaced by their features."""
-        real = chunk.slots != chunk.dummy
-        self.counts["tokens"] += int(chunk.lengths[real].sum())
-        self.counts["pairs"] += int(causal_pairs(chunk.starts, chunk.lengths)[real].sum())
-        self.counts["token places"] += chunk.token_ids.size
-        embeddings = self._decoder.embed(self._to_device(chunk.token_ids))
-        features = [f.pictures.features for f in families if f.pictures.features is not None]
-        if features:
-            places = np.flatnonzero(chunk.token_ids == self._model.image_token_id)
-            embeddings.flatten(0, 1).index_copy_(0, self._to_device(places), torch.cat(features))
-        return embeddings
-
-    def _begin(self, chunk: Chunk, hidden: Tensor) -> Launched:
-        """Draw the tokens that follow a chunk's last ones, (rows, hidden), and set the slots to work whose prompts have
-        ended."""
-        self.counts["drawn"] += len(chunk.ending)
-        logits = self._decoder.logits(hidden)
-        state = self._state(chunk)
-        draw = self._sampler.draw(logits, state)
-        lengths = self._to_device(chunk.starts + chunk.lengths)
-        self._slots.begin(self._to_device(chunk.drawn_slots), lengths, state, draw)
-        return Launched(
-            reading=Reading(draw.token_ids, draw.logprobs),
-            drafts=tuple((place, draft_of(row)) for place, row in chunk.ending),
+    def _layout(self, batch: Batch) -> Layout:
+        return layout(
+            batch.segments,
+            num_places=batch.num_places,
+            num_drawn=round_up(self._sizes.drawn, BLOCK),
+            capacity=self._sizes.capacity,
+            device=self._device,
         )
 
-    def _state(self, chunk: Chunk) -> DrawState:
-        seeds = np.zeros(len(chunk.slots), np.int64)
-        seen = torch.zeros(len(seeds), self._num_seen, dtype=torch.bool)
-        penalties = torch.ones(len(seeds))
-        for place, row in chunk.ending:
+    def _embed(self, batch: Batch, pictures: Iterable[Pictures]) -> Tensor:
+        """(places, hidden) embeddings, image tokens replaced by their features."""
+        token_ids = batch.token_ids
+        embeddings = self._decoder.embed(self._to_device(token_ids))
+        features = [own.features for own in pictures if own.features is not None]
+        if features:
+            places = np.flatnonzero(token_ids == self._model.image_token_id)
+            embeddings.index_copy_(0, self._to_device(places), torch.cat(features))
+        return embeddings
+
+    def _begin(self, batch: Batch, hidden: Tensor) -> Launched:
+        """Draw the tokens that follow the prompts' last ones, (drawn, hidden), and set their slots to work."""
+        num, endings = len(batch.rows), batch.endings
+        self.counts["drawn"] += num
+        slots, lengths = np.full(len(hidden), self._slots.dummy, np.int64), np.zeros(len(hidden), np.int64)
+        slots[:num], lengths[:num] = [s.slots[0] for s in endings], [s.end for s in endings]
+        state = self._state(batch.rows, len(hidden))
+        draw = self._sampler.draw(self._decoder.logits(hidden), state)
+        self._slots.begin(self._to_device(slots), self._to_device(lengths), state, draw)
+        drafts = tuple((place, draft_of(row)) for place, row in enumerate(batch.rows))
+        return Launched(reading=Reading(draw.token_ids, draw.logprobs), drafts=drafts)
+
+    def _state(self, rows: Sequence[Row], num: int) -> DrawState:
+        """What drawing must know of the rows, filled up to `num`."""
+        seeds = np.zeros(num, np.int64)
+        seen = torch.zeros(num, self._num_seen, dtype=torch.bool)
+        penalties = torch.ones(num)
+        for place, row in enumerate(rows):
             seeds[place] = row_seed(self._sampling.seed, row.sample.id, row.prompt.id)
             if self._num_seen:
                 seen[place, row.prompt.token_ids] = True
@@ -164,16 +146,16 @@ class Runner:
             if self._graph is not None:
                 self._graph.replay()
             else:
-                self._step(min(round_up(longest + 1, _SPAN_STEP), self._sizes.capacity))
+                self._step(min(round_up(longest + 1, SPAN_STEP), self._sizes.capacity))
         self.counts["decode steps"] += 1
         self.counts["slots"] += self._slots.num
         return Reading(self._slots.token_ids[: self._slots.num], self._slots.logprobs[: self._slots.num])
 
     def _step(self, span: int) -> None:
-        num = self._slots.num
-        embeddings = self._decoder.embed(self._slots.token_ids[:num, None])
-        positions = self._slots.positions[:num, None]
-        hidden = self._decoder.step(embeddings, positions, self._cache, self._attend, span)
+        rows = slice(self._slots.num_rows)
+        x = self._decoder.embed(self._slots.token_ids[rows])
+        attend = self._kernel or partial(attend_together, span=span)
+        hidden = self._decoder.step(x, self._slots.positions[rows], self._cache, attend)
         self._slots.advance(self._sampler.draw(self._decoder.logits(hidden), self._slots.state()))
 
     @torch.inference_mode()
@@ -204,10 +186,10 @@ class Runner:
         return to_device(numbers, self._device)
 
 
-def _attend(sizes: Sizes) -> Attend:
-    """The attention of the decode step."""
+def _kernel(sizes: Sizes) -> Attend | None:
+    """Our own attention to slots, where it is asked for."""
     if sizes.decode_kernel == "sdpa":
-        return cached
+        return None
     from pipeline.engine.kernels import attend_slots  # here, as triton comes with torch for GPUs alone
 
     return attend_slots

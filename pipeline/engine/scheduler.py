@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from pipeline.engine.batch import lay_out
 from pipeline.engine.rows import Family, Row, alone, draft_of
 from pipeline.engine.runner import Launched, Runner
 from pipeline.engine.sizes import Sizes
-from pipeline.engine.waiting import Group, Waiting
+from pipeline.engine.waiting import Waiting
 from schemas.errors import Failure
 
 
@@ -21,7 +22,12 @@ class Scheduler:
 
     def __init__(self, runner: Runner, sizes: Sizes, *, on_gpu: bool) -> None:
         self._runner, self._sizes = runner, sizes
-        self._waiting = Waiting(bucket=sizes.bucket, prefill_tokens=sizes.prefill_tokens, num_slots=sizes.slots)
+        self._waiting = Waiting(
+            num_places=sizes.prefill_tokens,
+            step=sizes.bucket,
+            tiles_per_call=sizes.tiles_per_call,
+            most_rows=sizes.drawn,
+        )
         self._free = list(range(sizes.slots))
         self._seats: dict[int, Row] = {}
         self._unread: deque[Launched] = deque()
@@ -36,50 +42,70 @@ class Scheduler:
 
     def add(self, families: Iterable[Family]) -> None:
         """Take rows in."""
-        for family in families:
-            self._waiting.add(family)
+        self._waiting.add(families)
 
-    def step(self, more_to_come: bool) -> bool:
-        """Schedule, run, postprocess; whether a row is done. A short group waits while a full one may yet come."""
-        busy = len(self._seats) * 2 >= self._sizes.slots or (more_to_come and len(self._seats) > 0)
-        group = self._waiting.take(len(self._free), short=not busy)
+    def step(self, *, more_to_come: bool) -> bool:
+        """Schedule, run, postprocess; whether a row is done. A short prefill waits while a full one may yet come."""
+        short = not self._seats or (not more_to_come and self._is_short_worth_it)
         before = self._num_done
-        launched = self._prefill(group) if group else self._decode()
+        self._see(short)
+        chosen = self._waiting.take(len(self._free), short=short)
+        launched = self._prefill(chosen) if chosen else self._decode()
         self._unread.extend(launched)
         self._postprocess(keep=len(launched) if self._lags else 0)
         return self._num_done > before
+
+    @property
+    def _is_short_worth_it(self) -> bool:
+        """Whether to prefill what waits though it does not fill a prefill: second tries come one by one, those wait."""
+        return len(self._seats) * 2 < self._sizes.slots or self._waiting.has_first_tries
 
     def drop_unwanted(self) -> None:
         """Forget the rows that nobody waits for any more."""
         self._waiting.drop_unwanted()
         self._leave([slot for slot, row in self._seats.items() if not row.wanted])
 
-    def _prefill(self, group: Group) -> list[Launched]:
-        seats = [[self._free.pop() for _ in family.rows] for family in group.families]
+    def _see(self, short: bool) -> None:
+        """Compute features until enough are at hand."""
+        while families := self._waiting.next_to_see(short=short):
+            shortage = None
+            try:
+                self._runner.see(families)
+            except torch.OutOfMemoryError as error:
+                shortage = str(error)
+            if shortage is not None:
+                self._fail(families, shortage)
+                self._waiting.drop_unwanted()
+            self._waiting.sort()
+
+    def _prefill(self, families: Sequence[Family]) -> list[Launched]:
+        seats = [[self._free.pop() for _ in family.rows] for family in families]
+        batch = lay_out(families, seats, self._waiting.num_places, self._sizes.bucket)
         try:
-            self._runner.see(group, self._waiting.behind(group))
-            launched = self._runner.prefill(group, seats)
+            launched = [self._runner.prefill(batch, [family.pictures for family in families])]
         except torch.OutOfMemoryError as error:
             launched, shortage = [], str(error)
         if not launched:  # out of the handler: the error's traceback no longer holds the tensors of the attempt
-            self._give_way(group, seats, shortage)
+            self._give_way(families, seats, shortage)
             return []
-        for family, own in zip(group.families, seats, strict=True):
+        for family, own in zip(families, seats, strict=True):
             self._seats.update(zip(own, family.rows, strict=True))
         return launched
 
-    def _give_way(self, group: Group, seats: Sequence[Sequence[int]], shortage: str) -> None:
-        """Run out of memory: try half as many rows; a row too large alone fails."""
+    def _give_way(self, families: Sequence[Family], seats: Sequence[Sequence[int]], shortage: str) -> None:
+        """Run out of memory: try half as many places; a family too large alone fails."""
         torch.cuda.empty_cache()
         self.counts["out of memory"] += 1
         slots = [slot for own in seats for slot in own]
         self._runner.rest(slots)
         self._free.extend(slots)
-        if group.num_rows > 1:
-            self._waiting.retry_smaller(group)
+        if self._waiting.shrink(families):
             return
-        for row in (row for family in group.families for row in family.rows):
-            row.failure = _too_large(row, shortage)
+        self._fail(families, shortage)
+
+    def _fail(self, families: Iterable[Family], shortage: str) -> None:
+        for row in (row for family in families for row in family.rows):
+            row.failure, row.wanted = _too_large(row, shortage), False
             self._finish(row)
 
     def _decode(self) -> list[Launched]:
@@ -109,7 +135,7 @@ class Scheduler:
         for row in done.values():
             if (second := draft_of(row).second_try()) is not None:
                 row.draft = second
-                self._waiting.add(alone(row))
+                self._waiting.add([alone(row)])
                 self.counts["second tries"] += 1
             else:
                 self._finish(row)

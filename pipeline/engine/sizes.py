@@ -6,12 +6,12 @@ import torch
 
 from pipeline.engine.memory import PREFILL_TOKENS, SPARE_BYTES, activation_bytes, cache_shape, slot_capacity
 from pipeline.engine.model import LoadedModel
-from pipeline.engine.waiting import round_up
+from pipeline.engine.places import round_up
 from schemas.engine import DecodeKernel, EngineSettings
 
 _MOST_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
 _SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
-_REST_ROWS = 16
+_MOST_DRAWN = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Sizes:
     bucket: int
     prefill_tokens: int
     tiles_per_call: int
-    rest_rows: int  # prompts that go on from a shared beginning in one call
+    drawn: int  # rows whose prompts end in one prefill, at most
     decode_kernel: DecodeKernel
 
 
@@ -32,13 +32,14 @@ def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
     shape, on_gpu = model.decoder.shape, model.device.type == "cuda"
     capacity = round_up(slot_capacity(shape, settings), settings.bucket)
     prefill_tokens = settings.prefill_tokens or (PREFILL_TOKENS if on_gpu else 1)
+    slots = settings.slots or (_slots_in_memory(model, capacity, prefill_tokens) if on_gpu else settings.batch_size)
     return Sizes(
-        slots=settings.slots or (_slots_in_memory(model, capacity, prefill_tokens) if on_gpu else settings.batch_size),
+        slots=slots,
         capacity=capacity,
         bucket=settings.bucket,
         prefill_tokens=prefill_tokens,
         tiles_per_call=settings.tiles_per_call or (40 if on_gpu else 1),
-        rest_rows=max(1, min(_REST_ROWS, prefill_tokens // 512)),
+        drawn=min(_MOST_DRAWN, slots),
         decode_kernel=_decode_kernel(settings, shape.head_dim, on_gpu),
     )
 
@@ -57,10 +58,7 @@ def _slots_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> 
     layer_bytes = cache_shape(shape, 1, capacity).slot_bytes(dtype) // shape.layers
     parts = model.decoder.parts
     free = [_free_bytes(part.device) for part in parts]
-    # one slot more takes the dummy rows
-    fit = min(
-        (room - computing) // (len(part.layers) * layer_bytes) - 1 for part, room in zip(parts, free, strict=True)
-    )
+    fit = min((room - computing) // (len(part.layers) * layer_bytes) for part, room in zip(parts, free, strict=True))
     if fit < 1:
         raise ValueError(
             f"capacity must leave room for one slot, {capacity} tokens are {layer_bytes * shape.layers / 2**30:.1f} "

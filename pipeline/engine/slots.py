@@ -3,31 +3,39 @@
 import torch
 from torch import Tensor
 
+from pipeline.engine.places import round_up
 from pipeline.engine.sampling import Draw, DrawState
+from schemas.engine import BLOCK
 
 
 class Slots:
-    """Numbers of every slot; one slot more than asked is the dummy rows'."""
+    """Numbers of every slot, (rows,) each: a row a slot, then rows of no slot up to a whole block of a product.
+
+    In a block that is not whole a CPU's bfloat16 products round a row by where it stands.
+    """
 
     def __init__(self, num: int, num_seen: int, device: torch.device) -> None:
-        self.num = num
+        self.num, self.num_rows = num, round_up(num, BLOCK)
+        size = self.num_rows + 1
         self.token_ids, self.positions, self.running, self.seeds, self.steps = (
-            torch.zeros(num + 1, dtype=torch.int64, device=device) for _ in range(5)
+            torch.zeros(size, dtype=torch.int64, device=device) for _ in range(5)
         )
-        self.logprobs = torch.zeros(num + 1, device=device)
-        self.seen = torch.zeros(num + 1, num_seen, dtype=torch.bool, device=device) if num_seen else None
-        self.penalties = torch.ones(num + 1, device=device) if num_seen else None
+        self.logprobs = torch.zeros(size, device=device)
+        self.seen = torch.zeros(size, num_seen, dtype=torch.bool, device=device) if num_seen else None
+        self.penalties = torch.ones(size, device=device) if num_seen else None
 
     @property
     def dummy(self) -> int:
-        """The slot that nobody reads."""
-        return self.num
+        """A row that no step runs, for what is nobody's."""
+        return self.num_rows
 
     def state(self) -> DrawState:
         """What drawing must know of the slots, as views."""
-        seen = None if self.seen is None else self.seen[: self.num]
-        penalties = None if self.penalties is None else self.penalties[: self.num]
-        return DrawState(seeds=self.seeds[: self.num], steps=self.steps[: self.num], seen=seen, penalties=penalties)
+        seen = None if self.seen is None else self.seen[: self.num_rows]
+        penalties = None if self.penalties is None else self.penalties[: self.num_rows]
+        return DrawState(
+            seeds=self.seeds[: self.num_rows], steps=self.steps[: self.num_rows], seen=seen, penalties=penalties
+        )
 
     def begin(self, slots: Tensor, positions: Tensor, state: DrawState, draw: Draw) -> None:
         """Set slots to work behind their prompts, `positions` long, and the first tokens drawn."""
@@ -43,11 +51,11 @@ class Slots:
 
     def advance(self, draw: Draw) -> None:
         """Take a decode step's tokens; a slot at rest stays at its first place."""
-        running = self.running[: self.num]
-        self.token_ids[: self.num].copy_(draw.token_ids)
-        self.logprobs[: self.num].copy_(draw.logprobs)
-        self.positions[: self.num].add_(running)
-        self.steps[: self.num].add_(running)
+        running = self.running[: self.num_rows]
+        self.token_ids[: self.num_rows].copy_(draw.token_ids)
+        self.logprobs[: self.num_rows].copy_(draw.logprobs)
+        self.positions[: self.num_rows].add_(running)
+        self.steps[: self.num_rows].add_(running)
 
     def rest(self, slots: Tensor) -> None:
         """Let slots rest at their first place: no later step reads or writes further into them."""

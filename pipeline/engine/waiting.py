@@ -1,106 +1,123 @@
-"""Families that wait for their prefill, in groups of a fixed shape."""
+"""Families that wait: first for the vision tower, then for a place in a prefill."""
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Iterable, Sequence
 
-from pipeline.engine.rows import Family
+from pipeline.engine.rows import Family, draft_of
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """One prefill: `num_rows` rows of `length` tokens, of which the families fill the first few."""
-
-    length: int
-    num_rows: int
-    families: tuple[Family, ...]
-
-    @property
-    def num_slots(self) -> int:
-        """Slots that its families' rows take."""
-        return sum(len(family.rows) for family in self.families)
+_READY = 4  # prefills' worth of families whose features are kept at hand: enough of them to fill one to its end
 
 
 class Waiting:
-    """Families by the bucket of their length. A bucket follows from a family's own length alone, and a group's shape
-    from its bucket: what else waits decides only when a row runs, never how."""
+    """Families in the order they came. A prefill has `num_places` places whatever is in it, and a family as many as
+    follow from its own tokens: what else waits decides only when a family runs, never how.
 
-    def __init__(self, *, bucket: int, prefill_tokens: int, num_slots: int) -> None:
-        self._bucket = bucket
-        self._prefill_tokens = prefill_tokens
-        self._num_slots = num_slots
-        self._order = count()
-        self._queues: dict[int, deque[tuple[int, Family]]] = {}
+    A family larger than a prefill has one of its own size to itself.
+    """
+
+    def __init__(self, *, num_places: int, step: int, tiles_per_call: int, most_rows: int) -> None:
+        self.num_places = num_places
+        self._step, self._tiles_per_call, self._most_rows = step, tiles_per_call, most_rows
+        self._unseen = deque[Family]()
+        self._ready = deque[Family]()
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return len(self._unseen) + len(self._ready)
 
-    def behind(self, group: Group) -> Iterator[Family]:
-        """The families that will run next at a group's length."""
-        return (family for _, family in self._queues.get(group.length, ()))
+    @property
+    def has_first_tries(self) -> bool:
+        """Whether any row waits that has not been answered once."""
+        return any(not draft_of(family.rows[0]).is_second for queue in (self._unseen, self._ready) for family in queue)
 
-    def add(self, family: Family) -> None:
-        """Put a family at the end of its bucket."""
-        length = round_up(family.num_shared, self._bucket)
-        self._queues.setdefault(length, deque()).append((next(self._order), family))
+    def add(self, families: Iterable[Family]) -> None:
+        """Put families at the end."""
+        for family in families:
+            (self._unseen if family.pictures.num_tiles else self._ready).append(family)
 
-    def take(self, free: int, short: bool) -> Group | None:
-        """The next group that the free slots can hold: the oldest of the full ones, or of all where it may be short.
+    def next_to_see(self, *, short: bool) -> list[Family]:
+        """The families whose images make the tower's next call; none while enough are at hand, or while more may come
+        to fill the call and it may not be short."""
+        if self._places_at_hand >= _READY * self.num_places:
+            return []
+        chosen: dict[int, Family] = {}
+        room, left_out = self._tiles_per_call, False
+        for family in self._unseen:
+            if id(family.pictures) in chosen:
+                continue
+            num_tiles = family.pictures.num_tiles
+            if num_tiles <= room or not chosen:
+                chosen[id(family.pictures)] = family
+                room -= num_tiles
+            left_out |= id(family.pictures) not in chosen
+        return list(chosen.values()) if short or left_out or room <= 0 else []
 
-        A full group that does not fit yet is waited for, so that nothing younger overtakes it for ever.
-        """
-        groups = [self._group(length, self._num_slots) for length in self._queues]
-        full = [group for group in groups if self._is_full(group)]
-        if not full and not short:
+    def sort(self) -> None:
+        """Note whose images have been seen."""
+        self._ready += (family for family in self._unseen if not family.pictures.num_tiles)
+        self._unseen = deque(family for family in self._unseen if family.pictures.num_tiles)
+
+    def take(self, free: int, *, short: bool) -> list[Family] | None:
+        """The families of the next prefill: the oldest, and those that fill it up best. None while it is not full and
+        may not be short, or while the free slots do not hold it: what is full is waited for, so that nothing younger
+        overtakes the oldest for ever."""
+        if not self._ready:
             return None
-        oldest = min(full or groups, key=lambda group: self._queues[group.length][0][0], default=None)
-        if oldest is None or (full and oldest.num_slots > free):
+        chosen = self._fitting(min(self._most_rows, free) if short else self._most_rows)
+        full = len(chosen) < len(self._ready) or sum(map(self._size, chosen)) >= self.num_places
+        if not chosen or not (full or short) or sum(len(family.rows) for family in chosen) > free:
             return None
-        group = self._group(oldest.length, free)
-        if not group.families:
-            return None
-        self._remove(group)
-        return group
+        taken = set(map(id, chosen))
+        self._ready = deque(family for family in self._ready if id(family) not in taken)
+        return chosen
 
-    def retry_smaller(self, group: Group) -> None:
-        """Put a group back to the front that did not fit the memory, and make all groups of half its tokens."""
-        self._prefill_tokens = group.length * max(1, group.num_rows // 2)
-        first = -len(group.families)
-        queue = self._queues.setdefault(group.length, deque())
-        queue.extendleft((first + i, family) for i, family in reversed(list(enumerate(group.families))))
+    def shrink(self, families: Sequence[Family]) -> bool:
+        """Make all prefills half as large after one that did not fit the memory, and put its families back to the
+        front. False where it was one family and no larger than that: there is nothing to make smaller."""
+        if len(families) == 1 and self._size(families[0]) >= self.num_places:
+            return False
+        self.num_places //= 2
+        self._ready.extendleft(reversed(families))
+        return True
 
     def drop_unwanted(self) -> None:
         """Forget the families that nobody waits for any more."""
-        for length, queue in list(self._queues.items()):
-            if not all(family.wanted for _, family in queue):
-                kept = deque(entry for entry in queue if entry[1].wanted)
-                self._queues[length] = kept
-                if not kept:
-                    del self._queues[length]
+        self._unseen, self._ready = (
+            deque(family for family in queue if family.wanted) for queue in (self._unseen, self._ready)
+        )
 
-    def _group(self, length: int, slots: int) -> Group:
-        num_rows = max(1, self._prefill_tokens // length)
-        families: list[Family] = []
-        for _, family in self._queues[length]:
-            slots -= len(family.rows)
-            if slots < 0 or len(families) == num_rows:
+    @property
+    def _places_at_hand(self) -> int:
+        return sum(map(self._size, self._ready))
+
+    def _size(self, family: Family) -> int:
+        return family.num_places(self._step)
+
+    def _fitting(self, most_rows: int) -> list[Family]:
+        oldest, *others = self._ready
+        room = (self.num_places - self._size(oldest)) // self._step
+        found = [others[i] for i in best_sum([self._size(family) // self._step for family in others], room)]
+        chosen, num_rows = [], 0
+        for family in (oldest, *found):
+            num_rows += len(family.rows)
+            if num_rows > most_rows:
                 break
-            families.append(family)
-        return Group(length=length, num_rows=num_rows, families=tuple(families))
-
-    def _is_full(self, group: Group) -> bool:
-        """Whether no more rows will do: it has all that its shape takes, or all that the slots can hold."""
-        return len(group.families) == group.num_rows or len(group.families) < len(self._queues[group.length])
-
-    def _remove(self, group: Group) -> None:
-        queue = self._queues[group.length]
-        for _ in group.families:
-            queue.popleft()
-        if not queue:
-            del self._queues[group.length]
+            chosen.append(family)
+        return chosen
 
 
-def round_up(length: int, multiple: int) -> int:
-    """The smallest multiple that is not below the length."""
-    return -(-length // multiple) * multiple
+def best_sum(sizes: Sequence[int], room: int) -> list[int]:
+    """Which sizes come closest to the room together without exceeding it: their indices, rather early than late ones.
+
+    The bits of a number stand for the sums that the sizes so far can have.
+    """
+    if room <= 0:
+        return []
+    sums = [1]
+    for size in sizes:
+        sums.append(sums[-1] | (sums[-1] << size) & ((2 << room) - 1))
+    left, found = sums[-1].bit_length() - 1, []
+    for i in reversed(range(len(sizes))):
+        if not sums[i] >> left & 1:
+            found.append(i)
+            left -= sizes[i]
+    return found[::-1]

@@ -1,11 +1,10 @@
 """The operations that statistics count are those that torch counts while transformers runs the same network."""
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.engine.arithmetic import arithmetic, causal_pairs
+from pipeline.engine.arithmetic import arithmetic
 from pipeline.engine.decoder import decoder_shape
 from pipeline.engine.engine import Engine
 from tests.engine.oracle import FP32, Question, load_oracle, picture
@@ -25,12 +24,6 @@ def test_a_prompt_counts_as_much_as_torch_counts_for_it(backbone) -> None:
     # transformers runs the last layer to its end for all tokens.
     ours = work.teraflop(tiles=tiles, tokens=tokens, pairs=tokens**2, drawn=1) + (tokens - 1) * work.last / 1e12
     assert ours == pytest.approx(counter.get_total_flops() / 1e12, rel=0.1)
-
-
-def test_pairs_are_what_a_loop_counts() -> None:
-    starts, lengths = np.array([0, 5, 3]), np.array([4, 1, 6])
-    expected = [sum(start + i + 1 for i in range(n)) for start, n in zip(starts, lengths, strict=True)]
-    assert causal_pairs(starts, lengths).tolist() == expected
 
 
 def test_an_engine_counts_its_prompts_and_its_steps() -> None:

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from demo.checkpoint import Shape
-from pipeline.engine.attention import cached
+from pipeline.engine.attention import attend_one_by_one
 from pipeline.engine.engine import Engine
 from pipeline.engine.model import load_model
-from schemas.engine import EngineSettings
+from pipeline.engine.places import Blocks
+from schemas.engine import EngineSettings, Sampling
 from tests.engine.oracle import Oracle, Question, mixed_questions
 from tests.tiny import build
 
@@ -69,18 +70,36 @@ def test_a_row_has_the_same_numbers_in_any_company(folder, quantize, kernel) -> 
     assert exact(engine, few) == {key: expected[key] for key in exact(engine, few)}
 
 
+@pytest.mark.parametrize("width", [1, 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (8, 8, 64), (4, 1, 16)])
-def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, head_dim) -> None:
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (8, 8, 64), (4, 1, 16), (64, 8, 128)])
+def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, head_dim, width) -> None:
     from pipeline.engine.kernels import attend_slots
 
     torch.manual_seed(0)
-    keys, values = (torch.randn(7, kv_heads, 700, head_dim, dtype=dtype, device="cuda")[:-1] for _ in range(2))
-    queries = torch.randn(6, 1, heads, head_dim, dtype=dtype, device="cuda")
-    positions = torch.tensor([0, 1, 63, 64, 500, 699], device="cuda")[:, None]
-    found = attend_slots(queries, keys, values, positions).float()
-    expected = cached(queries.float(), keys.float(), values.float(), positions)
-    assert ((found - expected).norm() / expected.norm()).item() < (1e-5 if dtype == torch.float32 else 1e-2)
+    keys, values = (torch.randn(6, kv_heads, 700, head_dim, dtype=dtype, device="cuda") for _ in range(2))
+    queries = torch.randn(6 * width, heads, head_dim, dtype=dtype, device="cuda")
+    slots, positions = torch.tensor([3, 1, 0, 2, 5, 4]), torch.tensor([0, 1, 63, 64, 500, 700 - width])
+    blocks = Blocks(firsts=torch.arange(6) * width, slots=slots, positions=positions, width=width).to(keys.device)
+    found, expected = torch.zeros_like(queries), torch.zeros_like(queries, dtype=torch.float32)
+    attend_slots(queries, keys, values, blocks, found)
+    attend_one_by_one(queries.float(), keys.float(), values.float(), blocks, expected)
+    error = (found.float() - expected).norm() / expected.norm()
+    assert error.item() < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+def test_second_tries_under_a_penalty_are_those_of_the_plain_engine(folder) -> None:
+    """The penalty of each slot is read inside the CUDA graph."""
+    sampling = Sampling(cut_repetition=True, retry_penalty=1.5)
+    found = []
+    for settings in (PLAIN, FAST):
+        settings = replace(settings, dtype="float32", decode_kernel="triton", sampling=sampling)
+        oracle = oracle_of(folder, settings)
+        engine = Engine(oracle.model, settings)
+        questions = mixed_questions(max_new_tokens=(200,))
+        found.append([a.text for a in engine.generate(oracle.sample(q) for q in questions)])
+        assert engine.statistics().num_second_tries > 0
+    assert found[0] == found[1]
 
 
 def test_an_8_bit_engine_is_close_to_the_16_bit_one(folder) -> None:

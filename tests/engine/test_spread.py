@@ -1,21 +1,25 @@
 """One model over several devices: the same answers, every number on the device of its layer."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.engine.attention import cached
-from pipeline.engine.cache import Cache, Seats
-from pipeline.engine.decoder import Decoder, Places
+from pipeline.engine.attention import attend_together, cached
+from pipeline.engine.batch import lay_out
+from pipeline.engine.cache import Cache
+from pipeline.engine.decoder import Decoder
 from pipeline.engine.engine import Engine
 from pipeline.engine.memory import cache_shape
 from pipeline.engine.model import load_model
+from pipeline.engine.places import Blocks, layout
 from pipeline.engine.spread import device_map, spread
 from schemas.engine import EngineSettings
 from tests.engine.oracle import FP32, mixed_questions
+from tests.engine.waiting import family
 from tests.tiny import checkpoint
 
 TEXTS = ("What is this?", "Where is it?", "How many of them are there, and of which colour?")
@@ -68,6 +72,15 @@ def pretended(decoder: Decoder, devices: list[torch.device]) -> Decoder:
     return decoder
 
 
+def attend_shapes(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, out: Tensor) -> None:
+    """Attention of blocks to slots that needs no number from a device: those here have none."""
+    rows = len(blocks.slots)
+    here, at = queries[: rows * blocks.width].unflatten(0, (rows, blocks.width)), blocks.positions[:, None]
+    out[: rows * blocks.width] = cached(
+        here, keys[blocks.slots], values[blocks.slots], at.expand(-1, blocks.width)
+    ).flatten(0, 1)
+
+
 @torch.inference_mode()
 def test_nothing_meets_a_number_of_another_device() -> None:
     """Torch checks the devices of every operation as on real ones, without a number being computed."""
@@ -75,16 +88,15 @@ def test_nothing_meets_a_number_of_another_device() -> None:
     with FakeTensorMode():
         decoder = pretended(decoder, [torch.device("cpu"), torch.device("meta")])
         cache = Cache(cache_shape(decoder.shape, 3, 64), decoder.rotary(64), decoder.parts)
-        tokens, ends, one = torch.zeros(2, 16).long(), torch.zeros(2).long(), torch.zeros(3, 1).long()
-        seats = Seats(slots=(0, 1), starts=(0, 0))
-        states: list[Tensor] = [decoder.prefill(decoder.embed(tokens), ends, seats, cache)]
-        cache.copy(0, [1, 2], 5)
-        states.append(decoder.extend(decoder.embed(tokens), Places(positions=tokens, ends=ends), seats, cache, 32))
-        states.append(decoder.step(decoder.embed(one), one, cache, cached, 64))
+        batch = lay_out([family("a", 20, num_rows=2), family("b", 7)], [[0, 1], [2]], num_places=96, step=16)
+        places = layout(batch.segments, num_places=96, num_drawn=16, capacity=64, device=torch.device("cpu"))
+        x = decoder.embed(torch.zeros(96).long())
+        states: list[Tensor] = [decoder.prefill(x, places, cache, attend_shapes)]
+        states.append(decoder.step(x[:16], torch.zeros(16).long(), cache, partial(attend_together, span=64)))
         cache.clear(0)
         assert {state.device.type for state in states} == {"cpu"}
         assert {decoder.logits(state).device.type for state in states} == {"cpu"}
-        assert {stored.device.type for stored in cache.all(1, 64)} == {"meta"}
+        assert {stored.device.type for stored in cache.of(1)} == {"meta"}
 
 
 def test_weights_go_to_the_device_of_their_layer(oracle) -> None:

@@ -1,0 +1,71 @@
+"""What one prefill runs: prompts, or the parts of them that several share, side by side in a fixed number of places."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.engine.places import Segment, round_up
+from pipeline.engine.rows import Family, Row
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Segments, one behind the other from place 0 on; the places behind them are nobody's.
+
+    `rows` are those whose prompts end here, in the order of the segments that end one.
+    """
+
+    segments: tuple[Segment, ...]
+    rows: tuple[Row, ...]
+    num_places: int
+
+    @property
+    def token_ids(self) -> Ints:
+        """The token at every place, (places,)."""
+        found = np.zeros(self.num_places, np.int64)
+        for segment in self.segments:
+            found[segment.first : segment.first + len(segment.token_ids)] = segment.token_ids
+        return found
+
+    @property
+    def endings(self) -> list[Segment]:
+        """The segments at which a prompt ends."""
+        return [segment for segment in self.segments if segment.ends]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are no padding."""
+        return sum(len(segment.token_ids) for segment in self.segments)
+
+    @property
+    def num_pairs(self) -> int:
+        """How many places all tokens attend to, themselves included."""
+        return sum((s.end * (s.end + 1) - s.start * (s.start + 1)) // 2 for s in self.segments)
+
+
+def lay_out(families: Sequence[Family], seats: Sequence[Sequence[int]], num_places: int, step: int) -> Batch:
+    """The batch of some families, whose rows have these slots; every segment takes a multiple of `step` places."""
+    segments: list[Segment] = []
+    first = 0
+    for family, own in zip(families, seats, strict=True):
+        for segment in _segments(family, own, first, step):
+            segments.append(segment)
+            first += segment.width
+    rows = tuple(row for family in families for row in family.rows)
+    return Batch(segments=tuple(segments), rows=rows, num_places=max(num_places, first))
+
+
+def _segments(family: Family, slots: Sequence[int], first: int, step: int) -> Iterator[Segment]:
+    """What the family's rows share, and what each goes on with where there are several."""
+    alone = len(family.rows) == 1
+    width, shared = round_up(family.num_shared, step), family.num_shared
+    yield Segment(token_ids=family.shared, first=first, width=width, start=0, slots=tuple(slots), ends=alone)
+    for row, slot in () if alone else zip(family.rows, slots, strict=True):
+        first += width
+        rest = family.rest(row)
+        width = round_up(len(rest), step)
+        yield Segment(token_ids=rest, first=first, width=width, start=shared, slots=(slot,), ends=True)

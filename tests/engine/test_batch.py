@@ -1,0 +1,53 @@
+"""Where the tokens of a prefill stand."""
+
+import torch
+
+from pipeline.engine.batch import lay_out
+from pipeline.engine.places import layout
+from tests.engine.waiting import family
+
+
+def three_and_one():
+    return lay_out([family("a", 20, num_rows=3), family("b", 18)], [[4, 0, 6], [2]], num_places=128, step=16)
+
+
+def test_segments_stand_side_by_side_in_whole_steps() -> None:
+    batch = three_and_one()
+    assert [(s.first, s.width, s.start, s.end) for s in batch.segments] == [
+        (0, 32, 0, 20),
+        (32, 16, 20, 21),
+        (48, 16, 20, 21),
+        (64, 16, 20, 21),
+        (80, 32, 0, 18),
+    ]
+    expected = [1] * 20 + [0] * 12 + [5] + [0] * 15 + [6] + [0] * 15 + [7] + [0] * 15 + [1] * 18 + [0] * 30
+    assert batch.token_ids.tolist() == expected
+
+
+def test_what_rows_share_goes_to_the_slot_of_each() -> None:
+    batch = three_and_one()
+    assert [s.slots for s in batch.segments] == [(4, 0, 6), (4,), (0,), (6,), (2,)]
+    assert [s.slots[0] for s in batch.endings] == [4, 0, 6, 2]
+    assert [row.sample.id for row in batch.rows] == ["a", "a", "a", "b"]
+
+
+def test_a_batch_larger_than_a_prefill_has_its_own_size() -> None:
+    assert lay_out([family("a", 200)], [[0]], num_places=128, step=16).num_places == 208
+
+
+def test_pairs_are_what_a_loop_counts() -> None:
+    batch = three_and_one()
+    assert batch.num_tokens == 20 + 3 + 18
+    assert batch.num_pairs == sum(range(1, 21)) + 3 * 21 + sum(range(1, 19))
+
+
+def test_a_layout_has_positions_blocks_and_the_tokens_that_others_follow() -> None:
+    batch = three_and_one()
+    found = layout(batch.segments, num_places=128, num_drawn=16, capacity=24, device=torch.device("cpu"))
+    assert found.positions[:32].tolist() == [*range(24), *[23] * 8]
+    assert found.positions[32:48].tolist() == [20, 21, 22, *[23] * 13]
+    assert found.wanted.tolist() == [32, 48, 64, 97, *[0] * 12]
+    assert found.blocks is not None
+    assert (found.blocks.firsts.tolist(), found.blocks.slots.tolist()) == ([32, 48, 64], [4, 0, 6])
+    assert (found.blocks.positions.tolist(), found.blocks.width) == ([20, 20, 20], 16)
+    assert (found.drawn.firsts.tolist(), found.drawn.positions.tolist()) == ([0, 1, 2, 3], [20, 20, 20, 17])

@@ -1,0 +1,52 @@
+"""Rows and families with chosen tokens, for tests of what runs when."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.engine.draft import Draft
+from pipeline.engine.model import LoadedModel
+from pipeline.engine.rows import Family, Row, families
+from schemas.engine import Sampling
+from schemas.sample import Prompt, Sample, Size
+
+IMAGE = 2
+
+
+def rows_of(name: str, *prompts: list[int]) -> list[Row]:
+    """The rows of one sample with these prompts' token ids."""
+    asked = tuple(
+        Prompt(
+            id=str(i), text="?", token_ids=np.array(ids, np.int32), num_image_tokens=ids.count(IMAGE), max_new_tokens=1
+        )
+        for i, ids in enumerate(prompts)
+    )
+    sample = Sample(id=name, prompts=asked)
+    return [Row(sample=sample, prompt=prompt) for prompt in asked]
+
+
+def family(name: str, length: int, num_rows: int = 1, num_tiles: int = 0) -> Family:
+    """A family with so many rows and so many tokens shared, whose images have so many tiles."""
+    prompts = [[1] * length + ([5 + i] if num_rows > 1 else []) for i in range(num_rows)]
+    (one,) = families(rows_of(name, *prompts), num_rows, IMAGE)
+    assert one.num_shared == length
+    if num_tiles:
+        one.pictures.sample = Sample(
+            id=name,
+            prompts=one.pictures.sample.prompts,
+            image_sizes=(Size(2, 2),),
+            tiles_per_image=(num_tiles,),
+            tiles=np.zeros((num_tiles, 2, 2, 3), np.uint8),
+        )
+    return one
+
+
+def names(found: Sequence[Family]) -> list[str]:
+    """The samples' ids."""
+    return [one.pictures.sample.id for one in found]
+
+
+def drafted(model: LoadedModel, row: Row, first: Draft | None = None) -> Row:
+    """The row with an answer begun."""
+    row.draft = Draft(model, Sampling(), row.prompt, first=first)
+    return row
