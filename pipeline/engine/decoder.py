@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -11,8 +12,9 @@ from transformers import LlavaNextForConditionalGeneration, PreTrainedConfig
 
 from pipeline.engine.attention import Attend, causal
 from pipeline.engine.cache import Cache
+from pipeline.engine.device import Lanes
 from pipeline.engine.linear import Fp8Linear, join
-from pipeline.engine.places import Blocks, Layout
+from pipeline.engine.places import Blocks, Layout, Segment
 from pipeline.engine.spread import moved, spread
 
 BACKBONES = ("llama", "mistral", "qwen2")
@@ -79,9 +81,17 @@ class Block(nn.Module):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The rest of the layer: output product, feed-forward, both added to what came in."""
         x = x + self.out(attended.flatten(1))
-        gate, up = self.gate_up(self.before_mlp(x)).chunk(2, dim=-1)
-        out: Tensor = x + self.down(silu(gate) * up)
+        out: Tensor = x + self.down(self.feed(x))
         return out
+
+    def feed(self, x: Tensor) -> Tensor:
+        """What the last product of the feed-forward takes, (tokens, intermediate)."""
+        gate, up = self.gate_up(self.before_mlp(x)).chunk(2, dim=-1)
+        return silu(gate) * up
+
+    def adds_in_place(self, x: Tensor) -> bool:
+        """Whether products can add to what came in where it stands: that saves a GPU a copy of it for each."""
+        return x.is_cuda and all(type(one) is nn.Linear and one.bias is None for one in (self.out, self.down))
 
     def quantise(self) -> None:
         """Replace the products by 8-bit ones."""
@@ -114,6 +124,8 @@ class Decoder:
         self.rotary_scaling = float(rotary.attention_scaling)
         self._project: Callable[..., tuple[Tensor, Tensor, Tensor]] = Block.project
         self._finish: Callable[..., Tensor] = Block.finish
+        self._feed: Callable[..., Tensor] = Block.feed
+        self._lanes = [Lanes(part.device) for part in self.parts]
 
     def _take(self, layers: nn.ModuleList, *, fp8: bool) -> list[Block]:
         """The layers as blocks, each on its device before the next is looked at. In 8 bits the network that shares the
@@ -140,6 +152,7 @@ class Decoder:
         torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
         self._project = torch.compile(Block.project, dynamic=True, options=DETERMINISTIC)
         self._finish = torch.compile(Block.finish, dynamic=True, options=DETERMINISTIC)
+        self._feed = torch.compile(Block.feed, dynamic=True, options=DETERMINISTIC)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Ids to embeddings, one dimension more; an image's places hold a placeholder."""
@@ -164,18 +177,22 @@ class Decoder:
         here = [layout.to(part.device) for part in self.parts]
 
         def attend(part: int, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            own = here[part]
-            cache.fill(layer, own.segments, keys, values)
-            out = torch.zeros_like(queries, memory_format=torch.contiguous_format)
+            own, stored = here[part], cache.of(layer)
+            out = torch.empty_like(queries, memory_format=torch.contiguous_format)
+            out[own.num_used :] = 0
             if layer == self.shape.layers - 1:
-                attend_slots(queries.contiguous(), *cache.of(layer), own.drawn, out)
+                cache.fill(layer, own.segments, keys, values)
+                attend_slots(queries.contiguous(), *stored, own.drawn, out.zero_())
                 return out
-            for segment in own.segments:
-                if not segment.start:
-                    places = slice(segment.first, segment.first + segment.width)
-                    out[places] = causal(queries[places], keys[places], values[places])
+
+            def attend_one(segment: Segment) -> None:
+                places = slice(segment.first, segment.first + segment.width)
+                out[places] = causal(queries[places], keys[places], values[places])
+
+            whole = [partial(attend_one, segment) for segment in own.segments if not segment.start]
+            self._lanes[part].run([partial(cache.fill, layer, own.segments, keys, values), *whole])
             if own.blocks is not None:
-                attend_slots(queries.contiguous(), *cache.of(layer), own.blocks, out)
+                attend_slots(queries.contiguous(), *stored, own.blocks, out)
             return out
 
         return self._through(x, layout.positions, cache, attend, layout.wanted)
@@ -209,8 +226,15 @@ class Decoder:
                 queries, keys, values = self._project(block, x, cos, sin)
                 if wanted is not None and layer == self.shape.layers - 1:
                     x, queries = (one[wanted.to(part.device)] for one in (x, queries))
-                x = self._finish(block, x, attend(number, layer, queries, keys, values))
+                x = self._finished(block, x, attend(number, layer, queries, keys, values))
         return x.to(home)
+
+    def _finished(self, block: Block, x: Tensor, attended: Tensor) -> Tensor:
+        """The end of a layer; `x` may be changed."""
+        if not block.adds_in_place(x):
+            return self._finish(block, x, attended)
+        x.addmm_(attended.flatten(1), block.out.weight.t())
+        return x.addmm_(self._feed(block, x), block.down.weight.t())
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the vocabulary scores after (rows, hidden): (rows, vocabulary)."""

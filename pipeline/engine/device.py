@@ -3,8 +3,9 @@
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,28 @@ class Reading:
         if self._event is not None:
             self._event.synchronize()
         return [tensor.tolist() for tensor in self._tensors]
+
+
+class Lanes:
+    """Two queues of a GPU's work, so that the beginning of one piece fills what the end of another leaves idle. On
+    another device pieces run one after the other."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def run(self, pieces: Iterable[Callable[[], None]]) -> None:
+        """Run pieces that know nothing of each other; what comes after waits for all of them."""
+        if self._beside is None:
+            for piece in pieces:
+                piece()
+            return
+        first = torch.cuda.current_stream(self._device)
+        self._beside.wait_stream(first)
+        for piece, lane in zip(pieces, cycle((first, self._beside)), strict=False):
+            with torch.cuda.stream(lane):
+                piece()
+        first.wait_stream(self._beside)
 
 
 class Stopwatch:

@@ -53,6 +53,11 @@ class Layout:
     wanted: Tensor  # (drawn,) the places that a token is drawn after, and place 0 where there are fewer
     drawn: Blocks  # those places, among themselves
 
+    @property
+    def num_used(self) -> int:
+        """Places up to the end of the last segment."""
+        return self.segments[-1].first + self.segments[-1].width
+
     def to(self, device: torch.device) -> "Layout":
         return Layout(
             segments=self.segments,

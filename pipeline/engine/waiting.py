@@ -62,8 +62,10 @@ class Waiting:
         overtakes the oldest for ever."""
         if not self._ready:
             return None
-        chosen = self._fitting(min(self._most_rows, free) if short else self._most_rows)
+        chosen = self._fitting(self._most_rows)
         full = len(chosen) < len(self._ready) or sum(map(self._size, chosen)) >= self.num_places
+        if short and not full:
+            chosen = self._fitting(free)
         if not chosen or not (full or short) or sum(len(family.rows) for family in chosen) > free:
             return None
         taken = set(map(id, chosen))
