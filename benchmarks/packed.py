@@ -1,6 +1,7 @@
 """Layers in bitsandbytes' 8 and 4 bits, made of weights on a device: what a checkpoint's become while it is loaded."""
 
 import logging
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def _in_4_bits(linear: nn.Linear, settings: EngineSettings) -> nn.Linear:
     return made
 
 
-def _bitsandbytes() -> Any:
+def _bitsandbytes() -> ModuleType:
     import bitsandbytes  # here, as only these settings need the package; it states few of its types
 
     return bitsandbytes
