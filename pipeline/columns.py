@@ -57,7 +57,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """What was found. `image` is None where the input files are the images, or the messages are without any.
+    """What was found. `image` is None where the input files are the images, or messages name those there are.
 
     `id` is None where ids are made.
     """
@@ -111,7 +111,7 @@ def describe_columns(columns: Columns) -> list[str]:
     """What was found, a line a role, for people."""
     whole_files = columns.image is None and columns.messages is None
     made = "made from the file's path" if whole_files else "made from the file and the row's position"
-    no_column = "the files themselves" if whole_files else "none, the messages are text alone"
+    no_column = "the files themselves" if whole_files else "none but those that messages name"
     lines = [
         f"image: column {columns.image!r} ({columns.image_kind})" if columns.image else f"image: {no_column}",
         f"id: column {columns.id!r}" if columns.id else f"id: {made}",

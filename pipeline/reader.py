@@ -19,6 +19,7 @@ from pipeline.columns import Columns
 from pipeline.listing import Format
 from pipeline.patience import WAITS_S, is_transient, patiently
 from pipeline.pieces import Piece, by_row_group, read_piece
+from pipeline.preprocess.conversation import with_whole_paths
 from pipeline.preprocess.pdf import is_pdf, page_uri
 from pipeline.sources import Listing
 from schemas.errors import Failure
@@ -95,6 +96,11 @@ class _Rows:
     name: str
     first: int
     batch: pa.RecordBatch
+
+    @property
+    def folder(self) -> str:
+        """Where their file is: what its relative paths begin at."""
+        return self.url.rsplit("/", 1)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +181,7 @@ def _columns_of(rows: _Rows, columns: Columns) -> list[pa.Array]:
     if columns.prompt is not None:
         prompt = batch.column(columns.prompt).cast(pa.string())
     if columns.messages is not None:
-        messages = _as_json(batch.column(columns.messages))
+        messages = _with_whole_paths(_as_json(batch.column(columns.messages)), rows.folder)
     values = [batch.column(name).cast(pa.string()) for name in columns.values]
     kept = [batch.column(kept.column).cast(kept.type) for kept in columns.keep]
     asked = [prompt, messages, _values(columns.values, values, len(batch))]
@@ -190,6 +196,15 @@ def _as_json(messages: pa.Array) -> pa.Array:
     return pa.array([None if row is None else json.dumps(row, default=str) for row in rows], pa.string())
 
 
+def _with_whole_paths(messages: pa.Array, folder: str) -> pa.Array:
+    """JSON text in which the images that messages name are found from anywhere."""
+
+    def whole(uri: str) -> str:
+        return str(_resolve(pa.array([uri]), folder)[0])
+
+    return pa.array([text and with_whole_paths(text, whole) for text in messages.to_pylist()], pa.string())
+
+
 def _values(names: Sequence[str], columns: Sequence[pa.Array], num_rows: int) -> pa.Array:
     """One map a row from these names to the values of these columns."""
     rows = zip(*(column.to_pylist() for column in columns), strict=True) if columns else [()] * num_rows
@@ -200,12 +215,12 @@ def _images(rows: _Rows, name: str | None) -> pa.Array:
     """The images of each row, in order; a row whose list is null has one image that is null, as with single images."""
     if name is None:
         return pa.array([[]] * len(rows.batch), _IMAGES)
-    column, folder = rows.batch.column(name), rows.url.rsplit("/", 1)[0]
+    column = rows.batch.column(name)
     if not is_list(column.type):
-        return _one_image_a_row(*_data_and_uri(column, folder))
+        return _one_image_a_row(*_data_and_uri(column, rows.folder))
     column = column.cast(pa.list_(column.type.value_type))
     column = pc.if_else(column.is_valid(), column, pa.array([[None]], column.type)[0])
-    images = _image_structs(*_data_and_uri(column.flatten(), folder))
+    images = _image_structs(*_data_and_uri(column.flatten(), rows.folder))
     offsets = np.cumsum([0, *column.value_lengths().to_pylist()], dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), images, type=_IMAGES)
 

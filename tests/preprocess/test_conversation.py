@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.preprocess.conversation import Conversation, Turn, ask, parse_messages
+from pipeline.preprocess.conversation import Conversation, Turn, ask, parse_messages, with_whole_paths
 from schemas.errors import RowError
 
 IMAGE = {"type": "image"}
@@ -38,6 +38,31 @@ def test_content_is_a_text_or_parts_in_their_order(content: object, parts: tuple
     assert parse(user(content)).turns == (Turn(role="user", parts=parts),)
 
 
+@pytest.mark.parametrize(
+    ("part", "uri"),
+    [
+        pytest.param(IMAGE, None, id="the row's own"),
+        pytest.param({"type": "image_url", "image_url": {"url": "s3://b/a.jpg"}}, "s3://b/a.jpg", id="image_url"),
+        pytest.param({"type": "image_url", "image_url": "a.jpg"}, "a.jpg", id="image_url, a text"),
+        pytest.param({"type": "image", "url": "a.jpg", "path": None}, "a.jpg", id="url"),
+        pytest.param({"type": "image", "base64": "aGk="}, "data:;base64,aGk=", id="base64"),
+        pytest.param({"type": "image", "image_url": {"url": None}}, None, id="nulls of an Arrow struct"),
+    ],
+)
+def test_a_place_may_name_its_image(part: object, uri: str | None) -> None:
+    conversation = parse(user([part, text("Why?"), IMAGE]))
+    assert conversation.uris == (uri, None)
+    assert conversation.num_images == 2
+    assert conversation.turns[0].parts == (None, "Why?", None)
+
+
+@pytest.mark.parametrize(
+    "words", ["", '[{"url": "x"', '{"url": "x"}', '[{"url": "x"}]', '[[{"type": "image", "url": "x"}]]']
+)
+def test_paths_are_changed_nowhere_but_in_messages(words: str) -> None:
+    assert with_whole_paths(words, str.upper) == words
+
+
 def test_an_image_written_out_in_a_text_is_text() -> None:
     assert parse(user("see <image>")).num_images == 0
 
@@ -69,11 +94,23 @@ def test_earlier_answers_are_turns_of_their_own() -> None:
         pytest.param('[{"role": "user", "content": []}]', "must have content, the user's has none", id="no parts"),
         pytest.param('[{"role": "user", "content": [{"type": "audio"}]}]', "a part must be .* got", id="audio"),
         pytest.param('[{"role": "user", "content": [{"type": "text"}]}]', "a part must be .* got", id="text without"),
-        pytest.param(
-            '[{"role": "user", "content": [{"type": "image", "url": "x"}]}]', "alone, the images are the row", id="URL"
+        *(
+            pytest.param(json.dumps([{"role": "user", "content": [part]}]), "a part must be .* url, path and", id=id)
+            for id, part in {
+                "image_url": {"type": "image_url", "image_url": {}},
+                "no image_url": {"type": "image_url"},
+                "an empty URL": {"type": "image", "url": ""},
+                "a number for a URL": {"type": "image", "url": 7},
+                "a list of URLs": {"type": "image_url", "image_url": ["x"]},
+                "two names": {"type": "image", "url": "x", "path": "y"},
+                "another's source": {"type": "image", "source": {"type": "base64", "data": "aGk="}},
+                "another's data": {"type": "image", "data": "aGk="},
+            }.items()
         ),
         pytest.param(
-            '[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]', "a part must be", id="image_url"
+            '[{"role": "system", "content": [{"type": "image", "url": "x"}]}, {"role": "user", "content": "?"}]',
+            "a system message must be text, it has an image",
+            id="system",
         ),
     ],
 )

@@ -21,8 +21,7 @@ from tests.vocabularies import mistral_pieces, tokenizer_of
 
 pytestmark = pytest.mark.timeout(600)  # the first run fetches
 
-# No package carries Yi's vocabulary (34b); 110b's is 72b's.
-FAMILIES = {one.format: one for one in PUBLISHED if one.format not in ("34b", "110b")}
+FAMILIES = {one.format: one for one in PUBLISHED if one.format != "110b"}  # whose vocabulary is 72b's
 TEXTS = (
     QUESTION,
     "  two spaces,\n\nlines\tand a tab ",
@@ -30,6 +29,7 @@ TEXTS = (
     "1 < 2 > 0, a<b, [INST] it's 12345.67 USER: x",
     "<image> </s> <|im_end|> <|eot_id|> <s>",
 )
+YI_MARKS = ("<|im_start|>", "<|im_end|>")
 PICTURES = (noise(500, 375), noise(90, 1000))
 IMAGE = {"type": "image"}
 
@@ -139,6 +139,16 @@ def test_the_mistral_vocabulary_is_mistrals_own() -> None:
     pieces, vocabulary = mistral_pieces(), processor("mistral").tokenizer.get_vocab()
     assert len(pieces) == 32000
     assert [vocabulary[piece] for piece in pieces] == list(range(32000))
+
+
+def test_the_yi_vocabulary_has_its_marks_where_the_model_was_trained_on_them() -> None:
+    tokenizer = processor("34b").tokenizer
+    pieces = ["<unk>", "<|startoftext|>", "<|endoftext|>", "<|Human|>", "<|Assistant|>", "<|System|>", *YI_MARKS]
+    assert tokenizer.convert_ids_to_tokens(list(range(8))) == pieces
+    assert sorted(tokenizer.get_vocab().values()) == list(range(64001))
+    question = ids_of("34b", ask("你好 Yi", 0))
+    assert tokenizer.decode(question).endswith("user\n你好 Yi<|im_end|><|im_start|>assistant\n")
+    assert (question.count(6), question.count(7)) == (3, 2)
 
 
 def _ends(family: str) -> int:
