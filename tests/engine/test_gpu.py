@@ -90,7 +90,7 @@ def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, 
 
 def test_second_tries_under_a_penalty_are_those_of_the_plain_engine(folder) -> None:
     """The penalty of each slot is read inside the CUDA graph."""
-    sampling = Sampling(cut_repetition=True, retry_penalty=1.5)
+    sampling = Sampling(cut_repetition=True, repetition_penalty=0.5)  # below 1: what was said is said again
     found = []
     for settings in (PLAIN, FAST):
         settings = replace(settings, dtype="float32", decode_kernel="triton", sampling=sampling)
