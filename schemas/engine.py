@@ -74,7 +74,7 @@ class EngineSettings:
     capacity: int | None = None  # tokens of prompt and answer a slot holds; None: the model's context, 4096 at most
     bucket: int = BLOCK  # a prompt takes its length in a prefill, rounded up to a multiple of this
     prefill_tokens: int | None = None  # places of one prefill, whole rows; None: 16896 on a GPU, else one row
-    tiles_per_call: int | None = None  # tiles the vision tower sees at once; None: 40 on a GPU, else 1
+    tiles_per_call: int | None = None  # tiles the vision tower sees at once; None: 80 on a GPU, else 1
     compile: bool | None = None  # torch.compile for the decoder's layers; None: on a GPU
     cuda_graphs: bool = True  # the decode step as one CUDA graph; not over several devices, nor in bitsandbytes' 8 bits
     decode_kernel: DecodeKernel | None = None  # attention of the decode step; None: triton on a GPU, else sdpa

@@ -12,6 +12,8 @@ from pipeline.engine.sizes import Sizes
 from pipeline.engine.waiting import Waiting
 from schemas.errors import Failure
 
+_AT_HAND = 4  # prefills' worth of families whose features are kept: enough of them to fill one to its end
+
 
 class Scheduler:
     """Rows take a slot when they are prefilled and leave it at their last token: the slots never wait for the longest.
@@ -48,9 +50,11 @@ class Scheduler:
         """Schedule, run, postprocess; whether a row is done. A short prefill waits while a full one may yet come."""
         short = not self._seats or (not more_to_come and self._is_short_worth_it)
         before = self._num_done
-        self._see(short)
+        self._see(1, short)
         chosen = self._waiting.take(len(self._free), short=short)
         launched = self._prefill(chosen) if chosen else self._decode()
+        if chosen:  # what the host does for it costs nothing while a GPU is at work on a prefill
+            self._see(_AT_HAND, short)
         self._unread.extend(launched)
         self._postprocess(keep=len(launched) if self._lags else 0)
         return self._num_done > before
@@ -65,9 +69,9 @@ class Scheduler:
         self._waiting.drop_unwanted()
         self._leave([slot for slot, row in self._seats.items() if not row.wanted])
 
-    def _see(self, short: bool) -> None:
-        """Compute features until enough are at hand."""
-        while families := self._waiting.next_to_see(short=short):
+    def _see(self, prefills: int, short: bool) -> None:
+        """Compute features until those of so many prefills are at hand."""
+        while families := self._waiting.next_to_see(prefills, short=short):
             shortage = None
             try:
                 self._runner.see(families)

@@ -38,7 +38,7 @@ def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
         capacity=capacity,
         bucket=settings.bucket,
         prefill_tokens=prefill_tokens,
-        tiles_per_call=settings.tiles_per_call or (40 if on_gpu else 1),
+        tiles_per_call=settings.tiles_per_call or (80 if on_gpu else 1),
         drawn=min(_MOST_DRAWN, slots),
         decode_kernel=_decode_kernel(settings, shape.head_dim, on_gpu),
     )

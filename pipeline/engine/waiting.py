@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.engine.rows import Family, draft_of
 
-_READY = 4  # prefills' worth of families whose features are kept at hand: enough of them to fill one to its end
-
 
 class Waiting:
     """Families in the order they came. A prefill has `num_places` places whatever is in it, and a family as many as
@@ -34,10 +32,10 @@ class Waiting:
         for family in families:
             (self._unseen if family.pictures.num_tiles else self._ready).append(family)
 
-    def next_to_see(self, *, short: bool) -> list[Family]:
-        """The families whose images make the tower's next call; none while enough are at hand, or while more may come
-        to fill the call and it may not be short."""
-        if self._places_at_hand >= _READY * self.num_places:
+    def next_to_see(self, prefills: int, *, short: bool) -> list[Family]:
+        """The families whose images make the tower's next call; none while so many prefills' worth is at hand, or while
+        more may come to fill the call and it may not be short."""
+        if sum(map(self._size, self._ready)) >= prefills * self.num_places:
             return []
         chosen: dict[int, Family] = {}
         room, left_out = self._tiles_per_call, False
@@ -86,10 +84,6 @@ class Waiting:
         self._unseen, self._ready = (
             deque(family for family in queue if family.wanted) for queue in (self._unseen, self._ready)
         )
-
-    @property
-    def _places_at_hand(self) -> int:
-        return sum(map(self._size, self._ready))
 
     def _size(self, family: Family) -> int:
         return family.num_places(self._step)

@@ -13,7 +13,7 @@ from pipeline.engine.model import load_model
 from pipeline.engine.places import Blocks
 from schemas.engine import EngineSettings, Sampling
 from tests.engine.oracle import Oracle, Question, mixed_questions
-from tests.tiny import build
+from tests.tiny import build, checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -88,15 +88,15 @@ def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, 
     assert error.item() < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
-def test_second_tries_under_a_penalty_are_those_of_the_plain_engine(folder) -> None:
+def test_second_tries_under_a_penalty_are_those_of_the_plain_engine() -> None:
     """The penalty of each slot is read inside the CUDA graph."""
     sampling = Sampling(cut_repetition=True, repetition_penalty=0.5)  # below 1: what was said is said again
-    found = []
+    folder, found = str(checkpoint("llama")), []
     for settings in (PLAIN, FAST):
         settings = replace(settings, dtype="float32", decode_kernel="triton", sampling=sampling)
         oracle = oracle_of(folder, settings)
         engine = Engine(oracle.model, settings)
-        questions = mixed_questions(max_new_tokens=(200,))
+        questions = mixed_questions(max_new_tokens=(480,))
         found.append([a.text for a in engine.generate(oracle.sample(q) for q in questions)])
         assert engine.statistics().num_second_tries > 0
     assert found[0] == found[1]

@@ -83,27 +83,27 @@ def test_a_prefill_too_large_for_the_memory_comes_back_first_and_half_as_large()
 def test_images_are_seen_in_whole_calls_of_the_tower() -> None:
     queue = waiting(*(family(name, 8, num_tiles=n) for name, n in zip("abcd", (3, 2, 1, 5), strict=True)))
     assert queue.take(8, short=True) is None
-    call = queue.next_to_see(short=False)
+    call = queue.next_to_see(4, short=False)
     assert names(call) == ["a", "c"]
     seen(queue, call)
-    call = queue.next_to_see(short=False)
+    call = queue.next_to_see(4, short=False)
     assert names(call) == ["b"]
     seen(queue, call)
-    assert names(queue.next_to_see(short=False)) == ["d"]
+    assert names(queue.next_to_see(4, short=False)) == ["d"]
     assert names(queue.take(8, short=True) or []) == ["a", "c", "b"]
 
 
 def test_a_call_that_more_images_would_fill_waits_for_them() -> None:
     queue = waiting(family("a", 8, num_tiles=3))
-    assert queue.next_to_see(short=False) == []
-    assert names(queue.next_to_see(short=True)) == ["a"]
+    assert queue.next_to_see(4, short=False) == []
+    assert names(queue.next_to_see(4, short=True)) == ["a"]
 
 
 def test_no_images_are_seen_while_enough_families_are_at_hand() -> None:
     queue = waiting(*(family(str(i), 32) for i in range(4)), family("last", 8, num_tiles=1))
-    assert queue.next_to_see(short=True) == []
+    assert queue.next_to_see(4, short=True) == []
     assert queue.take(8, short=False) is not None
-    assert names(queue.next_to_see(short=True)) == ["last"]
+    assert names(queue.next_to_see(4, short=True)) == ["last"]
 
 
 def test_families_that_nobody_waits_for_are_forgotten() -> None:
