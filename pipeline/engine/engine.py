@@ -86,24 +86,25 @@ class Engine:
             thread = self._thread
         if thread is not None:
             thread.join()
-        self._before = self.statistics()
-        self._waiting_s = 0.0
-        del self._runner, self._scheduler  # a device need not hold two caches
-        if self._on_gpu:
-            torch.cuda.empty_cache()
-        self._model = stopping_at(self._model, sampling.stop)
-        self._settings = replace(self._settings, sampling=sampling)
-        self._make_runner()
+        with self._changed:
+            self._before = self.statistics()
+            self._waiting_s = 0.0
+            del self._runner, self._scheduler  # a device need not hold two caches
+            if self._on_gpu:
+                torch.cuda.empty_cache()
+            self._model = stopping_at(self._model, sampling.stop)
+            self._settings = replace(self._settings, sampling=sampling)
+            self._make_runner()
 
     def statistics(self) -> EngineStatistics:
         """What has been done so far."""
-        if self._last is not None:
-            return self._last
-        model = self._model
-        work = arithmetic(model.network.config, model.decoder.shape, model.num_tokens)
-        return self._before + statistics(
-            self._scheduler.counts, self._runner, self._waiting_s, work, self._product_rate
-        )
+        with self._changed:
+            if self._last is not None:
+                return self._last
+            model = self._model
+            work = arithmetic(model.network.config, model.decoder.shape, model.num_tokens)
+            counts = self._scheduler.counts
+            return self._before + statistics(counts, self._runner, self._waiting_s, work, self._product_rate)
 
     def close(self) -> None:
         """Let go of the weights; the engine answers nothing after, those who wait for an answer are told."""

@@ -21,8 +21,8 @@ WAYS = {
     "greedy": {},
     "drawn": {"temperature": 1.5, "seed": 3},
     "short": {"max_new_tokens": 2},
-    "penalty": {"repetition_penalty": 1.5},
-    "stops": {"stop": ["e", "a"]},
+    "looping": {"repetition_penalty": 0.2},
+    "stops": {"stop": ["M", ";", "k"]},
 }
 
 
