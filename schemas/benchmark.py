@@ -87,17 +87,24 @@ class Summary:
         """The numbers of these answers, the same one several times included; there are none of nothing."""
         if not judged:
             raise ValueError("a summary needs at least one judged answer, got none")
-        groups = groups_of(judged)
-        found = self.weigh(self.sums(judged, groups), np.ones((len(groups), 1)))
+        return self.total(self.sums(judged, groups_of(judged)))
+
+    def total(self, sums: Mapping[str | None, Numbers]) -> dict[str, float]:
+        """The numbers of all groups, each once."""
+        found = self.weigh(sums, np.ones((sums[None].shape[1], 1)))
         return {name: float(value) for name, (value,) in found.items() if not np.isnan(value)}
 
     def sums(self, judged: Sequence[Judged], groups: Sequence[Sequence[int]]) -> dict[str | None, Numbers]:
         """What every group adds, (1 + sums, groups), its number of answers first: in all, then in each split."""
         together = [[judged[place] for place in group] for group in groups]
         found: dict[str | None, Numbers] = {None: self._columns(together)}
-        if self.split_numbers is not None:
-            for split in sorted({one.split for one in judged if one.split is not None}):
-                found[split] = self._columns([[one for one in group if one.split == split] for group in together])
+        splits = [{one.split for one in group} for group in together]
+        for split in sorted({split for there in splits for split in there if split} if self.split_numbers else ()):
+            own = found[split] = np.zeros_like(found[None])
+            whole = [place for place, there in enumerate(splits) if there == {split}]
+            own[:, whole] = found[None][:, whole]
+            for place in (place for place, there in enumerate(splits) if split in there and len(there) > 1):
+                own[:, [place]] = self._columns([[one for one in together[place] if one.split == split]])
         return found
 
     def weigh(self, sums: Mapping[str | None, Numbers], weights: Numbers) -> dict[str, Numbers]:
@@ -113,9 +120,7 @@ class Summary:
         return found
 
     def _columns(self, groups: Sequence[Sequence[Judged]]) -> Numbers:
-        nothing = [0.0] * len(self.add(next(group for group in groups if group)))
-        rows = [[float(len(group)), *(self.add(group) if group else nothing)] for group in groups]
-        return np.ascontiguousarray(np.array(rows).T)
+        return np.ascontiguousarray(np.array([[float(len(group)), *self.add(group)] for group in groups]).T)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,9 +54,9 @@ def score_cells(
     questions = {tuple(one.id for one in some) for some in judged.values()}
     if len(questions) > 1:
         raise ValueError("cells of one benchmark must have been asked the same questions, these were not")
-    values = {name: summarise(some) for name, some in judged.items()}
     groups = groups_of(next(iter(judged.values())))
     sums = {name: summarise.sums(some, groups) for name, some in judged.items()}
+    values = {name: summarise.total(own) for name, own in sums.items()}
     pieces: dict[CellName, dict[str, list[Numbers]]] = {name: defaultdict(list) for name in judged}
     for weights in _draw(len(groups), draws):
         for name, own in sums.items():
