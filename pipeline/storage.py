@@ -23,6 +23,7 @@ from fsspec import AbstractFileSystem
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _GLOB = re.compile(r"[*?[]")
+_NO_REPOSITORY = ("RepositoryNotFoundError", "GatedRepoError", "RevisionNotFoundError")  # of huggingface_hub
 # What stores say of an object's content, strongest first; a time where a store keeps no hash.
 _VERSION_KEYS = ("ETag", "etag", "blob_id", "generation", "LastModified", "last_modified", "mtime", "created")
 
@@ -151,6 +152,30 @@ def absolute(url: str) -> str:
     return str(filesystem.unstrip_protocol(key))
 
 
+def at_commit(url: str) -> str:
+    """`url` in the commit that its repository is at now, where it is on the Hugging Face Hub; any other as it is.
+
+    Raises FileNotFoundError where there is no such repository or revision.
+    """
+    if scheme_of(url) != "hf":
+        return url
+    from huggingface_hub import HfApi  # a second that other stores do not need
+
+    filesystem, key = _remote(url)
+    filesystem.invalidate_cache()
+    with _store_errors(url):
+        place = filesystem.resolve_path(key)
+        if not hasattr(place, "repo_id"):  # a bucket, which has no commits
+            return url
+        commit = HfApi().repo_info(place.repo_id, revision=place.revision, repo_type=place.repo_type).sha
+    return join(f"hf://{place.root.split('@')[0]}@{commit}", place.path)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong in one line: stores explain themselves over several."""
+    return " ".join(str(error).split())
+
+
 def has_glob(url: str) -> bool:
     """Whether `url` holds one of `*?[`."""
     return _GLOB.search(url) is not None
@@ -201,7 +226,7 @@ def _client_errors() -> tuple[type[Exception], ...]:
         ("botocore.exceptions", "BotoCoreError"),
         ("botocore.exceptions", "ClientError"),
         ("aiohttp", "ClientError"),
-        ("httpx", "HTTPError"),
+        ("httpx2", "HTTPError"),  # of huggingface_hub
         ("google.auth.exceptions", "GoogleAuthError"),
     )
     return tuple(getattr(sys.modules[module], name) for module, name in bases if module in sys.modules)
@@ -242,7 +267,9 @@ def _list_remote(filesystem: AbstractFileSystem, key: str, suffixes: tuple[str, 
     else:
         try:
             matches = [filesystem.info(key)]
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if type(error.__cause__).__name__ in _NO_REPOSITORY:
+                raise
             return []
     found = []
     for match in matches:
