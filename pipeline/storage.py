@@ -23,7 +23,6 @@ from fsspec import AbstractFileSystem
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _GLOB = re.compile(r"[*?[]")
-_NO_REPOSITORY = ("RepositoryNotFoundError", "GatedRepoError", "RevisionNotFoundError")  # of huggingface_hub
 # What stores say of an object's content, strongest first; a time where a store keeps no hash.
 _VERSION_KEYS = ("ETag", "etag", "blob_id", "generation", "LastModified", "last_modified", "mtime", "created")
 
@@ -90,7 +89,7 @@ def list_files(url: str, suffixes: tuple[str, ...]) -> list[FileInfo]:
         found = _list_local(path, suffixes)
     else:
         with _store_errors(url):
-            found = _list_remote(*_remote(url), suffixes)
+            found = list(_list_remote(*_remote(url), suffixes))
     unique = {info.url: info for info in found}  # `**` matches a folder and what is in it
     return sorted(unique.values(), key=attrgetter("url"))
 
@@ -150,30 +149,6 @@ def absolute(url: str) -> str:
         return path
     filesystem, key = _remote(url)
     return str(filesystem.unstrip_protocol(key))
-
-
-def at_commit(url: str) -> str:
-    """`url` in the commit that its repository is at now, where it is on the Hugging Face Hub; any other as it is.
-
-    Raises FileNotFoundError where there is no such repository or revision.
-    """
-    if scheme_of(url) != "hf":
-        return url
-    from huggingface_hub import HfApi  # a second that other stores do not need
-
-    filesystem, key = _remote(url)
-    filesystem.invalidate_cache()
-    with _store_errors(url):
-        place = filesystem.resolve_path(key)
-        if not hasattr(place, "repo_id"):  # a bucket, which has no commits
-            return url
-        commit = HfApi().repo_info(place.repo_id, revision=place.revision, repo_type=place.repo_type).sha
-    return join(f"hf://{place.root.split('@')[0]}@{commit}", place.path)
-
-
-def reason(error: BaseException) -> str:
-    """What went wrong in one line: stores explain themselves over several."""
-    return " ".join(str(error).split())
 
 
 def has_glob(url: str) -> bool:
@@ -260,7 +235,7 @@ def _local_info(path: str, status: os.stat_result) -> FileInfo:
     return FileInfo(url=path, size=status.st_size, version=str(status.st_mtime_ns))
 
 
-def _list_remote(filesystem: AbstractFileSystem, key: str, suffixes: tuple[str, ...]) -> list[FileInfo]:
+def _list_remote(filesystem: AbstractFileSystem, key: str, suffixes: tuple[str, ...]) -> Iterator[FileInfo]:
     filesystem.invalidate_cache()
     if has_glob(key) and not filesystem.exists(key):
         matches = list(filesystem.glob(key, detail=True).values())
@@ -268,10 +243,9 @@ def _list_remote(filesystem: AbstractFileSystem, key: str, suffixes: tuple[str, 
         try:
             matches = [filesystem.info(key)]
         except FileNotFoundError as error:
-            if type(error.__cause__).__name__ in _NO_REPOSITORY:
+            if hasattr(error.__cause__, "repo_type"):  # the hub has no such repository or revision
                 raise
-            return []
-    found = []
+            return
     for match in matches:
         is_folder = match["type"] == "directory"
         entries = filesystem.find(match["name"], detail=True).values() if is_folder else [match]
@@ -279,8 +253,7 @@ def _list_remote(filesystem: AbstractFileSystem, key: str, suffixes: tuple[str, 
         for entry in entries:
             if _is_wanted(entry["name"], root, suffixes):
                 url = str(filesystem.unstrip_protocol(entry["name"]))
-                found.append(FileInfo(url=url, size=entry["size"] or 0, version=_version(entry)))
-    return found
+                yield FileInfo(url=url, size=entry["size"] or 0, version=_version(entry))
 
 
 def _is_wanted(name: str, root: str, suffixes: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Wording: what is wrong with settings, in lines that name the setting, the rule and the value."""
+"""Wording: what is wrong, in lines that name the setting, the rule and the value."""
 
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
@@ -26,6 +26,11 @@ def describe_settings(
         return f"{place}: {rule[0].lower()}{rule[1:]}, got {one['input']!r}"
 
     return [describe(one) for one in error.errors()]
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong without its line breaks: stores explain themselves over several lines."""
+    return " ".join(str(error).split())
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.listing import PARQUET_SUFFIXES
 from pipeline.storage import FileInfo
+from schemas.wording import one_line
 
 _ROWS_AT_ONCE = 32  # images of documents and charts take megabytes
 _STREAM_BUFFER_BYTES = 8 * 2**20  # else a whole row group is read at once
@@ -35,7 +36,7 @@ def files_of(path: str, suffixes: tuple[str, ...], what: str) -> list[FileInfo]:
     try:
         files = storage.list_files(path, suffixes)
     except OSError as error:
-        raise ValueError(f"{path} cannot be listed: {storage.reason(error)}") from error
+        raise ValueError(f"{path} cannot be listed: {one_line(error)}") from error
     if not files:
         raise ValueError(f"{path} must name {what}, none is there")
     return files
@@ -58,7 +59,7 @@ def _open_parquet(stream: IO[bytes], url: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_STREAM_BUFFER_BYTES)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{url} must be a Parquet file that can be read: {storage.reason(error)}") from error
+        raise ValueError(f"{url} must be a Parquet file that can be read: {one_line(error)}") from error
 
 
 def _check_columns(url: str, columns: Sequence[str], there: Sequence[str]) -> None:

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.hub import at_commit
 from pipeline.sweep.cells import Asking
 from schemas.benchmark import Question
+from schemas.wording import one_line
 
 INPUT_SCHEMA = pa.schema(
     [
@@ -58,9 +60,9 @@ def is_made(asking: Asking) -> bool:
 
 def _at_commit(data: str) -> str:
     try:
-        return storage.at_commit(data)
+        return at_commit(data)
     except OSError as error:
-        raise ValueError(f"{data} cannot be read: {storage.reason(error)}") from error
+        raise ValueError(f"{data} cannot be read: {one_line(error)}") from error
 
 
 def _write_files(asking: Asking) -> Iterator[int]:
