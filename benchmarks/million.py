@@ -30,7 +30,7 @@ from pipeline.job import run_job
 from pipeline.plan import plan_job
 from pipeline.verify import verify_run
 from schemas.answer import Answer, Generation, answer_from
-from schemas.engine import EngineStatistics
+from schemas.engine import EngineStatistics, Sampling
 from schemas.job import JobSettings
 from schemas.sample import Sample
 
@@ -50,6 +50,9 @@ class Echo:
         for sample in samples:
             for prompt in sample.prompts:
                 yield answer_from(sample, prompt, None if prompt.failure else text)
+
+    def draw_as(self, sampling: Sampling) -> None:
+        """Nothing is drawn."""
 
     def statistics(self) -> EngineStatistics:
         """Nothing is counted."""

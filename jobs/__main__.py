@@ -15,7 +15,6 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from jobs.caption import caption
 from jobs.ocr import ocr
@@ -23,6 +22,7 @@ from jobs.retry import retry_failed
 from jobs.sweep import sweep
 from jobs.verify import verify
 from schemas.job import name_prompt
+from schemas.wording import describe_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,15 +84,11 @@ def describe(error: CycloptsError) -> str:
     cause = error.__cause__ or error
     if not isinstance(cause, ValidationError):
         return str(error)
-    return "\n".join(_describe_value(one) for one in cause.errors())
+    return "\n".join(describe_settings(cause, spell=_flag))
 
 
-def _describe_value(error: ErrorDetails) -> str:
-    rule = error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:
-        return rule
-    flag = "--" + str(error["loc"][0]).replace("_", "-")
-    return f"{flag}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}"
+def _flag(place: str) -> str:
+    return "--" + place.split(".")[0].replace("_", "-")
 
 
 def _refuse(message: str) -> int:

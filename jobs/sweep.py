@@ -7,17 +7,16 @@ python -m jobs sweep --config sweep.yaml --limit 20 --dry-run
 import json
 import sys
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from cyclopts import Parameter
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from jobs.answer import run_to_status
 from schemas.sweep import SweepSettings
+from schemas.wording import describe_settings
 
 if TYPE_CHECKING:
     from pipeline.sweep.sweep import SweepSummary
@@ -71,12 +70,5 @@ def read_settings(config: Path, flags: dict[str, Any]) -> SweepSettings:
     try:
         return SweepSettings.model_validate({**found, **flags})
     except ValidationError as error:
-        raise ValueError("\n".join(_describe(one) for one in error.errors())) from error
-
-
-def _describe(error: ErrorDetails) -> str:
-    place, rule = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        near = get_close_matches(str(error["loc"][-1]), SweepSettings.model_fields, n=1)
-        return f"{place} is no setting of a sweep{f'; did you mean {near[0]}?' if near else ''}"
-    return f"{place}: {rule[0].lower()}{rule[1:]}, got {error['input']!r}" if place else rule
+        lines = describe_settings(error, of="a sweep", known=SweepSettings.model_fields)
+        raise ValueError("\n".join(lines)) from error

@@ -193,13 +193,14 @@ class _GenerateAndWrite:
             self._generate = Generate(work.settings, work.load_engine)
 
     def __call__(self, batch: Batch) -> Batch:
-        began = time.monotonic()
         place, samples = unpack(batch)
         if not samples.num_columns:
             return make_receipt(place, Counts(), 0.0, worker=_actor(), engine=self._generate.statistics())
         part, unit = self._parts[self._queue.parts[place]], int(self._queue.units[place])
         guard = Guard("generate", part.markers, self._generate.give_up, self._gate)
-        answers = final_answers(guard(unit, lambda _: samples, self._generate))
+        with self._generate.drawing(part.settings):
+            began = time.monotonic()
+            answers = final_answers(guard(unit, lambda _: samples, self._generate))
         patiently(lambda: write_unit(part.folder, part.run, unit, answers))
         seconds, engine = time.monotonic() - began, self._generate.statistics()
         return make_receipt(place, count_answers(answers), seconds, worker=_actor(), engine=engine)

@@ -63,6 +63,7 @@ def _join(sample: Sample, answers: Sequence[Answer]) -> Answer:
         num_prompt_tokens=_total([answer.num_prompt_tokens for answer in answers]),
         num_image_tokens=_total([answer.num_image_tokens for answer in answers]),
         num_generated_tokens=_total([answer.num_generated_tokens for answer in answers]),
+        num_tries=max((answer.num_tries for answer in answers if answer.num_tries), default=None),
         image_width=page.width,
         image_height=page.height,
         num_tiles=sample.tiles_per_image[0],

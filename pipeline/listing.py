@@ -13,6 +13,7 @@ from pipeline import storage
 from pipeline.preprocess.pdf import INSTALL, SUFFIX, can_read_pdfs, count_pages, is_pdf
 from pipeline.storage import FileInfo
 from schemas.errors import RowError
+from schemas.wording import one_line
 
 Format = Literal["parquet", "images"]
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -50,7 +51,7 @@ def find_input(url: str) -> Found:
         files = storage.list_files(url, PARQUET_SUFFIXES + FILE_SUFFIXES)
         there = bool(files) or storage.exists(url)
     except OSError as error:
-        raise ValueError(f"--input {url} cannot be listed: {error}") from error
+        raise ValueError(f"--input {url} cannot be listed: {one_line(error)}") from error
     root = _root_of(full, files)
     wanted = tuple(file for file in files if not _is_bookkeeping(file.url[len(root) :]))
     if not wanted:
@@ -126,7 +127,8 @@ def _read_footer(url: str) -> Footer:
         with storage.open_url(url) as file, pq.ParquetFile(file) as parquet:
             return Footer(url=url, num_rows=parquet.metadata.num_rows, schema=parquet.schema_arrow)
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{url} must be a Parquet file, its footer cannot be read: {error}") from error
+        why = one_line(error)
+        raise ValueError(f"{url} must be a Parquet file, its footer cannot be read: {why}") from error
 
 
 def _root_of(full: str, files: Sequence[FileInfo]) -> str:

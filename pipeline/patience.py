@@ -25,6 +25,9 @@ _NAMES = (
     "EndpointConnection",
     "ServerDisconnected",
     "IncompleteRead",
+    "ConnectError",
+    "ReadError",
+    "RemoteProtocolError",
 )
 
 
@@ -56,5 +59,6 @@ def _status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    response = getattr(response, "status_code", response)  # huggingface_hub
     found = [response, *(getattr(error, name, None) for name in ("status", "status_code", "code"))]
     return next((one for one in found if isinstance(one, int)), None)

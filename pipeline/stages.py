@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.pdf import PdfPage
 from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
 from pipeline.reader import KEEP
+from pipeline.turns import Turns
 from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table
 from schemas.engine import Dtype, EngineSettings, EngineStatistics, Sampling
 from schemas.errors import Failure, RowError
@@ -36,6 +38,8 @@ class Engine(Protocol):
     """What the generate stage needs: one answer for every prompt of every sample, in their order, from any thread."""
 
     def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]: ...
+
+    def draw_as(self, sampling: Sampling) -> None: ...  # from now on; never while somebody generates
 
     def statistics(self) -> EngineStatistics: ...
 
@@ -123,6 +127,11 @@ class Generate:
 
     def __init__(self, settings: JobSettings, load_engine: Callable[[JobSettings], Engine]) -> None:
         self._engine = load_engine(settings)
+        self._turns = Turns(sampling_of(settings), self._engine.draw_as)
+
+    def drawing(self, settings: JobSettings) -> AbstractContextManager[None]:
+        """A turn in which tokens are drawn as these settings say, by the one engine whatever it was loaded for."""
+        return self._turns.take(sampling_of(settings))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         samples = table_to_samples(table)
@@ -166,17 +175,22 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
         slots=settings.slots,
         capacity=settings.capacity,
         revision=settings.revision,
-        sampling=Sampling(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            repetition_penalty=settings.repetition_penalty,
-            cut_repetition=settings.cut_repetition,
-            retry_penalty=settings.retry_penalty,
-            min_new_tokens=settings.min_new_tokens,
-            stop=settings.stop,
-            seed=settings.seed,
-        ),
+        sampling=sampling_of(settings),
+    )
+
+
+def sampling_of(settings: JobSettings) -> Sampling:
+    """How a job's settings have tokens drawn; raises ValueError."""
+    return Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        repetition_penalty=settings.repetition_penalty,
+        cut_repetition=settings.cut_repetition,
+        retry_penalty=settings.retry_penalty,
+        min_new_tokens=settings.min_new_tokens,
+        stop=settings.stop,
+        seed=settings.seed,
     )
 
 

@@ -89,7 +89,7 @@ def list_files(url: str, suffixes: tuple[str, ...]) -> list[FileInfo]:
         found = _list_local(path, suffixes)
     else:
         with _store_errors(url):
-            found = _list_remote(*_remote(url), suffixes)
+            found = list(_list_remote(*_remote(url), suffixes))
     unique = {info.url: info for info in found}  # `**` matches a folder and what is in it
     return sorted(unique.values(), key=attrgetter("url"))
 
@@ -201,7 +201,7 @@ def _client_errors() -> tuple[type[Exception], ...]:
         ("botocore.exceptions", "BotoCoreError"),
         ("botocore.exceptions", "ClientError"),
         ("aiohttp", "ClientError"),
-        ("httpx", "HTTPError"),
+        ("httpx2", "HTTPError"),  # of huggingface_hub
         ("google.auth.exceptions", "GoogleAuthError"),
     )
     return tuple(getattr(sys.modules[module], name) for module, name in bases if module in sys.modules)
@@ -235,16 +235,17 @@ def _local_info(path: str, status: os.stat_result) -> FileInfo:
     return FileInfo(url=path, size=status.st_size, version=str(status.st_mtime_ns))
 
 
-def _list_remote(filesystem: AbstractFileSystem, key: str, suffixes: tuple[str, ...]) -> list[FileInfo]:
+def _list_remote(filesystem: AbstractFileSystem, key: str, suffixes: tuple[str, ...]) -> Iterator[FileInfo]:
     filesystem.invalidate_cache()
     if has_glob(key) and not filesystem.exists(key):
         matches = list(filesystem.glob(key, detail=True).values())
     else:
         try:
             matches = [filesystem.info(key)]
-        except FileNotFoundError:
-            return []
-    found = []
+        except FileNotFoundError as error:
+            if hasattr(error.__cause__, "repo_type"):  # the hub has no such repository or revision
+                raise
+            return
     for match in matches:
         is_folder = match["type"] == "directory"
         entries = filesystem.find(match["name"], detail=True).values() if is_folder else [match]
@@ -252,8 +253,7 @@ def _list_remote(filesystem: AbstractFileSystem, key: str, suffixes: tuple[str, 
         for entry in entries:
             if _is_wanted(entry["name"], root, suffixes):
                 url = str(filesystem.unstrip_protocol(entry["name"]))
-                found.append(FileInfo(url=url, size=entry["size"] or 0, version=_version(entry)))
-    return found
+                yield FileInfo(url=url, size=entry["size"] or 0, version=_version(entry))
 
 
 def _is_wanted(name: str, root: str, suffixes: tuple[str, ...]) -> bool:

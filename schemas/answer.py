@@ -37,6 +37,7 @@ class Answer:
     num_prompt_tokens: int | None = None
     num_image_tokens: int | None = None
     num_generated_tokens: int | None = None
+    num_tries: int | None = None
     image_width: int | None = None
     image_height: int | None = None
     num_tiles: int | None = None
@@ -79,6 +80,7 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("num_prompt_tokens", pa.int32()),
         pa.field("num_image_tokens", pa.int32()),
         pa.field("num_generated_tokens", pa.int32()),  # the stop token counts, and what was cut as repetition
+        pa.field("num_tries", pa.int32()),  # 2 where it was cut as repetition and tried once more; of strips the most
         pa.field("image_width", pa.int32()),  # pixels, of the first image
         pa.field("image_height", pa.int32()),
         pa.field("num_tiles", pa.int32()),
@@ -94,12 +96,16 @@ ANSWER_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What the engine drew for one prompt; `mean_logprob` is in nats a token."""
+    """What the engine drew for one prompt; `mean_logprob` is in nats a token.
+
+    Of two tries this is the second where it ends with `stop`, else the first.
+    """
 
     text: str
     finish_reason: FinishReason
     num_generated_tokens: int
     mean_logprob: float
+    num_tries: int = 1
 
 
 def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -> Answer:
@@ -117,6 +123,7 @@ def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -
         num_prompt_tokens=len(prompt.token_ids) or None,
         num_image_tokens=prompt.num_image_tokens if len(prompt.token_ids) else None,
         num_generated_tokens=generation.num_generated_tokens if generation else None,
+        num_tries=generation.num_tries if generation else None,
         image_width=size.width if size else None,
         image_height=size.height if size else None,
         num_tiles=sample.tiles_per_image[0] if size else None,

@@ -1,8 +1,15 @@
-"""Benchmark records: a question as it is asked, what answers it rightly, and the score of one answer."""
+"""Benchmark records: a question as it is asked, what answers it rightly, and the score of one answer or of many."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +62,73 @@ class Judged:
     counts: tuple[float, ...] = ()
 
 
+def groups_of(judged: Sequence[Judged]) -> list[list[int]]:
+    """The places of answers that belong together, one by itself where its question stands alone; as they first come."""
+    clusters: dict[tuple[bool, str], list[int]] = defaultdict(list)
+    for place, one in enumerate(judged):
+        clusters[one.cluster is None, one.id if one.cluster is None else one.cluster].append(place)
+    return list(clusters.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Makes the numbers of judged answers from sums over their groups, so that a bootstrap need only weigh groups.
+
+    `add(group)` is what one group of answers adds. `numbers(rows, *sums)` takes the number of answers and those sums,
+    each an array with a value a draw, and names what they come to, the headline first; NaN is what cannot be said.
+    `split_numbers` does so for every split, after whose name its own are called.
+    """
+
+    add: Callable[[Sequence[Judged]], Sequence[float]]
+    numbers: Callable[..., dict[str, Numbers]]
+    split_numbers: Callable[..., dict[str, Numbers]] | None = None
+
+    def __call__(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """The numbers of these answers, the same one several times included; there are none of nothing."""
+        if not judged:
+            raise ValueError("a summary needs at least one judged answer, got none")
+        return self.total(self.sums(judged, groups_of(judged)))
+
+    def total(self, sums: Mapping[str | None, Numbers]) -> dict[str, float]:
+        """The numbers of all groups, each once."""
+        found = self.weigh(sums, np.ones((sums[None].shape[1], 1)))
+        return {name: float(value) for name, (value,) in found.items() if not np.isnan(value)}
+
+    def sums(self, judged: Sequence[Judged], groups: Sequence[Sequence[int]]) -> dict[str | None, Numbers]:
+        """What every group adds, (1 + sums, groups), its number of answers first: in all, then in each split."""
+        together = [[judged[place] for place in group] for group in groups]
+        found: dict[str | None, Numbers] = {None: self._columns(together)}
+        splits = [{one.split for one in group} for group in together]
+        for split in sorted({split for there in splits for split in there if split} if self.split_numbers else ()):
+            own = found[split] = np.zeros_like(found[None])
+            whole = [place for place, there in enumerate(splits) if there == {split}]
+            own[:, whole] = found[None][:, whole]
+            for place in (place for place, there in enumerate(splits) if split in there and len(there) > 1):
+                own[:, [place]] = self._columns([[one for one in together[place] if one.split == split]])
+        return found
+
+    def weigh(self, sums: Mapping[str | None, Numbers], weights: Numbers) -> dict[str, Numbers]:
+        """The numbers of draws that have each group so many times, (groups, draws); NaN where no answer was drawn."""
+        found = {}
+        for split, own in sums.items():
+            rows, *totals = own @ weights
+            make = self.numbers if split is None or self.split_numbers is None else self.split_numbers
+            with np.errstate(divide="ignore", invalid="ignore"):
+                numbers = make(rows, *totals)
+            for name, values in numbers.items():
+                found[name if split is None else f"{name} {split}"] = np.where(rows > 0, values, np.nan)
+        return found
+
+    def _columns(self, groups: Sequence[Sequence[Judged]]) -> Numbers:
+        return np.ascontiguousarray(np.array([[float(len(group)), *self.add(group)] for group in groups]).T)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
     """A dataset, how it is asked and how it is scored; `dataclasses.replace(benchmark, prompt=...)` asks otherwise.
 
     `ask(path, prompt)` streams all questions. `judge(question, answer)` scores one answer; "" stands for one that
-    failed and is wrong everywhere. `summarise` makes the numbers of any judged answers, the same one several times
-    included as a bootstrap draws them, with the headline first.
+    failed and is wrong everywhere. `summarise(judged)` gives the numbers of any judged answers, the headline first.
     """
 
     name: str
@@ -70,7 +137,7 @@ class Benchmark:
     max_new_tokens: int  # that the published numbers were generated with
     ask: Callable[[str, str], Iterator[Question]]
     judge: Callable[[Question, str], Judged]
-    summarise: Callable[[Sequence[Judged]], dict[str, float]]
+    summarise: Summary
     higher_is_better: bool = True
 
     def read(self, path: str | None = None, limit: int | None = None) -> Iterator[Question]:

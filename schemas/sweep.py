@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.job import JobSettings
+from schemas.wording import did_you_mean
 
 # Settings of a job that follow from the sweep's own.
 OWNED = frozenset(
@@ -130,5 +130,5 @@ def check_job(what: str, given: Mapping[str, Any]) -> None:
         if name in OWNED:
             raise ValueError(f"{what}: {name} follows from the sweep and cannot be set")
         if name not in JobSettings.model_fields:
-            near = get_close_matches(name, set(JobSettings.model_fields) - OWNED, n=1)
-            raise ValueError(f"{what}: {name} is no setting of a job{f'; did you mean {near[0]}?' if near else ''}")
+            near = did_you_mean(name, set(JobSettings.model_fields) - OWNED)
+            raise ValueError(f"{what}: {name} is no setting of a job{near}")

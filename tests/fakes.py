@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.stages import Preprocess
 from schemas.answer import Answer, Generation, answer_from
-from schemas.engine import EngineStatistics
+from schemas.engine import EngineStatistics, Sampling
 from schemas.job import JobSettings
 from schemas.sample import Prompt, Sample
 
@@ -23,6 +23,9 @@ class EchoEngine:
         for sample in samples:
             for prompt in sample.prompts:
                 yield answer_from(sample, prompt, None if prompt.failure else self._echo(sample, prompt))
+
+    def draw_as(self, sampling: Sampling) -> None:
+        """The text and the sizes are there to be echoed, however tokens are drawn."""
 
     def statistics(self) -> EngineStatistics:
         return EngineStatistics()

@@ -39,7 +39,9 @@ def answered(sample: Sample, texts: list[str], reasons: list[str], logprobs: lis
         answer_from(
             piece,
             prompt,
-            Generation(text=text, finish_reason=reason, num_generated_tokens=i + 1, mean_logprob=logprob),
+            Generation(
+                text=text, finish_reason=reason, num_generated_tokens=i + 1, mean_logprob=logprob, num_tries=1 + i // 3
+            ),
         )
         for i, ((piece, prompt), text, reason, logprob) in enumerate(zip(pairs, texts, reasons, logprobs, strict=True))
     ]
@@ -67,6 +69,7 @@ def test_a_page_has_one_answer_a_prompt_with_its_counts_added_up() -> None:
     assert (a.text, b.text) == ("One\nTwo", "1\n2")
     assert (a.num_prompt_tokens, a.num_image_tokens, a.num_generated_tokens, a.num_tiles) == (10, 6, 1 + 3, 3)
     assert (a.image_width, a.image_height, a.image_sha256) == (80, 200, "ab")
+    assert (a.num_tries, b.num_tries) == (1, 2)
     assert a.mean_logprob == pytest.approx((-1.0 * 1 + -2.0 * 3) / 4)
     assert a.strips == (
         StripAnswer(top=10, bottom=110, text="One", finish_reason="stop"),

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 from s3fs import S3FileSystem
 
 from pipeline.fetch import fetch
@@ -103,3 +105,9 @@ def test_a_busy_store_costs_no_marker(flaky: FlakyStore) -> None:
     flaky.statuses = [503]
     assert Markers(folder="s3://bucket/out", driver="d").find("unit-00000001-preprocess") is None
     assert flaky.asked == 2
+
+
+@pytest.mark.parametrize(("status", "passes"), [(503, True), (429, True), (401, False), (404, False)])
+def test_the_status_of_the_hub_says_whether_its_error_passes(status: int, passes: bool) -> None:
+    response = httpx2.Response(status, request=httpx2.Request("GET", "http://127.0.0.1/api/datasets/a/b"))
+    assert is_transient(HfHubHTTPError("as the hub has it", response=response)) == passes

@@ -7,22 +7,13 @@ CIDEr weighs words by how many of all the dataset's images have them in their ca
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
+import numpy as np
+
 from jobs.benchmarks.prompts import fill
 from jobs.benchmarks.rows import encoded, read_rows, truths
-from pipeline.scoring.captions import (
-    LONGEST,
-    BleuCounts,
-    Words,
-    add_up_bleu,
-    bleu,
-    bleu_counts,
-    cider_d,
-    ngram_frequencies,
-    rouge_l,
-)
-from pipeline.scoring.summary import mean
+from pipeline.scoring.captions import LONGEST, Words, bleu_counts, bleu_of, cider_d, ngram_frequencies, rouge_l
 from pipeline.scoring.words import java_words, plain_words
-from schemas.benchmark import Benchmark, Judged, NgramFrequencies, Question, Reference
+from schemas.benchmark import Benchmark, Judged, NgramFrequencies, Numbers, Question, Reference, Summary
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
@@ -48,23 +39,33 @@ def judge(question: Question, answer: str) -> Judged:
     return _judged(question, plain_words(answer), captions, frequencies)
 
 
-def summarise(judged: Sequence[Judged]) -> dict[str, float]:
+def _sums(group: Sequence[Judged]) -> list[float]:
+    counts = zip(*(one.counts for one in group), strict=True)
+    return [sum(one.score for one in group), *map(sum, counts)]
+
+
+def _scores(rows: Numbers, cider: Numbers, *counts: Numbers) -> dict[str, Numbers]:
     """CIDEr-D (published times 100), BLEU-4 to BLEU-1 and ROUGE-L."""
-    scores = bleu(add_up_bleu([_bleu_counts(one) for one in judged]))
+    said, right = np.array(counts[:LONGEST]), np.array(counts[LONGEST : 2 * LONGEST])
+    num_words, reference_words, rouge = counts[2 * LONGEST :]
+    bleu = bleu_of(said, right, num_words, reference_words)
     return {
-        "cider": mean([one.score for one in judged]),
-        **{f"bleu-{length}": scores[length - 1] for length in range(LONGEST, 0, -1)},
-        "rouge-l": mean([one.counts[-1] for one in judged]),
+        "cider": cider / rows,
+        **{f"bleu-{length}": bleu[length - 1] for length in range(LONGEST, 0, -1)},
+        "rouge-l": rouge / rows,
     }
 
 
+SUMMARY = Summary(add=_sums, numbers=_scores)
+
+
 def published_scores(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, float]:
-    """The numbers of `summarise` over the words that pycocoevalcap's Java tokeniser makes; answers by question id."""
+    """The numbers of a summary over the words that pycocoevalcap's Java tokeniser makes; answers by question id."""
     captions = [caption for question in questions for caption in question.reference.answers]
     words = iter(java_words([*captions, *(answers.get(question.id, "") for question in questions)]))
     truth = [list(islice(words, len(question.reference.answers))) for question in questions]
     frequencies = ngram_frequencies(truth)
-    return summarise(
+    return SUMMARY(
         [_judged(question, next(words), some, frequencies) for question, some in zip(questions, truth, strict=True)]
     )
 
@@ -78,12 +79,6 @@ def _judged(question: Question, said: Words, captions: Sequence[Words], frequenc
     )
 
 
-def _bleu_counts(judged: Judged) -> BleuCounts:
-    said, right = judged.counts[:LONGEST], judged.counts[LONGEST : 2 * LONGEST]
-    num_words, reference_words, _ = judged.counts[2 * LONGEST :]
-    return BleuCounts(said=said, right=right, num_words=num_words, reference_words=reference_words)
-
-
 COCO = Benchmark(
     name="coco",
     data="hf://datasets/lmms-lab/COCO-Caption2017/data/val-*.parquet",
@@ -91,5 +86,5 @@ COCO = Benchmark(
     max_new_tokens=64,
     ask=ask,
     judge=judge,
-    summarise=summarise,
+    summarise=SUMMARY,
 )

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from jobs.benchmarks.prompts import LETTER_ONLY, fill
 from jobs.benchmarks.rows import encoded, read_rows
 from pipeline.scoring.choice import inferred_letter, lettered
-from pipeline.scoring.summary import by_split, mean
-from schemas.benchmark import Benchmark, Judged, Question, Reference
+from pipeline.scoring.summary import mean
+from schemas.benchmark import Benchmark, Judged, Numbers, Question, Reference, Summary
 
 _ROTATIONS_FROM = 1_000_000
 _OPTIONS = ("A", "B", "C", "D")
@@ -39,22 +39,19 @@ def judge(question: Question, answer: str) -> Judged:
     return question.judged(float(letter == question.reference.answers[0]), letter)
 
 
-def summarise(judged: Sequence[Judged]) -> dict[str, float]:
+def _rotations(group: Sequence[Judged]) -> list[float]:
+    """A question that is there twice has every rotation twice, and weighs twice."""
+    rotations: dict[str, list[float]] = defaultdict(list)
+    for one in group:
+        rotations[one.id].append(one.score)
+    weight = mean([len(scores) for scores in rotations.values()])
+    scores = [one.score for one in group]
+    return [weight, weight * min(scores), sum(scores)]
+
+
+def _accuracies(rows: Numbers, questions: Numbers, right: Numbers, scores: Numbers) -> dict[str, Numbers]:
     """Circular accuracy, where a question is right in every order or wrong, and that of single rows."""
-    return by_split(judged, _circular_and_single)
-
-
-def _circular_and_single(judged: Sequence[Judged]) -> dict[str, float]:
-    """A cluster that a bootstrap drew twice has every row twice, and weighs twice."""
-    clusters: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one in judged:
-        clusters[one.cluster or one.id][one.id].append(one.score)
-    right = weights = 0.0
-    for rows in clusters.values():
-        weight = mean([len(scores) for scores in rows.values()])
-        weights += weight
-        right += weight * min(score for scores in rows.values() for score in scores)
-    return {"circular accuracy": right / weights, "accuracy": mean([one.score for one in judged])}
+    return {"circular accuracy": right / questions, "accuracy": scores / rows}
 
 
 def _text(cell: str | None) -> str:
@@ -68,5 +65,5 @@ MMBENCH = Benchmark(
     max_new_tokens=1024,
     ask=ask,
     judge=judge,
-    summarise=summarise,
+    summarise=Summary(add=_rotations, numbers=_accuracies, split_numbers=_accuracies),
 )

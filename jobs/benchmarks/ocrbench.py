@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from jobs.benchmarks.prompts import fill
 from jobs.benchmarks.rows import encoded, read_rows
 from pipeline.scoring.ocrbench import contains_answer, contains_answer_of_any_width, contains_formula
-from pipeline.scoring.summary import by_split, mean
-from schemas.benchmark import Benchmark, Judged, Question, Reference
+from schemas.benchmark import Benchmark, Judged, Numbers, Question, Reference, Summary
 
 _FORMULAS = "HME100k"
 
@@ -39,12 +38,21 @@ def judge(question: Question, answer: str) -> Judged:
     return question.judged(float(hit), answer.strip() or None, (float(wide),))
 
 
-def summarise(judged: Sequence[Judged]) -> dict[str, float]:
-    """The score of a thousand, which the original leaves failed answers out of, and shares by type of question."""
-    accuracy = mean([one.score for one in judged])
-    wide = mean([one.counts[0] for one in judged])
-    shares = by_split(judged, lambda some: {"accuracy": mean([one.score for one in some])})
-    return {"score of 1000": 1000 * accuracy, "score of 1000, any width": 1000 * wide, **shares}
+def _hits(group: Sequence[Judged]) -> list[float]:
+    return [sum(one.score for one in group), sum(one.counts[0] for one in group)]
+
+
+def _scores(rows: Numbers, hits: Numbers, wide: Numbers) -> dict[str, Numbers]:
+    """The score of a thousand, which the original leaves failed answers out of."""
+    return {
+        "score of 1000": 1000 * hits / rows,
+        "score of 1000, any width": 1000 * wide / rows,
+        **_accuracy(rows, hits, wide),
+    }
+
+
+def _accuracy(rows: Numbers, hits: Numbers, wide: Numbers) -> dict[str, Numbers]:
+    return {"accuracy": hits / rows}
 
 
 OCRBENCH = Benchmark(
@@ -54,5 +62,5 @@ OCRBENCH = Benchmark(
     max_new_tokens=128,
     ask=ask,
     judge=judge,
-    summarise=summarise,
+    summarise=Summary(add=_hits, numbers=_scores, split_numbers=_accuracy),
 )

@@ -11,18 +11,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jobs.benchmarks.prompts import fill
+from jobs.benchmarks.rows import files_of
 from pipeline import storage
 from pipeline.scoring.anls import anls, anls_lenient
 from pipeline.scoring.choice import LETTERS, inferred_letter, lettered
 from pipeline.scoring.exact import exact_match, folded_match
 from pipeline.scoring.ocrbench import contains_answer
 from pipeline.scoring.pope import said
-from pipeline.scoring.reading import Reading, add_up, read_against
+from pipeline.scoring.reading import read_against
 from pipeline.scoring.relaxed import relaxed_match
-from pipeline.scoring.summary import by_split, mean
 from pipeline.scoring.vqa import m4c_accuracy, vqa_accuracy
-from schemas.benchmark import Benchmark, Judged, Question, Reference
+from schemas.benchmark import Benchmark, Judged, Numbers, Question, Reference, Summary
 
 _SUFFIXES = (".jsonl", ".csv")
 _DEFAULT = "exact_match"
@@ -31,10 +33,7 @@ _FIELDS = ("id", "image", "question", "answer", "metric", "options", "split")
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
     """All questions; {question} and {options}."""
-    files = storage.list_files(path, _SUFFIXES)
-    if not files:
-        raise ValueError(f"{path} must name files that end in {' or '.join(_SUFFIXES)}, none is there")
-    for file in files:
+    for file in files_of(path, _SUFFIXES, f"files that end in {' or '.join(_SUFFIXES)}"):
         lines = _csv_lines if file.url.lower().endswith(".csv") else _json_lines
         for number, fields in enumerate(lines(file.url), 1):
             place = f"{file.url}, row {number}"
@@ -52,14 +51,24 @@ def judge(question: Question, answer: str) -> Judged:
     return question.judged(score or 0.0, None if score is None else answer.strip(), _reading_counts(truth, answer))
 
 
-def summarise(judged: Sequence[Judged]) -> dict[str, float]:
-    """The mean score, over all and for each split; character and word error rates where texts were read."""
-    found = by_split(judged, lambda some: {"score": mean([one.score for one in some])})
-    read = [one.counts for one in judged if one.counts]
-    if read:
-        total = add_up(_reading(counts) for counts in read)
-        found |= {"cer": total.cer, "wer": total.wer}
-    return found
+def _scores_and_edits(group: Sequence[Judged]) -> list[float]:
+    read = [one.counts for one in group if one.counts]
+    edits = [sum(counts[place] for counts in read) for place in range(4)]
+    return [sum(one.score for one in group), len(read), *edits]
+
+
+def _score_and_rates(rows: Numbers, scores: Numbers, read: Numbers, *edits: Numbers) -> dict[str, Numbers]:
+    """The mean score; the character and word error rates of all texts that were read together, where some were."""
+    character_edits, num_characters, word_edits, num_words = edits
+    return {
+        "score": scores / rows,
+        "cer": np.where(read > 0, character_edits / np.maximum(1, num_characters), np.nan),
+        "wer": np.where(read > 0, word_edits / np.maximum(1, num_words), np.nan),
+    }
+
+
+def _score(rows: Numbers, scores: Numbers, *_: Numbers) -> dict[str, Numbers]:
+    return {"score": scores / rows}
 
 
 def _letter(answer: str, truth: Reference) -> float | None:
@@ -95,13 +104,6 @@ def _reading_counts(truth: Reference, answer: str) -> tuple[float, ...]:
         return ()
     row = read_against(truth.answers[0], answer)
     return (row.character_edits, row.num_characters, row.word_edits, row.num_words)
-
-
-def _reading(counts: Sequence[float]) -> Reading:
-    character_edits, num_characters, word_edits, num_words = (int(count) for count in counts)
-    return Reading(
-        character_edits=character_edits, num_characters=num_characters, word_edits=word_edits, num_words=num_words
-    )
 
 
 def _question(fields: Mapping[str, Any], images: Sequence[bytes], prompt: str) -> Question:
@@ -182,5 +184,5 @@ OWN = Benchmark(
     max_new_tokens=256,
     ask=ask,
     judge=judge,
-    summarise=summarise,
+    summarise=Summary(add=_scores_and_edits, numbers=_score_and_rates, split_numbers=_score),
 )

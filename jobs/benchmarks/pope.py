@@ -4,12 +4,11 @@ Columns: question_id string, question string, answer string (yes, no), image {by
 category string (adversarial, popular, random: the splits; each counts its questions from 1).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from jobs.benchmarks.prompts import SHORT_ANSWER, fill
 from jobs.benchmarks.rows import encoded, read_rows
-from pipeline.scoring.pope import Said, outcome, said, yes_and_no
-from pipeline.scoring.summary import by_split
+from pipeline.scoring.pope import YES_AND_NO, Said, outcome, said
 from schemas.benchmark import Benchmark, Judged, Question, Reference
 
 
@@ -32,11 +31,6 @@ def judge(question: Question, answer: str) -> Judged:
     return question.judged(float(found == truth), found, outcome(found, truth))
 
 
-def summarise(judged: Sequence[Judged]) -> dict[str, float]:
-    """All five numbers, over all questions and for each split."""
-    return by_split(judged, yes_and_no)
-
-
 def _truth(id: str, answer: str) -> Said:
     match answer.lower().strip():
         case "yes":
@@ -53,5 +47,5 @@ POPE = Benchmark(
     max_new_tokens=128,
     ask=ask,
     judge=judge,
-    summarise=summarise,
+    summarise=YES_AND_NO,
 )

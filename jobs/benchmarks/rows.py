@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.listing import PARQUET_SUFFIXES
+from pipeline.storage import FileInfo
+from schemas.wording import one_line
 
 _ROWS_AT_ONCE = 32  # images of documents and charts take megabytes
 _STREAM_BUFFER_BYTES = 8 * 2**20  # else a whole row group is read at once
@@ -19,10 +21,7 @@ def read_rows(path: str, columns: Sequence[str], optional: Sequence[str] = ()) -
 
     An optional column that is not there is None in every row.
     """
-    files = storage.list_files(path, PARQUET_SUFFIXES)
-    if not files:
-        raise ValueError(f"{path} must name Parquet files, none is there")
-    for file in files:
+    for file in files_of(path, PARQUET_SUFFIXES, "Parquet files"):
         with storage.open_url(file.url) as stream, _open_parquet(stream, file.url) as parquet:
             there = parquet.schema_arrow.names
             _check_columns(file.url, columns, there)
@@ -30,6 +29,17 @@ def read_rows(path: str, columns: Sequence[str], optional: Sequence[str] = ()) -
             wanted = [*columns, *(name for name in optional if name in there)]
             for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=wanted, use_threads=False):
                 yield from (row | absent for row in batch.to_pylist())
+
+
+def files_of(path: str, suffixes: tuple[str, ...], what: str) -> list[FileInfo]:
+    """The files of a folder, glob or path by their names; raises ValueError where there are none."""
+    try:
+        files = storage.list_files(path, suffixes)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be listed: {one_line(error)}") from error
+    if not files:
+        raise ValueError(f"{path} must name {what}, none is there")
+    return files
 
 
 def encoded(image: dict[str, Any] | bytes | None) -> bytes:
@@ -48,8 +58,8 @@ def truths(answers: Sequence[Any] | None, id: object) -> tuple[str, ...]:
 def _open_parquet(stream: IO[bytes], url: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_STREAM_BUFFER_BYTES)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{url} must be a Parquet file: {error}") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{url} must be a Parquet file that can be read: {one_line(error)}") from error
 
 
 def _check_columns(url: str, columns: Sequence[str], there: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """An answer while it is being drawn: its tokens, when it ends and why, and its text."""
 
 import math
+from dataclasses import replace
 
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
@@ -76,12 +77,13 @@ class Draft:
         """
         assert self.finish_reason is not None
         if self._first is not None and self.finish_reason != "stop":
-            return self._first.generation()
+            return replace(self._first.generation(), num_tries=2)
         return Generation(
             text=self._text(),
             finish_reason=self.finish_reason,
             num_generated_tokens=len(self._token_ids),
             mean_logprob=self._logprob / len(self._token_ids),
+            num_tries=1 if self._first is None else 2,
         )
 
     def _text(self) -> str:

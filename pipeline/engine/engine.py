@@ -13,7 +13,7 @@ import torch
 
 from pipeline.engine.arithmetic import arithmetic, product_rate
 from pipeline.engine.draft import Draft
-from pipeline.engine.model import LoadedModel, load_model
+from pipeline.engine.model import LoadedModel, load_model, stopping_at
 from pipeline.engine.rows import Family, Row, families
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
@@ -21,7 +21,7 @@ from pipeline.engine.sizes import resolve
 from pipeline.engine.statistics import statistics
 from pipeline.preprocess.geometry import num_image_tokens
 from schemas.answer import Answer, answer_from
-from schemas.engine import EngineSettings, EngineStatistics
+from schemas.engine import EngineSettings, EngineStatistics, Sampling
 from schemas.errors import Failure
 from schemas.sample import Sample
 
@@ -47,10 +47,7 @@ class Engine:
             model.vision.compile_layers()
             if model.compilable:
                 model.decoder.compile_blocks()
-        self._runner = Runner(model, settings.sampling, self.sizes)
-        self._scheduler = Scheduler(self._runner, self.sizes, on_gpu=self._on_gpu)
-        if self._on_gpu and settings.cuda_graphs and model.capturable:
-            self._runner.capture()
+        self._make_runner()
         self._changed = threading.Condition()  # guards all that follows
         self._callers: set[_Caller] = set()
         self._added: list[Family] = []
@@ -58,6 +55,7 @@ class Engine:
         self._end: BaseException | None = None  # why the engine answers nothing any more
         self._left = False  # whether a caller has gone, and with it the wish for some rows
         self._waiting_s = 0.0
+        self._before = EngineStatistics()  # of the runners before this one
         self._last: EngineStatistics | None = None  # once closed
 
     @classmethod
@@ -80,13 +78,33 @@ class Engine:
         finally:
             self._leave(caller, ahead)
 
+    def draw_as(self, sampling: Sampling) -> None:
+        """Draw tokens otherwise from now on, over the weights as they are in memory; nobody may be generating."""
+        with self._changed:
+            self._check_end()
+            assert not self._callers
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+        with self._changed:
+            self._before = self.statistics()
+            self._waiting_s = 0.0
+            del self._runner, self._scheduler  # a device need not hold two caches
+            if self._on_gpu:
+                torch.cuda.empty_cache()
+            self._model = stopping_at(self._model, sampling.stop)
+            self._settings = replace(self._settings, sampling=sampling)
+            self._make_runner()
+
     def statistics(self) -> EngineStatistics:
         """What has been done so far."""
-        if self._last is not None:
-            return self._last
-        model = self._model
-        work = arithmetic(model.network.config, model.decoder.shape, model.num_tokens)
-        return statistics(self._scheduler.counts, self._runner, self._waiting_s, work, self._product_rate)
+        with self._changed:
+            if self._last is not None:
+                return self._last
+            model = self._model
+            work = arithmetic(model.network.config, model.decoder.shape, model.num_tokens)
+            counts = self._scheduler.counts
+            return self._before + statistics(counts, self._runner, self._waiting_s, work, self._product_rate)
 
     def close(self) -> None:
         """Let go of the weights; the engine answers nothing after, those who wait for an answer are told."""
@@ -105,6 +123,13 @@ class Engine:
     @property
     def _on_gpu(self) -> bool:
         return self._model.device.type == "cuda"
+
+    def _make_runner(self) -> None:
+        """The network with empty slots, and what fills them."""
+        self._runner = Runner(self._model, self._settings.sampling, self.sizes)
+        self._scheduler = Scheduler(self._runner, self.sizes, on_gpu=self._on_gpu)
+        if self._on_gpu and self._settings.cuda_graphs and self._model.capturable:
+            self._runner.capture()
 
     def _enter(self, caller: _Caller) -> None:
         with self._changed:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -101,6 +101,11 @@ def make_ready(
         stop_ids=_stop_ids(network, tokenizer, settings.sampling.stop),
         num_tokens=max(tokenizer.get_vocab().values()) + 1,
     )
+
+
+def stopping_at(model: LoadedModel, stop: tuple[str, ...]) -> LoadedModel:
+    """The same weights, with other strings that end an answer."""
+    return replace(model, stop_ids=_stop_ids(model.network, model.tokenizer, stop))
 
 
 def _check_fp8(settings: EngineSettings, device: torch.device) -> None:

@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from schemas.benchmark import NgramFrequencies
+import numpy as np
+
+from schemas.benchmark import NgramFrequencies, Numbers
 
 LONGEST = 4  # words in an n-gram
 _SIGMA = 6.0  # of CIDEr-D's penalty on a length that differs, in bigrams
@@ -82,13 +84,17 @@ def add_up_bleu(counts: Sequence[BleuCounts]) -> BleuCounts:
 
 def bleu(counts: BleuCounts) -> tuple[float, ...]:
     """BLEU-1 to BLEU-4 of a caption's or a corpus' counts, unsmoothed, the nearest reference length."""
-    ratio = (counts.num_words + _TINY) / (counts.reference_words + _SMALL)
-    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    product, found = 1.0, []
-    for place in range(LONGEST):
-        product *= (counts.right[place] + _TINY) / (counts.said[place] + _SMALL)
-        found.append(brevity * product ** (1 / (place + 1)))
-    return tuple(found)
+    said, right = np.array(counts.said)[:, None], np.array(counts.right)[:, None]
+    found = bleu_of(said, right, np.array([counts.num_words]), np.array([counts.reference_words]))
+    return tuple(found[:, 0].tolist())
+
+
+def bleu_of(said: Numbers, right: Numbers, num_words: Numbers, reference_words: Numbers) -> Numbers:
+    """BLEU-1 to BLEU-4, (4, corpora), of many corpora's counts: (4, corpora) by length of the n-gram, and (corpora)."""
+    ratio = (num_words + _TINY) / (reference_words + _SMALL)
+    brevity = np.exp(np.minimum(0, 1 - 1 / ratio))
+    products = np.cumprod((right + _TINY) / (said + _SMALL), axis=0)
+    return brevity * products ** (1 / np.arange(1, LONGEST + 1))[:, None]
 
 
 def rouge_l(answer: Words, captions: Sequence[Words]) -> float:

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from string import ascii_uppercase
+from string import ascii_uppercase, punctuation
 
 LETTERS = ascii_uppercase
+_PUNCTUATION = str.maketrans("", "", punctuation)
 
 
 def lettered(options: Sequence[str]) -> str:
@@ -25,10 +26,10 @@ def scienceqa_letter(answer: str, num_options: int) -> str | None:
 
 
 def leading_letter(answer: str, num_options: int) -> str | None:
-    """As lmms-eval's AI2D: "B." at the beginning, or nothing but "B", in any case and with any punctuation."""
+    """As lmms-eval's AI2D: "B." at the beginning, or nothing but "B", in any case and with any ASCII punctuation."""
     stripped = answer.strip()
     start = re.match(r"([A-Z])\.", stripped)
-    letter = start.group(1) if start else re.sub(r"[^\w\s]|_", "", stripped).upper()
+    letter = start.group(1) if start else stripped.translate(_PUNCTUATION).upper()
     return letter if letter in tuple(LETTERS[:num_options]) else None
 
 

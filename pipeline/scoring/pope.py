@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from schemas.benchmark import Judged
+import numpy as np
+
+from schemas.benchmark import Judged, Numbers, Summary
 
 Said = Literal["yes", "no"]
 
@@ -29,19 +31,27 @@ def outcome(found: Said | None, truth: Said) -> tuple[float, ...]:
     return tuple(float(place == cell) for place in range(4))
 
 
-def yes_and_no(judged: Sequence[Judged]) -> dict[str, float]:
+def _cells(group: Sequence[Judged]) -> list[float]:
+    return [sum(one.counts[cell] for one in group) for cell in range(4)]
+
+
+def _yes_and_no(
+    rows: Numbers, true_yes: Numbers, false_yes: Numbers, true_no: Numbers, false_no: Numbers
+) -> dict[str, Numbers]:
     """Accuracy, precision, recall and F1 of yes, and the share of yes; a ratio over nothing is 0."""
-    true_yes, false_yes, true_no, false_no = (sum(one.counts[cell] for one in judged) for cell in range(4))
     precision = _ratio(true_yes, true_yes + false_yes)
     recall = _ratio(true_yes, true_yes + false_no)
     return {
-        "accuracy": _ratio(true_yes + true_no, len(judged)),
+        "accuracy": _ratio(true_yes + true_no, rows),
         "precision": precision,
         "recall": recall,
         "f1": _ratio(2 * precision * recall, precision + recall),
-        "yes share": _ratio(true_yes + false_yes, len(judged)),
+        "yes share": _ratio(true_yes + false_yes, rows),
     }
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+YES_AND_NO = Summary(add=_cells, numbers=_yes_and_no, split_numbers=_yes_and_no)
+
+
+def _ratio(part: Numbers, whole: Numbers) -> Numbers:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)

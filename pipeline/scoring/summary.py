@@ -1,34 +1,25 @@
 """Summaries: the numbers of many judged answers, over all of them and over each split."""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from schemas.benchmark import Judged
+from schemas.benchmark import Judged, Numbers, Summary
 
 
-def mean_score(name: str, beside: str | None = None) -> Callable[[Sequence[Judged]], dict[str, float]]:
+def mean_score(name: str, beside: str | None = None) -> Summary:
     """A summary: the mean score as `name`, then that of every split as `name split`.
 
     `beside` names another rule's score, which is the first of the counts.
     """
 
-    def means(judged: Sequence[Judged]) -> dict[str, float]:
-        found = {name: mean([one.score for one in judged])}
-        return found | {beside: mean([one.counts[0] for one in judged])} if beside else found
+    def add(group: Sequence[Judged]) -> list[float]:
+        scores = [sum(one.score for one in group)]
+        return [*scores, sum(one.counts[0] for one in group)] if beside else scores
 
-    return lambda judged: by_split(judged, means)
+    def means(rows: Numbers, scores: Numbers, *others: Numbers) -> dict[str, Numbers]:
+        found = {name: scores / rows}
+        return found | {beside: others[0] / rows} if beside else found
 
-
-def by_split(judged: Sequence[Judged], summarise: Callable[[Sequence[Judged]], dict[str, float]]) -> dict[str, float]:
-    """What `summarise` says of all answers, then of those of every split, which its names end in."""
-    splits: dict[str, list[Judged]] = defaultdict(list)
-    for one in judged:
-        if one.split is not None:
-            splits[one.split].append(one)
-    found = dict(summarise(judged))
-    for split, some in sorted(splits.items()):
-        found |= {f"{name} {split}": value for name, value in summarise(some).items()}
-    return found
+    return Summary(add=add, numbers=means, split_numbers=means)
 
 
 def mean(values: Sequence[float]) -> float:

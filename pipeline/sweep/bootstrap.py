@@ -1,20 +1,19 @@
 """Bootstrap: how sure a score is, and the difference of two on the same questions, from questions drawn again.
 
 Questions are drawn, not answers: all cells of a benchmark see the same draws, so that the difference of two is paired.
-What a benchmark says belongs together (its clusters) is drawn together.
+What a benchmark says belongs together (its clusters) is drawn together. A draw is how often it has each group: a
+product with what the groups add to a metric, however the metric goes on from there.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from schemas.benchmark import Judged
+from schemas.benchmark import Judged, Numbers, Summary, groups_of
 from schemas.sweep import CellName
 
-Summary = Callable[[Sequence[Judged]], dict[str, float]]
 _TAILS = (2.5, 97.5)  # percent
 
 
@@ -24,6 +23,7 @@ class Draws:
 
     resamples: int
     seed: int
+    weights_at_once: int = 2**22  # of all draws and groups, 8 bytes each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,44 +54,45 @@ def score_cells(
     questions = {tuple(one.id for one in some) for some in judged.values()}
     if len(questions) > 1:
         raise ValueError("cells of one benchmark must have been asked the same questions, these were not")
-    values = {name: summarise(some) for name, some in judged.items()}
-    drawn: dict[CellName, dict[str, list[float]]] = {name: defaultdict(list) for name in judged}
-    for rows in _draw(next(iter(judged.values())), draws):
-        for name, some in judged.items():
-            found = summarise([some[row] for row in rows])
-            for metric in values[name]:
-                drawn[name][metric].append(found.get(metric, np.nan))  # no row of a small split may be drawn
+    groups = groups_of(next(iter(judged.values())))
+    sums = {name: summarise.sums(some, groups) for name, some in judged.items()}
+    values = {name: summarise.total(own) for name, own in sums.items()}
+    pieces: dict[CellName, dict[str, list[Numbers]]] = {name: defaultdict(list) for name in judged}
+    for weights in _draw(len(groups), draws):
+        for name, own in sums.items():
+            for metric, numbers in summarise.weigh(own, weights).items():
+                pieces[name][metric].append(numbers)
+    drawn = {name: {metric: np.concatenate(some) for metric, some in own.items()} for name, own in pieces.items()}
     return {name: _scores(name, values, drawn, baselines.get(name)) for name in judged}
 
 
-def _draw(judged: Sequence[Judged], draws: Draws) -> Iterator[list[int]]:
-    """Rows, with repeats: as many clusters as there are."""
-    clusters: dict[str, list[int]] = defaultdict(list)
-    for row, one in enumerate(judged):
-        clusters[f"cluster {one.cluster}" if one.cluster is not None else f"id {one.id}"].append(row)
-    members = list(clusters.values())
+def _draw(num_groups: int, draws: Draws) -> Iterator[Numbers]:
+    """How often each group is drawn, (groups, some draws): as many with repeats as there are."""
     generator = np.random.default_rng(draws.seed)
-    for _ in range(draws.resamples):
-        chosen = generator.integers(0, len(members), len(members))
-        yield [row for cluster in chosen.tolist() for row in members[cluster]]
+    at_once = max(1, draws.weights_at_once // num_groups)
+    for start in range(0, draws.resamples, at_once):
+        weights = np.empty((min(at_once, draws.resamples - start), num_groups))
+        for draw in weights:
+            draw[:] = np.bincount(generator.integers(0, num_groups, num_groups), minlength=num_groups)
+        yield weights.T
 
 
 def _scores(
     name: CellName,
     values: Mapping[CellName, dict[str, float]],
-    drawn: Mapping[CellName, Mapping[str, list[float]]],
+    drawn: Mapping[CellName, Mapping[str, Numbers]],
     baseline: CellName | None,
 ) -> list[Score]:
     scores = []
     for metric, value in values[name].items():
-        own = np.array(drawn[name][metric])
+        own = drawn[name][metric]
         difference = None
         if baseline is not None and baseline != name and metric in values.get(baseline, {}):
-            difference = _interval(value - values[baseline][metric], own - np.array(drawn[baseline][metric]))
+            difference = _interval(value - values[baseline][metric], own - drawn[baseline][metric])
         scores.append(Score(metric=metric, score=_interval(value, own), difference=difference))
     return scores
 
 
-def _interval(value: float, drawn: npt.NDArray[np.float64]) -> Interval:
+def _interval(value: float, drawn: Numbers) -> Interval:
     low, high = np.nanpercentile(drawn, _TAILS).tolist()
     return Interval(value=value, low=low, high=high)

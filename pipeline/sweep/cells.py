@@ -1,28 +1,26 @@
 """Cells: every combination that a sweep asks for, each the settings of a job with a folder of its own."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline import storage
 from schemas.benchmark import Benchmark, Question
+from schemas.engine import Sampling
 from schemas.job import JobSettings
 from schemas.sweep import OWNED, CellName, SweepSettings
+from schemas.wording import describe_settings, did_you_mean
 
-# Settings of a job that its engine is not told; cells that differ in nothing else share one.
-_NOT_THE_ENGINES = OWNED | {
-    "system",
-    "chat_template",
-    "max_new_tokens",
-    "fetch_threads",
-    "unit_rows",
-    "max_image_bytes",
-    "max_image_pixels",
-    "max_error_rate",
-}
+_SAMPLING = frozenset(one.name for one in fields(Sampling))
+# Settings of a job that a model is not loaded by: what rows are made of, and how its tokens are drawn.
+_NOT_THE_ENGINES = (
+    OWNED
+    | _SAMPLING
+    | {"system", "chat_template", "max_new_tokens", "fetch_threads", "unit_rows", "strips", "pdf_dpi"}
+    | {"max_image_bytes", "max_image_pixels", "max_error_rate", "reference_column"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +53,17 @@ class Cell:
     job: JobSettings
 
     def engine_key(self) -> str:
-        """Equal for cells that one loaded engine can answer."""
+        """Equal for cells that one load of the model answers."""
         return self.job.model_dump_json(exclude=set(_NOT_THE_ENGINES))
+
+    def sampling_key(self) -> str:
+        """Equal for cells whose tokens are drawn alike: an engine answers these at the same time."""
+        return self.job.model_dump_json(include=set(_SAMPLING))
 
 
 def cells_of(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> list[Cell]:
-    """All cells, those of one engine next to each other; raises ValueError naming what is wrong."""
+    """All cells, those of one engine next to each other, and of these those that are drawn alike; raises ValueError
+    naming what is wrong."""
     askings = [one for name in settings.benchmarks for one in _askings(settings, name, benchmarks)]
     cells = [
         _cell(settings, CellName(model=model, benchmark=asking.name, prompt=asking.prompt, settings=variant), asking)
@@ -69,7 +72,8 @@ def cells_of(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> list[C
         for asking in askings
     ]
     engines = list(dict.fromkeys(cell.engine_key() for cell in cells))
-    return sorted(cells, key=lambda cell: engines.index(cell.engine_key()))
+    samplings = list(dict.fromkeys(cell.sampling_key() for cell in cells))
+    return sorted(cells, key=lambda cell: (engines.index(cell.engine_key()), samplings.index(cell.sampling_key())))
 
 
 def baseline_of(settings: SweepSettings, name: CellName) -> CellName | None:
@@ -90,9 +94,7 @@ def _askings(settings: SweepSettings, name: str, benchmarks: Sequence[Benchmark]
     known = {one.name: one for one in benchmarks}
     wanted = choice.benchmark or name
     if wanted not in known:
-        near = get_close_matches(wanted, known, n=1)
-        advice = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"benchmarks: {wanted!r} is none of {', '.join(known)}{advice}")
+        raise ValueError(f"benchmarks: {wanted!r} is none of {', '.join(known)}{did_you_mean(wanted, known)}")
     benchmark = known[wanted]
     for prompt, template in settings.prompts_of(name).items():
         yield Asking(
@@ -125,9 +127,4 @@ def _checked(name: str, given: Mapping[str, Any]) -> JobSettings:
     try:
         return JobSettings.model_validate(given)
     except ValidationError as error:
-        problems = (
-            f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg'].removeprefix('Value error, ')}, "
-            f"got {one['input']!r}"
-            for one in error.errors()
-        )
-        raise ValueError(f"cell {name}: {'; '.join(problems)}") from error
+        raise ValueError(f"cell {name}: {'; '.join(describe_settings(error))}") from error

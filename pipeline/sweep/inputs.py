@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.hub import at_commit
 from pipeline.sweep.cells import Asking
 from schemas.benchmark import Question
+from schemas.wording import one_line
 
 INPUT_SCHEMA = pa.schema(
     [
@@ -30,10 +33,18 @@ def write_input(asking: Asking) -> None:
     if is_made(asking):
         return
     storage.delete(asking.folder)  # what a kill left
-    rows = sum(_write_files(asking))
+    read = replace(asking, data=_at_commit(asking.data))
+    rows = sum(_write_files(read))
     if not rows:
         raise ValueError(f"{asking.data} must have at least one question for {asking.name}, it has none")
-    storage.write_atomic(_made_path(asking), json.dumps({"origin": asking.origin(), "rows": rows}).encode())
+    made = {"origin": asking.origin(), "read": read.data, "rows": rows}
+    storage.write_atomic(_made_path(asking), json.dumps(made).encode())
+
+
+def as_written(asking: Asking) -> Asking:
+    """The same questions for good: of the commit that they were written from, where the data has commits."""
+    made = _read_made(asking)
+    return asking if made is None else replace(asking, data=made.get("read", asking.data))
 
 
 def is_made(asking: Asking) -> bool:
@@ -45,6 +56,13 @@ def is_made(asking: Asking) -> bool:
             "choose a new output, or another name for the benchmark or the prompt"
         )
     return made is not None
+
+
+def _at_commit(data: str) -> str:
+    try:
+        return at_commit(data)
+    except OSError as error:
+        raise ValueError(f"{data} cannot be read: {one_line(error)}") from error
 
 
 def _write_files(asking: Asking) -> Iterator[int]:

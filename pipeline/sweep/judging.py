@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.sweep.cells import Asking, Cell
+from pipeline.sweep.inputs import as_written
 from pipeline.units import to_parquet
 from schemas.benchmark import Judged, Question
 from schemas.sweep import CellName
@@ -59,7 +60,7 @@ def judge_cells(asking: Asking, cells: Sequence[Cell], folder: str) -> dict[Cell
     given = {cell.name: dict(_read_answers(cell.job.output)) for cell in cells}
     rows: dict[CellName, list[tuple[Given, Judged]]] = {cell.name: [] for cell in cells}
     written: dict[CellName, list[dict[str, object]]] = {cell.name: [] for cell in cells}
-    for question in asking.questions():
+    for question in as_written(asking).questions():
         for name, answers in given.items():
             if question.id not in answers:
                 raise ValueError(

@@ -57,7 +57,7 @@ def plan_sweep(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> Swee
     """Write the inputs that are not there yet and check every cell; raises ValueError naming what is wrong."""
     cells = cells_of(settings, benchmarks)
     cards = cards_here()
-    for cell in {cell.engine_key(): cell for cell in cells}.values():
+    for cell in {(cell.engine_key(), cell.sampling_key()): cell for cell in cells}.values():
         check_machine(cell.job, cards)  # refuses here what the actors could only die of
     askings = list({cell.asking.folder: cell.asking for cell in cells}.values())
     if not all(is_made(asking) for asking in askings):

@@ -16,6 +16,7 @@ from pipeline.progress import Progress, Receipt
 from pipeline.reader import unit_reader
 from pipeline.run import RunMismatch, begin_run, read_manifest, settle
 from pipeline.stages import engine_settings
+from pipeline.sweep.inputs import as_written
 from pipeline.sweep.plan import PlannedCell
 from pipeline.sweep.timing import Efforts
 from pipeline.units import Counts, done_units, unit_path
@@ -127,7 +128,8 @@ def begin(planned: PlannedCell, lock: Lock) -> CellRun:
     """Begin a cell, or go on with it; complete at once where nothing but the merge was left."""
     plan = planned.plan
     folder = plan.settings.output
-    run = begin_run(folder, {**plan.describe(), "model": planned.model}, plan.listing.files)
+    said = {"model": planned.model, "data": as_written(planned.cell.asking).origin()}
+    run = begin_run(folder, {**plan.describe(), **said}, plan.listing.files)
     todo = set(range(plan.listing.num_units)) - done_units(folder)
     markers = Markers(folder=folder, driver=lock.owner.token)
     cell = CellRun(planned=planned, run=run, todo=todo, markers=markers, complete=read_manifest(folder) is not None)

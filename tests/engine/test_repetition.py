@@ -83,6 +83,19 @@ def test_a_row_that_ran_away_is_answered_by_its_second_try_if_that_ends(oracle) 
     assert engine.statistics().num_rows == len(samples)
 
 
+def test_an_answer_says_that_it_took_two_tries_whichever_of_them_it_is(oracle) -> None:
+    samples = [oracle.sample(question) for question in questions()]
+    for sampling in (LOOPING, replace(LOOPING, repetition_penalty=0.7)):
+        engine = Engine(oracle.model, replace(SETTINGS, sampling=sampling))
+        answers = list(engine.generate(samples))
+        tried_twice = {answer.id for answer in answers if answer.num_tries == 2}
+        assert len(tried_twice) == engine.statistics().num_second_tries > 0
+        assert tried_twice >= {answer.id for answer in answers if answer.finish_reason == "repetition"}
+        assert {answer.num_tries for answer in answers if answer.id not in tried_twice} <= {1}
+    once = Engine(oracle.model, replace(SETTINGS, sampling=replace(LOOPING, retry_penalty=1.0, repetition_penalty=1)))
+    assert {answer.num_tries for answer in once.generate(samples)} == {1}
+
+
 def test_a_row_whose_second_try_does_not_end_is_answered_by_its_first_without_the_repeats(oracle) -> None:
     sample = oracle.sample(questions()[0])
     sampling = replace(LOOPING, repetition_penalty=0.7)

@@ -75,7 +75,7 @@ def test_tiles_are_read_without_a_copy() -> None:
 
 
 def test_answers_come_back_as_they_were() -> None:
-    generation = Generation(text="a dog", finish_reason="stop", num_generated_tokens=3, mean_logprob=-0.5)
+    generation = Generation(text="a dog", finish_reason="stop", num_generated_tokens=3, mean_logprob=-0.5, num_tries=2)
     answers = [answer_from(a_sample(), ASKED, generation), answer_from(a_sample(), a_sample().prompts[1], None)]
     strips = (
         StripAnswer(top=0, bottom=9, text="a", finish_reason="repetition"),

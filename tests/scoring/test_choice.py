@@ -38,6 +38,7 @@ RULES: dict[str, Callable[[str], str | None]] = {
         pytest.param("B.", "-BBBB", id="a full stop"),
         pytest.param("(B)", "-B-BB", id="brackets"),
         pytest.param("b", "-BB--", id="lower case"),
+        pytest.param("B\u3002", "--B--", id="a full stop that is not ASCII"),
         pytest.param("The answer is B.", "B--BB", id="a sentence"),
         pytest.param("The answer is B. The answer is C.", "---BC", id="two sentences"),
         pytest.param("Because it barks.", "--B--", id="a word that begins with a letter"),

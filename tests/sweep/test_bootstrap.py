@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pipeline.scoring.pope import yes_and_no
+from pipeline.scoring.pope import YES_AND_NO
 from pipeline.scoring.summary import mean_score
 from pipeline.sweep.bootstrap import Draws, score_cells
 from schemas.benchmark import Judged
@@ -71,7 +71,7 @@ def test_questions_of_one_cluster_are_drawn_together() -> None:
 def test_a_metric_of_the_whole_is_computed_anew_for_every_draw() -> None:
     cells = [(1.0, 0, 0, 0), (0.0, 0, 1.0, 0), (0.0, 0, 0, 1.0), (1.0, 0, 0, 0), (0.0, 1.0, 0, 0)] * 20
     rows = [Judged(id=f"{i:04}", score=0.0, parsed="yes", counts=counts) for i, counts in enumerate(cells)]
-    f1 = next(score for score in score_cells({A: rows}, yes_and_no, {}, DRAWS)[A] if score.metric == "f1")
+    f1 = next(score for score in score_cells({A: rows}, YES_AND_NO, {}, DRAWS)[A] if score.metric == "f1")
     assert f1.score.value == pytest.approx(2 / 3)
     assert 0.5 < f1.score.low < f1.score.value < f1.score.high < 0.8
 

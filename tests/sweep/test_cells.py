@@ -40,13 +40,20 @@ def test_an_answer_is_as_long_as_the_benchmark_says() -> None:
     assert cell.job.max_new_tokens == QUIZ.max_new_tokens
 
 
-def test_cells_that_differ_in_no_setting_of_the_engine_share_one_and_stand_together() -> None:
-    variants = {"a": {"max_new_tokens": 5}, "hot": {"temperature": 1.0}, "b": {"max_error_rate": 0.5}}
+def test_cells_that_one_load_answers_stand_together_and_so_do_those_that_are_drawn_alike() -> None:
+    variants = {
+        "a": {"max_new_tokens": 5},
+        "half": {"dtype": "bfloat16"},
+        "hot": {"temperature": 1.0},
+        "b": {"max_error_rate": 0.5, "pdf_dpi": 100, "strips": "auto"},
+        "stops": {"stop": ["."]},
+    }
     cells = cells_of(quiz_settings("out", settings=variants, prompts=TWO_PROMPTS), [QUIZ])
-    keys = [cell.engine_key() for cell in cells]
-    assert len(set(keys)) == 2
-    assert keys == sorted(keys, key=keys.index)
-    assert {cell.name.settings for cell in cells if cell.engine_key() == keys[0]} == {"a", "b"}
+    engines, drawn = [cell.engine_key() for cell in cells], [cell.sampling_key() for cell in cells]
+    assert (len(set(engines)), len(set(drawn))) == (2, 3)
+    assert engines == sorted(engines, key=engines.index)
+    of_one = [cell.name.settings for cell in cells if cell.engine_key() == engines[0]]
+    assert of_one == [name for name in ("a", "b", "hot", "stops") for _ in range(4)]
 
 
 def test_the_baseline_of_a_cell_is_of_its_own_benchmark() -> None:
@@ -83,5 +90,5 @@ def test_a_benchmark_that_is_none_names_the_nearest() -> None:
 
 
 def test_a_bad_setting_names_its_cell() -> None:
-    with pytest.raises(ValueError, match="cell tiny/quiz/own/x: temperature: Input should be .* got -1"):
+    with pytest.raises(ValueError, match="cell tiny/quiz/own/x: temperature: input should be .* got -1"):
         cells_of(quiz_settings("out", settings={"x": {"temperature": -1}}), [QUIZ])
