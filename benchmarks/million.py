@@ -1,8 +1,10 @@
 """A million rows through the whole pipeline: what the driver, the workers and the object store need meanwhile.
 
 python -m benchmarks.million --rows 1000000 --out /tmp/million
+python -m benchmarks.million --rows 1000000 --out /tmp/million --cpus 24 --engines 4
 
-Rows of small pictures go from Parquet to Parquet on a Ray of four CPUs; the answers are echoes, all else is real.
+Rows of small pictures go from Parquet to Parquet on a Ray of so many CPUs; the answers are echoes, all else is real.
+Several engines have an actor each, as on GPUs, which Ray is told of and nobody looks for.
 Every few seconds the resident memory of the driver and of each actor, the object store and what it spilled are sampled
 into samples.jsonl; `python -m benchmarks.plot` draws it. The last line of stdout is one JSON object.
 """
@@ -14,12 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 from PIL import Image
@@ -34,7 +38,7 @@ from schemas.engine import EngineStatistics, Sampling
 from schemas.job import JobSettings
 from schemas.sample import Sample
 
-STORE_BYTES = 500 * 10**6
+STORE_BYTES_A_CPU = 125 * 10**6
 _PICTURES = 1000  # different ones
 _ROWS_A_FILE, _ROWS_A_GROUP = 50_000, 1000
 _TEXT = "A street with parked cars and two people who cross it at a light, seen from a window on the second floor."
@@ -114,38 +118,73 @@ class Watch:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How large a Ray the rows go through; one engine runs without a GPU, several with one each."""
+
+    cpus: int
+    engines: int
+    unit_rows: int | None = None
+
+    @property
+    def gpus(self) -> int:
+        """Of which there is only the number."""
+        return self.engines if self.engines > 1 else 0
+
+
 def write_input(folder: Path, num_rows: int) -> None:
     """Parquet files of small JPEGs, each row with an id of its own."""
     folder.mkdir(parents=True)
-    pictures = [_picture(number) for number in range(_PICTURES)]
-    for number, first in enumerate(range(0, num_rows, _ROWS_A_FILE)):
-        rows = range(first, min(first + _ROWS_A_FILE, num_rows))
-        table = pa.table({"id": [f"row-{row}" for row in rows], "image": [pictures[row % _PICTURES] for row in rows]})
-        pq.write_table(table, folder / f"part-{number:05d}.parquet", row_group_size=_ROWS_A_GROUP)
+    pictures = pa.array([_picture(number) for number in range(_PICTURES)])
+
+    def write(first: int) -> None:
+        rows = np.arange(first, min(first + _ROWS_A_FILE, num_rows))
+        ids = pc.binary_join_element_wise("row", pa.array(rows).cast(pa.string()), "-")
+        table = pa.table({"id": ids, "image": pictures.take(pa.array(rows % _PICTURES))})
+        path = folder / f"part-{first // _ROWS_A_FILE:05d}.parquet"
+        pq.write_table(table, path, row_group_size=_ROWS_A_GROUP)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(0, num_rows, _ROWS_A_FILE)))
 
 
-def run(out: Path, num_rows: int, every_s: float) -> dict[str, object]:
+def run(out: Path, num_rows: int, every_s: float, shape: Shape) -> dict[str, object]:
     """Answer so many rows and say what it took."""
     write_input(out / "input", num_rows)
     (out / "model").mkdir()
     write_model("tiny", out / "model")
-    settings = JobSettings(
-        input=(str(out / "input"),), output=str(out / "run"), model=str(out / "model"), gpus=0, preprocess_workers=2
+    plan = plan_job("caption", _settings(out, shape), "Describe the image in more details.")
+    ray.init(
+        address="local",
+        num_cpus=shape.cpus,
+        num_gpus=shape.gpus,
+        object_store_memory=STORE_BYTES_A_CPU * shape.cpus,
+        include_dashboard=False,
+        log_to_driver=False,
     )
-    plan = plan_job("caption", settings, "Describe the image in more details.")
-    ray.init(address="local", num_cpus=4, object_store_memory=STORE_BYTES, include_dashboard=False, log_to_driver=False)
     began = time.monotonic()
     with Watch(out / "run" / "units", plan.listing.unit_rows, every_s) as watch:
         summary = run_job(plan, load_echo)
     seconds = time.monotonic() - began
     ray.shutdown()
     return {
+        **asdict(shape),
+        "units": plan.listing.num_units,
         "rows": summary.rows,
         "seconds": round(seconds),
         "rows_per_s": round(summary.rows / seconds),
         **{f"{name}_mb": _first_and_most(watch.samples, name) for name in ("driver", *_STAGES, "store", "spilled")},
-        "problems": verify_run(settings.output),
     }
+
+
+def _settings(out: Path, shape: Shape) -> JobSettings:
+    return JobSettings(
+        input=(str(out / "input"),),
+        output=str(out / "run"),
+        model=str(out / "model"),
+        gpus=shape.gpus,
+        unit_rows=shape.unit_rows,
+    )
 
 
 def load_echo(settings: JobSettings) -> Echo:
@@ -189,8 +228,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, required=True, help="A folder that is not there yet.")
     parser.add_argument("--every-s", type=float, default=5.0, help="Seconds between two samples.")
+    parser.add_argument("--cpus", type=int, default=4, help="CPUs of the Ray.")
+    parser.add_argument("--engines", type=int, default=1, help="Actors that generate.")
+    parser.add_argument("--unit-rows", type=int, help="Rows of a work unit.")
     arguments = parser.parse_args()
-    result = run(arguments.out, arguments.rows, arguments.every_s)
+    shape = Shape(cpus=arguments.cpus, engines=arguments.engines, unit_rows=arguments.unit_rows)
+    result = run(arguments.out, arguments.rows, arguments.every_s, shape)
+    sys.stderr.write(json.dumps(result) + "\n")
+    began = time.monotonic()
+    problems = verify_run(str(arguments.out / "run"))
+    result |= {"verify_s": round(time.monotonic() - began), "problems": problems}
     sys.stdout.write(json.dumps(result) + "\n")
 
 

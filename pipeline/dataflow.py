@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.exceptions import SystemException
 
 from pipeline.patience import patiently
@@ -120,12 +120,20 @@ def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receip
     )
     try:
         for row in dataset.iter_rows():
+            _forget_blocks(dataset)
             yield receipt_of(row, queue)
     except ray.exceptions.ActorDiedError as error:
         # It died while it was made: the units of one that dies later are tried again.
         raise EngineNotLoaded(_cause_of(error)) from error
     except ray.exceptions.RayError as error:
         raise RunFailed(_cause_of(error)) from error
+
+
+def _forget_blocks(dataset: Dataset) -> None:
+    """Ray's operators keep statistics of every block they gave out, some KB a unit, for a summary that is not read."""
+    # Ray 2.60: no setting turns this off. Where a later one keeps them elsewhere they stay, which only costs memory.
+    for operator in getattr(getattr(dataset, "_current_executor", None), "_topology", None) or ():
+        getattr(operator, "_output_blocks_stats", []).clear()
 
 
 def _cause_of(error: BaseException) -> str:
