@@ -1,11 +1,11 @@
 """Large networks on one card and on several: memory, tokens and images a second on random weights of real shapes.
 
     python -m benchmarks.placement 34b 72b:2                          a shape, and over how many cards
-    python -m benchmarks.placement 34b::fp8 72b::fp8 110b:2           and in how many bits
+    python -m benchmarks.placement 34b::fp8 34b::4bit 110b:2          and in how many bits: fp8, 8bit or 4bit
     python -m benchmarks.placement tiny:2 --device cpu --images 4     a try without a GPU
 
-Each runs in a process of its own, so that no memory of another is left; its rows are preprocessed before. Seconds are
-the device's. The last line of stdout is one JSON object.
+Each runs in a process of its own, so that no memory of another is left; one that fails says why, and the others go on.
+Rows are preprocessed before. Seconds are the device's. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -22,14 +22,13 @@ from typing import cast, get_args
 import torch
 
 from benchmarks.random_model import SHAPES, write_model
-from benchmarks.workload import make_items, samples, workers
+from benchmarks.workload import make_items, prepared
 from pipeline.engine.engine import Engine
 from schemas.engine import Dtype, EngineSettings, Quantize, Sampling
 from schemas.sample import Sample
 
 TINY_SCALE = 0.1  # of images and answers, for the tiny shape
 CAPACITY = 3328  # tokens: the largest picture, its question and the longest caption
-NUM_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +75,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured = [asdict(measure(_case(flags.case[0], flags)))]
     else:
         measured = [_in_own_process(text, flags) for text in flags.case]
-        sys.stderr.write("\n".join(table(measured)) + "\n")
+    sys.stderr.write("\n".join(table(measured)) + "\n")
     sys.stdout.write(json.dumps(measured) + "\n")
+    if any("error" in one for one in measured):
+        raise SystemExit(1)
 
 
 def measure(case: Case) -> Measured:
     """Draw the weights, warm up with two rows, answer all."""
     settings = case.settings()
-    with tempfile.TemporaryDirectory() as folder, workers(NUM_WORKERS if case.images > NUM_WORKERS else 1) as pool:
+    with tempfile.TemporaryDirectory() as folder:
         model = write_model(case.shape, Path(folder))
         scale = TINY_SCALE if case.shape == "tiny" else 1
-        rows = list(samples(pool, make_items("caption", case.images, scale), folder))
+        rows = [prepared(folder, item) for item in make_items("caption", case.images, scale)]
     began = time.perf_counter()
     loaded = model.load(settings)
     cards = [part.device for part in loaded.decoder.parts if part.device.type == "cuda"]
@@ -112,11 +113,14 @@ def measure(case: Case) -> Measured:
 
 
 def table(measured: Sequence[dict[str, object]]) -> list[str]:
-    """A line a case."""
+    """A line a case; one that failed has its error."""
     lines = [
         "shape         cards  weights     GB a card      slots  ready s  images/s  prompt tok/s  answer tok/s  ms/step"
     ]
     for one in measured:
+        if "error" in one:
+            lines.append(f"{one['case']:<20} {one['error']}")
+            continue
         case = cast(dict[str, object], one["case"])
         gigabytes = "+".join(f"{gb}" for gb in cast(list[float], one["weights_gb"]))
         lines.append(
@@ -138,7 +142,11 @@ def _answer(engine: Engine, rows: Sequence[Sample]) -> float:
 def _in_own_process(text: str, flags: argparse.Namespace) -> dict[str, object]:
     options = ["--images", str(flags.images), "--device", flags.device, "--dtype", flags.dtype]
     command = [sys.executable, "-m", "benchmarks.placement", text, *options]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.stderr.write(done.stderr)
+        said = done.stderr.strip().splitlines()
+        return {"case": text, "error": said[-1] if said else f"exit status {done.returncode}"}
     found: list[dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
     sys.stderr.write(table(found)[1] + "\n")
     return found[0]

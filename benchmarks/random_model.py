@@ -1,6 +1,7 @@
 """Networks of real shapes with random weights, made on the device: what speed is measured on without any download."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from benchmarks.packed import mark_packed, packed
 from demo.checkpoint import BOS, EOS, IMAGE, PAD, Shape, build_config, build_processor, byte_tokenizer
 from pipeline.engine.model import LoadedModel, make_ready
 from pipeline.engine.packages import check_packages
@@ -115,24 +117,37 @@ def build_random(config: LlavaNextConfig, settings: EngineSettings) -> LlavaNext
     """A network whose weights are drawn where they stay, layer after layer on the devices of `settings`."""
     text = config.get_text_config()
     parts = spread(text.num_hidden_layers, devices_of(settings))
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, settings.dtype))
     torch.manual_seed(0)
-    try:
-        with torch.device(parts[0].device), torch.no_grad():
-            network = _with_one_layer(config)
-        own: Any = network.model.language_model
-        make, own.layers = type(own.layers[0]), nn.ModuleList()
-        for part in parts:
-            # In 8 bits every block has weights of its own: those they are made from may be one layer's for all.
-            drawn = part.layers[:1] if settings.quantize == "fp8" else part.layers
-            with torch.device(part.device), torch.no_grad():
-                layers = [make(text, i).apply(network._init_weights) for i in drawn]
-            own.layers.extend(layers * (len(part.layers) // len(layers)))
-    finally:
-        torch.set_default_dtype(before)
+    with _drawing(parts[0].device, settings):
+        network = _with_one_layer(config)
+    own: Any = network.model.language_model
+    make, own.layers = type(own.layers[0]), nn.ModuleList()
+
+    def draw(layer: int, device: torch.device) -> nn.Module:
+        with _drawing(device, settings):
+            drawn: nn.Module = make(text, layer).apply(network._init_weights)
+        return packed(drawn, settings)
+
+    for part in parts:
+        # In 8 bits of our own every block has weights of its own: those they are made from may be one layer's for all.
+        indices = part.layers[:1] if settings.quantize == "fp8" else part.layers
+        layers = [draw(i, part.device) for i in indices]
+        own.layers.extend(layers * (len(part.layers) // len(layers)))
+    mark_packed(network, settings)
     network.requires_grad_(False).eval()
     return network
+
+
+@contextmanager
+def _drawing(device: torch.device, settings: EngineSettings) -> Iterator[None]:
+    """What is made in here is made on the device, in the type of `settings`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, settings.dtype))
+    try:
+        with device, torch.no_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _with_one_layer(config: LlavaNextConfig) -> LlavaNextForConditionalGeneration:
