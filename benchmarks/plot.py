@@ -66,7 +66,8 @@ def _axes(scale: Scale) -> list[str]:
         y, x = scale.y(megabytes), scale.x(rows)
         lines.append(f'<path d="M{LEFT} {y}H{right}" stroke="#dddddd"/>')
         lines.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{megabytes:,.0f}</text>')
-        lines.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{rows:,.0f}</text>')
+        anchor = "middle" if step < 4 else "end"  # beside the names of the lines
+        lines.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" text-anchor="{anchor}">{rows:,.0f}</text>')
     middle = (LEFT + right) / 2
     lines.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">rows answered</text>')
     lines.append(f'<text x="{LEFT - 6}" y="{TOP - 6}" text-anchor="end">MB</text>')
