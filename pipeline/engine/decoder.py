@@ -87,11 +87,14 @@ class Block(nn.Module):
     def feed(self, x: Tensor) -> Tensor:
         """What the last product of the feed-forward takes, (tokens, intermediate)."""
         gate, up = self.gate_up(self.before_mlp(x)).chunk(2, dim=-1)
-        return silu(gate) * up
+        fed: Tensor = silu(gate) * up
+        return fed
 
-    def adds_in_place(self, x: Tensor) -> bool:
-        """Whether products can add to what came in where it stands: that saves a GPU a copy of it for each."""
-        return x.is_cuda and all(type(one) is nn.Linear and one.bias is None for one in (self.out, self.down))
+    def add_to(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The two weights whose products can be added to what came in where it stands: that saves a GPU a copy of it
+        for each. None where it saves nothing, or where the products are quantised or have more to add."""
+        weights = [_plain_weight(one) for one in (self.out, self.down)]
+        return (weights[0], weights[1]) if x.is_cuda and weights[0] is not None and weights[1] is not None else None
 
     def quantise(self) -> None:
         """Replace the products by 8-bit ones."""
@@ -231,10 +234,11 @@ class Decoder:
 
     def _finished(self, block: Block, x: Tensor, attended: Tensor) -> Tensor:
         """The end of a layer; `x` may be changed."""
-        if not block.adds_in_place(x):
+        weights = block.add_to(x)
+        if weights is None:
             return self._finish(block, x, attended)
-        x.addmm_(attended.flatten(1), block.out.weight.t())
-        return x.addmm_(self._feed(block, x), block.down.weight.t())
+        x.addmm_(attended.flatten(1), weights[0].t())
+        return x.addmm_(self._feed(block, x), weights[1].t())
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the vocabulary scores after (rows, hidden): (rows, vocabulary)."""
@@ -263,6 +267,12 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
         context=text.max_position_embeddings,
         window=getattr(text, "sliding_window", None) if slides else None,
     )
+
+
+def _plain_weight(layer: nn.Module) -> Tensor | None:
+    """The weight of a layer that is a product with it and nothing else; bitsandbytes' are subclasses of Linear."""
+    weight: Tensor | None = getattr(layer, "weight", None) if type(layer) is nn.Linear else None
+    return weight if getattr(layer, "bias", None) is None else None
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
