@@ -1,0 +1,115 @@
+"""The rate of a network's own products in a long run, by the tokens that run together: what a prefill is bound by.
+
+    python -m benchmarks.products                                     llava-v1.6-mistral-7b's, in bfloat16
+    python -m benchmarks.products --shape tiny --device cpu --tokens 64 128 --seconds 1     a try without a GPU
+
+A card slows down when it is at its power limit: the products run for `--seconds` first, then in turns, so that all
+sizes see the same state. Median of the rounds. The last line of stdout is one JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from benchmarks.random_model import SHAPES, write_model
+from pipeline.engine.decoder import Block
+from schemas.engine import EngineSettings
+
+NAMES = ("qkv", "out", "gate_up", "down")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """TFLOP/s of each product over all layers, and of all together."""
+
+    tokens: int
+    qkv: float
+    out: float
+    gate_up: float
+    down: float
+    together: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the sizes that the command line names."""
+    flags = _flags(arguments)
+    dtype = "float32" if flags.device == "cpu" else "bfloat16"
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        loaded = write_model(flags.shape, Path(folder)).load(EngineSettings(device=flags.device, dtype=dtype))
+        rates = measure(loaded.decoder.blocks, flags.tokens, flags.seconds, flags.rounds)
+    sys.stderr.write("\n".join(table(rates)) + "\n")
+    sys.stdout.write(json.dumps([asdict(rate) for rate in rates]) + "\n")
+
+
+def measure(blocks: Sequence[Block], sizes: Sequence[int], seconds: float, rounds: int) -> list[Rate]:
+    """The rates at each number of tokens, after so many seconds of work."""
+    inputs = {(size, name): _input(blocks[0], size, name) for size in sizes for name in NAMES}
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        _run(blocks, "gate_up", inputs[sizes[0], "gate_up"])
+    took: dict[tuple[int, str], list[float]] = {key: [] for key in inputs}
+    for _ in range(rounds):
+        for (size, name), x in inputs.items():
+            took[size, name].append(_run(blocks, name, x))
+    return [_rate(blocks, size, {name: statistics.median(took[size, name]) for name in NAMES}) for size in sizes]
+
+
+def table(rates: Sequence[Rate]) -> list[str]:
+    """A line a size."""
+    lines = ["tokens      qkv     out  gate_up    down  together   TFLOP/s"]
+    for one in rates:
+        lines.append(
+            f"{one.tokens:6} {one.qkv:8.4g} {one.out:7.4g} {one.gate_up:8.4g} {one.down:7.4g} {one.together:9.4g}"
+        )
+    return lines
+
+
+def _rate(blocks: Sequence[Block], tokens: int, took: dict[str, float]) -> Rate:
+    work = {name: 2e-12 * tokens * len(blocks) * _weight(blocks[0], name).numel() for name in NAMES}
+    rates = {name: work[name] / took[name] for name in NAMES}
+    return Rate(tokens=tokens, together=sum(work.values()) / sum(took.values()), **rates)
+
+
+def _run(blocks: Sequence[Block], name: str, x: Tensor) -> float:
+    """Seconds for the product of every layer, each with its own weights."""
+    wait: Callable[[], None] = torch.cuda.synchronize if x.is_cuda else lambda: None
+    wait()
+    began = time.perf_counter()
+    for block in blocks:
+        linear(x, _weight(block, name))
+    wait()
+    return time.perf_counter() - began
+
+
+def _input(block: Block, tokens: int, name: str) -> Tensor:
+    weight = _weight(block, name)
+    return torch.randn(tokens, weight.shape[1], dtype=weight.dtype, device=weight.device)
+
+
+def _weight(block: Block, name: str) -> Tensor:
+    weight: Tensor = getattr(block, name).weight
+    return weight
+
+
+def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=list(SHAPES), default="mistral-7b")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8448, 10240, 12672, 16384, 16896, 21120])
+    parser.add_argument("--seconds", type=float, default=15, help="of work before anything counts")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
