@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 
 from benchmarks.random_model import SHAPES, write_model
 from pipeline.engine.decoder import Block
-from schemas.engine import EngineSettings
+from schemas.engine import Dtype, EngineSettings
 
 NAMES = ("qkv", "out", "gate_up", "down")
 
@@ -43,7 +43,7 @@ class Rate:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the sizes that the command line names."""
     flags = _flags(arguments)
-    dtype = "float32" if flags.device == "cpu" else "bfloat16"
+    dtype: Dtype = "float32" if flags.device == "cpu" else "bfloat16"
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         loaded = write_model(flags.shape, Path(folder)).load(EngineSettings(device=flags.device, dtype=dtype))
         rates = measure(loaded.decoder.blocks, flags.tokens, flags.seconds, flags.rounds)
