@@ -1,7 +1,8 @@
 """The Hugging Face Hub: the commit that an hf:// path stands for."""
 
+from typing import Any
+
 from pipeline import storage
-from schemas.wording import one_line
 
 
 def at_commit(url: str) -> str:
@@ -11,15 +12,11 @@ def at_commit(url: str) -> str:
     """
     if storage.scheme_of(url) != "hf":
         return url
-    import httpx2  # here, as these take a second that other paths need not wait for
-    from huggingface_hub import HfApi, HfFileSystem
-    from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
+    from huggingface_hub import HfApi, HfFileSystem  # here, as it takes a second that other paths need not wait for
 
-    try:
-        place = HfFileSystem(skip_instance_cache=True).resolve_path(url)
-        if not isinstance(place, HfFileSystemResolvedRepositoryPath):  # a bucket
+    with storage.store_errors(url):
+        place: Any = HfFileSystem(skip_instance_cache=True).resolve_path(url)
+        if not hasattr(place, "repo_id"):  # a bucket
             return url
         info = HfApi().repo_info(place.repo_id, revision=place.revision, repo_type=place.repo_type)
-    except httpx2.HTTPError as error:
-        raise error if isinstance(error, OSError) else OSError(f"{url}: {one_line(error)}") from error
     return storage.join(f"hf://{place.root.split('@')[0]}@{info.sha}", place.path)

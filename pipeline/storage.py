@@ -46,7 +46,7 @@ def open_url(url: str) -> IO[bytes]:
     if path is not None:
         return open(path, "rb")
     filesystem, key = _remote(url)
-    with _store_errors(url):
+    with store_errors(url):
         return cast(IO[bytes], filesystem.open(key, "rb", cache_type="none"))
 
 
@@ -59,7 +59,7 @@ def read_bytes(url: str, limit: int | None = None) -> bytes:
         with open(path, "rb") as file:
             return file.read(-1 if limit is None else limit)
     filesystem, key = _remote(url)
-    with _store_errors(url):
+    with store_errors(url):
         try:
             return cast(bytes, filesystem.cat_file(key, **({} if limit is None else {"start": 0, "end": limit})))
         except OSError as error:
@@ -75,7 +75,7 @@ def exists(url: str) -> bool:
         return os.path.exists(path)
     filesystem, key = _remote(url)
     filesystem.invalidate_cache()
-    with _store_errors(url):
+    with store_errors(url):
         return bool(filesystem.exists(key))
 
 
@@ -88,7 +88,7 @@ def list_files(url: str, suffixes: tuple[str, ...]) -> list[FileInfo]:
     if path is not None:
         found = _list_local(path, suffixes)
     else:
-        with _store_errors(url):
+        with store_errors(url):
             found = list(_list_remote(*_remote(url), suffixes))
     unique = {info.url: info for info in found}  # `**` matches a folder and what is in it
     return sorted(unique.values(), key=attrgetter("url"))
@@ -103,7 +103,7 @@ def write_atomic(url: str, data: bytes) -> None:
     filesystem, key = _remote(url)
     if "http" in filesystem.protocol:
         raise UnsupportedScheme(f"{url} cannot be written: use a local path or an object store")
-    with _store_errors(url):
+    with store_errors(url):
         filesystem.pipe_file(key, data)  # one put, or a multipart upload that shows when it is complete
 
 
@@ -116,7 +116,7 @@ def create_new(url: str, data: bytes) -> bool:
     if path is not None:
         return _create_local(path, data)
     filesystem, key = _remote(url)
-    with _store_errors(url), contextlib.suppress(FileExistsError):
+    with store_errors(url), contextlib.suppress(FileExistsError):
         if not exists(url):
             filesystem.pipe_file(key, data, mode="create")  # If-None-Match, or the like
             return True
@@ -132,7 +132,7 @@ def delete(url: str) -> None:
         return
     filesystem, key = _remote(url)
     filesystem.invalidate_cache()
-    with _store_errors(url), contextlib.suppress(FileNotFoundError):
+    with store_errors(url), contextlib.suppress(FileNotFoundError):
         filesystem.rm(key, recursive=True)
 
 
@@ -185,7 +185,7 @@ def _remote(url: str) -> tuple[AbstractFileSystem, str]:
 
 
 @contextlib.contextmanager
-def _store_errors(url: str) -> Iterator[None]:
+def store_errors(url: str) -> Iterator[None]:
     """Turn what the stores' clients raise besides OSError (no keys, no such host) into OSError."""
     try:
         yield
@@ -201,7 +201,7 @@ def _client_errors() -> tuple[type[Exception], ...]:
         ("botocore.exceptions", "BotoCoreError"),
         ("botocore.exceptions", "ClientError"),
         ("aiohttp", "ClientError"),
-        ("httpx2", "HTTPError"),  # of huggingface_hub
+        *((client, "HTTPError") for client in ("httpx", "httpx2")),  # of one huggingface_hub or another
         ("google.auth.exceptions", "GoogleAuthError"),
     )
     return tuple(getattr(sys.modules[module], name) for module, name in bases if module in sys.modules)
