@@ -44,6 +44,7 @@ def test_a_bad_sampling_value_is_refused_by_name_and_value(field, value) -> None
         ("slots", 0),
         ("capacity", -1),
         ("bucket", 0),
+        ("bucket", 24),
         ("prefill_tokens", 0),
         ("quantize", "int8"),
         ("decode_kernel", "flash"),
