@@ -156,6 +156,7 @@ def test_what_the_hub_does_not_give_is_said_in_a_line_before_anything_starts(hub
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.soak
 def test_a_gated_repository_opens_with_a_token(hub: Hub, tmp_path: Path) -> None:
     hub.push(
         "a/gated", {"data/x.parquet": write_parquet(tmp_path / "i.parquet", [good_row(0)]).read_bytes()}, gated=True
@@ -166,6 +167,7 @@ def test_a_gated_repository_opens_with_a_token(hub: Hub, tmp_path: Path) -> None
     assert (status, "1 rows of 1 parquet file" in said) == (0, True), said
 
 
+@pytest.mark.soak
 def test_a_hub_that_is_away_is_said_in_a_line(hub: Hub, tmp_path: Path) -> None:
     hub.endpoint = "http://127.0.0.1:9"
     caption = ["caption", "--input", "hf://datasets/a/b/*.parquet", "--output", "o", "--model", str(checkpoint())]

@@ -58,6 +58,7 @@ def test_a_case_in_fewer_bits_is_measured(quantize, capsys) -> None:
     assert measured["answer_tokens_per_s"] > 0
 
 
+@pytest.mark.soak
 def test_a_case_that_fails_says_why_and_the_others_go_on(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["tiny:3", "tiny", "--device", "cpu", "--images", "2"])

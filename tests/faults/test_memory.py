@@ -20,6 +20,7 @@ from tests.tiny import checkpoint
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.usefixtures("cluster")]
 
 
+@pytest.mark.soak
 def test_the_driver_forgets_units_that_are_done(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(200)])
     placed = {"input": (str(source),), "output": str(tmp_path / "out"), "model": str(checkpoint())}

@@ -53,6 +53,7 @@ def test_failed_rows_are_tried_again_and_their_history_is_kept(tmp_path: Path) -
     assert {a["number"] for a in pq.read_table(f"{out}/answers").to_pylist() if a["attempt"] == 2} == {5, 11, 30}
 
 
+@pytest.mark.soak
 def test_a_retry_that_was_killed_before_its_manifest_is_mended_by_the_same_call(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(0), bad_row(1, "fetch"), good_row(2)])
     out = str(tmp_path / "out")
