@@ -181,12 +181,13 @@ class Decoder:
 
         def attend(part: int, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             own, stored = here[part], cache.of(layer)
-            out = torch.empty_like(queries, memory_format=torch.contiguous_format)
-            out[own.num_used :] = 0
             if layer == self.shape.layers - 1:
                 cache.fill(layer, own.segments, keys, values)
-                attend_slots(queries.contiguous(), *stored, own.drawn, out.zero_())
+                out = torch.zeros_like(queries, memory_format=torch.contiguous_format)
+                attend_slots(queries.contiguous(), *stored, own.drawn, out)
                 return out
+            out = torch.empty_like(queries, memory_format=torch.contiguous_format)
+            out[own.num_used :] = 0
 
             def attend_one(segment: Segment) -> None:
                 places = slice(segment.first, segment.first + segment.width)

@@ -77,10 +77,19 @@ class Scheduler:
                 self._runner.see(families)
             except torch.OutOfMemoryError as error:
                 shortage = str(error)
-            if shortage is not None:
-                self._fail(families, shortage)
-                self._waiting.drop_unwanted()
+            if shortage is not None:  # out of the handler, as below
+                self._see_fewer(families, shortage)
             self._waiting.sort()
+
+    def _see_fewer(self, families: Sequence[Family], shortage: str) -> None:
+        """Run out of memory: one family's images at a time from now on; those too large alone fail."""
+        torch.cuda.empty_cache()
+        self.counts["out of memory"] += 1
+        if len(families) > 1:
+            self._waiting.tiles_per_call = 1
+            return
+        self._fail(families, shortage)
+        self._waiting.drop_unwanted()
 
     def _prefill(self, families: Sequence[Family]) -> list[Launched]:
         seats = [[self._free.pop() for _ in family.rows] for family in families]

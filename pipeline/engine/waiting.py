@@ -14,8 +14,8 @@ class Waiting:
     """
 
     def __init__(self, *, num_places: int, step: int, tiles_per_call: int, most_rows: int) -> None:
-        self.num_places = num_places
-        self._step, self._tiles_per_call, self._most_rows = step, tiles_per_call, most_rows
+        self.num_places, self.tiles_per_call = num_places, tiles_per_call
+        self._step, self._most_rows = step, most_rows
         self._unseen = deque[Family]()
         self._ready = deque[Family]()
 
@@ -35,10 +35,10 @@ class Waiting:
     def next_to_see(self, prefills: int, *, short: bool) -> list[Family]:
         """The families whose images make the tower's next call; none while so many prefills' worth is at hand, or while
         more may come to fill the call and it may not be short."""
-        if sum(map(self._size, self._ready)) >= prefills * self.num_places:
+        if not self._unseen or sum(map(self._size, self._ready)) >= prefills * self.num_places:
             return []
         chosen: dict[int, Family] = {}
-        room, left_out = self._tiles_per_call, False
+        room, left_out = self.tiles_per_call, False
         for family in self._unseen:
             if id(family.pictures) in chosen:
                 continue

@@ -158,6 +158,30 @@ def test_a_row_too_large_for_the_memory_becomes_an_error_row_and_the_others_are_
     assert "prompt tokens and up to 12 new ones do not fit the device alone" in answers[0].error_message
 
 
+def test_images_too_many_for_the_memory_are_seen_one_by_one_and_one_too_large_alone_becomes_an_error_row(
+    oracle, monkeypatch
+):
+    questions = mixed_questions()
+    encode, tiles = oracle.model.vision.encode, [len(oracle.sample(q).tiles) for q in questions]
+
+    def scarce(samples, tiles_per_call):
+        if sum(len(sample.tiles) for sample in samples) >= max(tiles):
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+        return encode(samples, tiles_per_call)
+
+    engine = oracle.engine(replace(FP32, tiles_per_call=2 * max(tiles)))
+    monkeypatch.setattr(oracle.model.vision, "encode", scarce)
+    answers = list(engine.generate(oracle.sample(q) for q in questions))
+    fits = [num < max(tiles) for num in tiles]
+    assert [(a.status, a.error_type) for a in answers] == [
+        ("ok", None) if fit else ("error", "OutOfMemory") for fit in fits
+    ]
+    assert [a.text for a in answers if a.status == "ok"] == [
+        oracle.spelled(q) for q, fit in zip(questions, fits, strict=True) if fit
+    ]
+    assert 0 < sum(fits) < len(fits)
+
+
 def test_a_decode_step_that_runs_out_of_memory_is_made_again_and_changes_no_answer(oracle):
     questions, asked = mixed_questions(), []
 
