@@ -113,6 +113,7 @@ class EngineStatistics:
     num_tile_places: int = 0  # tiles and the black ones that fill their calls
     num_prompt_tokens: int = 0  # of the rows; what prompts share counts for each of them
     num_prefilled_tokens: int = 0  # what prompts share counts once
+    num_prefix_tokens: int = 0  # of the job's common beginning, copied to rows and not prefilled again
     num_prefill_places: int = 0  # prefilled tokens and their padding
     num_answer_tokens: int = 0
     num_prefills: int = 0

@@ -34,19 +34,23 @@ class Prompt:
     """One question about a sample's images.
 
     `token_ids` (num_prompt_tokens,) holds every `<image>` already expanded to its count; it is empty exactly when
-    `failure` says why this prompt cannot be answered.
+    `failure` says why this prompt cannot be answered. The first `num_common` follow from the job alone, whatever the
+    row is.
     """
 
     id: str
     text: str
     token_ids: TokenIds = field(default_factory=lambda: np.zeros(0, np.int32))
     num_image_tokens: int = 0
+    num_common: int = 0
     max_new_tokens: int = 0  # at most what the prompt leaves of the context
     failure: Failure | None = None
 
     def __post_init__(self) -> None:
         if (self.failure is None) != (len(self.token_ids) > 0):
             raise ValueError(f"token_ids must be empty exactly when failure is set, prompt {self.id!r} breaks that")
+        if not 0 <= self.num_common <= len(self.token_ids):
+            raise ValueError(f"num_common must be from 0 to {len(self.token_ids)} token_ids, got {self.num_common}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,7 @@ _PROMPT = pa.struct(
         pa.field("text", pa.string(), nullable=False),
         pa.field("token_ids", pa.large_list(pa.int32()), nullable=False),
         pa.field("num_image_tokens", pa.int32(), nullable=False),
+        pa.field("num_common", pa.int32(), nullable=False),
         pa.field("max_new_tokens", pa.int32(), nullable=False),
         pa.field("failure", FAILURE),  # null exactly when token_ids is not empty
     ]
@@ -161,6 +166,7 @@ def _prompt_to_row(prompt: Prompt) -> dict[str, object]:
         "text": prompt.text,
         "token_ids": prompt.token_ids,
         "num_image_tokens": prompt.num_image_tokens,
+        "num_common": prompt.num_common,
         "max_new_tokens": prompt.max_new_tokens,
         "failure": failure and {"stage": failure.stage, "type": failure.type, "message": failure.message},
     }

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-from pipeline.engine.places import Blocks, round_up
+from pipeline.engine.places import Blocks, Segment, round_up
 
 # The CPU's flash kernel walks over keys in blocks of this: whole blocks behind a row change none of its bits.
 SPAN_STEP = 512
@@ -23,6 +23,19 @@ def causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     queries, keys, values = (one.transpose(0, 1)[None] for one in (queries, keys, values))
     attended = scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
     return attended[0].transpose(0, 1)
+
+
+def causal_behind_prefix(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
+    """`causal` of a segment of the queries, whose slot, (slots, kv_heads, capacity, head_dim), holds the job's prefix
+    and what is its own.
+
+    As many queries as the prefix has tokens stand before its own, whosever they are, and are dropped: each of its own
+    stands where it would in the whole prompt, in the same block of a kernel, and has the same numbers bit for bit.
+    """
+    first, end = segment.first - segment.start, segment.first + segment.width
+    asked = queries[first:end] if first >= 0 else pad(queries[:end], (0, 0, 0, 0, -first, 0))
+    own_keys, own_values = (one[segment.slots[0], :, : len(asked)].transpose(0, 1) for one in (keys, values))
+    return causal(asked, own_keys, own_values)[segment.start :]
 
 
 def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from pipeline.engine.places import Segment, round_up
 from pipeline.engine.rows import Family, Row
+from schemas.sample import TokenIds
 
 Ints = npt.NDArray[np.int64]
 
@@ -42,6 +43,11 @@ class Batch:
         return sum(len(segment.token_ids) for segment in self.segments)
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens that need not be run, as they are the job's."""
+        return sum(len(segment.prefix) for segment in self.segments)
+
+    @property
     def num_pairs(self) -> int:
         """How many places all tokens attend to, themselves included."""
         return sum((s.end * (s.end + 1) - s.start * (s.start + 1)) // 2 for s in self.segments)
@@ -59,13 +65,23 @@ def lay_out(families: Sequence[Family], seats: Sequence[Sequence[int]], num_plac
     return Batch(segments=tuple(segments), rows=rows, num_places=max(num_places, first))
 
 
+def prefix_alone(prefix: TokenIds, slot: int, num_places: int, step: int) -> Batch:
+    """The batch of a job's prefix: a prompt of nobody's, for the keys and values that it leaves in the slot."""
+    width = round_up(len(prefix), step)
+    own = Segment(token_ids=prefix, prefix=prefix[:0], first=0, width=width, start=0, slots=(slot,), ends=True)
+    return Batch(segments=(own,), rows=(), num_places=max(num_places, width))
+
+
 def _segments(family: Family, slots: Sequence[int], first: int, step: int) -> Iterator[Segment]:
     """What the family's rows share, and what each goes on with where there are several."""
-    alone = len(family.rows) == 1
-    width, shared = round_up(family.num_shared, step), family.num_shared
-    yield Segment(token_ids=family.shared, first=first, width=width, start=0, slots=tuple(slots), ends=alone)
+    alone, prefix, shared = len(family.rows) == 1, family.prefix, family.num_shared
+    own = family.shared[len(prefix) :]
+    width = round_up(len(own), step)
+    yield Segment(
+        token_ids=own, prefix=prefix, first=first, width=width, start=len(prefix), slots=tuple(slots), ends=alone
+    )
     for row, slot in () if alone else zip(family.rows, slots, strict=True):
         first += width
         rest = family.rest(row)
         width = round_up(len(rest), step)
-        yield Segment(token_ids=rest, first=first, width=width, start=shared, slots=(slot,), ends=True)
+        yield Segment(token_ids=rest, prefix=rest[:0], first=first, width=width, start=shared, slots=(slot,), ends=True)

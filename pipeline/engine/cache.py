@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from pipeline.engine.device import to_device
 from pipeline.engine.places import Blocks, Segment
 from pipeline.engine.spread import Part
+
+Stored: TypeAlias = list[tuple[Tensor, Tensor]]  # keys and values of every layer, (kv_heads, tokens, head_dim) each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,19 @@ class Cache:
                 own = new[segment.first : segment.first + len(segment.token_ids)].transpose(0, 1)
                 for slot in segment.slots:
                     stored[slot, :, segment.start : segment.end] = own
+
+    def copy(self, slot: int, length: int) -> Stored:
+        """What the first places of a slot hold in every layer."""
+        layers = zip(self._keys, self._values, strict=True)
+        return [(keys[slot, :, :length].clone(), values[slot, :, :length].clone()) for keys, values in layers]
+
+    def paste(self, stored: Stored, slots: Sequence[int]) -> None:
+        """Write what `copy` gave to the same places of other slots."""
+        own = torch.tensor(slots)
+        there = {device: to_device(own, device) for device in {keys.device for keys in self._keys}}
+        for layer, (keys, values) in enumerate(stored):
+            for whole, part in ((self._keys[layer], keys), (self._values[layer], values)):
+                _wide(whole)[there[whole.device], :, : part.shape[1]] = _wide(part)
 
     def put(self, layer: int, blocks: Blocks, keys: Tensor, values: Tensor) -> None:
         """Write keys and values of one token a slot, each (slots, kv_heads, head_dim)."""

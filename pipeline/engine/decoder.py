@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers import LlavaNextForConditionalGeneration, PreTrainedConfig
 
-from pipeline.engine.attention import Attend, causal
+from pipeline.engine.attention import Attend, causal, causal_behind_prefix
 from pipeline.engine.cache import Cache
 from pipeline.engine.device import Lanes
 from pipeline.engine.linear import Fp8Linear, join
@@ -191,10 +191,15 @@ class Decoder:
 
             def attend_one(segment: Segment) -> None:
                 places = slice(segment.first, segment.first + segment.width)
-                out[places] = causal(queries[places], keys[places], values[places])
+                if len(segment.prefix):
+                    cache.fill(layer, [segment], keys, values)
+                    out[places] = causal_behind_prefix(queries, *stored, segment)
+                else:
+                    out[places] = causal(queries[places], keys[places], values[places])
 
-            whole = [partial(attend_one, segment) for segment in own.segments if not segment.start]
-            self._lanes[part].run([partial(cache.fill, layer, own.segments, keys, values), *whole])
+            others = [segment for segment in own.segments if not len(segment.prefix)]
+            whole = [partial(attend_one, segment) for segment in own.segments if not segment.goes_on]
+            self._lanes[part].run([partial(cache.fill, layer, others, keys, values), *whole])
             if own.blocks is not None:
                 attend_slots(queries.contiguous(), *stored, own.blocks, out)
             return out

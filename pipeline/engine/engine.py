@@ -14,7 +14,7 @@ import torch
 from pipeline.engine.arithmetic import arithmetic, product_rate
 from pipeline.engine.draft import Draft
 from pipeline.engine.model import LoadedModel, load_model, stopping_at
-from pipeline.engine.rows import Family, Row, families
+from pipeline.engine.rows import Family, Row, families, prefix_length
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
 from pipeline.engine.sizes import resolve
@@ -172,7 +172,8 @@ class Engine:
             expected = sum(num_image_tokens(size, self._model.vision.anyres) for size in sample.image_sizes)
             assert found == prompt.num_image_tokens == expected, (sample.id, prompt.id, found, expected)
             room = capacity - len(prompt.token_ids)
-            row.prompt = replace(prompt, max_new_tokens=min(prompt.max_new_tokens, room))
+            common = prefix_length(prompt, self.sizes.bucket)
+            row.prompt = replace(prompt, max_new_tokens=min(prompt.max_new_tokens, room), num_common=common)
             row.draft = Draft(self._model, self._settings.sampling, row.prompt)
         row.done = row.failure is not None
         return not row.done
@@ -249,6 +250,7 @@ def _answer(row: Row) -> Answer:
         rule = "the network's numbers must be finite, float16 overflows where bfloat16 and float32 do not"
         row.failure = Failure(stage="generate", type="NotFinite", message=f"{rule}; some were not")
     if row.failure is not None:
-        return answer_from(row.sample, replace(row.prompt, token_ids=np.zeros(0, np.int32), failure=row.failure), None)
+        empty = replace(row.prompt, token_ids=np.zeros(0, np.int32), num_common=0, failure=row.failure)
+        return answer_from(row.sample, empty, None)
     assert row.draft is not None
     return answer_from(row.sample, row.prompt, row.draft.generation())

@@ -17,11 +17,17 @@ class Segment:
     """Tokens of a prompt in a row; their keys and values go to the slot of every row that has them."""
 
     token_ids: TokenIds
+    prefix: TokenIds  # the job's, before them: run once for all rows; its keys and values are in their slots already
     first: int  # the place of the first of them in the batch
     width: int  # places, the padding behind them included
     start: int  # the position of the first of them in its prompt
     slots: tuple[int, ...]
     ends: bool  # whether the prompt ends here, so that a token is drawn behind it
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it attends to what another segment of its batch puts into its slot."""
+        return self.start > len(self.prefix)
 
     @property
     def end(self) -> int:
@@ -79,7 +85,7 @@ def layout(
     later = [
         (segment.first + i, segment.slots[0], segment.start + i)
         for segment in segments
-        if segment.start
+        if segment.goes_on
         for i in range(0, segment.width, BLOCK)
     ]
     wanted = np.zeros(num_drawn, np.int64)

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from pipeline.engine.draft import Draft
 from pipeline.engine.places import round_up
+from pipeline.preprocess.prompt import common_length
 from schemas.errors import Failure
 from schemas.sample import Prompt, Sample, TokenIds
+
+_LEAST_PREFIX = 32  # tokens of a job's prefix that are worth copying them to every row
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -54,6 +56,17 @@ class Family:
         return any(row.wanted for row in self.rows)
 
     @property
+    def prefix(self) -> TokenIds:
+        """The tokens of the job's that they all begin with, and that need not be run for them."""
+        return self.rows[0].prompt.token_ids[: self.num_prefix]
+
+    @property
+    def num_prefix(self) -> int:
+        """How many these are: none where nothing that is shared would be left behind them."""
+        length = min(row.prompt.num_common for row in self.rows)
+        return length if length < self.num_shared else 0
+
+    @property
     def shared(self) -> TokenIds:
         """The tokens that all its rows begin with."""
         return self.rows[0].prompt.token_ids[: self.num_shared]
@@ -63,9 +76,10 @@ class Family:
         return row.prompt.token_ids[self.num_shared :]
 
     def num_places(self, step: int) -> int:
-        """Places that it takes in a prefill: what is shared and every rest, each a multiple of `step`."""
+        """Places that it takes in a prefill: what is shared behind the prefix and every rest, each a multiple of
+        `step`."""
         rests = [len(row.prompt.token_ids) - self.num_shared for row in self.rows]
-        return sum(round_up(length, step) for length in (self.num_shared, *rests))
+        return sum(round_up(length, step) for length in (self.num_shared - self.num_prefix, *rests))
 
 
 def draft_of(row: Row) -> Draft:
@@ -77,6 +91,13 @@ def draft_of(row: Row) -> Draft:
 def alone(row: Row) -> Family:
     """A row as a family of its own, to be prefilled whatever has become of its relatives."""
     return Family(rows=(row,), num_shared=len(row.prompt.token_ids), pictures=Pictures(sample=row.sample))
+
+
+def prefix_length(prompt: Prompt, step: int) -> int:
+    """How much of a prompt is taken from the job's prefix: whole steps, so that what is behind it stands in its
+    blocks, and is padded, as if it were run from its start."""
+    length = min(prompt.num_common, len(prompt.token_ids) - 1) // step * step
+    return length if length >= _LEAST_PREFIX else 0
 
 
 def families(rows: Sequence[Row], most: int, image_token_id: int) -> list[Family]:
@@ -95,15 +116,9 @@ def families(rows: Sequence[Row], most: int, image_token_id: int) -> list[Family
 
 def _share(rows: Sequence[Row], image_token_id: int) -> list[tuple[Sequence[Row], int]]:
     prompts = [row.prompt.token_ids for row in rows]
-    num_shared = min(_common_length(prompts), min(map(len, prompts)) - 1)  # every row has a token left to go on from
+    num_shared = min(common_length(prompts), min(map(len, prompts)) - 1)  # every row has a token left to go on from
     longest_rest = max(map(len, prompts)) - num_shared
     images_left = any((ids[num_shared:] == image_token_id).any() for ids in prompts)
     if len(rows) > 1 and num_shared > longest_rest and not images_left:
         return [(rows, num_shared)]
     return [((row,), len(row.prompt.token_ids)) for row in rows]
-
-
-def _common_length(prompts: Sequence[TokenIds]) -> int:
-    shortest = min(map(len, prompts))
-    differs = np.any([prompts[0][:shortest] != ids[:shortest] for ids in prompts], axis=0)
-    return int(differs.argmax()) if differs.any() else shortest

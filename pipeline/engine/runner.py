@@ -11,18 +11,21 @@ import torch
 from torch import Tensor
 
 from pipeline.engine.attention import SPAN_STEP, Attend, attend_one_by_one, attend_together
-from pipeline.engine.batch import Batch
-from pipeline.engine.cache import Cache
+from pipeline.engine.batch import Batch, prefix_alone
+from pipeline.engine.cache import Cache, Stored
 from pipeline.engine.device import Reading, Stopwatch, to_device
 from pipeline.engine.draft import Draft
 from pipeline.engine.memory import cache_shape
 from pipeline.engine.model import LoadedModel
-from pipeline.engine.places import Layout, layout, round_up
+from pipeline.engine.places import Layout, Segment, layout, round_up
 from pipeline.engine.rows import Family, Pictures, Row, draft_of
 from pipeline.engine.sampling import DrawState, Sampler, row_seed
 from pipeline.engine.sizes import Sizes
 from pipeline.engine.slots import Slots
 from schemas.engine import BLOCK, Sampling
+from schemas.sample import TokenIds
+
+_MOST_PREFIXES = 8  # kept at once: the cells of a sweep may each have their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class Runner:
         self._slots = Slots(sizes.slots, self._num_seen, self._device)
         self._kernel = _kernel(sizes)
         self._tiles_per_call = sizes.tiles_per_call
+        self._prefixes: dict[bytes, Stored] = {}
         self._graph: torch.cuda.CUDAGraph | None = None
         self.stopwatch = Stopwatch(self._device)
         self.counts: Counter[str] = Counter()
@@ -82,14 +86,41 @@ class Runner:
     def prefill(self, batch: Batch, pictures: Iterable[Pictures]) -> Launched:
         """Run a batch, whose image tokens are those of `pictures` in order, and draw the first tokens behind it."""
         with self.stopwatch("prefill"):
-            x, attend = self._embed(batch, pictures), self._kernel or attend_one_by_one
-            hidden = self._decoder.prefill(x, self._layout(batch), self._cache, attend)
-            launched = self._begin(batch, hidden)
+            self._begin_with_prefixes(batch)
+            return self._begin(batch, self._run(batch, pictures))
+
+    def _begin_with_prefixes(self, batch: Batch) -> None:
+        """Let slots begin with the prefix of their rows' job, which is run when its first row comes."""
+        begun: dict[bytes, list[Segment]] = {}
+        for segment in batch.segments:
+            if len(segment.prefix):
+                begun.setdefault(segment.prefix.tobytes(), []).append(segment)
+        for name, segments in begun.items():
+            if name not in self._prefixes:
+                if len(self._prefixes) == _MOST_PREFIXES:
+                    del self._prefixes[next(iter(self._prefixes))]
+                self._prefixes[name] = self._learn(segments[0].prefix, segments[0].slots[0], batch.num_places)
+            self._cache.paste(self._prefixes[name], [slot for one in segments for slot in one.slots])
+
+    def _learn(self, prefix: TokenIds, slot: int, num_places: int) -> Stored:
+        """Run a prefix in a slot that is about to be filled.
+
+        A prefill's places, even where the batch has more: what else is in it must not decide how this is rounded.
+        """
+        num_places = min(num_places, self._sizes.prefill_tokens)
+        self._run(prefix_alone(prefix, slot, num_places, self._sizes.bucket), ())
+        return self._cache.copy(slot, len(prefix))
+
+    def _run(self, batch: Batch, pictures: Iterable[Pictures]) -> Tensor:
+        """What becomes of the tokens that others are drawn after, (drawn, hidden)."""
+        x, attend = self._embed(batch, pictures), self._kernel or attend_one_by_one
+        hidden = self._decoder.prefill(x, self._layout(batch), self._cache, attend)
         self.counts["prefills"] += 1
         self.counts["tokens"] += batch.num_tokens
+        self.counts["prefix tokens"] += batch.num_prefix_tokens
         self.counts["pairs"] += batch.num_pairs
         self.counts["token places"] += batch.num_places
-        return launched
+        return hidden
 
     def _layout(self, batch: Batch) -> Layout:
         return layout(

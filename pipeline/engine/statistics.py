@@ -20,6 +20,7 @@ def statistics(
         num_tile_places=ran["tile places"],
         num_prompt_tokens=counts["prompt tokens"],
         num_prefilled_tokens=ran["tokens"],
+        num_prefix_tokens=ran["prefix tokens"],
         num_prefill_places=ran["token places"],
         num_answer_tokens=counts["answer tokens"],
         num_prefills=ran["prefills"],

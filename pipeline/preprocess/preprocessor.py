@@ -64,6 +64,7 @@ class Preprocessor:
         self._limits = limits
         self._max_new_tokens = max_new_tokens
         self._system = system
+        self._prefix = prompts.prefix(system)
         if system and self.render(ask("x", 0)) == prompts.render(replace(ask("x", 0), system="")):
             raise ValueError(f"--system must have a chat template that writes it, the model's leaves out {system!r}")
 
@@ -147,6 +148,7 @@ class Preprocessor:
             text=conversation.question,
             token_ids=token_ids,
             num_image_tokens=sum(images.image_tokens),
+            num_common=len(self._prefix) if np.array_equal(token_ids[: len(self._prefix)], self._prefix) else 0,
             max_new_tokens=min(self._max_new_tokens, self.facts.context - len(token_ids)),
         )
 

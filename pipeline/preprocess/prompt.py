@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -93,6 +94,12 @@ class PromptBuilder:
             raise RowError("prompt", "PromptTooLong", message)
         return ids
 
+    def prefix(self, system: str | None) -> TokenIds:
+        """What the prompts with this system message begin with, whatever they ask and with images or without."""
+        asked = [replace(ask(text, num), system=system) for text, num in (("x", 1), ("x", 0), ("0", 0))]
+        found = [self._tokenise(self.render(conversation)) for conversation in asked]
+        return found[0][: common_length(found)]
+
     def _tokenise(self, rendered: str) -> TokenIds:
         bos = self._tokenizer.bos_token
         begun = bool(bos) and rendered.startswith(str(bos))  # by the template: the tokenizer would add a second one
@@ -139,6 +146,13 @@ class PromptBuilder:
 
 
 _OUTLINES = 4096  # kept at once
+
+
+def common_length(prompts: Sequence[TokenIds]) -> int:
+    """How many ids all of them begin with."""
+    shortest = min(map(len, prompts))
+    differs = np.any([prompts[0][:shortest] != ids[:shortest] for ids in prompts], axis=0)
+    return int(differs.argmax()) if differs.any() else shortest
 
 
 def expand(ids: TokenIds, image_token_id: int, image_tokens: Sequence[int]) -> TokenIds:

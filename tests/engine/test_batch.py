@@ -51,3 +51,24 @@ def test_a_layout_has_positions_blocks_and_the_tokens_that_others_follow() -> No
     assert (found.blocks.firsts.tolist(), found.blocks.slots.tolist()) == ([32, 48, 64], [4, 0, 6])
     assert (found.blocks.positions.tolist(), found.blocks.width) == ([20, 20, 20], 16)
     assert (found.drawn.firsts.tolist(), found.drawn.positions.tolist()) == ([0, 1, 2, 3], [20, 20, 20, 17])
+
+
+def test_behind_a_prefix_stand_the_other_tokens_where_they_do_in_their_prompts() -> None:
+    """The rests of a family are behind what it shares: they alone read their slots in blocks."""
+    one, three = family("a", 40, num_common=32), family("b", 50, num_rows=3, num_common=32)
+    batch = lay_out([one, three], [[1], [4, 0, 6]], num_places=128, step=16)
+    assert [(s.first, s.width, len(s.prefix), s.start, s.end) for s in batch.segments] == [
+        (0, 16, 32, 32, 40),
+        (16, 32, 32, 32, 50),
+        (48, 16, 0, 50, 51),
+        (64, 16, 0, 50, 51),
+        (80, 16, 0, 50, 51),
+    ]
+    assert (one.num_places(16), three.num_places(16)) == (16, 32 + 3 * 16)
+    assert (batch.num_tokens, batch.num_prefix_tokens) == (8 + 18 + 3, 64)
+    assert batch.num_pairs == sum(range(33, 41)) + sum(range(33, 51)) + 3 * 51
+    found = layout(batch.segments, num_places=128, num_drawn=16, capacity=64, device=torch.device("cpu"))
+    assert found.positions[:16].tolist() == [*range(32, 48)]
+    assert found.blocks is not None
+    assert found.blocks.firsts.tolist() == [48, 64, 80]
+    assert found.drawn.positions.tolist() == [39, 50, 50, 50]

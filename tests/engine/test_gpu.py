@@ -12,6 +12,7 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.model import load_model
 from pipeline.engine.places import Blocks
 from schemas.engine import EngineSettings, Sampling
+from tests.engine import prefixes
 from tests.engine.oracle import Oracle, Question, mixed_questions
 from tests.tiny import build, checkpoint
 
@@ -68,6 +69,23 @@ def test_a_row_has_the_same_numbers_in_any_company(folder, quantize, kernel) -> 
     assert exact(engine, samples) == expected
     few = samples[::5]
     assert exact(engine, few) == {key: expected[key] for key in exact(engine, few)}
+
+
+@pytest.mark.parametrize("quantize", [None, "fp8"])
+@pytest.mark.parametrize("kernel", ["sdpa", "triton"])
+def test_a_prefix_that_is_run_once_changes_no_bit_in_any_company(folder, quantize, kernel) -> None:
+    settings = replace(FAST, quantize=quantize, decode_kernel=kernel)
+    oracle = oracle_of(folder, settings)
+    samples = prefixes.mixed_samples(oracle, max_new_tokens=(24,))
+    sharing, plain = Engine(oracle.model, settings), Engine(oracle.model, settings)
+    expected = exact(sharing, samples)
+    assert sharing.statistics().num_prefix_tokens == 13 * 64
+    random.Random(0).shuffle(samples)
+    assert exact(sharing, samples) == expected
+    few = samples[::5]
+    assert exact(sharing, few) == {key: expected[key] for key in exact(sharing, few)}
+    assert exact(plain, prefixes.unshared(samples)) == expected
+    assert plain.statistics().num_prefix_tokens == 0
 
 
 @pytest.mark.parametrize("width", [1, 16])
@@ -131,5 +149,6 @@ def test_over_two_cards_every_answer_is_that_of_one(folder, dtype, quantize) -> 
     for num_devices in (1, 2):
         settings = replace(FAST, dtype=dtype, quantize=quantize, num_devices=num_devices)
         oracle = oracle_of(folder, settings)
-        found.append(exact(Engine(oracle.model, settings), samples_of(oracle)))
+        samples = samples_of(oracle) + prefixes.mixed_samples(oracle)
+        found.append(exact(Engine(oracle.model, settings), samples))
     assert found[0] == found[1]

@@ -1,9 +1,11 @@
 """Which prompts are prefilled as one: those of a sample, behind what they share."""
 
+import numpy as np
 import pytest
 
-from pipeline.engine.rows import families
-from tests.engine.waiting import IMAGE, rows_of
+from pipeline.engine.rows import families, prefix_length
+from schemas.sample import Prompt
+from tests.engine.waiting import IMAGE, family, rows_of
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,25 @@ def test_a_family_takes_whole_steps_for_what_is_shared_and_for_every_rest() -> N
     (one,) = families(rows_of("a", [1] * 20), 8, IMAGE)
     (three,) = families(rows_of("b", [1] * 20 + [3], [1] * 20 + [4] * 9, [1] * 20 + [5] * 16), 8, IMAGE)
     assert (one.num_places(8), three.num_places(8)) == (24, 24 + 8 + 16 + 16)
+
+
+@pytest.mark.parametrize(
+    ("length", "num_common", "step", "expected"),
+    [
+        pytest.param(100, 71, 16, 64, id="whole steps"),
+        pytest.param(100, 71, 32, 64, id="of any size"),
+        pytest.param(100, 71, 128, 0, id="less than one"),
+        pytest.param(100, 31, 1, 0, id="too short to be worth it"),
+        pytest.param(100, 32, 16, 32, id="just long enough"),
+        pytest.param(64, 64, 16, 48, id="a token is left to go on from"),
+    ],
+)
+def test_a_prefix_is_taken_in_whole_steps_where_that_pays(length, num_common, step, expected) -> None:
+    prompt = Prompt(id="p", text="?", token_ids=np.ones(length, np.int32), num_common=num_common, max_new_tokens=1)
+    assert prefix_length(prompt, step) == expected
+
+
+def test_a_family_whose_shared_tokens_are_all_the_prefix_has_none() -> None:
+    """Its rests would be behind nothing that is run."""
+    assert family("a", 32, num_rows=2, num_common=32).num_prefix == 0
+    assert family("a", 33, num_rows=2, num_common=32).num_prefix == 32

@@ -13,11 +13,16 @@ from schemas.sample import Prompt, Sample, Size
 IMAGE = 2
 
 
-def rows_of(name: str, *prompts: list[int]) -> list[Row]:
-    """The rows of one sample with these prompts' token ids."""
+def rows_of(name: str, *prompts: list[int], num_common: int = 0) -> list[Row]:
+    """The rows of one sample with these prompts' token ids, so many of which are the job's."""
     asked = tuple(
         Prompt(
-            id=str(i), text="?", token_ids=np.array(ids, np.int32), num_image_tokens=ids.count(IMAGE), max_new_tokens=1
+            id=str(i),
+            text="?",
+            token_ids=np.array(ids, np.int32),
+            num_image_tokens=ids.count(IMAGE),
+            num_common=num_common,
+            max_new_tokens=1,
         )
         for i, ids in enumerate(prompts)
     )
@@ -25,10 +30,11 @@ def rows_of(name: str, *prompts: list[int]) -> list[Row]:
     return [Row(sample=sample, prompt=prompt) for prompt in asked]
 
 
-def family(name: str, length: int, num_rows: int = 1, num_tiles: int = 0) -> Family:
-    """A family with so many rows and so many tokens shared, whose images have so many tiles."""
+def family(name: str, length: int, num_rows: int = 1, num_tiles: int = 0, num_common: int = 0) -> Family:
+    """A family with so many rows and so many tokens shared, whose images have so many tiles; `num_common` of the tokens
+    are the job's."""
     prompts = [[1] * length + ([5 + i] if num_rows > 1 else []) for i in range(num_rows)]
-    (one,) = families(rows_of(name, *prompts), num_rows, IMAGE)
+    (one,) = families(rows_of(name, *prompts, num_common=num_common), num_rows, IMAGE)
     assert one.num_shared == length
     if num_tiles:
         one.pictures.sample = Sample(

@@ -154,3 +154,14 @@ def test_the_yi_vocabulary_has_its_marks_where_the_model_was_trained_on_them() -
 def _ends(family: str) -> int:
     """End-of-turn tokens in a conversation of three turns: of the answer alone, or of all and the system message."""
     return 1 if family in ("mistral", "vicuna") else 4
+
+
+@pytest.mark.parametrize(
+    ("family", "num_common"), [("mistral", 4), ("vicuna", 34), ("34b", 11), ("llama3-8b", 45), ("72b", 14)]
+)
+def test_all_prompts_begin_with_the_same_ids_whatever_they_ask(family: str, num_common: int) -> None:
+    texts = [*TEXTS[:4], "x", " y", "0", "USER", "."]
+    asked = [(ask(text, num_images), num_images) for text in texts for num_images in range(3)]
+    built = [preprocessor(family).build_conversation("p", one, images(PICTURES[:num], family)) for one, num in asked]
+    assert {prompt.num_common for prompt in built} == {num_common}
+    assert len({prompt.token_ids[:num_common].tobytes() for prompt in built}) == 1

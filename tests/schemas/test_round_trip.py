@@ -20,7 +20,14 @@ from schemas.request import REQUEST_SCHEMA, ImageRef, Request, requests_to_table
 from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, Size, Strip, samples_to_table, table_to_samples
 
 FAILURE = Failure(stage="decode", type="TruncatedImage", message="it ends early")
-ASKED = Prompt(id="a", text="What?", token_ids=np.array([0, 2, 2, 7], np.int32), num_image_tokens=2, max_new_tokens=9)
+ASKED = Prompt(
+    id="a",
+    text="What?",
+    token_ids=np.array([0, 2, 2, 7], np.int32),
+    num_image_tokens=2,
+    num_common=1,
+    max_new_tokens=9,
+)
 
 
 def a_sample() -> Sample:
@@ -56,6 +63,7 @@ def test_samples_come_back_with_their_pixels_and_failures() -> None:
     assert table.schema == SAMPLE_SCHEMA
     assert np.array_equal(first.tiles, sample.tiles)
     assert np.array_equal(first.prompts[0].token_ids, ASKED.token_ids)
+    assert (first.prompts[0].num_image_tokens, first.prompts[0].num_common) == (2, 1)
     assert first.prompts[1].failure == FAILURE
     assert (first.image_sizes, first.tiles_per_image) == (sample.image_sizes, sample.tiles_per_image)
     assert second.tiles.shape == (0, 0, 0, 3)
