@@ -8,8 +8,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipeline.engine.engine import Engine
 from pipeline.stages import Generate, Preprocess, final_answers
 from schemas.answer import ANSWER_SCHEMA, Answer, table_to_answers
+from schemas.engine import EngineSettings
 from schemas.errors import Failure
 from schemas.job import JobSettings
 from schemas.request import ImageRef, Request, requests_to_table
@@ -127,6 +129,16 @@ def test_a_jobs_system_message_is_every_rows_without_one() -> None:
     stage = Preprocess(settings(system="Ours.", chat_template="vicuna"))
     assert stage.render(Request(id="a", images=(), messages=own)) == "Mine. USER: Hi ASSISTANT:"
     assert stage.render(Request(id="a", images=(GOOD,), prompt="Hi")) == "Ours. USER: <image>\nHi ASSISTANT:"
+
+
+def test_a_jobs_system_message_is_run_once_for_all_its_rows_and_strips() -> None:
+    asked = settings(system="You read what is printed and nothing else.", chat_template="vicuna", strips="auto")
+    samples = Preprocess(asked)(requests(GOOD, ImageRef(data=page_of_lines(20)), OTHER))
+    generate = Generate(asked, lambda _: Engine.load(str(checkpoint()), settings=EngineSettings(dtype="float32")))
+    assert {answer.status for answer in table_to_answers(generate(samples))} == {"ok"}
+    num_prompts = sum(len(sample.prompts) for sample in table_to_samples(samples))
+    assert num_prompts > 3
+    assert generate.statistics().num_prefix_tokens == 48 * num_prompts  # of 50: <s>, the message, ` USER: `
 
 
 def test_kept_columns_follow_their_row_to_each_of_its_answers() -> None:

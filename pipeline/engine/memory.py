@@ -12,7 +12,7 @@ from pipeline.engine.cache import CacheShape
 from pipeline.engine.decoder import DecoderShape, decoder_shape
 from schemas.engine import EngineSettings
 
-SPARE_BYTES = 8 * 2**30  # for what the vision tower computes, its features, the sampler, and the allocator's gaps
+SPARE_BYTES = 8 * 2**30  # for what the vision tower computes, its features, prefixes, the sampler, the allocator's gaps
 # Of one on a GPU: enough for rows to fill it to the last percent, and its products, cut into tiles of 128 by 256, are
 # whole waves of 132 processors.
 PREFILL_TOKENS = 16896
