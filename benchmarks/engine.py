@@ -28,7 +28,16 @@ from benchmarks.workload import TEXTS, make_items, samples, workers
 from pipeline.engine.arithmetic import product_rate
 from pipeline.engine.engine import Engine
 from pipeline.engine.model import LoadedModel
-from schemas.engine import Attention, DecodeKernel, Dtype, EngineSettings, EngineStatistics, Quantize, Sampling
+from schemas.engine import (
+    Attention,
+    DecodeKernel,
+    Dtype,
+    EngineSettings,
+    EngineStatistics,
+    PrefillKernels,
+    Quantize,
+    Sampling,
+)
 from schemas.sample import Sample
 
 T = TypeVar("T")
@@ -55,6 +64,7 @@ class Options:
     budget: int | None
     bucket: int
     decode_kernel: DecodeKernel | None
+    prefill_kernels: PrefillKernels | None
     eager: bool
     workers: int
     profile: bool
@@ -78,6 +88,7 @@ class Options:
             prefill_tokens=self.budget,
             bucket=self.bucket,
             decode_kernel=self.decode_kernel,
+            prefill_kernels=self.prefill_kernels,
             compile=False if self.eager else None,
             cuda_graphs=not self.eager,
             sampling=Sampling(ignore_eos=True),
@@ -244,6 +255,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--budget", type=int, help="tokens of one prefill")
     parser.add_argument("--bucket", type=int, default=16)
     parser.add_argument("--decode-kernel", choices=get_args(DecodeKernel))
+    parser.add_argument("--prefill-kernels", choices=get_args(PrefillKernels))
     parser.add_argument("--eager", action="store_true", help="neither compiled layers nor a CUDA graph")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--profile", action="store_true")

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks.random_model import SHAPES, write_model
-from pipeline.engine.decoder import Block
+from pipeline.engine.block import Block
 from schemas.engine import Dtype, EngineSettings
 
 NAMES = ("qkv", "out", "gate_up", "down")

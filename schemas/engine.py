@@ -8,6 +8,9 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantize = Literal["8bit", "4bit", "fp8"]
 DecodeKernel = Literal["sdpa", "triton"]
+PrefillKernels = Literal["torch", "cute"]
+
+_KERNELS = {"decode_kernel": get_args(DecodeKernel), "prefill_kernels": get_args(PrefillKernels)}
 
 BLOCK = 16  # neighbouring tokens that attend to a slot together
 
@@ -78,6 +81,7 @@ class EngineSettings:
     compile: bool | None = None  # torch.compile for the decoder's layers; None: on a GPU
     cuda_graphs: bool = True  # the decode step as one CUDA graph; not over several devices, nor in bitsandbytes' 8 bits
     decode_kernel: DecodeKernel | None = None  # attention of the decode step; None: triton on a GPU, else sdpa
+    prefill_kernels: PrefillKernels | None = None  # its products and attention; None: cute on Hopper with the packages
     quantize: Quantize | None = None  # of the decoder's layers alone; fp8 is our own, 8bit and 4bit are bitsandbytes'
     revision: str | None = None  # of a hub model: branch, tag or commit
     sampling: Sampling = field(default_factory=Sampling)
@@ -92,12 +96,18 @@ class EngineSettings:
                 _at_least(name, getattr(self, name), 1)
         if self.bucket % BLOCK:
             raise ValueError(f"bucket must be a multiple of {BLOCK}, got {self.bucket}")
-        if self.decode_kernel is not None:
-            _one_of("decode_kernel", self.decode_kernel, get_args(DecodeKernel))
-        if self.decode_kernel == "triton" and self.device == "cpu":
-            raise ValueError("decode_kernel must be sdpa on a cpu, got 'triton'")
+        for name, own in (("decode_kernel", "sdpa"), ("prefill_kernels", "torch")):
+            self._check_kernels(name, own)
         if self.quantize is not None:
             _one_of("quantize", self.quantize, get_args(Quantize))
+
+    def _check_kernels(self, name: str, own: str) -> None:
+        """Of a CPU there are PyTorch's own alone."""
+        asked = getattr(self, name)
+        if asked is not None:
+            _one_of(name, asked, _KERNELS[name])
+        if asked not in (None, own) and self.device == "cpu":
+            raise ValueError(f"{name} must be {own} on a cpu, got {asked!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from pipeline.engine.decoder import DecoderShape
+from pipeline.engine.block import DecoderShape
 from pipeline.engine.linear import quantise, scaled_product
 
 

@@ -11,6 +11,7 @@ from pipeline.engine.places import Blocks, Segment, round_up
 # The CPU's flash kernel walks over keys in blocks of this: whole blocks behind a row change none of its bits.
 SPAN_STEP = 512
 
+Causal = Callable[[Tensor, Tensor, Tensor], Tensor]  # see `causal`
 # queries (tokens, heads, head_dim), keys and values of all slots, where the queries stand, what is written: as queries
 Attend = Callable[[Tensor, Tensor, Tensor, Blocks, Tensor], None]
 
@@ -25,7 +26,9 @@ def causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return attended[0].transpose(0, 1)
 
 
-def causal_behind_prefix(queries: Tensor, keys: Tensor, values: Tensor, segment: Segment) -> Tensor:
+def causal_behind_prefix(
+    queries: Tensor, keys: Tensor, values: Tensor, segment: Segment, attend: Causal = causal
+) -> Tensor:
     """`causal` of a segment of the queries, whose slot, (slots, kv_heads, capacity, head_dim), holds the job's prefix
     and what is its own.
 
@@ -35,7 +38,7 @@ def causal_behind_prefix(queries: Tensor, keys: Tensor, values: Tensor, segment:
     first, end = segment.first - segment.start, segment.first + segment.width
     asked = queries[first:end] if first >= 0 else pad(queries[:end], (0, 0, 0, 0, -first, 0))
     own_keys, own_values = (one[segment.slots[0], :, : len(asked)].transpose(0, 1) for one in (keys, values))
-    return causal(asked, own_keys, own_values)[segment.start :]
+    return attend(asked, own_keys, own_values)[segment.start :]
 
 
 def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-_LARGEST = torch.finfo(torch.float8_e4m3fn).max
+LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
 class SideBySide(nn.Module):
@@ -30,16 +30,19 @@ class Fp8Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens, scale = quantise(x)
-        out = scaled_product(tokens, scale, self.weight, self.scale, x.dtype)
+        return self.multiply(*quantise(x), x.dtype)
+
+    def multiply(self, tokens: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """The product of what `quantise` gave."""
+        out = scaled_product(tokens, scale, self.weight, self.scale, dtype)
         return out if self.bias is None else out + self.bias
 
 
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     """(rows, width) to float8 and a float32 scale a row, (rows, 1): x is about their product."""
     largest = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12)
-    scale = largest / _LARGEST
-    return (x.float() / scale).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn), scale
+    scale = largest / LARGEST
+    return (x.float() / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
 
 
 def scaled_product(x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

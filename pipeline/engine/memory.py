@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, PreTrainedConfig
 
+from pipeline.engine.block import DecoderShape
 from pipeline.engine.cache import CacheShape
-from pipeline.engine.decoder import DecoderShape, decoder_shape
+from pipeline.engine.decoder import decoder_shape
 from schemas.engine import EngineSettings
 
 SPARE_BYTES = 8 * 2**30  # for what the vision tower computes, its features, prefixes, the sampler, the allocator's gaps

@@ -15,6 +15,7 @@ from pipeline.engine.batch import Batch, prefix_alone
 from pipeline.engine.cache import Cache, Stored
 from pipeline.engine.device import Reading, Stopwatch, to_device
 from pipeline.engine.draft import Draft
+from pipeline.engine.fused import fused_kernels
 from pipeline.engine.memory import cache_shape
 from pipeline.engine.model import LoadedModel
 from pipeline.engine.places import Layout, Segment, layout, round_up
@@ -49,6 +50,7 @@ class Runner:
         self._num_seen = self._sampler.width if sampling.penalises else 0
         self._slots = Slots(sizes.slots, self._num_seen, self._device)
         self._kernel = _kernel(sizes)
+        self._fused = fused_kernels(sizes.prefill_kernels)
         self._tiles_per_call = sizes.tiles_per_call
         self._prefixes: dict[bytes, Stored] = {}
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -114,7 +116,7 @@ class Runner:
     def _run(self, batch: Batch, pictures: Iterable[Pictures]) -> Tensor:
         """What becomes of the tokens that others are drawn after, (drawn, hidden)."""
         x, attend = self._embed(batch, pictures), self._kernel or attend_one_by_one
-        hidden = self._decoder.prefill(x, self._layout(batch), self._cache, attend)
+        hidden = self._decoder.prefill(x, self._layout(batch), self._cache, attend, self._fused)
         self.counts["prefills"] += 1
         self.counts["tokens"] += batch.num_tokens
         self.counts["prefix tokens"] += batch.num_prefix_tokens

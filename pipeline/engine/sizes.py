@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.engine.fused import prefill_kernels
 from pipeline.engine.memory import PREFILL_TOKENS, SPARE_BYTES, activation_bytes, cache_shape, slot_capacity
 from pipeline.engine.model import LoadedModel
 from pipeline.engine.places import round_up
-from schemas.engine import DecodeKernel, EngineSettings
+from schemas.engine import DecodeKernel, EngineSettings, PrefillKernels
 
 _MOST_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
 _SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
@@ -25,6 +26,7 @@ class Sizes:
     tiles_per_call: int
     drawn: int  # rows whose prompts end in one prefill, at most
     decode_kernel: DecodeKernel
+    prefill_kernels: PrefillKernels
 
 
 def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
@@ -41,6 +43,7 @@ def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
         tiles_per_call=settings.tiles_per_call or (80 if on_gpu else 1),
         drawn=min(_MOST_DRAWN, slots),
         decode_kernel=_decode_kernel(settings, shape.head_dim, on_gpu),
+        prefill_kernels=prefill_kernels(settings.prefill_kernels, model.device, model.decoder.dtype),
     )
 
 

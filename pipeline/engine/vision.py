@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration
 
-from pipeline.engine.decoder import DETERMINISTIC
+from pipeline.engine.block import DETERMINISTIC
 from pipeline.engine.device import to_device
 from pipeline.engine.features import feature_index
 from pipeline.preprocess.geometry import Anyres

@@ -3,14 +3,18 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch.nn.functional import linear, silu
 
 from demo.checkpoint import Shape
-from pipeline.engine.attention import attend_one_by_one
+from pipeline.engine.attention import attend_one_by_one, causal
 from pipeline.engine.engine import Engine
+from pipeline.engine.fused import fused_kernels, missing_packages, sequences
+from pipeline.engine.linear import quantise
 from pipeline.engine.model import load_model
-from pipeline.engine.places import Blocks
+from pipeline.engine.places import Blocks, Segment
 from schemas.engine import EngineSettings, Sampling
 from tests.engine import prefixes
 from tests.engine.oracle import Oracle, Question, mixed_questions
@@ -22,6 +26,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 SHAPE = Shape(text_width=512, text_hidden=1024, text_heads=8, text_kv_heads=2, text_layers=3)
 PLAIN = EngineSettings(device="cuda", slots=16, prefill_tokens=2048, capacity=1024, compile=False, cuda_graphs=False)
 FAST = replace(PLAIN, compile=True, cuda_graphs=True)
+CUTE = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0) or bool(missing_packages()),
+    reason="needs a Hopper GPU and the packages of [hopper]",
+)
+PREFILL = [pytest.param("torch"), pytest.param("cute", marks=CUTE)]
 TEXTS = ("What is this?", "Where is it?", "How many of them are there, and of which colour?")
 
 
@@ -58,8 +67,9 @@ def test_answers_in_float32_are_those_of_transformers(folder, settings, kernel) 
 
 @pytest.mark.parametrize("quantize", [None, "fp8"])
 @pytest.mark.parametrize("kernel", ["sdpa", "triton"])
-def test_a_row_has_the_same_numbers_in_any_company(folder, quantize, kernel) -> None:
-    settings = replace(FAST, quantize=quantize, decode_kernel=kernel)
+@pytest.mark.parametrize("prefill", PREFILL)
+def test_a_row_has_the_same_numbers_in_any_company(folder, quantize, kernel, prefill) -> None:
+    settings = replace(FAST, quantize=quantize, decode_kernel=kernel, prefill_kernels=prefill)
     oracle = oracle_of(folder, settings)
     samples = samples_of(oracle)
     engine = Engine(oracle.model, settings)
@@ -104,6 +114,63 @@ def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, 
     attend_one_by_one(queries.float(), keys.float(), values.float(), blocks, expected)
     error = (found.float() - expected).norm() / expected.norm()
     assert error.item() < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+@CUTE
+@pytest.mark.parametrize("bias", [False, True])
+def test_fused_products_agree_with_pytorchs(bias) -> None:
+    hopper, shapes = fused_kernels("cute"), ((2048, 512), (1024, 512), (1024,))
+    torch.manual_seed(0)
+    x, weight, added = (torch.randn(shape, dtype=torch.bfloat16, device="cuda") for shape in shapes)
+    given = added if bias else None
+    close(hopper.product(x, weight, given), linear(x.float(), weight.float(), None if given is None else given.float()))
+    total = torch.randn(2048, 1024, dtype=torch.bfloat16, device="cuda")
+    expected = total.float() + linear(x.float(), weight.float())
+    hopper.add_product(total, x, weight)
+    close(total, expected)
+    gate, up = linear(x.float(), weight.float()).chunk(2, -1)
+    close(hopper.gated_product(x, weight), silu(gate) * up)
+
+
+@CUTE
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (8, 8, 64), (8, 2, 64), (32, 32, 128)])
+def test_fused_attention_agrees_with_pytorchs_whatever_stands_between(heads, kv_heads, head_dim) -> None:
+    hopper, widths, places = fused_kernels("cute"), (48, 16, 720, 336), (0, 64, 128, 1024)
+    torch.manual_seed(0)
+    queries, keys, values = (
+        torch.randn(2048, num, head_dim, dtype=torch.bfloat16, device="cuda") for num in (heads, kv_heads, kv_heads)
+    )
+    nobody = np.zeros(0, np.int32)
+    segments = [
+        Segment(token_ids=nobody, prefix=nobody, first=first, width=width, start=start, slots=(0,), ends=True)
+        for first, width, start in zip(places, widths, (0, 48, 0, 0), strict=True)
+    ]
+    found = hopper.causal_each(queries, keys, values, sequences(segments, 2048, queries.device))
+    for segment in segments:
+        if not segment.start:
+            own = slice(segment.first, segment.first + segment.width)
+            expected = causal(queries[own].float(), keys[own].float(), values[own].float())
+            close(found[own], expected)
+            assert torch.equal(found[own], hopper.causal(queries[own], keys[own], values[own]))
+
+
+@pytest.mark.parametrize("width", [1024, 14336, 4864])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gates_are_quantised_row_by_row_as_two_passes_do(width, dtype) -> None:
+    from pipeline.engine.kernels import gate_and_quantise
+
+    torch.manual_seed(0)
+    states = torch.randn(300, 2 * width, dtype=dtype, device="cuda") * 3
+    gate, up = states.float().chunk(2, -1)
+    (found, scale), (expected, theirs) = gate_and_quantise(states), quantise(silu(gate) * up)
+    assert torch.allclose(scale, theirs, rtol=1e-5)
+    assert (found.float() * scale - expected.float() * theirs).norm() < 0.01 * (expected.float() * theirs).norm()
+    states[7, 3] = torch.nan
+    assert gate_and_quantise(states)[1].isnan().flatten().tolist() == [row == 7 for row in range(300)]
+
+
+def close(found, expected) -> None:
+    assert ((found.float() - expected).norm() / expected.norm()).item() < 1e-2
 
 
 def test_second_tries_under_a_penalty_are_those_of_the_plain_engine() -> None:

@@ -49,6 +49,8 @@ def test_a_bad_sampling_value_is_refused_by_name_and_value(field, value) -> None
         ("quantize", "int8"),
         ("decode_kernel", "flash"),
         ("decode_kernel", "triton"),
+        ("prefill_kernels", "flash"),
+        ("prefill_kernels", "cute"),
     ],
 )
 def test_a_bad_engine_value_is_refused_by_name_and_value(field, value) -> None:

@@ -1,0 +1,91 @@
+"""Kernels of a prefill that do in one what others do in several: what they offer, and where they can be had."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.engine.device import to_device
+from pipeline.engine.places import Segment
+from schemas.engine import PrefillKernels
+
+PACKAGES = {"quack": "quack-kernels", "flash_attn.cute": "flash-attn-4"}  # modules, and what they are installed as
+
+
+_LONG = 1024  # where all are short a package has another kernel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences:
+    """Where segments stand that attend to themselves alone; int32."""
+
+    starts: Tensor  # (segments + 1,) their first places, and the number of all places
+    lengths: Tensor  # (segments,) places
+    longest: int  # at least; 0 where there are none
+
+
+class Fused(Protocol):
+    """Products with what comes behind them, and attention of many prompts at once; on a GPU, in 16 bits."""
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(tokens, in) times (out, in): (tokens, out)."""
+
+    def add_product(self, total: Tensor, x: Tensor, weight: Tensor) -> None:
+        """Add (tokens, in) times (out, in) to (tokens, out) where it stands."""
+
+    def gated_product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """silu(gate) * up of (tokens, in) times the weights of gate and up, one behind the other: (tokens, out / 2)."""
+
+    def causal_each(self, queries: Tensor, keys: Tensor, values: Tensor, sequences: Sequences) -> Tensor:
+        """Every token of these segments attends to those before it and itself; (places, heads, head_dim), of which what
+        is not theirs is undefined."""
+
+    def causal(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The same for one prompt, with the same numbers bit for bit."""
+
+
+def sequences(segments: Sequence[Segment], num_places: int, device: torch.device) -> Sequences:
+    """Where those of the segments stand that begin their prompts."""
+    whole = [segment for segment in segments if not segment.start]
+    starts, lengths = [*(segment.first for segment in whole), num_places], [segment.width for segment in whole]
+    return Sequences(
+        starts=to_device(np.array(starts, np.int32), device),
+        lengths=to_device(np.array(lengths, np.int32), device),
+        longest=max(lengths, default=0) and max(_LONG, *lengths),
+    )
+
+
+def prefill_kernels(asked: PrefillKernels | None, device: torch.device, dtype: torch.dtype) -> PrefillKernels:
+    """Which a prefill has on this device; raises ValueError where those that are asked for cannot run on it."""
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
+    if asked == "cute" and not (hopper and dtype.itemsize == 2):
+        raise ValueError(f"prefill_kernels 'cute' need a GPU of compute capability 9.0 and 16 bits, got {dtype}")
+    missing = missing_packages()
+    if asked == "cute" and missing:
+        raise ValueError(f"prefill_kernels 'cute' need {' and '.join(missing)}: pip install 'llava-batch[hopper]'")
+    return asked or ("cute" if hopper and dtype.itemsize == 2 and not missing else "torch")
+
+
+def missing_packages() -> list[str]:
+    """Those that the fused kernels come from and that are not installed."""
+    return [package for module, package in PACKAGES.items() if not _is_there(module)]
+
+
+def fused_kernels(kernels: PrefillKernels) -> Fused | None:
+    """The kernels themselves; None for PyTorch's own."""
+    if kernels == "torch":
+        return None
+    from pipeline.engine.hopper import Hopper  # here, as its packages are for some GPUs alone
+
+    return Hopper()
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False
