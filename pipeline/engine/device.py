@@ -5,6 +5,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import cycle
 
 import numpy as np
@@ -19,6 +20,13 @@ def to_device(numbers: Tensor | npt.NDArray[np.generic], device: torch.device) -
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """A stream of a GPU's, beside the one that all work is on. It is one for all who ask: a library keeps memory of its
+    own for every stream it has worked on."""
+    return torch.cuda.Stream(device)
 
 
 class Reading:

@@ -128,8 +128,10 @@ class Engine:
         """The network with empty slots, and what fills them."""
         self._runner = Runner(self._model, self._settings.sampling, self.sizes)
         self._scheduler = Scheduler(self._runner, self.sizes, on_gpu=self._on_gpu)
-        if self._on_gpu and self._settings.cuda_graphs and self._model.capturable:
-            self._runner.capture()
+        if self._on_gpu:
+            self._runner.warm_up()
+            if self._settings.cuda_graphs and self._model.capturable:
+                self._runner.capture()
 
     def _enter(self, caller: _Caller) -> None:
         with self._changed:

@@ -1,7 +1,8 @@
 """What runs on the device: prefills and decode steps, over one cache."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from pipeline.engine.attention import SPAN_STEP, Attend, attend_one_by_one, attend_together
 from pipeline.engine.batch import Batch, prefix_alone
 from pipeline.engine.cache import Cache, Stored
-from pipeline.engine.device import Reading, Stopwatch, to_device
+from pipeline.engine.device import Reading, Stopwatch, side_stream, to_device
 from pipeline.engine.draft import Draft
 from pipeline.engine.fused import fused_kernels
 from pipeline.engine.memory import cache_shape
@@ -192,16 +193,18 @@ class Runner:
         self._slots.advance(self._sampler.draw(self._decoder.logits(hidden), self._slots.state()))
 
     @torch.inference_mode()
-    def capture(self) -> None:
-        """Record the decode step as one CUDA graph; to be called while every slot rests."""
-        stream = torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # compiles, and lets libraries allocate what they would not while recording
+    def warm_up(self) -> None:
+        """Run steps that count for nothing, while every slot rests: they compile. The compiler chooses by the sizes
+        that it sees first, and those are a step's in every engine, recorded or not, on one device or on several."""
+        with _beside(self._device):
+            for _ in range(3):  # lets libraries allocate what they would not while recording
                 self._step(self._sizes.capacity)
-        torch.cuda.current_stream(self._device).wait_stream(stream)
+
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Record the decode step as one CUDA graph; to be called after warming up, while every slot rests."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side_stream(self._device)):  # its own is the first device's that had one
             self._step(self._sizes.capacity)
         self._graph = graph
 
@@ -217,6 +220,16 @@ class Runner:
 
     def _to_device(self, numbers: npt.NDArray[np.int64]) -> Tensor:
         return to_device(numbers, self._device)
+
+
+@contextmanager
+def _beside(device: torch.device) -> Iterator[None]:
+    """Work beside the current stream, which waits for it."""
+    stream, current = side_stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
 
 
 def _kernel(sizes: Sizes) -> Attend | None:
