@@ -43,9 +43,12 @@ class Scale:
 
 
 def draw(samples: Sequence[dict[str, float]]) -> str:
-    """The picture of samples that were taken while rows were answered."""
+    """The picture of the samples that were taken while rows were answered: afterwards the units they are counted by are
+    merged and go."""
+    answered = [sample["rows"] for sample in samples]
+    samples = samples[: answered.index(max(answered)) + 1]
     most_mb = max(sample[name] for sample in samples for name in COLOURS)
-    scale = Scale(most_rows=max(sample["rows"] for sample in samples), most_mb=-(-most_mb // 200) * 200)
+    scale = Scale(most_rows=samples[-1]["rows"], most_mb=-(-most_mb // 200) * 200)
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',

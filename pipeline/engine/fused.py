@@ -13,7 +13,7 @@ from pipeline.engine.device import to_device
 from pipeline.engine.places import Segment
 from schemas.engine import PrefillKernels
 
-PACKAGES = {"quack": "quack-kernels", "flash_attn.cute": "flash-attn-4"}  # modules, and what they are installed as
+PACKAGES = {"quack": "quack-kernels[cu13]", "flash_attn.cute": "flash-attn-4[cu13]"}  # by module, as they are installed
 
 
 _LONG = 1024  # where all are short a package has another kernel
@@ -66,7 +66,8 @@ def prefill_kernels(asked: PrefillKernels | None, device: torch.device, dtype: t
         raise ValueError(f"prefill_kernels 'cute' need a GPU of compute capability 9.0 and 16 bits, got {dtype}")
     missing = missing_packages()
     if asked == "cute" and missing:
-        raise ValueError(f"prefill_kernels 'cute' need {' and '.join(missing)}: pip install 'llava-batch[hopper]'")
+        names = " ".join(f"'{package}'" for package in missing)
+        raise ValueError(f"prefill_kernels 'cute' need packages that are not installed: pip install {names}")
     return asked or ("cute" if hopper and dtype.itemsize == 2 and not missing else "torch")
 
 
