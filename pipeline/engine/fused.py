@@ -15,7 +15,6 @@ from schemas.engine import PrefillKernels
 
 PACKAGES = {"quack": "quack-kernels[cu13]", "flash_attn.cute": "flash-attn-4[cu13]"}  # by module, as they are installed
 
-
 _LONG = 1024  # where all are short a package has another kernel
 
 
@@ -59,16 +58,21 @@ def sequences(segments: Sequence[Segment], num_places: int, device: torch.device
     )
 
 
-def prefill_kernels(asked: PrefillKernels | None, device: torch.device, dtype: torch.dtype) -> PrefillKernels:
-    """Which a prefill has on this device; raises ValueError where those that are asked for cannot run on it."""
+def prefill_kernels(
+    asked: PrefillKernels | None, device: torch.device, dtype: torch.dtype, *, fits: bool = True
+) -> PrefillKernels:
+    """Which a prefill has on this device, for a network whose widths fit their tiles or do not; raises ValueError where
+    those that are asked for cannot run."""
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
-    if asked == "cute" and not (hopper and dtype.itemsize == 2):
-        raise ValueError(f"prefill_kernels 'cute' need a GPU of compute capability 9.0 and 16 bits, got {dtype}")
     missing = missing_packages()
+    runs = hopper and dtype.itemsize == 2 and fits
+    if asked == "cute" and not runs:
+        needs = "a GPU of compute capability 9.0, 16 bits, heads of 64 or 128 and layers of multiples of 64"
+        raise ValueError(f"prefill_kernels 'cute' need {needs}, got {dtype} on {device}")
     if asked == "cute" and missing:
         names = " ".join(f"'{package}'" for package in missing)
         raise ValueError(f"prefill_kernels 'cute' need packages that are not installed: pip install {names}")
-    return asked or ("cute" if hopper and dtype.itemsize == 2 and not missing else "torch")
+    return asked or ("cute" if runs and not missing else "torch")
 
 
 def missing_packages() -> list[str]:

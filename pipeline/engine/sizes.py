@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.engine.block import DecoderShape
 from pipeline.engine.fused import prefill_kernels
 from pipeline.engine.memory import PREFILL_TOKENS, SPARE_BYTES, activation_bytes, cache_shape, slot_capacity
 from pipeline.engine.model import LoadedModel
@@ -43,7 +44,9 @@ def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
         tiles_per_call=settings.tiles_per_call or (80 if on_gpu else 1),
         drawn=min(_MOST_DRAWN, slots),
         decode_kernel=_decode_kernel(settings, shape.head_dim, on_gpu),
-        prefill_kernels=prefill_kernels(settings.prefill_kernels, model.device, model.decoder.dtype),
+        prefill_kernels=prefill_kernels(
+            settings.prefill_kernels, model.device, model.decoder.dtype, fits=_fits_tiles(shape)
+        ),
     )
 
 
@@ -52,6 +55,10 @@ def _decode_kernel(settings: EngineSettings, head_dim: int, on_gpu: bool) -> Dec
     if settings.decode_kernel == "triton" and not fits:
         raise ValueError(f"decode_kernel triton needs heads of a power of 2 from 16, the model's are {head_dim} wide")
     return settings.decode_kernel or ("triton" if on_gpu and fits else "sdpa")
+
+
+def _fits_tiles(shape: DecoderShape) -> bool:
+    return shape.head_dim in (64, 128) and not shape.hidden % 64 and not shape.intermediate % 64
 
 
 def _slots_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> int:

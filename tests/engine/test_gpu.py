@@ -169,6 +169,14 @@ def test_gates_are_quantised_row_by_row_as_two_passes_do(width, dtype) -> None:
     assert gate_and_quantise(states)[1].isnan().flatten().tolist() == [row == 7 for row in range(300)]
 
 
+def test_narrow_heads_are_left_to_pytorch() -> None:
+    settings = replace(PLAIN, prefill_kernels="cute")
+    model = load_model(str(checkpoint("llama")), settings)
+    assert Engine(model, PLAIN).sizes.prefill_kernels == "torch"
+    with pytest.raises(ValueError, match="heads of 64 or 128"):
+        Engine(model, settings)
+
+
 def close(found, expected) -> None:
     assert ((found.float() - expected).norm() / expected.norm()).item() < 1e-2
 
