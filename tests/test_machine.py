@@ -1,11 +1,11 @@
 """What is refused before Ray starts: a package that is missing, cards that are too small."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from benchmarks.random_model import write_model
+from pipeline.engine.packages import is_there
 from pipeline.machine import cards_here, check_machine, describe_needs
 from schemas.job import JobSettings
 from tests.tiny import checkpoint
@@ -39,8 +39,16 @@ def test_without_a_card_or_on_a_cluster_memory_is_found_out_later(large: Path, m
     check_machine(job(large), (H200,))
 
 
-@pytest.mark.skipif(find_spec("flash_attn") is not None, reason="flash-attn is installed")
-def test_flash_attention_without_its_package_is_refused_with_the_line_that_installs_it() -> None:
+@pytest.mark.skipif(is_there("flash_attn.flash_attn_interface"), reason="flash-attn is installed")
+@pytest.mark.parametrize("other", [False, True])
+def test_flash_attention_without_its_package_is_refused_with_the_line_that_installs_it(
+    tmp_path: Path, monkeypatch, other: bool
+) -> None:
+    if other:  # FlashAttention-4 has the same name
+        (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+        (tmp_path / "flash_attn" / "cute" / "__init__.py").touch()
+        monkeypatch.syspath_prepend(tmp_path)
+        assert is_there("flash_attn.cute")
     with pytest.raises(ValueError, match="pip install flash-attn --no-build-isolation"):
         check_machine(job(checkpoint(), attention="flash_attention_2"), ())
 

@@ -1,8 +1,8 @@
 """Kernels of a prefill that do in one what others do in several: what they offer, and where they can be had."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engine.device import to_device
+from pipeline.engine.packages import is_there
 from pipeline.engine.places import Segment
 from schemas.engine import PrefillKernels
 
@@ -77,20 +78,15 @@ def prefill_kernels(
 
 def missing_packages() -> list[str]:
     """Those that the fused kernels come from and that are not installed."""
-    return [package for module, package in PACKAGES.items() if not _is_there(module)]
+    return [package for module, package in PACKAGES.items() if not is_there(module)]
 
 
 def fused_kernels(kernels: PrefillKernels) -> Fused | None:
     """The kernels themselves; None for PyTorch's own."""
     if kernels == "torch":
         return None
+    os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")  # read as its package is imported: later
+    # processes of a machine need not compile again, as QuACK's do not
     from pipeline.engine.hopper import Hopper  # here, as its packages are for some GPUs alone
 
     return Hopper()
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that it would be in
-        return False

@@ -7,21 +7,16 @@ of the feed-forward are applied before its widest product is written, not in a p
 # mypy: disable-error-code="import-not-found, untyped-decorator, no-any-return"
 # These packages are for GPUs alone; nothing imports this module elsewhere.
 
-import os
-
 import torch
+from flash_attn.cute.interface import flash_attn_func, flash_attn_varlen_func
+from quack.activation import swiglu
+from quack.epilogue import gemm_epilogue
+from quack.epilogue.math import unpack
+from quack.epilogue.ops import RowVecLoad
+from quack.gemm_config import GemmConfig
 from torch import Tensor
 
 from pipeline.engine.fused import Sequences
-
-os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")  # read as its package is imported
-
-from flash_attn.cute.interface import flash_attn_func, flash_attn_varlen_func  # noqa: E402
-from quack.activation import swiglu  # noqa: E402
-from quack.epilogue import gemm_epilogue  # noqa: E402
-from quack.epilogue.math import unpack  # noqa: E402
-from quack.epilogue.ops import RowVecLoad  # noqa: E402
-from quack.gemm_config import GemmConfig  # noqa: E402
 
 _TILES = GemmConfig(
     tile_m=256,

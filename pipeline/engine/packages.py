@@ -7,13 +7,21 @@ from schemas.engine import EngineSettings
 
 def check_packages(settings: EngineSettings) -> None:
     """Raise ValueError where this machine lacks what the settings ask for."""
-    if settings.attention == "flash_attention_2" and find_spec("flash_attn") is None:
+    if settings.attention == "flash_attention_2" and not is_there("flash_attn.flash_attn_interface"):
         raise ValueError(
             "attention 'flash_attention_2' needs the package flash-attn on the machines with GPUs: "
             "pip install flash-attn --no-build-isolation, or attention 'sdpa'"
         )
-    if settings.quantize in ("8bit", "4bit") and find_spec("bitsandbytes") is None:
+    if settings.quantize in ("8bit", "4bit") and not is_there("bitsandbytes"):
         raise ValueError(
             f"quantize {settings.quantize!r} needs the package bitsandbytes on the machines that generate: "
             "pip install bitsandbytes, or quantize 'fp8'"
         )
+
+
+def is_there(module: str) -> bool:
+    """Whether a module can be imported; two packages share the name `flash_attn`, and each has modules of its own."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # what it would be in
+        return False
