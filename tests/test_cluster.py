@@ -101,6 +101,7 @@ def wait_until_up(head: Head) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.soak
 @pytest.mark.timeout(400)
 def test_a_submitted_job_writes_its_answers_and_gives_its_exit_status(head: Head, tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(10)])

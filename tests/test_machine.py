@@ -41,13 +41,9 @@ def test_without_a_card_or_on_a_cluster_memory_is_found_out_later(large: Path, m
 
 @pytest.mark.skipif(is_there("flash_attn.flash_attn_interface"), reason="flash-attn is installed")
 @pytest.mark.parametrize("other", [False, True])
-def test_flash_attention_without_its_package_is_refused_with_the_line_that_installs_it(
-    tmp_path: Path, monkeypatch, other: bool
-) -> None:
+def test_flash_attention_without_its_package_is_refused_with_the_line_that_installs_it(install, other) -> None:
     if other:  # FlashAttention-4 has the same name
-        (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
-        (tmp_path / "flash_attn" / "cute" / "__init__.py").touch()
-        monkeypatch.syspath_prepend(tmp_path)
+        install("flash_attn.cute")
         assert is_there("flash_attn.cute")
     with pytest.raises(ValueError, match="pip install flash-attn --no-build-isolation"):
         check_machine(job(checkpoint(), attention="flash_attention_2"), ())

@@ -55,6 +55,7 @@ def test_a_signal_stops_a_driver_within_ten_seconds(scene: Scene, number: int, s
     assert f"resuming: {done} of 20 units are done" in scene.log()
 
 
+@pytest.mark.soak
 def test_killed_workers_are_replaced_and_lose_nothing(scene: Scene) -> None:
     with scene.driver() as run:
         assert scene.wait_for(lambda: len(scene.units()) >= 2, run)
@@ -64,6 +65,7 @@ def test_killed_workers_are_replaced_and_lose_nothing(scene: Scene) -> None:
     scene.assert_whole()
 
 
+@pytest.mark.soak
 def test_a_second_driver_and_another_prompt_and_another_input_are_refused(scene: Scene) -> None:
     with scene.driver() as run:
         assert scene.wait_for(lambda: bool(scene.units()), run)

@@ -94,6 +94,7 @@ class Sweep:
         return "\n".join(line.rsplit("|", 2)[0] if line.endswith("|") else line for line in text.splitlines())
 
 
+@pytest.mark.soak
 def test_a_sweep_killed_twice_gives_the_table_of_one_that_was_not(tmp_path: Path) -> None:
     build(tmp_path / "data")
     calm, killed = (Sweep(folder=tmp_path / name, data=tmp_path / "data") for name in ("calm", "killed"))
