@@ -22,10 +22,10 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
 from benchmarks.random_model import SHAPES, write_model
-from pipeline.engine.block import DETERMINISTIC, Block
+from pipeline.engine.block import DETERMINISTIC, Block, apply_gates
 from pipeline.engine.fused import Fused, fused_kernels
 from schemas.engine import Dtype, EngineSettings, PrefillKernels
 
@@ -50,7 +50,7 @@ class Layer:
 
     def __init__(self, kernels: PrefillKernels, *, compiled: bool) -> None:
         self._fused: Fused | None = fused_kernels(kernels)
-        self._gate: Callable[[Tensor], Tensor] = torch.compile(_gate, options=DETERMINISTIC) if compiled else _gate
+        self._gate = torch.compile(apply_gates, options=DETERMINISTIC) if compiled else apply_gates
 
     def run(self, name: str, x: Tensor, weight: Tensor, total: Tensor) -> None:
         """One product; `total` is what those are added to that add to the residual."""
@@ -131,11 +131,6 @@ def _run(blocks: Sequence[Block], layer: Layer, name: str, x: Tensor, total: Ten
         layer.run(name, x, _weight(block, name), total)
     wait()
     return time.perf_counter() - began
-
-
-def _gate(states: Tensor) -> Tensor:
-    gate, up = states.chunk(2, dim=-1)
-    return silu(gate) * up
 
 
 def _input(block: Block, tokens: int, name: str) -> Tensor:

@@ -80,9 +80,7 @@ class Block(nn.Module):
 
     def feed(self, x: Tensor) -> Tensor:
         """What the last product of the feed-forward takes, (tokens, intermediate)."""
-        gate, up = self.gate_up(self.before_mlp(x)).chunk(2, dim=-1)
-        fed: Tensor = silu(gate) * up
-        return fed
+        return apply_gates(self.gate_up(self.before_mlp(x)))
 
     def widen(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         """`finish` up to the feed-forward's gates and what they let through, (tokens, 2 * intermediate), with what that
@@ -157,6 +155,12 @@ class Halves:
         fused.add_product(x, attended.flatten(1), out)
         fused.add_product(x, fused.gated_product(self._norm(block.before_mlp, x), gate_up), down)
         return x
+
+
+def apply_gates(states: Tensor) -> Tensor:
+    """silu(gate) * up of both side by side, (tokens, 2 * intermediate)."""
+    gate, up = states.chunk(2, dim=-1)
+    return silu(gate) * up
 
 
 def _weight(layer: nn.Module) -> Tensor:

@@ -111,12 +111,13 @@ class Decoder:
                 if len(segment.prefix):
                     cache.fill(layer, [segment], keys, values)
                     out[places] = causal_behind_prefix(queries, *stored, segment, fused.causal if fused else causal)
-                elif fused is None:
+                else:
                     out[places] = causal(queries[places], keys[places], values[places])
 
             others = [segment for segment in own.segments if not len(segment.prefix)]
-            whole = [partial(attend_one, segment) for segment in own.segments if not segment.goes_on]
-            self._lanes[part].run([partial(cache.fill, layer, others, keys, values), *whole])
+            left = [one for one in own.segments if len(one.prefix) or (fused is None and not one.goes_on)]
+            fill = partial(cache.fill, layer, others, keys, values)
+            self._lanes[part].run([fill, *(partial(attend_one, segment) for segment in left)])
             if own.blocks is not None:
                 attend_slots(queries.contiguous(), *stored, own.blocks, out)
             return out

@@ -65,15 +65,17 @@ def prefill_kernels(
     """Which a prefill has on this device, for a network whose widths fit their tiles or do not; raises ValueError where
     those that are asked for cannot run."""
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
-    missing = missing_packages()
     runs = hopper and dtype.itemsize == 2 and fits
     if asked == "cute" and not runs:
         needs = "a GPU of compute capability 9.0, 16 bits, heads of 64 or 128 and layers of multiples of 64"
         raise ValueError(f"prefill_kernels 'cute' need {needs}, got {dtype} on {device}")
+    if asked == "torch" or not runs:
+        return "torch"
+    missing = missing_packages()  # here, as looking for a module imports the package that it is in
     if asked == "cute" and missing:
         names = " ".join(f"'{package}'" for package in missing)
         raise ValueError(f"prefill_kernels 'cute' need packages that are not installed: pip install {names}")
-    return asked or ("cute" if runs and not missing else "torch")
+    return "torch" if missing else "cute"
 
 
 def missing_packages() -> list[str]:

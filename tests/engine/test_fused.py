@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import linear
 
+from pipeline.engine.attention import attend_one_by_one, causal
+from pipeline.engine.batch import lay_out, prefix_alone
+from pipeline.engine.block import apply_gates
+from pipeline.engine.cache import Cache
 from pipeline.engine.engine import Engine
 from pipeline.engine.fused import PACKAGES, fused_kernels, missing_packages, prefill_kernels, sequences
-from pipeline.engine.places import Segment
+from pipeline.engine.memory import cache_shape
+from pipeline.engine.model import load_model
+from pipeline.engine.places import Segment, layout
 from schemas.engine import EngineSettings
+from tests.engine.oracle import FP32
+from tests.engine.waiting import family
 from tests.tiny import checkpoint
 
 CPU = torch.device("cpu")
@@ -35,6 +44,48 @@ def test_packages_are_missed_by_the_names_that_install_them(install) -> None:
     for module in PACKAGES:
         install(module)
     assert missing_packages() == []
+
+
+class OneByOne:
+    """PyTorch's own, each thing after the other; what is nobody's is no number."""
+
+    def product(self, x, weight, bias):
+        return linear(x, weight, bias)
+
+    def add_product(self, total, x, weight):
+        total += linear(x, weight)
+
+    def gated_product(self, x, weight):
+        return apply_gates(linear(x, weight))
+
+    def causal_each(self, queries, keys, values, sequences):
+        out = torch.full_like(queries, torch.nan, memory_format=torch.contiguous_format)
+        for first, length in zip(sequences.starts.tolist(), sequences.lengths.tolist(), strict=False):
+            own = slice(first, first + length)
+            out[own] = causal(queries[own], keys[own], values[own])
+        return out
+
+    def causal(self, queries, keys, values):
+        return causal(queries, keys, values)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("backbone", ["llama", "qwen2"])
+def test_a_prefill_by_other_kernels_leaves_no_place_out(backbone) -> None:
+    decoder = load_model(str(checkpoint(backbone)), FP32).decoder
+    prefix = np.ones(64, np.int32)
+    families = [family("a", 20, num_rows=3), family("p", 90, num_common=64), family("b", 18)]
+    batches = [prefix_alone(prefix, 5, 288, 16), lay_out(families, [[4, 0, 6], [5], [2]], num_places=288, step=16)]
+    found = []
+    for fused in (None, OneByOne()):
+        cache = Cache(cache_shape(decoder.shape, 7, 128), decoder.rotary(128), decoder.parts)
+        for batch in batches:
+            places = layout(batch.segments, num_places=288, num_drawn=16, capacity=128, device=CPU)
+            x = decoder.embed(torch.from_numpy(batch.token_ids))
+            hidden = decoder.prefill(x, places, cache, attend_one_by_one, fused)
+        found.append([hidden[: len(batch.endings)], *cache.of(0), *cache.of(decoder.shape.layers - 1)])
+    assert all(map(torch.equal, *found))
+    assert not any(one.isnan().any() for one in found[1])
 
 
 def test_segments_that_go_on_are_left_out() -> None:

@@ -18,6 +18,7 @@ from pipeline.engine.places import Blocks, Segment
 from schemas.engine import EngineSettings, Sampling
 from tests.engine import prefixes
 from tests.engine.oracle import Oracle, Question, mixed_questions
+from tests.engine.prefixes import TEXTS, exact
 from tests.tiny import build, checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -31,7 +32,6 @@ CUTE = pytest.mark.skipif(
     reason="needs a Hopper GPU and the packages of [hopper]",
 )
 PREFILL = [pytest.param("torch"), pytest.param("cute", marks=CUTE)]
-TEXTS = ("What is this?", "Where is it?", "How many of them are there, and of which colour?")
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,6 @@ def samples_of(oracle: Oracle):
     questions += [replace(q, id=f"{q.id}-{i}") for q in questions for i in range(4)]
     questions += [replace(q, id=f"{q.id}-thrice", texts=TEXTS) for q in questions[:4]]
     return [oracle.sample(q) for q in [*questions, Question(id="long", texts=("Why? " * 60,))]]
-
-
-def exact(engine: Engine, samples):
-    return {(a.id, a.prompt_id): (a.text, a.mean_logprob) for a in engine.generate(samples)}
 
 
 @pytest.mark.parametrize("settings", [PLAIN, FAST], ids=["plain", "fast"])

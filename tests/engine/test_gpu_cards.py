@@ -9,7 +9,8 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.model import load_model
 from schemas.engine import EngineSettings, Sampling
 from tests.engine.oracle import Oracle, mixed_questions
-from tests.engine.test_gpu import FAST, PLAIN, SHAPE, exact, samples_of
+from tests.engine.prefixes import exact
+from tests.engine.test_gpu import FAST, PLAIN, SHAPE, samples_of
 from tests.tiny import build
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")]
