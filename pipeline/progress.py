@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TextIO
 
@@ -31,27 +32,27 @@ class Progress:
     engines: dict[str, EngineStatistics] = field(default_factory=dict)  # the last that each worker said
     out: TextIO = field(default_factory=lambda: sys.stderr)
     every_s: float = 30.0
-    started: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic  # its zero is anywhere: only differences mean something
     first_rows: int = 0  # of the first unit: before it the engine was loading
     first_at: float | None = None
-    shown_at: float = 0.0
+    shown_at: float | None = None
     ended_at: float | None = None
 
     def add(self, receipt: Receipt) -> None:
         """Count one more unit and show the line when it is due."""
-        now = time.monotonic()
+        now = self.clock()
         self.done += receipt.counts
         self.engines[receipt.worker] = receipt.engine
         if self.first_at is None:
             self.first_at, self.first_rows = now, self.done.rows
         due = 0.2 if self.out.isatty() else self.every_s
-        if now - self.shown_at >= due:
+        if self.shown_at is None or now - self.shown_at >= due:
             self.show()
             self.shown_at = now
 
     def rows_per_s(self) -> float | None:
         """The pace since the first unit was done, None before the second."""
-        elapsed = (self.ended_at or time.monotonic()) - (self.first_at or 0.0)
+        elapsed = (self.ended_at or self.clock()) - (self.first_at or 0.0)
         rows = self.done.rows - self.first_rows
         return rows / elapsed if self.first_at is not None and rows and elapsed > 0 else None
 
@@ -77,7 +78,7 @@ class Progress:
 
     def end(self) -> None:
         """Stop the clock and write the last line."""
-        self.ended_at = time.monotonic()
+        self.ended_at = self.clock()
         self.show(end="\n")
 
     def show(self, end: str = "") -> None:

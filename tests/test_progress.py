@@ -3,6 +3,8 @@
 import io
 import time
 
+import pytest
+
 from pipeline.progress import Progress, Receipt, describe_engine
 from pipeline.units import Counts
 from schemas.engine import EngineStatistics
@@ -29,7 +31,7 @@ def test_the_line_says_how_many_are_done_and_failed() -> None:
 
 
 def test_the_pace_leaves_out_the_time_before_the_first_unit() -> None:
-    progress = Progress(total_rows=400, out=io.StringIO(), started=time.monotonic() - 1000)
+    progress = Progress(total_rows=400, out=io.StringIO())
     progress.add(receipt(rows=100))
     assert progress.rows_per_s() is None
     progress.first_at = time.monotonic() - 10
@@ -68,3 +70,11 @@ def test_the_pace_stands_still_at_the_end() -> None:
     progress.add(receipt(rows=100))
     progress.end()
     assert progress.rows_per_s() == progress.rows_per_s()
+
+
+@pytest.mark.parametrize("uptime_s", [1.0, 10_000.0])
+def test_the_first_line_is_shown_however_long_the_machine_has_been_up(uptime_s: float) -> None:
+    out = io.StringIO()
+    progress = Progress(total_rows=100, out=out, every_s=3600, clock=lambda: uptime_s)
+    progress.add(receipt(rows=1))
+    assert out.getvalue() == "1 of 100 answers, 0 failed\n"
