@@ -21,6 +21,7 @@ from jobs.ocr import ocr
 from jobs.retry import retry_failed
 from jobs.sweep import sweep
 from jobs.verify import verify
+from schemas.errors import Refused
 from schemas.job import name_prompt
 from schemas.wording import describe_settings
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(describe(error))
     except KeyboardInterrupt:  # before there was anything to stop
         return 130
-    except ValueError as error:  # a setting that only the input or the model could show to be bad
+    except Refused as error:  # a setting that only the input or the model could show to be bad
         return _refuse(str(error))
     return result if isinstance(result, int) else 0
 

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from pydantic import ValidationError
 
 from jobs.answer import run_to_status
+from schemas.errors import Refused
 from schemas.sweep import SweepSettings
 from schemas.wording import describe_settings
 
@@ -62,13 +63,13 @@ def read_settings(config: Path, flags: dict[str, Any]) -> SweepSettings:
     try:
         found = yaml.safe_load(config.read_text())
     except OSError as error:
-        raise ValueError(f"--config {config} cannot be read: {error.strerror}") from error
+        raise Refused(f"--config {config} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"--config {config} must be YAML: {error}") from error
+        raise Refused(f"--config {config} must be YAML: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"--config {config} must be a mapping of settings, it is {type(found).__name__}")
+        raise Refused(f"--config {config} must be a mapping of settings, it is {type(found).__name__}")
     try:
         return SweepSettings.model_validate({**found, **flags})
     except ValidationError as error:
         lines = describe_settings(error, of="a sweep", known=SweepSettings.model_fields)
-        raise ValueError("\n".join(lines)) from error
+        raise Refused("\n".join(lines)) from error

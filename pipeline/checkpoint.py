@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from schemas.errors import Refused
+
 DEMO = Path(__file__).parents[1] / "demo" / "model"
 _END = 2**20  # bytes hashed at either end of a file: a safetensors header, and the last weights
 
@@ -31,7 +33,7 @@ def pin(model: str, revision: str | None) -> Pin:
     folder = Path(locate(model))
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise ValueError(f"--model must be a checkpoint folder with a config.json, {model!r} has none")
+            raise Refused(f"--model must be a checkpoint folder with a config.json, {model!r} has none")
         for path in sorted(folder.glob("*.safetensors")):
             _check_whole(path)
         return _pin_folder(folder)
@@ -40,7 +42,7 @@ def pin(model: str, revision: str | None) -> Pin:
     try:
         config = AutoConfig.from_pretrained(model, revision=revision)
     except OSError as error:
-        raise ValueError(f"--model {model!r} is neither a folder here nor to be had from the hub: {error}") from error
+        raise Refused(f"--model {model!r} is neither a folder here nor to be had from the hub: {error}") from error
     return Pin(hash=str(config._commit_hash))
 
 
@@ -62,12 +64,10 @@ def _check_whole(path: Path) -> None:
         tensors = json.loads(header)
         ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
     except (ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(
-            f"{path} must be a whole safetensors file, its header cannot be read: copy it again"
-        ) from error
+        raise Refused(f"{path} must be a whole safetensors file, its header cannot be read: copy it again") from error
     wanted = 8 + header_bytes + max(ends, default=0)
     if size != wanted:
-        raise ValueError(f"{path} must have {wanted:,} bytes as its header says, it has {size:,}: copy it again")
+        raise Refused(f"{path} must have {wanted:,} bytes as its header says, it has {size:,}: copy it again")
 
 
 def _pin_folder(folder: Path) -> Pin:

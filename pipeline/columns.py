@@ -10,6 +10,7 @@ from pyarrow import types
 
 from pipeline.column_types import ImageKind, image_kind, is_messages, is_text
 from schemas.answer import ANSWER_SCHEMA
+from schemas.errors import Refused
 
 Role = Literal["image", "id", "prompt", "messages"]
 
@@ -136,7 +137,7 @@ def refuse_choices(choices: ColumnChoices) -> None:
     given += [f"--reference-column {choices.reference}"] if choices.reference else []
     given += [f"--keep {name}" for name in choices.keep] + [f"--prompt with {name}" for name in choices.values]
     if given:
-        raise ValueError(f"{given[0]} needs Parquet input: image files have no columns")
+        raise Refused(f"{given[0]} needs Parquet input: image files have no columns")
 
 
 def _common_schema(files: Sequence[FileSchema]) -> pa.Schema:
@@ -144,7 +145,7 @@ def _common_schema(files: Sequence[FileSchema]) -> pa.Schema:
     fields = []
     for field in files[0].schema:
         if files[0].schema.get_field_index(field.name) < 0:
-            raise ValueError(
+            raise Refused(
                 f"{files[0].url} has more than one column {field.name!r}; columns must have names of their own"
             )
         real = (file.schema.field(field.name) for file in files if field.name in file.schema.names)
@@ -156,12 +157,12 @@ def _check_file(file: FileSchema, columns: Columns, first_url: str, schema: pa.S
     kept = {one.column for one in columns.keep}
     for name in columns.used():
         if file.schema.names.count(name) != 1:
-            raise ValueError(f"{file.url} must have one column {name!r} as {first_url} has, got {_listed(file.schema)}")
+            raise Refused(f"{file.url} must have one column {name!r} as {first_url} has, got {_listed(file.schema)}")
         here, there = file.schema.field(name).type, schema.field(name).type
         if types.is_null(here) or here == there:
             continue
         if name in kept or _family(here) != _family(there):
-            raise ValueError(f"column {name!r} must be {there} in every file, {file.url} has {here}")
+            raise Refused(f"column {name!r} must be {there} in every file, {file.url} has {here}")
 
 
 def _family(type: pa.DataType) -> str:
@@ -175,7 +176,7 @@ def _named(schema: pa.Schema, role: Role, name: str | None) -> str | None:
     _check_name(schema, f"--{role}-column", name)
     type = schema.field(name).type
     if not _suits(role, type):
-        raise ValueError(f"--{role}-column {name} must be {_WANTED[role]}, got {type}")
+        raise Refused(f"--{role}-column {name} must be {_WANTED[role]}, got {type}")
     return name
 
 
@@ -183,7 +184,7 @@ def _check_name(schema: pa.Schema, flag: str, name: str) -> None:
     if name not in schema.names:
         near = difflib.get_close_matches(name, schema.names, n=1)
         advice = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"{flag} {name}: no such column; {advice}The columns are {_listed(schema)}")
+        raise Refused(f"{flag} {name}: no such column; {advice}The columns are {_listed(schema)}")
 
 
 _WANTED: dict[Role, str] = {
@@ -216,7 +217,7 @@ def _candidates(schema: pa.Schema, role: Role) -> list[str]:
 def _only(role: Role, candidates: list[str]) -> str | None:
     if len(candidates) > 1:
         choices = ", ".join(map(repr, candidates))
-        raise ValueError(f"more than one column could be the {role}: {choices}; set --{role}-column to one of them")
+        raise Refused(f"more than one column could be the {role}: {choices}; set --{role}-column to one of them")
     return candidates[0] if candidates else None
 
 
@@ -227,7 +228,7 @@ def _find_asked(schema: pa.Schema, choices: ColumnChoices) -> dict[Literal["prom
         return {"prompt": prompt, "messages": messages}
     prompts, conversations = _candidates(schema, "prompt"), _candidates(schema, "messages")
     if conversations and prompts and prompts[0].lower() not in WEAK_PROMPT_NAMES:
-        raise ValueError(
+        raise Refused(
             f"both {conversations[0]!r} and {prompts[0]!r} could be what to ask; "
             "set --messages-column or --prompt-column"
         )
@@ -240,7 +241,7 @@ def _find_image(schema: pa.Schema, *, needed: bool) -> str | None:
     typed = [field.name for field in schema if image_kind(field.type) in _ONLY_IMAGES]
     found = _only("image", _candidates(schema, "image") or typed)
     if found is None and needed:
-        raise ValueError(f"no image column found, set --image-column; the columns are {_listed(schema)}")
+        raise Refused(f"no image column found, set --image-column; the columns are {_listed(schema)}")
     return found
 
 
@@ -252,7 +253,7 @@ def _find_values(schema: pa.Schema, names: tuple[str, ...]) -> tuple[str, ...]:
         _check_name(schema, "--prompt with", name)
         type = schema.field(name).type
         if types.is_nested(type) or image_kind(type) == "bytes":
-            raise ValueError(f"--prompt with {name} must name a column of text or numbers, got {type}")
+            raise Refused(f"--prompt with {name} must name a column of text or numbers, got {type}")
     return names
 
 
@@ -261,7 +262,7 @@ def _find_reference(schema: pa.Schema, name: str | None) -> tuple[Kept, ...]:
         return ()
     _check_name(schema, "--reference-column", name)
     if not is_text(schema.field(name).type):
-        raise ValueError(f"--reference-column {name} must be a string, got {schema.field(name).type}")
+        raise Refused(f"--reference-column {name} must be a string, got {schema.field(name).type}")
     return (Kept(name=REFERENCE, column=name, type=schema.field(name).type),)
 
 
@@ -271,14 +272,14 @@ def _find_kept(schema: pa.Schema, keep: tuple[str, ...], others: tuple[Kept, ...
         new, equals, old = text.partition("=")
         name, column = (new, old) if equals and text not in schema.names else (text, text)
         if not name:
-            raise ValueError(f"--keep must be name or new=old, got {text!r}")
+            raise Refused(f"--keep must be name or new=old, got {text!r}")
         _check_name(schema, "--keep", column)
         if name in ANSWER_SCHEMA.names:
-            raise ValueError(
+            raise Refused(
                 f"--keep {text}: the answers have a column {name!r} already; write --keep input_{column}={column}"
             )
         if name in found:
-            raise ValueError(f"--keep {text}: {name!r} is kept twice; give one of them another name as new=old")
+            raise Refused(f"--keep {text}: {name!r} is kept twice; give one of them another name as new=old")
         found[name] = Kept(name=name, column=column, type=schema.field(column).type)
     return tuple(found.values())
 

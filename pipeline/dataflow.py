@@ -25,6 +25,7 @@ from pipeline.progress import Receipt
 from pipeline.stages import Generate, Preprocess, final_answers
 from pipeline.units import Counts, count_answers, write_unit
 from pipeline.work import NOTHING, STOPPED, Batch, Queue, Work, make_receipt, pack, receipt_of, unpack
+from schemas.errors import Refused
 from schemas.job import JobSettings
 
 # Places given out by one task: a task each would delay the first unit of a million rows by a minute.
@@ -83,9 +84,7 @@ def share_out(machines: Sequence[dict[str, float]], settings: JobSettings) -> Pl
     on_machine = [int(machine.get("GPU", 0)) for machine in machines]
     wanted, each = settings.gpus, settings.gpus_per_model
     if wanted is None and 0 < max(on_machine) < each:  # where a number is asked for, the cluster may yet start more
-        raise ValueError(
-            f"gpus_per_model must be at most the {max(on_machine)} GPUs of the largest machine, got {each}"
-        )
+        raise Refused(f"gpus_per_model must be at most the {max(on_machine)} GPUs of the largest machine, got {each}")
     models = sum(gpus // each for gpus in on_machine) if wanted is None else wanted // each
     spare = int(sum(machine.get("CPU", 0) for machine in machines)) - max(models, 1) - 1
     return Placement(
@@ -147,7 +146,7 @@ def _cause_of(error: BaseException) -> str:
     return (raised or lines or [type(error).__name__])[-1]
 
 
-_RAISED = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Unit): ")  # the last line of a traceback
+_RAISED = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Unit|Refused): ")  # the last line of a traceback
 
 
 _ONE_UNIT: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.preprocess.pdf import INSTALL, SUFFIX, can_read_pdfs, count_pages, is_pdf
 from pipeline.storage import FileInfo
-from schemas.errors import RowError
+from schemas.errors import Refused, RowError
 from schemas.wording import one_line
 
 Format = Literal["parquet", "images"]
@@ -51,13 +51,13 @@ def find_input(url: str) -> Found:
         files = storage.list_files(url, PARQUET_SUFFIXES + FILE_SUFFIXES)
         there = bool(files) or storage.exists(url)
     except OSError as error:
-        raise ValueError(f"--input {url} cannot be listed: {one_line(error)}") from error
+        raise Refused(f"--input {url} cannot be listed: {one_line(error)}") from error
     root = _root_of(full, files)
     wanted = tuple(file for file in files if not _is_bookkeeping(file.url[len(root) :]))
     if not wanted:
         what = "it holds" if there else "there is nothing of that name, so"
         suffixes = ", ".join(PARQUET_SUFFIXES + FILE_SUFFIXES)
-        raise ValueError(f"--input {url}: {what} no Parquet, image or PDF file; looked for names ending in {suffixes}")
+        raise Refused(f"--input {url}: {what} no Parquet, image or PDF file; looked for names ending in {suffixes}")
     return Found(root=root, files=wanted)
 
 
@@ -67,7 +67,7 @@ def format_of(found: Sequence[Found]) -> Format:
     for file in (file for one in found for file in one.files):
         first.setdefault("parquet" if _is_parquet(file.url) else "images", file.url)
     if len(first) > 1:
-        raise ValueError(
+        raise Refused(
             f"--input must be Parquet files or image files, not both, got {first['parquet']} and {first['images']}; "
             "name one kind by a glob, as in --input 'folder/*.parquet'"
         )
@@ -100,7 +100,7 @@ def count_rows(files: Sequence[FileInfo], limit: int | None) -> list[int]:
     if not pdfs:
         return [1] * len(files)
     if not can_read_pdfs():
-        raise ValueError(f"--input {pdfs[0]}: {INSTALL}")
+        raise Refused(f"--input {pdfs[0]}: {INSTALL}")
     rows: list[int] = []
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         for start in range(0, len(files), _FOOTERS_AHEAD):
@@ -128,7 +128,7 @@ def _read_footer(url: str) -> Footer:
             return Footer(url=url, num_rows=parquet.metadata.num_rows, schema=parquet.schema_arrow)
     except (OSError, pa.ArrowException) as error:
         why = one_line(error)
-        raise ValueError(f"{url} must be a Parquet file, its footer cannot be read: {why}") from error
+        raise Refused(f"{url} must be a Parquet file, its footer cannot be read: {why}") from error
 
 
 def _root_of(full: str, files: Sequence[FileInfo]) -> str:

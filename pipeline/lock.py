@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from schemas.errors import Refused
 
 NAME = "driver.lock"
 # Two that take a stale lock over at once both write, and not every store refuses the second of two new files; after
@@ -25,7 +26,7 @@ NAME = "driver.lock"
 _SETTLE_S = 0.5
 
 
-class FolderInUse(ValueError):
+class FolderInUse(Refused):
     """Another driver works on the folder."""
 
 

@@ -32,7 +32,7 @@ from pipeline.reader import UnitReader, unit_reader
 from pipeline.run import begin_run, read_manifest, read_run, write_manifest
 from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, to_parquet, unit_path
 from pipeline.verify import plan_of
-from schemas.errors import Failure
+from schemas.errors import Failure, Refused
 
 POSITION = "answer:position"  # of a retried row among all answers, from 0
 _ROWS_AT_ONCE = 10_000
@@ -52,7 +52,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
     """Try the failed rows of a complete run again. Raises ValueError where the folder holds no such run."""
     run = read_run(folder)
     if run is None or read_manifest(folder) is None:
-        raise ValueError(f"OUT must be a complete run, {folder} is not: run its job until it is done")
+        raise Refused(f"OUT must be a complete run, {folder} is not: run its job until it is done")
     plan = plan_of(folder, run, gpus=choice.gpus)
     with hold(folder) as lock:
         manifest = read_manifest(folder)  # as the driver that held the folder before has left it

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.units import to_parquet
+from schemas.errors import Refused
 
 FORMAT = 1  # of run.json and manifest.json
 _SHOWN = 10  # changed input files named in a message
@@ -30,7 +31,7 @@ FIXED = frozenset(
 )
 
 
-class RunMismatch(ValueError):
+class RunMismatch(Refused):
     """The folder holds a run of other settings or other input; the message lists what differs."""
 
 

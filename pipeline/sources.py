@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pipeline.columns import ColumnChoices, Columns, FileSchema, find_columns, refuse_choices
 from pipeline.listing import Format, common_folder, count_rows, find_input, format_of, read_footers
 from pipeline.storage import FileInfo
+from schemas.errors import Refused
 
 _MIN_UNIT, _MAX_UNIT = 8, 64  # rows of a unit where the user sets none
 
@@ -79,7 +80,7 @@ def list_input(
     columns, rows = _look_into(files, format, choices, limit)
     total = int(rows.sum())
     if total == 0:
-        raise ValueError(f"--input must have at least one row, {', '.join(inputs)} has none")
+        raise Refused(f"--input must have at least one row, {', '.join(inputs)} has none")
     num_rows = min(total, limit or total)
     used = int(np.searchsorted(np.cumsum(rows), num_rows)) + 1  # files that have rows of the job
     table = files_table(files[:used], common_folder([one.root for one in found]), rows[:used])

@@ -20,6 +20,8 @@ from typing import IO, cast
 import fsspec
 from fsspec import AbstractFileSystem
 
+from schemas.errors import Refused
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _GLOB = re.compile(r"[*?[]")
@@ -27,7 +29,7 @@ _GLOB = re.compile(r"[*?[]")
 _VERSION_KEYS = ("ETag", "etag", "blob_id", "generation", "LastModified", "last_modified", "mtime", "created")
 
 
-class UnsupportedScheme(ValueError):
+class UnsupportedScheme(Refused):
     """Nothing installed here opens this kind of path."""
 
 

@@ -22,6 +22,7 @@ from pipeline.reader import read_unit
 from pipeline.run import changed_files, read_manifest, read_run
 from pipeline.units import BrokenUnit, count_answers, done_units
 from schemas.answer import ANSWER_SCHEMA, table_to_answers
+from schemas.errors import Refused
 from schemas.job import JobSettings, parse_prompts
 
 Key: TypeAlias = tuple[str, str]  # id and prompt_id of an answer
@@ -33,7 +34,7 @@ def verify_run(folder: str) -> list[str]:
     """Everything that is wrong with a run folder, [] where nothing is. Raises ValueError where there is no run."""
     run = read_run(folder)
     if run is None:
-        raise ValueError(f"OUT must be a run folder with a run.json, {folder} has none")
+        raise Refused(f"OUT must be a run folder with a run.json, {folder} has none")
     try:
         plan = plan_of(folder, run, model=Pin(hash=run["identity"]["model_hash"]))  # the model may be gone by now
     except ValueError as error:

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from schemas.errors import Refused
+
 Numbers: TypeAlias = npt.NDArray[np.float64]
 
 
@@ -31,7 +33,7 @@ class Reference:
 
     def __post_init__(self) -> None:
         if not self.answers:
-            raise ValueError("answers must have at least one answer, got none")
+            raise Refused("answers must have at least one answer, got none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,7 @@ class Summary:
     def __call__(self, judged: Sequence[Judged]) -> dict[str, float]:
         """The numbers of these answers, the same one several times included; there are none of nothing."""
         if not judged:
-            raise ValueError("a summary needs at least one judged answer, got none")
+            raise Refused("a summary needs at least one judged answer, got none")
         return self.total(self.sums(judged, groups_of(judged)))
 
     def total(self, sums: Mapping[str | None, Numbers]) -> dict[str, float]:
@@ -145,6 +147,6 @@ class Benchmark:
         seen: set[str] = set()
         for question in islice(self.ask(path or self.data, self.prompt), limit):
             if question.id in seen:
-                raise ValueError(f"{self.name}: question ids must be unique, got {question.id!r} twice")
+                raise Refused(f"{self.name}: question ids must be unique, got {question.id!r} twice")
             seen.add(question.id)
             yield question

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
+from schemas.errors import Refused
+
 Dtype = Literal["bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantize = Literal["8bit", "4bit", "fp8"]
@@ -37,15 +39,15 @@ class Sampling:
     def __post_init__(self) -> None:
         _at_least("temperature", self.temperature, 0)
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+            raise Refused(f"top_p must be above 0 and at most 1, got {self.top_p}")
         _at_least("top_k", self.top_k, 0)
         if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(f"repetition_penalty must be above 0 and finite, got {self.repetition_penalty}")
+            raise Refused(f"repetition_penalty must be above 0 and finite, got {self.repetition_penalty}")
         if not 1 <= self.retry_penalty < float("inf"):
-            raise ValueError(f"retry_penalty must be at least 1 and finite, got {self.retry_penalty}")
+            raise Refused(f"retry_penalty must be at least 1 and finite, got {self.retry_penalty}")
         _at_least("min_new_tokens", self.min_new_tokens, 0)
         if isinstance(self.stop, str) or not all(self.stop):
-            raise ValueError(f"stop must be a tuple of non-empty strings, got {self.stop!r}")
+            raise Refused(f"stop must be a tuple of non-empty strings, got {self.stop!r}")
         _at_least("seed", self.seed, 0)
 
     @property
@@ -89,13 +91,13 @@ class EngineSettings:
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, get_args(Dtype))
         if not _DEVICE.fullmatch(self.device):
-            raise ValueError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
+            raise Refused(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
         _one_of("attention", self.attention, get_args(Attention))
         for name in ("num_devices", "batch_size", "look_ahead", "bucket", *_SIZES):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         if self.bucket % BLOCK:
-            raise ValueError(f"bucket must be a multiple of {BLOCK}, got {self.bucket}")
+            raise Refused(f"bucket must be a multiple of {BLOCK}, got {self.bucket}")
         for name, own in (("decode_kernel", "sdpa"), ("prefill_kernels", "torch")):
             self._check_kernels(name, own)
         if self.quantize is not None:
@@ -107,7 +109,7 @@ class EngineSettings:
         if asked is not None:
             _one_of(name, asked, _KERNELS[name])
         if asked not in (None, own) and self.device == "cpu":
-            raise ValueError(f"{name} must be {own} on a cpu, got {asked!r}")
+            raise Refused(f"{name} must be {own} on a cpu, got {asked!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,9 +183,9 @@ def _share(part: float, whole: float, empty: float = 0.0) -> float:
 
 def _at_least(name: str, value: float, least: int) -> None:
     if not least <= value < float("inf"):
-        raise ValueError(f"{name} must be at least {least} and finite, got {value}")
+        raise Refused(f"{name} must be at least {least} and finite, got {value}")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise Refused(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -1,9 +1,10 @@
-"""What can go wrong with one row.
+"""What can go wrong, and whose matter it is.
 
-RowError            raised in preprocess/, caught once in stages.py, written as an Answer with its Failure
+Refused             settings, input or checkpoint that a job cannot start with: exit status 2, one line
+RowError            one row that cannot be answered: written as an Answer with its Failure
 `- carries Failure  stage, type, message: the three error columns of an answer
 
-A bad setting is a ValueError before anything starts; anything else is a bug and ends the run.
+Any other exception is a bug of ours, whatever it inherits from.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,14 @@ class Failure:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
+
+
+class Refused(ValueError):
+    """What the user gave cannot be used: one line that names the thing, the rule and the value.
+
+    Only this is bad usage. Libraries raise ValueErrors too (JSONDecodeError, ArrowInvalid, ValidationError): those are
+    faults that nobody foresaw.
+    """
 
 
 class RowError(Exception):

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.engine import Quantize
+from schemas.errors import Refused
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -119,20 +120,20 @@ class JobSettings(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.min_new_tokens > self.max_new_tokens:
-            raise ValueError(
+            raise Refused(
                 f"min_new_tokens must be at most max_new_tokens ({self.max_new_tokens}), got {self.min_new_tokens}"
             )
         if self.gpus and self.gpus % self.gpus_per_model:
-            raise ValueError(f"gpus must be a multiple of gpus_per_model ({self.gpus_per_model}), got {self.gpus}")
+            raise Refused(f"gpus must be a multiple of gpus_per_model ({self.gpus_per_model}), got {self.gpus}")
         asked = [name for name in ("prompt", "prompt_column", "messages_column") if getattr(self, name)]
         if len(asked) > 1:
-            raise ValueError(f"{' and '.join(asked)} exclude each other: ask the same of every row, or each its own")
+            raise Refused(f"{' and '.join(asked)} exclude each other: ask the same of every row, or each its own")
         for prompt in parse_prompts(self.prompt):
             columns_in(prompt.text)
         ids = Counter(prompt.id for prompt in parse_prompts(self.prompt))
         twice = [id for id, count in ids.items() if count > 1]
         if twice:
-            raise ValueError(f"prompt names must differ, got {', '.join(twice)} more than once")
+            raise Refused(f"prompt names must differ, got {', '.join(twice)} more than once")
         return self
 
 
@@ -146,7 +147,7 @@ def name_prompt(name: str, text: str) -> str:
     named = _NAMED.fullmatch(f"{name}={text}")
     if named is None or named[1] != name or not text.strip():
         rule = "a letter, then letters, digits, _ and -, and a text"
-        raise ValueError(f"a prompt must have a name of {rule}, got {name!r}: {text!r}")
+        raise Refused(f"a prompt must have a name of {rule}, got {name!r}: {text!r}")
     return named[0]
 
 
@@ -158,7 +159,7 @@ def columns_in(text: str) -> tuple[str, ...]:
     names = [piece for piece in _BRACES.findall(text) if piece not in ("{{", "}}")]
     for name in names:
         if len(name) < 3 or not name[1:-1].strip():
-            raise ValueError(f"a brace in a prompt must name a column or be doubled, got {name!r} in {text!r}")
+            raise Refused(f"a brace in a prompt must name a column or be doubled, got {name!r} in {text!r}")
     return tuple(dict.fromkeys(name[1:-1] for name in names))
 
 
@@ -184,5 +185,5 @@ def _parse_prompt(text: str, number: int, of: int) -> NamedPrompt:
     named = _NAMED.fullmatch(text)
     id, question = (named[1], named[2]) if named else ("prompt" if of == 1 else f"prompt{number}", text)
     if not question.strip():
-        raise ValueError(f"prompt must not be empty, got {text!r}")
+        raise Refused(f"prompt must not be empty, got {text!r}")
     return NamedPrompt(id=id, text=question)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from schemas.errors import Refused
 from schemas.job import JobSettings
 from schemas.wording import did_you_mean
 
@@ -79,7 +80,7 @@ class SweepSettings(BaseModel):
     def _check_names(self) -> Self:
         for what, name in self._names():
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{what}: a name must be letters, digits, '.', '_' and '-', got {name!r}")
+                raise Refused(f"{what}: a name must be letters, digits, '.', '_' and '-', got {name!r}")
         for what, given in self._jobs():
             check_job(what, given)
         if self.baseline:
@@ -108,7 +109,7 @@ class SweepSettings(BaseModel):
         for field, names in known.items():
             name = getattr(baseline, field)
             if name is not None and name not in names:
-                raise ValueError(f"baseline.{field} must be one of {', '.join(sorted(names))}, got {name!r}")
+                raise Refused(f"baseline.{field} must be one of {', '.join(sorted(names))}, got {name!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,7 @@ def check_job(what: str, given: Mapping[str, Any]) -> None:
     """Refuse what is no setting of a job, or one that the sweep sets itself."""
     for name in given:
         if name in OWNED:
-            raise ValueError(f"{what}: {name} follows from the sweep and cannot be set")
+            raise Refused(f"{what}: {name} follows from the sweep and cannot be set")
         if name not in JobSettings.model_fields:
             near = did_you_mean(name, set(JobSettings.model_fields) - OWNED)
-            raise ValueError(f"{what}: {name} is no setting of a job{near}")
+            raise Refused(f"{what}: {name} is no setting of a job{near}")

@@ -14,6 +14,7 @@ from jobs.benchmarks.rows import encoded, read_rows, truths
 from pipeline.scoring.captions import LONGEST, Words, bleu_counts, bleu_of, cider_d, ngram_frequencies, rouge_l
 from pipeline.scoring.words import java_words, plain_words
 from schemas.benchmark import Benchmark, Judged, NgramFrequencies, Numbers, Question, Reference, Summary
+from schemas.errors import Refused
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
@@ -34,7 +35,7 @@ def judge(question: Question, answer: str) -> Judged:
     """The image's CIDEr-D over our own words, and what BLEU and ROUGE-L add up."""
     frequencies = question.reference.frequencies
     if frequencies is None:
-        raise ValueError(f"the reference of {question.id} must have n-gram frequencies, got none")
+        raise Refused(f"the reference of {question.id} must have n-gram frequencies, got none")
     captions = [plain_words(caption) for caption in question.reference.answers]
     return _judged(question, plain_words(answer), captions, frequencies)
 

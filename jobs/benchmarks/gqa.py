@@ -12,6 +12,7 @@ from jobs.benchmarks.rows import encoded, read_rows
 from pipeline.scoring.exact import folded_match, gqa_match
 from pipeline.scoring.summary import mean_score
 from schemas.benchmark import Benchmark, Judged, Question, Reference
+from schemas.errors import Refused
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
@@ -26,9 +27,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
             reference = Reference(answers=(truths[id],))
             yield Question(id=id, prompt=text, images=(encoded(row["image"]),), reference=reference)
     if asked:
-        raise ValueError(
-            f"every question must have its image, {len(asked)} images are missing, as {next(iter(asked))!r}"
-        )
+        raise Refused(f"every question must have its image, {len(asked)} images are missing, as {next(iter(asked))!r}")
 
 
 def judge(question: Question, answer: str) -> Judged:

@@ -16,6 +16,7 @@ from pipeline.scoring.choice import lettered, mmmu_letter
 from pipeline.scoring.mmmu import open_match
 from pipeline.scoring.summary import mean_score
 from schemas.benchmark import Benchmark, Judged, Question, Reference
+from schemas.errors import Refused
 
 _COLUMNS = ("id", "question", "options", "answer", "question_type")
 _IMAGES = tuple(f"image_{number}" for number in range(1, 8))
@@ -55,7 +56,7 @@ def _images_of(row: dict[str, Any], text: str) -> tuple[bytes, ...]:
 def _options(text: str, id: str) -> tuple[str, ...]:
     options = _listed(text)
     if not options:
-        raise ValueError(f"options of {id} must be a Python list of at least one, got {text!r}")
+        raise Refused(f"options of {id} must be a Python list of at least one, got {text!r}")
     return options
 
 

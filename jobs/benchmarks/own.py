@@ -25,6 +25,7 @@ from pipeline.scoring.reading import read_against
 from pipeline.scoring.relaxed import relaxed_match
 from pipeline.scoring.vqa import m4c_accuracy, vqa_accuracy
 from schemas.benchmark import Benchmark, Judged, Numbers, Question, Reference, Summary
+from schemas.errors import Refused
 
 _SUFFIXES = (".jsonl", ".csv")
 _DEFAULT = "exact_match"
@@ -120,17 +121,17 @@ def _question(fields: Mapping[str, Any], images: Sequence[bytes], prompt: str) -
 def _check(fields: Mapping[str, Any], place: str) -> None:
     for name in fields:
         if name not in _FIELDS:
-            raise ValueError(f"{place}: fields must be among {', '.join(_FIELDS)}, got {name!r}")
+            raise Refused(f"{place}: fields must be among {', '.join(_FIELDS)}, got {name!r}")
     for name in ("id", "image", "question", "answer"):
         if fields.get(name) in (None, "", []):
-            raise ValueError(f"{place}: {name} must be given, got {fields.get(name)!r}")
+            raise Refused(f"{place}: {name} must be given, got {fields.get(name)!r}")
     metric = fields.get("metric") or _DEFAULT
     if metric not in METRICS:
-        raise ValueError(f"{place}: metric must be one of {', '.join(METRICS)}, got {metric!r}")
+        raise Refused(f"{place}: metric must be one of {', '.join(METRICS)}, got {metric!r}")
     allowed = {"choice": LETTERS[: len(_texts(fields.get("options")))], "yes_no": ("yes", "no")}.get(metric)
     answer = _texts(fields["answer"])[0]
     if allowed is not None and answer not in tuple(allowed):
-        raise ValueError(f"{place}: answer must be one of {', '.join(allowed) or 'the options'}, got {answer!r}")
+        raise Refused(f"{place}: answer must be one of {', '.join(allowed) or 'the options'}, got {answer!r}")
 
 
 def _texts(cell: object) -> tuple[str, ...]:
@@ -146,7 +147,7 @@ def _image(name: str, file_url: str, place: str) -> bytes:
     try:
         return storage.read_bytes(url)
     except OSError as error:
-        raise ValueError(f"{place}: image {name} cannot be read: {error}") from error
+        raise Refused(f"{place}: image {name} cannot be read: {error}") from error
 
 
 def _json_lines(url: str) -> Iterator[Mapping[str, Any]]:
@@ -155,9 +156,9 @@ def _json_lines(url: str) -> Iterator[Mapping[str, Any]]:
             try:
                 fields = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{url}, line {number} must be a JSON object: {error}") from error
+                raise Refused(f"{url}, line {number} must be a JSON object: {error}") from error
             if not isinstance(fields, dict):
-                raise ValueError(f"{url}, line {number} must be a JSON object, got {line!r}")
+                raise Refused(f"{url}, line {number} must be a JSON object, got {line!r}")
             yield fields
 
 

@@ -10,6 +10,7 @@ from jobs.benchmarks.prompts import SHORT_ANSWER, fill
 from jobs.benchmarks.rows import encoded, read_rows
 from pipeline.scoring.pope import YES_AND_NO, Said, outcome, said
 from schemas.benchmark import Benchmark, Judged, Question, Reference
+from schemas.errors import Refused
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
@@ -37,7 +38,7 @@ def _truth(id: str, answer: str) -> Said:
             return "yes"
         case "no":
             return "no"
-    raise ValueError(f"the answer of question {id} must be yes or no, got {answer!r}")
+    raise Refused(f"the answer of question {id} must be yes or no, got {answer!r}")
 
 
 POPE = Benchmark(

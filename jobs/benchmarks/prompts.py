@@ -3,6 +3,8 @@
 import string
 from collections.abc import Mapping
 
+from schemas.errors import Refused
+
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 LETTER_ONLY = "Answer with the option's letter from the given choices directly."
 
@@ -18,7 +20,7 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
         for name in named:
             if name not in fields:
                 choices = " but " + ", ".join(f"{{{field}}}" for field in fields) if fields else ""
-                raise ValueError(f"prompt must have no fields{choices}, got {{{name}}} in {template!r}")
+                raise Refused(f"prompt must have no fields{choices}, got {{{name}}} in {template!r}")
         if not named or any(fields[name] for name in named):
             lines.append(line.format_map(fields))
     return "\n".join(lines)
@@ -28,4 +30,4 @@ def _fields_of(line: str, template: str) -> list[str]:
     try:
         return [name for _, name, _, _ in string.Formatter().parse(line) if name is not None]
     except ValueError as error:
-        raise ValueError(f"prompt must double braces that name no field, got {template!r}: {error}") from error
+        raise Refused(f"prompt must double braces that name no field, got {template!r}: {error}") from error

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.listing import PARQUET_SUFFIXES
 from pipeline.storage import FileInfo
+from schemas.errors import Refused
 from schemas.wording import one_line
 
 _ROWS_AT_ONCE = 32  # images of documents and charts take megabytes
@@ -36,9 +37,9 @@ def files_of(path: str, suffixes: tuple[str, ...], what: str) -> list[FileInfo]:
     try:
         files = storage.list_files(path, suffixes)
     except OSError as error:
-        raise ValueError(f"{path} cannot be listed: {one_line(error)}") from error
+        raise Refused(f"{path} cannot be listed: {one_line(error)}") from error
     if not files:
-        raise ValueError(f"{path} must name {what}, none is there")
+        raise Refused(f"{path} must name {what}, none is there")
     return files
 
 
@@ -51,7 +52,7 @@ def encoded(image: dict[str, Any] | bytes | None) -> bytes:
 def truths(answers: Sequence[Any] | None, id: object) -> tuple[str, ...]:
     """The accepted answers of a question, texts or structs with `answer`; a split that keeps them secret is refused."""
     if not answers:
-        raise ValueError(f"question {id} must have answers; this split keeps them secret, choose another")
+        raise Refused(f"question {id} must have answers; this split keeps them secret, choose another")
     return tuple(one["answer"] if isinstance(one, dict) else one for one in answers)
 
 
@@ -59,7 +60,7 @@ def _open_parquet(stream: IO[bytes], url: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_STREAM_BUFFER_BYTES)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{url} must be a Parquet file that can be read: {one_line(error)}") from error
+        raise Refused(f"{url} must be a Parquet file that can be read: {one_line(error)}") from error
 
 
 def _check_columns(url: str, columns: Sequence[str], there: Sequence[str]) -> None:
@@ -67,4 +68,4 @@ def _check_columns(url: str, columns: Sequence[str], there: Sequence[str]) -> No
         if name not in there:
             near = difflib.get_close_matches(name, there, n=1)
             advice = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"{url} must have a column {name!r}; {advice}it has {', '.join(there)}")
+            raise Refused(f"{url} must have a column {name!r}; {advice}it has {', '.join(there)}")

@@ -15,6 +15,7 @@ from pipeline.engine.device import Lanes
 from pipeline.engine.fused import Fused, sequences
 from pipeline.engine.places import Blocks, Layout, Segment
 from pipeline.engine.spread import moved, spread
+from schemas.errors import Refused
 
 BACKBONES = ("llama", "mistral", "qwen2")
 # How they stretch the rotary angles: all but those that change with the length of a prompt while it runs.
@@ -173,12 +174,12 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
     """The shape in a text config; raises ValueError for a network that this block is not."""
     text: Any = config
     if text.model_type not in BACKBONES:
-        raise ValueError(f"the text backbone must be one of {', '.join(BACKBONES)}, got {text.model_type!r}")
+        raise Refused(f"the text backbone must be one of {', '.join(BACKBONES)}, got {text.model_type!r}")
     if text.hidden_act != "silu":
-        raise ValueError(f"the text backbone's hidden_act must be silu, got {text.hidden_act!r}")
+        raise Refused(f"the text backbone's hidden_act must be silu, got {text.hidden_act!r}")
     rope = (text.rope_parameters or {}).get("rope_type", "default")
     if rope not in ROPE_TYPES:
-        raise ValueError(f"the text backbone's rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope!r}")
+        raise Refused(f"the text backbone's rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope!r}")
     slides = getattr(text, "use_sliding_window", True)
     return DecoderShape(
         layers=text.num_hidden_layers,

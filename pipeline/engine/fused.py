@@ -13,6 +13,7 @@ from pipeline.engine.device import to_device
 from pipeline.engine.packages import is_there
 from pipeline.engine.places import Segment
 from schemas.engine import PrefillKernels
+from schemas.errors import Refused
 
 PACKAGES = {"quack": "quack-kernels[cu13]", "flash_attn.cute": "flash-attn-4[cu13]"}  # by module, as they are installed
 
@@ -68,13 +69,13 @@ def prefill_kernels(
     runs = hopper and dtype.itemsize == 2 and fits
     if asked == "cute" and not runs:
         needs = "a GPU of compute capability 9.0, 16 bits, heads of 64 or 128 and layers of multiples of 64"
-        raise ValueError(f"prefill_kernels 'cute' need {needs}, got {dtype} on {device}")
+        raise Refused(f"prefill_kernels 'cute' need {needs}, got {dtype} on {device}")
     if asked == "torch" or not runs:
         return "torch"
     missing = missing_packages()  # here, as looking for a module imports the package that it is in
     if asked == "cute" and missing:
         names = " ".join(f"'{package}'" for package in missing)
-        raise ValueError(f"prefill_kernels 'cute' need packages that are not installed: pip install {names}")
+        raise Refused(f"prefill_kernels 'cute' need packages that are not installed: pip install {names}")
     return "torch" if missing else "cute"
 
 

@@ -12,6 +12,7 @@ from pipeline.engine.block import DecoderShape
 from pipeline.engine.cache import CacheShape
 from pipeline.engine.decoder import decoder_shape
 from schemas.engine import EngineSettings
+from schemas.errors import Refused
 
 SPARE_BYTES = 8 * 2**30  # for what the vision tower computes, its features, prefixes, the sampler, the allocator's gaps
 # Of one on a GPU: enough for rows to fill it to the last percent, and its products, cut into tiles of 128 by 256, are
@@ -67,7 +68,7 @@ def check_memory(config: PreTrainedConfig, settings: EngineSettings, card: int) 
     if needed.least <= card:
         return
     others = list(_others_that_fit(config, settings, card))
-    raise ValueError(
+    raise Refused(
         f"the model must fit the cards' memory: {describe_memory(needed, settings)}; a card has "
         f"{card / 1e9:.0f} GB. What would fit: {', or '.join(others) or 'a larger card'}"
     )
@@ -86,7 +87,7 @@ def slot_capacity(shape: DecoderShape, settings: EngineSettings) -> int:
     """Tokens a slot must hold; raises ValueError beyond what the model reaches."""
     limit = min(shape.context, shape.window or shape.context)
     if settings.capacity and settings.capacity > limit:
-        raise ValueError(f"capacity must be at most the model's {limit} tokens, got {settings.capacity}")
+        raise Refused(f"capacity must be at most the model's {limit} tokens, got {settings.capacity}")
     return settings.capacity or min(limit, _LONGEST)
 
 

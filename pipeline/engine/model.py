@@ -24,6 +24,7 @@ from pipeline.engine.spread import device_map, devices_of, place, spread
 from pipeline.engine.vision import Vision
 from pipeline.preprocess.facts import end_token_ids
 from schemas.engine import EngineSettings
+from schemas.errors import Refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +63,9 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
     _check_fp8(settings, devices[0])
     config = AutoConfig.from_pretrained(model, revision=settings.revision, trust_remote_code=False)
     if config.model_type != "llava_next":
-        raise ValueError(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
+        raise Refused(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
     if settings.quantize and (stored := getattr(config, "quantization_config", None)):
-        raise ValueError(f"quantize must be left out, {model!r} is quantised already ({_method(stored)})")
+        raise Refused(f"quantize must be left out, {model!r} is quantised already ({_method(stored)})")
     if devices[0].type == "cuda":
         check_memory(config, settings, min(torch.cuda.mem_get_info(device)[0] for device in devices))
     loaded = AutoModelForImageTextToText.from_pretrained(
@@ -111,7 +112,7 @@ def stopping_at(model: LoadedModel, stop: tuple[str, ...]) -> LoadedModel:
 def _check_fp8(settings: EngineSettings, device: torch.device) -> None:
     if settings.quantize == "fp8" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
         name = torch.cuda.get_device_name(device)
-        raise ValueError(f"quantize 'fp8' needs a GPU of compute capability 8.9 or more, {name} has less; use '4bit'")
+        raise Refused(f"quantize 'fp8' needs a GPU of compute capability 8.9 or more, {name} has less; use '4bit'")
 
 
 def _method(stored: object) -> str:
@@ -153,5 +154,5 @@ def _stop_ids(
     named = [token_id for token_id, token in added if token.special and token.content in stop]
     ids = [*(stated or own), *named]
     if not ids:
-        raise ValueError("the checkpoint must name an eos_token_id (generation_config.json or config.json), none found")
+        raise Refused("the checkpoint must name an eos_token_id (generation_config.json or config.json), none found")
     return tuple(dict.fromkeys(ids))

@@ -3,17 +3,18 @@
 from importlib.util import find_spec
 
 from schemas.engine import EngineSettings
+from schemas.errors import Refused
 
 
 def check_packages(settings: EngineSettings) -> None:
     """Raise ValueError where this machine lacks what the settings ask for."""
     if settings.attention == "flash_attention_2" and not is_there("flash_attn.flash_attn_interface"):
-        raise ValueError(
+        raise Refused(
             "attention 'flash_attention_2' needs the package flash-attn on the machines with GPUs: "
             "pip install flash-attn --no-build-isolation, or attention 'sdpa'"
         )
     if settings.quantize in ("8bit", "4bit") and not is_there("bitsandbytes"):
-        raise ValueError(
+        raise Refused(
             f"quantize {settings.quantize!r} needs the package bitsandbytes on the machines that generate: "
             "pip install bitsandbytes, or quantize 'fp8'"
         )

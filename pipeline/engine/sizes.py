@@ -10,6 +10,7 @@ from pipeline.engine.memory import PREFILL_TOKENS, SPARE_BYTES, activation_bytes
 from pipeline.engine.model import LoadedModel
 from pipeline.engine.places import round_up
 from schemas.engine import DecodeKernel, EngineSettings, PrefillKernels
+from schemas.errors import Refused
 
 _MOST_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
 _SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
@@ -53,7 +54,7 @@ def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
 def _decode_kernel(settings: EngineSettings, head_dim: int, on_gpu: bool) -> DecodeKernel:
     fits = head_dim >= 16 and head_dim & (head_dim - 1) == 0
     if settings.decode_kernel == "triton" and not fits:
-        raise ValueError(f"decode_kernel triton needs heads of a power of 2 from 16, the model's are {head_dim} wide")
+        raise Refused(f"decode_kernel triton needs heads of a power of 2 from 16, the model's are {head_dim} wide")
     return settings.decode_kernel or ("triton" if on_gpu and fits else "sdpa")
 
 
@@ -70,7 +71,7 @@ def _slots_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> 
     free = [_free_bytes(part.device) for part in parts]
     fit = min((room - computing) // (len(part.layers) * layer_bytes) for part, room in zip(parts, free, strict=True))
     if fit < 1:
-        raise ValueError(
+        raise Refused(
             f"capacity must leave room for one slot, {capacity} tokens are {layer_bytes * shape.layers / 2**30:.1f} "
             f"GiB and {sum(free) / 2**30:.1f} GiB are free beside the weights"
         )

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from schemas.engine import EngineSettings
+from schemas.errors import Refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,19 +24,19 @@ def devices_of(settings: EngineSettings) -> tuple[torch.device, ...]:
     if first.type == "cpu":
         return (first,) * settings.num_devices
     if not torch.cuda.is_available():
-        raise ValueError(f"device must exist on this machine, which has no CUDA device, got {settings.device!r}")
+        raise Refused(f"device must exist on this machine, which has no CUDA device, got {settings.device!r}")
     start = torch.cuda.current_device() if first.index is None else first.index
     found = torch.cuda.device_count()
     if start + settings.num_devices > found:
         asked = f"{settings.num_devices} from {settings.device!r} on"
-        raise ValueError(f"device and num_devices must exist on this machine, which has {found}, got {asked}")
+        raise Refused(f"device and num_devices must exist on this machine, which has {found}, got {asked}")
     return tuple(torch.device(first.type, i) for i in range(start, start + settings.num_devices))
 
 
 def spread(num_layers: int, devices: Sequence[torch.device]) -> tuple[Part, ...]:
     """Equal shares of the layers; raises ValueError where a device would have none."""
     if len(devices) > num_layers:
-        raise ValueError(f"num_devices must be at most the model's {num_layers} layers, got {len(devices)}")
+        raise Refused(f"num_devices must be at most the model's {num_layers} layers, got {len(devices)}")
     bounds = [num_layers * i // len(devices) for i in range(len(devices) + 1)]
     return tuple(Part(device=device, layers=range(bounds[i], bounds[i + 1])) for i, device in enumerate(devices))
 

@@ -7,6 +7,7 @@ from transformers import AutoConfig, GenerationConfig, LlavaNextConfig, PreTrain
 
 from pipeline.preprocess.formats import TextFacts, published_format
 from pipeline.preprocess.geometry import Anyres
+from schemas.errors import Refused
 from schemas.sample import Size
 
 # The features that a vision tower gives for a tile are its patches only with this strategy: CLIP puts a class token
@@ -38,9 +39,9 @@ def read_facts(model: str, revision: str | None) -> ModelFacts:
     try:
         config = AutoConfig.from_pretrained(model, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model {model!r} must be a checkpoint's folder or a hub id: {error}") from error
+        raise Refused(f"model {model!r} must be a checkpoint's folder or a hub id: {error}") from error
     if not isinstance(config, LlavaNextConfig):
-        raise ValueError(f"model {model!r} must be a LLaVA-NeXT checkpoint (llava_next), got {config.model_type!r}")
+        raise Refused(f"model {model!r} must be a LLaVA-NeXT checkpoint (llava_next), got {config.model_type!r}")
     vision: Any = config.vision_config  # typed as a dict as well, which they are no longer once loaded
     text: Any = config.text_config
     generation = _read_generation(model, revision)
@@ -82,7 +83,7 @@ def end_token_ids(generation: GenerationConfig | None, text: PreTrainedConfig) -
 def _checked_strategy(model: str, tower: str, strategy: str) -> str:
     if STRATEGIES.get(tower) != strategy:
         known = ", ".join(f"{name} with {needed!r}" for name, needed in STRATEGIES.items())
-        raise ValueError(f"the vision tower must be {known}, got {tower} with {strategy!r} in {model!r}")
+        raise Refused(f"the vision tower must be {known}, got {tower} with {strategy!r} in {model!r}")
     return strategy
 
 

@@ -6,6 +6,7 @@ Every rounding here is that of LLaVA-NeXT in transformers: one token of differen
 import math
 from dataclasses import dataclass
 
+from schemas.errors import Refused
 from schemas.sample import Size
 
 
@@ -23,12 +24,12 @@ class Anyres:
 
     def __post_init__(self) -> None:
         if not 1 <= self.patch <= self.tile:
-            raise ValueError(f"patch must be between 1 and the tile's {self.tile} pixels, got {self.patch}")
+            raise Refused(f"patch must be between 1 and the tile's {self.tile} pixels, got {self.patch}")
         if not self.grids:
-            raise ValueError("grids must name at least one size, got none")
+            raise Refused("grids must name at least one size, got none")
         for grid in self.grids:
             if min(grid.width, grid.height) < self.tile or grid.width % self.tile or grid.height % self.tile:
-                raise ValueError(f"grids must be multiples of the tile's {self.tile} pixels, got {grid}")
+                raise Refused(f"grids must be multiples of the tile's {self.tile} pixels, got {grid}")
 
     @property
     def patches_per_side(self) -> int:

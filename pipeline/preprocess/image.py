@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.preprocess.geometry import Anyres, scaled_size, select_grid
-from schemas.errors import RowError
+from schemas.errors import Refused, RowError
 from schemas.sample import Size, Tiles
 
 # Only formats whose decoders are compiled and work on the given bytes alone: of the others some take minutes for a file
@@ -39,9 +39,9 @@ class ImageLimits:
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, got {self.max_bytes}")
+            raise Refused(f"max_bytes must be at least 1, got {self.max_bytes}")
         if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise ValueError(f"max_pixels must be between 1 and {MOST_PIXELS}, got {self.max_pixels}")
+            raise Refused(f"max_pixels must be between 1 and {MOST_PIXELS}, got {self.max_pixels}")
 
 
 def decode(data: bytes, limits: ImageLimits) -> Image.Image:

@@ -16,6 +16,7 @@ from pipeline.preprocess.pdf import PdfPage, render_page
 from pipeline.preprocess.prompt import PromptBuilder
 from pipeline.preprocess.strips import cut_page
 from pipeline.preprocess.template import choose_template
+from schemas.errors import Refused
 from schemas.sample import Prompt, Size, Strip, Tiles, no_tiles
 
 
@@ -58,7 +59,7 @@ class Preprocessor:
         system: str | None = None,
     ) -> None:
         if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+            raise Refused(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         self.facts = facts
         self._prompts = prompts
         self._limits = limits
@@ -66,7 +67,7 @@ class Preprocessor:
         self._system = system
         self._prefix = prompts.prefix(system)
         if system and self.render(ask("x", 0)) == prompts.render(replace(ask("x", 0), system="")):
-            raise ValueError(f"--system must have a chat template that writes it, the model's leaves out {system!r}")
+            raise Refused(f"--system must have a chat template that writes it, the model's leaves out {system!r}")
 
     @staticmethod
     def load(

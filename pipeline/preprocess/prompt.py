@@ -12,7 +12,7 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase
 from pipeline.preprocess.conversation import Conversation, ask
 from pipeline.preprocess.formats import FORMATS
 from pipeline.preprocess.template import Render, hash_template, renderer
-from schemas.errors import RowError
+from schemas.errors import Refused, RowError
 from schemas.sample import TokenIds
 
 # Who speaks and where the images are, whatever the texts: which special tokens the template writes follows from it.
@@ -61,7 +61,7 @@ class PromptBuilder:
                 model, revision=revision or "main", trust_remote_code=False, backend="pil"
             )
         except (OSError, ValueError) as error:
-            raise ValueError(f"model {model!r} must have a tokenizer and a processor config: {error}") from error
+            raise Refused(f"model {model!r} must have a tokenizer and a processor config: {error}") from error
         tokenizer = processor.tokenizer
         own = processor.chat_template or tokenizer.chat_template
         return PromptBuilder(
@@ -137,9 +137,9 @@ class PromptBuilder:
             try:
                 found = self._expected_special(conversation).count(self.image_token_id)
             except RowError as error:
-                raise ValueError(error.failure.message) from error
+                raise Refused(error.failure.message) from error
             if found != num_images:
-                raise ValueError(
+                raise Refused(
                     f"the chat template must write one image token (id {self.image_token_id}) an image, "
                     f"got {found} for {num_images} images"
                 )
@@ -189,7 +189,7 @@ def _ids_of(tokenizer: PreTrainedTokenizerBase, markers: tuple[str, ...]) -> lis
     vocabulary = tokenizer.get_vocab()
     missing = [marker for marker in markers if marker not in vocabulary]
     if missing:
-        raise ValueError(f"--chat-template must suit the model, whose vocabulary has no {', '.join(missing)}")
+        raise Refused(f"--chat-template must suit the model, whose vocabulary has no {', '.join(missing)}")
     return [vocabulary[marker] for marker in markers]
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.preprocess.conversation import Conversation, Part
 from pipeline.preprocess.formats import FORMATS, TextFacts, published_format, render_format
-from schemas.errors import RowError
+from schemas.errors import Refused, RowError
 
 # A conversation -> the string that the model was trained to see before its answer.
 Render: TypeAlias = Callable[[Conversation], str]
@@ -31,7 +31,7 @@ def choose_template(choice: str, text: TextFacts) -> str:
     if choice.endswith((".jinja", ".jinja2", ".j2")):
         return _read_template(choice)
     known = ", ".join(("auto", CHECKPOINT, *FORMATS))
-    raise ValueError(f"--chat-template must be one of {known}, or a .jinja file, got {choice!r}")
+    raise Refused(f"--chat-template must be one of {known}, or a .jinja file, got {choice!r}")
 
 
 def describe_template(template: str) -> str:
@@ -59,7 +59,7 @@ def renderer(template: str, tokenizer: PreTrainedTokenizerBase, own: str | None)
         return lambda conversation: render_format(format, conversation)
     jinja = own if template == CHECKPOINT else template
     if jinja is None:
-        raise ValueError("the model must have a chat template (chat_template.jinja), found none; set --chat-template")
+        raise Refused("the model must have a chat template (chat_template.jinja), found none; set --chat-template")
     return lambda conversation: render_jinja(tokenizer, jinja, conversation)
 
 
@@ -89,7 +89,7 @@ def _read_template(path: str) -> str:
     try:
         template = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ValueError(f"--chat-template {path} must be a Jinja file: {error}") from error
+        raise Refused(f"--chat-template {path} must be a Jinja file: {error}") from error
     if not is_template(template):
-        raise ValueError(f"--chat-template {path} must be a Jinja file, it has neither {{{{ nor {{% in it")
+        raise Refused(f"--chat-template {path} must be a Jinja file, it has neither {{{{ nor {{% in it")
     return template

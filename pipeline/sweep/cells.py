@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pipeline import storage
 from schemas.benchmark import Benchmark, Question
 from schemas.engine import Sampling
+from schemas.errors import Refused
 from schemas.job import JobSettings
 from schemas.sweep import OWNED, CellName, SweepSettings
 from schemas.wording import describe_settings, did_you_mean
@@ -94,7 +95,7 @@ def _askings(settings: SweepSettings, name: str, benchmarks: Sequence[Benchmark]
     known = {one.name: one for one in benchmarks}
     wanted = choice.benchmark or name
     if wanted not in known:
-        raise ValueError(f"benchmarks: {wanted!r} is none of {', '.join(known)}{did_you_mean(wanted, known)}")
+        raise Refused(f"benchmarks: {wanted!r} is none of {', '.join(known)}{did_you_mean(wanted, known)}")
     benchmark = known[wanted]
     for prompt, template in settings.prompts_of(name).items():
         yield Asking(
@@ -127,4 +128,4 @@ def _checked(name: str, given: Mapping[str, Any]) -> JobSettings:
     try:
         return JobSettings.model_validate(given)
     except ValidationError as error:
-        raise ValueError(f"cell {name}: {'; '.join(describe_settings(error))}") from error
+        raise Refused(f"cell {name}: {'; '.join(describe_settings(error))}") from error

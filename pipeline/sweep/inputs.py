@@ -14,6 +14,7 @@ from pipeline import storage
 from pipeline.hub import at_commit
 from pipeline.sweep.cells import Asking
 from schemas.benchmark import Question
+from schemas.errors import Refused
 from schemas.wording import one_line
 
 INPUT_SCHEMA = pa.schema(
@@ -36,7 +37,7 @@ def write_input(asking: Asking) -> None:
     read = replace(asking, data=_at_commit(asking.data))
     rows = sum(_write_files(read))
     if not rows:
-        raise ValueError(f"{asking.data} must have at least one question for {asking.name}, it has none")
+        raise Refused(f"{asking.data} must have at least one question for {asking.name}, it has none")
     made = {"origin": asking.origin(), "read": read.data, "rows": rows}
     storage.write_atomic(_made_path(asking), json.dumps(made).encode())
 
@@ -51,7 +52,7 @@ def is_made(asking: Asking) -> bool:
     """Whether its input is written and made from what is asked now; refuses one made from other data."""
     made = _read_made(asking)
     if made is not None and made["origin"] != asking.origin():
-        raise ValueError(
+        raise Refused(
             f"{asking.folder} holds questions made from {made['origin']}, the sweep now asks for {asking.origin()}: "
             "choose a new output, or another name for the benchmark or the prompt"
         )
@@ -62,7 +63,7 @@ def _at_commit(data: str) -> str:
     try:
         return at_commit(data)
     except OSError as error:
-        raise ValueError(f"{data} cannot be read: {one_line(error)}") from error
+        raise Refused(f"{data} cannot be read: {one_line(error)}") from error
 
 
 def _write_files(asking: Asking) -> Iterator[int]:

@@ -12,6 +12,7 @@ from pipeline.sweep.cells import Asking, Cell
 from pipeline.sweep.inputs import as_written
 from pipeline.units import to_parquet
 from schemas.benchmark import Judged, Question
+from schemas.errors import Refused
 from schemas.sweep import CellName
 
 JUDGED_SCHEMA = pa.schema(
@@ -63,16 +64,14 @@ def judge_cells(asking: Asking, cells: Sequence[Cell], folder: str) -> dict[Cell
     for question in as_written(asking).questions():
         for name, answers in given.items():
             if question.id not in answers:
-                raise ValueError(
-                    f"{asking.data} has changed: no answer of cell {name} is to its question {question.id}"
-                )
+                raise Refused(f"{asking.data} has changed: no answer of cell {name} is to its question {question.id}")
             answer = answers.pop(question.id)
             judged = asking.benchmark.judge(question, answer.text or "")
             rows[name].append((answer, judged))
             written[name].append(_row(question, answer, judged))
     for name, answers in given.items():
         if answers:
-            raise ValueError(f"{asking.data} has changed: it has no question {next(iter(answers))}, cell {name} has")
+            raise Refused(f"{asking.data} has changed: it has no question {next(iter(answers))}, cell {name} has")
         table = pa.Table.from_pylist(written[name], schema=JUDGED_SCHEMA)
         storage.write_atomic(storage.join(folder, f"{name}.parquet"), to_parquet(table))
     return {name: _marked(some) for name, some in rows.items()}
