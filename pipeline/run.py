@@ -18,12 +18,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
 
 from pipeline import storage
 from pipeline.units import to_parquet
 from schemas.errors import Refused
+from schemas.run import ManifestState, RunState
+from schemas.wording import one_line
 
-FORMAT = 1  # of run.json and manifest.json
+FORMAT = 2  # of run.json and manifest.json
+_READABLE = {1, FORMAT}  # 1: units without seals; nothing else of it differs
+_RESTORE = "put it back as it was"
 _SHOWN = 10  # changed input files named in a message
 # What decides which row an answer stands for: never to be changed in a folder that has answers.
 FIXED = frozenset(
@@ -46,6 +51,7 @@ def begin_run(
     wanted = _described(description)
     found = read_run(folder)
     if found is None:
+        _check_free(folder)
         if files is not None:
             storage.write_atomic(_listing_path(folder), to_parquet(files))
         begun = {"run": uuid.uuid4().hex, "begun": _now(), **wanted, "changes": []}
@@ -62,11 +68,13 @@ def begin_run(
 
 
 def read_run(folder: str) -> dict[str, Any] | None:
-    """The run.json of a folder, None where there is none. Raises RunMismatch for one of another format."""
-    run = _read_json(_run_path(folder))
-    if run is not None and run.get("format") != FORMAT:
-        raise RunMismatch(f"{_run_path(folder)} must have format {FORMAT}, it has {run.get('format')!r}")
-    return run
+    """Return the run.json of a folder, None where there is none; raise RunMismatch where it is not what a run wrote."""
+    return _read_state(_run_path(folder), RunState)
+
+
+def has_seals(run: dict[str, Any]) -> bool:
+    """Return whether all units of the run were written with seals."""
+    return int(run.get("begun_format", run["format"])) > 1
 
 
 def settle(folder: str, name: str, value: str, *, continue_with_changes: bool = False) -> None:
@@ -86,10 +94,13 @@ def settle(folder: str, name: str, value: str, *, continue_with_changes: bool = 
 
 
 def is_complete(folder: str, description: dict[str, Any]) -> bool:
-    """Whether the folder holds this very run with its manifest; a look, nothing is written."""
+    """Return whether the folder holds this very run with its manifest; a look, nothing is written.
+
+    Raises RunMismatch where run.json and manifest.json are not of one run.
+    """
     run = read_run(folder)
     same = run is not None and run["fingerprint"] == _described(description)["fingerprint"]
-    return same and storage.exists(_manifest_path(folder))
+    return same and read_manifest(folder) is not None
 
 
 def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
@@ -116,8 +127,20 @@ def fingerprint(identity: dict[str, Any]) -> str:
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:
-    """The manifest of a complete run, None while it is not complete."""
-    return _read_json(_manifest_path(folder))
+    """Return the manifest of a complete run, None while it is not complete.
+
+    Raises RunMismatch where it is not what a run wrote, or is not of the run in run.json.
+    """
+    path = _manifest_path(folder)
+    manifest = _read_state(path, ManifestState)
+    if manifest is None:
+        return None
+    run = read_run(folder)
+    if run is None:
+        raise RunMismatch(f"{path} must stand beside the run.json of its run, there is none: {_RESTORE}")
+    if manifest["run"] != run["run"] or manifest["fingerprint"] not in _fingerprints(run):
+        raise RunMismatch(f"{path} must be of the run in run.json ({run['run']}), it is of another: {_RESTORE}")
+    return manifest
 
 
 def write_manifest(folder: str, manifest: dict[str, Any]) -> None:
@@ -149,6 +172,7 @@ def _record_change(
 ) -> dict[str, Any]:
     change = {"at": _now(), "differences": [line.strip() for line in lines], "fingerprint_before": found["fingerprint"]}
     changed = {**found, **wanted, "changes": [*found["changes"], change]}
+    changed["begun_format"] = found.get("begun_format", found["format"])
     if files is not None:
         storage.write_atomic(_listing_path(folder), to_parquet(files))
     storage.write_atomic(_run_path(folder), _to_json(changed))
@@ -179,14 +203,48 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
             yield f"  {prefix}{name}: {before!r} there, {after!r} now"
 
 
-def _read_json(path: str) -> dict[str, Any] | None:
-    if not storage.exists(path):
+def _read_state(path: str, kind: type[BaseModel]) -> dict[str, Any] | None:
+    """Return what a state file holds, None where there is none; raise RunMismatch for what no run has written."""
+    try:
+        data = storage.read_bytes(path)
+    except FileNotFoundError:
         return None
     try:
-        value: dict[str, Any] = json.loads(storage.read_bytes(path))
-    except ValueError as error:
-        raise RunMismatch(f"{path} must be JSON that a run wrote, it is not: {error}") from error
-    return value
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RunMismatch(f"{path} must be JSON that a run wrote, it is not ({one_line(error)}): {_RESTORE}") from error
+    if not isinstance(value, dict):
+        raise RunMismatch(f"{path} must be a JSON object, it is {_kind_of(value)}: {_RESTORE}")
+    if value.get("format") not in _READABLE:
+        advice = "it was written by another release" if "format" in value else "it was not written by a run"
+        raise RunMismatch(f"{path} must have format {FORMAT}, it has {value.get('format')!r}: {advice}")
+    try:
+        kind.model_validate(value)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(map(str, wrong["loc"]))
+        raise RunMismatch(f"{path} is not as a run wrote it ({place}: {wrong['msg'].lower()}): {_RESTORE}") from error
+    found: dict[str, Any] = value
+    return found
+
+
+def _kind_of(value: object) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
+def _fingerprints(run: dict[str, Any]) -> set[str]:
+    """Return the fingerprints that the run has had: a retry under changes writes run.json before the manifest."""
+    return {run["fingerprint"], *(change.get("fingerprint_before") for change in run["changes"])}
+
+
+def _check_free(folder: str) -> None:
+    """Raise RunMismatch where the folder has answers but no run.json: neither a run to go on with nor a free place."""
+    for name in ("manifest.json", "answers", "units", "attempts"):
+        if storage.exists(storage.join(folder, name)):
+            raise RunMismatch(
+                f"{folder} has {name} and no run.json, so nobody can say whose they are: {_RESTORE}, or choose a new "
+                "--output"
+            )
 
 
 def _now() -> str:

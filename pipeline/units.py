@@ -1,28 +1,30 @@
 """Units: the answers of finished work units as files, and what they count to.
 
-A unit is done exactly when its file exists. Its file carries the run's name and its own number, so that a torn file, or
-one that belongs elsewhere, is found when it is read.
+A unit is done exactly when its file exists. Its file carries the run's name, its own number and a seal, so that a torn
+or damaged file, or one that belongs elsewhere, is found when it is read.
 """
 
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.patience import patiently
+from pipeline.seal import BrokenSeal, check_seal, is_sealed, write_sealed
+from schemas.wording import one_line
 
 ROWS_A_GROUP = 10_000
 EXAMPLES = 3  # kept of each type of error
-_RUN, _UNIT = b"llava_batch_run", b"llava_batch_unit"
+_RUN, _UNIT = "llava_batch_run", "llava_batch_unit"
 
 
 class BrokenUnit(RuntimeError):
-    """The file of a unit is torn, or is not this unit of this run."""
+    """The file of a unit is torn or damaged, or is not this unit of this run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,37 +70,71 @@ def unit_path(folder: str, unit: int) -> str:
 
 def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
     """Put a unit's answers in place; writing them again changes nothing."""
-    marked = answers.replace_schema_metadata({_RUN: run.encode(), _UNIT: str(unit).encode()})
-    storage.write_atomic(unit_path(folder, unit), to_parquet(marked))
+    plain = answers.replace_schema_metadata(None)
+    sealed = write_sealed([plain], plain.schema, {_RUN: run, _UNIT: str(unit)})
+    storage.write_atomic(unit_path(folder, unit), sealed)
 
 
-def read_unit_answers(folder: str, run: str, unit: int, rows: int) -> pa.Table:
-    """The answers of a finished unit, which must be `rows`. Raises BrokenUnit, and OSError where it cannot be read."""
+def read_unit_answers(
+    folder: str, run: str, unit: int, rows: int, schema: pa.Schema | None = None, *, sealed: bool = True
+) -> pa.Table:
+    """Return the answers of a finished unit, `rows` of them in columns of `schema` (None: any).
+
+    Raises BrokenUnit, and OSError where the storage fails. `sealed` False also takes a file without a seal, as the
+    first release wrote them.
+    """
     path = unit_path(folder, unit)
-    data = patiently(lambda: storage.read_bytes(path))
+    data = storage.read_bytes(path)
     try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (OSError, pa.ArrowException) as error:  # of the bytes: what is wrong with the storage was raised before
-        raise BrokenUnit(f"{path} is torn: {error}") from error
-    marks = table.schema.metadata or {}
-    if (marks.get(_RUN), marks.get(_UNIT)) != (run.encode(), str(unit).encode()):
+        if sealed or is_sealed(data):
+            check_seal(data)
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        marks = _marks(data)
+    except (OSError, pa.ArrowException, BrokenSeal) as error:  # of the bytes: storage has raised its own before
+        raise BrokenUnit(f"{path} is torn or damaged: {one_line(error)}") from error
+    if marks != (run, str(unit)):
         raise BrokenUnit(f"{path} is not unit {unit} of this run")
     if table.num_rows != rows:
         raise BrokenUnit(f"{path} must have {rows} answers, it has {table.num_rows}")
-    return table.replace_schema_metadata(None)
+    table = table.replace_schema_metadata(None)
+    if schema is not None and not table.schema.equals(schema):
+        raise BrokenUnit(f"{path} must have the columns of this run: {_difference(table.schema, schema)}")
+    return table
+
+
+def _marks(data: bytes) -> tuple[str, str]:
+    """Return the run and the number that a unit's file states."""
+    found = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+    if _RUN.encode() not in found:  # the first release kept them with the schema
+        found = pq.read_schema(pa.BufferReader(data)).metadata or {}
+    run, unit = (found.get(name.encode(), b"").decode("utf-8", "replace") for name in (_RUN, _UNIT))
+    return run, unit
+
+
+def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
+    """Return the first column in which two schemas differ, in words."""
+    for has, should in zip_longest(found, wanted):
+        if has is None or should is None or not has.equals(should):
+            return f"it has {_named(has)} where {_named(should)} must be"
+    return "its columns differ in their metadata"
+
+
+def _named(field: pa.Field | None) -> str:
+    return "no column" if field is None else f"{field.name!r} ({field.type})"
 
 
 def done_units(folder: str) -> set[int]:
-    """The numbers of the units whose files exist."""
-    files = storage.list_files(storage.join(folder, "units"), (".parquet",))
-    names = (re.search(r"/unit-(\d+)\.parquet$", file.url) for file in files)
-    return {int(name[1]) for name in names if name}
+    """Return the numbers of the units whose files exist: in units/ itself, under exactly the name of a unit."""
+    there = {file.url for file in storage.list_files(storage.join(folder, "units"), (".parquet",))}
+    names = (re.search(r"/unit-(\d{8,})\.parquet$", url) for url in there)
+    numbers = {int(name[1]) for name in names if name}
+    return {number for number in numbers if storage.absolute(unit_path(folder, number)) in there}
 
 
 def to_parquet(table: pa.Table) -> bytes:
     """One Parquet file of this table: zstd, row groups that a viewer can open."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_A_GROUP)
+    pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_A_GROUP, write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -106,7 +142,7 @@ def stream_to_parquet(tables: Iterator[pa.Table]) -> bytes:
     """One Parquet file of these tables, all of one schema; no more than a row group is held as rows."""
     buffer = io.BytesIO()
     waiting = [next(tables)]
-    with pq.ParquetWriter(buffer, waiting[0].schema, compression="zstd") as writer:
+    with pq.ParquetWriter(buffer, waiting[0].schema, compression="zstd", write_page_checksum=True) as writer:
         for table in tables:
             if sum(one.num_rows for one in waiting) >= ROWS_A_GROUP:
                 _write_group(writer, waiting)

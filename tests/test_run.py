@@ -41,15 +41,17 @@ def some_answers(unit: int, rows: int = 3, failed: int = 1) -> pa.Table:
 
 
 def begun(folder: Path, units: int = 0) -> str:
-    begin_run(str(folder), DESCRIPTION)
+    run = begin_run(str(folder), DESCRIPTION)
     for unit in range(units):
-        write_unit(str(folder), "me", unit, some_answers(unit))
+        write_unit(str(folder), run["run"], unit, some_answers(unit))
     return str(folder)
 
 
 def finished(folder: str, num_units: int, rows_a_file: int = 1000) -> dict[str, object]:
-    units = Units(folder=folder, run="me", num_units=num_units, answers_of=lambda unit: 3, rows_a_file=rows_a_file)
-    return finish_run(units, "fingerprint", {"seconds": 1.0})
+    run = read_run(folder)
+    name = run["run"]
+    units = Units(folder=folder, run=name, num_units=num_units, answers_of=lambda unit: 3, rows_a_file=rows_a_file)
+    return finish_run(units, run["fingerprint"], {"seconds": 1.0})
 
 
 def listing(**versions: str) -> pa.Table:
@@ -83,7 +85,7 @@ def test_a_unit_is_done_when_its_file_exists(tmp_path: Path) -> None:
 def test_writing_a_unit_again_changes_nothing(tmp_path: Path) -> None:
     folder = begun(tmp_path, units=1)
     before = Path(unit_path(folder, 0)).read_bytes()
-    write_unit(folder, "me", 0, some_answers(0))
+    write_unit(folder, read_run(folder)["run"], 0, some_answers(0))
     assert Path(unit_path(folder, 0)).read_bytes() == before
 
 
@@ -151,7 +153,7 @@ def test_a_unit_that_the_storage_does_not_give_is_not_taken_for_torn(tmp_path: P
 
 def test_a_unit_with_too_few_answers_is_broken(tmp_path: Path) -> None:
     folder = begun(tmp_path, units=2)
-    write_unit(folder, "me", 1, some_answers(1, rows=2))
+    write_unit(folder, read_run(folder)["run"], 1, some_answers(1, rows=2))
     with pytest.raises(BrokenUnits, match="must have 3 answers, it has 2"):
         finished(folder, 2)
 
@@ -165,7 +167,7 @@ def test_an_answer_file_of_another_merge_does_not_stay(tmp_path: Path) -> None:
 
 
 def test_changed_added_and_removed_input_files_are_named(tmp_path: Path) -> None:
-    begin_run(str(tmp_path), {"identity": {"input_hash": "1"}}, listing(a="1", b="1", c="1"))
+    begin_run(str(tmp_path), {"identity": {"input_hash": "1"}, "settings": {}}, listing(a="1", b="1", c="1"))
     with pytest.raises(RunMismatch) as refused:
         begin_run(str(tmp_path), {"identity": {"input_hash": "2"}}, listing(a="1", b="2", d="1"))
     said = str(refused.value)
@@ -185,7 +187,7 @@ def test_a_run_may_go_on_with_changes_that_are_recorded(tmp_path: Path) -> None:
 
 
 def test_what_a_row_stands_for_cannot_change_in_a_folder(tmp_path: Path) -> None:
-    begin_run(str(tmp_path), {"identity": {"unit_rows": 8}})
+    begin_run(str(tmp_path), {"identity": {"unit_rows": 8}, "settings": {}})
     with pytest.raises(RunMismatch, match="unit_rows cannot change within a folder"):
         begin_run(str(tmp_path), {"identity": {"unit_rows": 16}}, continue_with_changes=True)
 

@@ -1,0 +1,57 @@
+"""What run.json and manifest.json must hold, so that a damaged or foreign one is named before anything trusts it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Checked(BaseModel):
+    """Keys that a later release adds are nobody's mistake; those that are read must be there, in their types."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Change(_Checked):
+    differences: list[str]
+
+
+class _TypeCount(_Checked):
+    stage: str
+    type: str
+    rows: int = Field(ge=0)
+
+
+class _AnswerFile(_Checked):
+    path: str = Field(pattern=r"^answers/[^/]+\.parquet$")  # below the folder, whatever the file says
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class _Retry(_Checked):
+    history: str
+    rows: int = Field(ge=0)
+
+
+class RunState(_Checked):
+    """run.json: what was asked, and the name that everything in the folder carries."""
+
+    run: str = Field(min_length=1)
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+    identity: dict[str, Any]
+    settings: dict[str, Any]
+    changes: list[_Change]
+    settled: dict[str, str] = {}
+
+
+class ManifestState(_Checked):
+    """manifest.json: what is in a complete folder."""
+
+    run: str = Field(min_length=1)
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+    rows: int = Field(ge=0)
+    ok: int = Field(ge=0)
+    errors: int = Field(ge=0)
+    errors_by_type: list[_TypeCount]
+    files: list[_AnswerFile]
+    retries: list[_Retry]
