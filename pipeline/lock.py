@@ -21,9 +21,10 @@ from pipeline import storage
 from schemas.errors import Refused
 
 NAME = "driver.lock"
-# Two that take a stale lock over at once both write, and not every store refuses the second of two new files; after
-# this both see whose word was the last.
+# In a store, two that take a stale lock over at once both write, and not every store refuses the second of two new
+# files; after this both see whose word was the last.
 _SETTLE_S = 0.5
+_MOST_PID = 2**31 - 1
 
 
 class FolderInUse(Refused):
@@ -107,13 +108,28 @@ def _acquire(lock: Lock, timing: Timing) -> None:
         if storage.local_path(lock.url) is not None:
             return
     else:
-        found = _read(lock.url)
+        try:
+            found = _read(lock.url)
+        except OSError as error:
+            rule = "must be a file that a driver wrote"
+            raise FolderInUse(f"{lock.url} {rule}, it cannot be read ({error}): look at it, then remove it") from error
         if found is not None and _lives(lock.url, found, timing):
             raise FolderInUse(_in_use(lock.url, found))
+        if storage.local_path(lock.url) is not None:
+            _replace_local(lock.url, found, mine)
+            return
         storage.write_atomic(lock.url, mine)
     time.sleep(_SETTLE_S)
     if _token(now := _read(lock.url)) != lock.owner.token:
         raise FolderInUse(_in_use(lock.url, now or b""))
+
+
+def _replace_local(url: str, found: bytes | None, mine: bytes) -> None:
+    """Take a dead owner's lock away and put ours there; of many drivers that try at once, one does."""
+    if found is not None and not storage.remove_exactly(url, found):
+        raise FolderInUse(_in_use(url, _read(url) or b""))
+    if not storage.create_new(url, mine):
+        raise FolderInUse(_in_use(url, _read(url) or b""))
 
 
 def _keep_beating(lock: Lock, done: threading.Event, beat_s: float) -> None:
@@ -124,9 +140,10 @@ def _keep_beating(lock: Lock, done: threading.Event, beat_s: float) -> None:
 def _lives(url: str, found: bytes, timing: Timing) -> bool:
     """Whether the owner of the lock is at work: its process is there, or the lock changes."""
     owner = _parse(found)
-    if owner.get("machine") == _machine():
-        started = _started(int(owner["pid"]))
-        return started is not None and started == owner["pid_started"]
+    pid = owner.get("pid")
+    if owner.get("machine") == _machine() and isinstance(pid, int) and 0 < pid <= _MOST_PID:
+        started = _started(pid)
+        return started is not None and started == owner.get("pid_started")
     give_up = time.monotonic() + timing.stale_s
     while time.monotonic() < give_up:
         time.sleep(min(1.0, timing.stale_s / 10))
@@ -138,7 +155,8 @@ def _lives(url: str, found: bytes, timing: Timing) -> bool:
 
 def _in_use(url: str, found: bytes) -> str:
     owner = _parse(found)
-    who = f"process {owner['pid']} on {owner['host']}" if owner else "an unknown owner"
+    named = all(name in owner for name in ("pid", "host"))
+    who = f"process {owner['pid']} on {owner['host']}" if named else "an unknown owner"
     return f"another driver works on this folder ({who}): wait for it, or stop it; its lock is {url}"
 
 
@@ -191,6 +209,6 @@ def _parse(data: bytes) -> dict[str, Any]:
     """What a lock says; nothing where it was torn by a kill."""
     try:
         owner = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return owner if isinstance(owner, dict) else {}

@@ -27,7 +27,7 @@ from schemas.run import ManifestState, RunState
 from schemas.wording import one_line
 
 FORMAT = 2  # of run.json and manifest.json
-_READABLE = {1, FORMAT}  # 1: units without seals; nothing else of it differs
+_SEAL = "sha256"  # of the rest of a state file
 _RESTORE = "put it back as it was"
 _SHOWN = 10  # changed input files named in a message
 # What decides which row an answer stands for: never to be changed in a folder that has answers.
@@ -74,7 +74,7 @@ def read_run(folder: str) -> dict[str, Any] | None:
 
 def has_seals(run: dict[str, Any]) -> bool:
     """Return whether all units of the run were written with seals."""
-    return int(run.get("begun_format", run["format"])) > 1
+    return bool(run.get("units_sealed", True))
 
 
 def settle(folder: str, name: str, value: str, *, continue_with_changes: bool = False) -> None:
@@ -163,7 +163,7 @@ def _listing_path(folder: str) -> str:
 def _described(description: dict[str, Any]) -> dict[str, Any]:
     """The description as it is in JSON, with its fingerprint."""
     described = {"format": FORMAT, "fingerprint": fingerprint(description["identity"]), **description}
-    plain: dict[str, Any] = json.loads(_to_json(described))
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
 
 
@@ -172,7 +172,6 @@ def _record_change(
 ) -> dict[str, Any]:
     change = {"at": _now(), "differences": [line.strip() for line in lines], "fingerprint_before": found["fingerprint"]}
     changed = {**found, **wanted, "changes": [*found["changes"], change]}
-    changed["begun_format"] = found.get("begun_format", found["format"])
     if files is not None:
         storage.write_atomic(_listing_path(folder), to_parquet(files))
     storage.write_atomic(_run_path(folder), _to_json(changed))
@@ -215,7 +214,9 @@ def _read_state(path: str, kind: type[BaseModel]) -> dict[str, Any] | None:
         raise RunMismatch(f"{path} must be JSON that a run wrote, it is not ({one_line(error)}): {_RESTORE}") from error
     if not isinstance(value, dict):
         raise RunMismatch(f"{path} must be a JSON object, it is {_kind_of(value)}: {_RESTORE}")
-    if value.get("format") not in _READABLE:
+    if value.get("format") in _UPGRADES:
+        value = _UPGRADES[value["format"]](path, value)
+    else:
         advice = "it was written by another release" if "format" in value else "it was not written by a run"
         raise RunMismatch(f"{path} must have format {FORMAT}, it has {value.get('format')!r}: {advice}")
     try:
@@ -226,6 +227,26 @@ def _read_state(path: str, kind: type[BaseModel]) -> dict[str, Any] | None:
         raise RunMismatch(f"{path} is not as a run wrote it ({place}: {wrong['msg'].lower()}): {_RESTORE}") from error
     found: dict[str, Any] = value
     return found
+
+
+def _unsealed(path: str, value: dict[str, Any]) -> dict[str, Any]:
+    """Take the seal off a state file; raise RunMismatch where the rest is not what was sealed."""
+    rest = {name: one for name, one in value.items() if name != _SEAL}
+    if value.get(_SEAL) != _digest(rest):
+        raise RunMismatch(f"{path} is not as a run wrote it (another {_SEAL} than it states): {_RESTORE}")
+    return rest
+
+
+def _from_format_1(path: str, value: dict[str, Any]) -> dict[str, Any]:
+    """The first release sealed neither state files nor units."""
+    return {**value, "format": FORMAT, "units_sealed": False}
+
+
+_UPGRADES = {1: _from_format_1, FORMAT: _unsealed}
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _kind_of(value: object) -> str:
@@ -252,4 +273,6 @@ def _now() -> str:
 
 
 def _to_json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n").encode()
+    """Return a state file: these values, and a seal over them."""
+    plain = json.loads(json.dumps(value, default=str))
+    return (json.dumps({**plain, _SEAL: _digest(plain)}, indent=2, ensure_ascii=False) + "\n").encode()

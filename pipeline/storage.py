@@ -138,6 +138,29 @@ def delete(url: str) -> None:
         filesystem.rm(key, recursive=True)
 
 
+def remove_exactly(url: str, content: bytes) -> bool:
+    """Remove a local file that holds just `content`; return False where it holds something else or is not there.
+
+    Of many processes at once one is told True: the file is renamed before it is looked at, and put back where it is
+    another's.
+    """
+    path = local_path(url)
+    assert path is not None, "stores cannot do this in one step"
+    aside = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    try:
+        if read_bytes(aside) == content:
+            return True
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+        return False
+    finally:
+        os.unlink(aside)
+
+
 def join(url: str, *parts: str) -> str:
     """`url` with `parts` below it, one slash between each."""
     base = url.rstrip("/") if url.strip("/") else url[:1]

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from pipeline import storage
 from pipeline.checkpoint import Pin
@@ -24,6 +25,7 @@ from pipeline.units import BrokenUnit, count_answers, done_units
 from schemas.answer import ANSWER_SCHEMA, table_to_answers
 from schemas.errors import Refused
 from schemas.job import JobSettings, parse_prompts
+from schemas.wording import describe_settings
 
 Key: TypeAlias = tuple[str, str]  # id and prompt_id of an answer
 SHOWN = 20  # problems of a sort that are named
@@ -56,12 +58,18 @@ def verify_run(folder: str) -> list[str]:
 def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None, gpus: int | None = None) -> Plan:
     """The plan that a run.json came from, made anew from its settings for the folder as it is named now."""
     identity = run["identity"]
-    placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": gpus}
-    return plan_job(identity["job"], JobSettings.model_validate(placed), "", model)
+    try:
+        placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": gpus}
+        settings, job = JobSettings.model_validate(placed), str(identity["job"])
+    except ValidationError as error:
+        raise Refused(f"{folder} has settings that are not this release's: {describe_settings(error)[0]}") from error
+    except KeyError as error:
+        raise Refused(f"{folder}/run.json must name the {error} of its run, it does not") from error
+    return plan_job(job, settings, "", model)
 
 
 def _verify_units(plan: Plan, run: dict[str, Any]) -> Iterator[str]:
-    units = plan.units(run["run"])
+    units, input = plan.units(run["run"]), _Input(plan)
     done = done_units(units.folder)
     yield (
         f"the run is not complete: {len(done):,} of {units.num_units:,} units are done; run its command again to go on"
@@ -71,9 +79,15 @@ def _verify_units(plan: Plan, run: dict[str, Any]) -> Iterator[str]:
             yield f"units/ has a unit {unit} that the run does not have"
             continue
         try:
-            units.read(unit)
+            table = units.read(unit)
+        except FileNotFoundError:  # merged meanwhile by a driver that has come to its end
+            continue
         except BrokenUnit as error:
             yield str(error)
+            continue
+        wanted = input.keys_of(unit)
+        if input.by_id(wanted, table, unit * plan.listing.unit_rows * plan.num_prompts) != wanted:
+            yield f"unit {unit} must have the answers of its rows in the order of the input, it has others"
 
 
 def _verify_files(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
@@ -106,11 +120,13 @@ def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
     missing: Counter[Key] = Counter()
     surplus: Counter[Key] = Counter()
     counts = {"rows": 0, "errors": 0}
+    moved: Key | None = None
     for file in manifest["files"]:
         rows = 0
         for table in _tables_of(storage.join(plan.settings.output, file["path"])):
             wanted = list(islice(expected, table.num_rows))
-            _compare(wanted, input.by_id(wanted, table, counts["rows"]), missing, surplus)
+            other = _compare(wanted, input.by_id(wanted, table, counts["rows"]), missing, surplus)
+            moved = moved or other
             yield from _verify_rows(table, file["path"])
             rows += table.num_rows
             counts["rows"] += table.num_rows
@@ -120,6 +136,8 @@ def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
     missing.update(expected)
     if missing or surplus:
         yield from (f"ids of the input cannot be read any more: {message}" for message in islice(input.unread, SHOWN))
+    if moved and not missing and not surplus:
+        yield f"answers are not in the order of the input: one for id {moved[0]!r} stands where another must"
     yield from _name(missing - surplus, "is missing")
     yield from _name(surplus - missing, "is there once too often, or is not of this input")
     yield from (
@@ -140,10 +158,13 @@ class _Input:
 
     def keys(self) -> Iterator[Key]:
         """The id and prompt of every answer there must be, in order."""
-        prompt_ids = [prompt.id for prompt in parse_prompts(self._plan.settings.prompt)] or ["prompt"]
         for unit in range(self._plan.listing.num_units):
-            for id in self._ids_of(unit):
-                yield from ((id, prompt_id) for prompt_id in prompt_ids)
+            yield from self.keys_of(unit)
+
+    def keys_of(self, unit: int) -> list[Key]:
+        """Return the id and prompt of every answer there must be in a unit, in order."""
+        prompt_ids = [prompt.id for prompt in parse_prompts(self._plan.settings.prompt)] or ["prompt"]
+        return [(id, prompt_id) for id in self._ids_of(unit) for prompt_id in prompt_ids]
 
     def _ids_of(self, unit: int) -> list[str]:
         """The ids of a unit's rows, without its images where the format lets them be left out."""
@@ -175,10 +196,13 @@ class _Input:
         return f"{self._names[file].as_py()}:{row - start}"
 
 
-def _compare(wanted: list[Key], found: list[Key], missing: Counter[Key], surplus: Counter[Key]) -> None:
-    """Remember what differs; where rows have only moved it comes to nothing, and memory stays small."""
+def _compare(wanted: list[Key], found: list[Key], missing: Counter[Key], surplus: Counter[Key]) -> Key | None:
+    """Remember what differs, and return the first answer that stands where another must.
+
+    Where rows have only moved nothing is left over, so that memory stays small.
+    """
     if wanted == found:
-        return
+        return None
     missing.update(wanted)
     surplus.update(found)
     for key in missing.keys() & surplus.keys():
@@ -187,6 +211,7 @@ def _compare(wanted: list[Key], found: list[Key], missing: Counter[Key], surplus
             counter[key] -= both
             if not counter[key]:
                 del counter[key]
+    return next((key for key, other in zip(found, wanted, strict=False) if key != other), None)
 
 
 def _name(keys: Counter[Key], what: str) -> Iterator[str]:
