@@ -141,7 +141,7 @@ def _lives(url: str, found: bytes, timing: Timing) -> bool:
     """Whether the owner of the lock is at work: its process is there, or the lock changes."""
     owner = _parse(found)
     pid = owner.get("pid")
-    if owner.get("machine") == _machine() and isinstance(pid, int) and 0 < pid <= _MOST_PID:
+    if owner.get("machine") == this_machine() and isinstance(pid, int) and 0 < pid <= _MOST_PID:
         started = _started(pid)
         return started is not None and started == owner.get("pid_started")
     give_up = time.monotonic() + timing.stale_s
@@ -165,13 +165,13 @@ def _this_process() -> Owner:
     return Owner(
         token=uuid.uuid4().hex,
         host=socket.gethostname(),
-        machine=_machine(),
+        machine=this_machine(),
         pid=pid,
         pid_started=_started(pid) or "",
     )
 
 
-def _machine() -> str:
+def this_machine() -> str:
     """This boot of this machine and, in a container, its own set of process ids."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # not Linux: the host's name has to do

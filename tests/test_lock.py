@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.lock import NAME, FolderInUse, Timing, hold
+from pipeline.lock import NAME, FolderInUse, Timing, hold, this_machine
 
 pytest_plugins = ["tests.object_store"]
 
@@ -102,3 +102,33 @@ def test_a_lock_that_cannot_be_looked_at_in_the_end_does_not_undo_what_was_done(
     with hold(str(tmp_path), Timing(beat_s=1000)):
         (tmp_path / NAME).unlink()
         (tmp_path / NAME).mkdir()  # reading it is an OSError, as of a store that is away
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        pytest.param({"token": "x"}, id="a token alone"),
+        pytest.param({"pid": "abc"}, id="no number"),
+        pytest.param({"pid": 10**30}, id="a number that no process has"),
+        pytest.param({"pid": 0}, id="0"),
+        pytest.param({"pid": -1}, id="every process"),
+        pytest.param([], id="a list"),
+        pytest.param(None, id="null"),
+    ],
+)
+def test_a_lock_of_the_wrong_shape_is_taken_over_once_it_is_silent(tmp_path: Path, owner: object) -> None:
+    written = {"machine": this_machine(), **owner} if isinstance(owner, dict) else owner
+    (tmp_path / NAME).write_text(json.dumps(written))
+    with hold(str(tmp_path), QUICK) as held:
+        held.confirm()
+    assert not (tmp_path / NAME).exists()
+
+
+def test_of_two_that_take_over_one_is_refused_however_late_it_writes(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.write_text("dead")
+    assert storage.remove_exactly(str(path), b"dead")
+    path.write_text("the first")
+    assert not storage.remove_exactly(str(path), b"dead")
+    assert path.read_text() == "the first"
+    assert [one.name for one in tmp_path.iterdir()] == [NAME]

@@ -1,6 +1,7 @@
 """The run folder: begun once, resumed only as itself, complete exactly when its manifest is there."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.merge import BrokenUnits, Units, finish_run
-from pipeline.run import RunMismatch, begin_run, read_manifest, read_run, settle
+from pipeline.run import RunMismatch, begin_run, has_seals, read_manifest, read_run, settle
 from pipeline.units import (
+    BrokenUnit,
     Counts,
     ErrorType,
     count_answers,
@@ -207,3 +209,79 @@ def test_counts_add_up_by_type_with_a_few_examples() -> None:
     examples = ("0-bad0: m", "0-bad1: m", "0-bad0: m")
     kind = ErrorType(stage="decode", type="BrokenImage", rows=4, examples=examples)
     assert one + one == Counts(rows=8, errors=4, by_type=(kind,))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param("", "must be JSON", id="empty"),
+        pytest.param("null", "it is null", id="null"),
+        pytest.param("[]", "it is a list", id="a list"),
+        pytest.param("{}", "must have format 2", id="no keys"),
+        pytest.param('{"format": 99}', "another release", id="a newer format"),
+        pytest.param('{"format": 1}', "field required", id="keys missing"),
+        pytest.param("[" * 100_000, "must be JSON", id="too deep"),
+    ],
+)
+@pytest.mark.parametrize("name", ["run.json", "manifest.json"])
+def test_a_state_file_of_the_wrong_shape_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    folder = begun(tmp_path, units=1)
+    finished(folder, 1)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RunMismatch, match=f"{name}.*{said}"):
+        read_manifest(folder)
+
+
+def test_an_edited_state_file_is_not_believed(tmp_path: Path) -> None:
+    folder = begun(tmp_path, units=1)
+    finished(folder, 1)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"ok": 2', '"ok": 3'))
+    with pytest.raises(RunMismatch, match="manifest.json is not as a run wrote it"):
+        read_manifest(folder)
+
+
+def test_a_manifest_of_another_run_is_refused(tmp_path: Path) -> None:
+    folders = [begun(tmp_path / name, units=1) for name in ("a", "b")]
+    for folder in folders:
+        finished(folder, 1)
+    (tmp_path / "a" / "manifest.json").write_bytes((tmp_path / "b" / "manifest.json").read_bytes())
+    with pytest.raises(RunMismatch, match="of another"):
+        read_manifest(folders[0])
+
+
+@pytest.mark.parametrize("left", ["manifest.json", "units/unit-00000000.parquet"])
+def test_a_folder_whose_run_json_is_gone_is_neither_complete_nor_free(tmp_path: Path, left: str) -> None:
+    folder = begun(tmp_path, units=1)
+    if left == "manifest.json":
+        finished(folder, 1)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(RunMismatch, match="no run.json"):
+        begin_run(folder, DESCRIPTION)
+
+
+def test_a_folder_of_the_first_release_is_read(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    run = read_run(folder)
+    old = {**run, "format": 1}
+    (tmp_path / "run.json").write_text(json.dumps(old))
+    found = read_run(folder)
+    assert found["run"] == run["run"]
+    assert not has_seals(found)
+    assert has_seals(run)
+
+
+def test_a_unit_with_another_column_than_its_run_is_broken(tmp_path: Path) -> None:
+    answers = some_answers(0)
+    write_unit(str(tmp_path), "r", 0, answers.append_column("extra", pa.array([1, 2, 3])))
+    with pytest.raises(BrokenUnit, match="it has 'extra' \\(int64\\) where no column must be"):
+        read_unit_answers(str(tmp_path), "r", 0, 3, answers.schema)
+
+
+def test_only_units_in_their_own_folder_under_their_own_name_are_done(tmp_path: Path) -> None:
+    folder = begun(tmp_path, units=2)
+    units = tmp_path / "units"
+    (units / "bak").mkdir()
+    (units / "unit-00000001.parquet").rename(units / "bak" / "unit-00000001.parquet")
+    (units / "unit-2.parquet").write_bytes(b"")
+    assert done_units(folder) == {0}
