@@ -19,7 +19,6 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.exceptions import SystemException
 
-from pipeline.patience import patiently
 from pipeline.poison import Gate, Guard, bounded_loading
 from pipeline.progress import Receipt
 from pipeline.stages import Generate, Preprocess, final_answers
@@ -208,7 +207,7 @@ class _GenerateAndWrite:
         with self._generate.drawing(part.settings):
             began = time.monotonic()
             answers = final_answers(guard(unit, lambda _: samples, self._generate))
-        patiently(lambda: write_unit(part.folder, part.run, unit, answers))
+        write_unit(part.folder, part.run, unit, answers)
         seconds, engine = time.monotonic() - began, self._generate.statistics()
         return make_receipt(place, count_answers(answers), seconds, worker=_actor(), engine=engine)
 

@@ -23,6 +23,7 @@ def describe_plan(plan: Plan) -> str:
     facts = read_facts(locate(settings.model), settings.revision)
     lines = [
         f"input    {listing.num_rows:,} rows of {listing.files.num_rows:,} {listing.format} files",
+        *([f"left out {listing.left_out}"] if listing.left_out else []),
         *(f"         {line}" for line in describe_columns(listing.columns)),
         f"model    {settings.model} ({plan.model.hash[:12]}), {facts.text.backbone}, context {facts.context:,}",
         f"memory   on GPUs, {describe_needs(settings)}",

@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.patience import patiently
 from pipeline.run import FORMAT, write_manifest
 from pipeline.units import BrokenUnit, Counts, count_answers, done_units, read_unit_answers, stream_to_parquet
 
@@ -72,7 +71,7 @@ def in_manifest(counts: Counts) -> dict[str, Any]:
 
 def write_answers(folder: str, name: str, data: bytes, rows: int) -> dict[str, Any]:
     """Put one file of answers in place and return what the manifest says of it."""
-    patiently(lambda: storage.write_atomic(storage.join(folder, name), data))
+    storage.write_atomic(storage.join(folder, name), data)
     return {"path": name, "rows": rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -142,6 +141,6 @@ def _find_broken(units: Units, numbers: Sequence[int]) -> dict[int, str]:
 
 def _delete_strangers(folder: str, names: set[str]) -> None:
     """A run that was begun anew after losing units may have left a file of an earlier merge."""
-    for file in storage.list_files(storage.join(folder, "answers"), (".parquet",)):
+    for file in storage.list_folder(storage.join(folder, "answers"), (".parquet",)):
         if f"answers/{file.url.rsplit('/', 1)[1]}" not in names:
             storage.delete(file.url)

@@ -98,8 +98,10 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         own_prompts=bool(settings.prompt),
         values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
+    roots = tuple(map(storage.absolute, settings.allow_root))  # workers may be in another folder
+    settings = settings.model_copy(update={"allow_root": roots})
     unit_rows = settings.unit_rows or (_UNIT_OF_PAGES if settings.strips == "auto" else None)
-    listing = list_input(settings.input, choices, settings.limit, unit_rows)
+    listing = list_input(settings.input, choices, settings.limit, unit_rows, settings.output)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
     if model is None:

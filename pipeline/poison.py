@@ -16,7 +16,6 @@ from typing import Literal, TypeAlias
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.patience import patiently
 from schemas.errors import Failure
 
 Work: TypeAlias = Literal["preprocess", "generate"]
@@ -59,7 +58,7 @@ class Markers:
     def find(self, name: str) -> Marker | None:
         """The marker of that name that this driver's workers have left."""
         try:
-            marker = Marker(**json.loads(patiently(lambda: storage.read_bytes(self._path(name)))))
+            marker = Marker(**json.loads(storage.read_bytes(self._path(name))))
         except (FileNotFoundError, ValueError, TypeError):  # none, or torn by the kill of its storage
             return None
         return marker if marker.driver == self.driver else None
@@ -68,11 +67,11 @@ class Markers:
         """Say what is about to be done."""
         known = {str(one): count for one, count in (deaths or {}).items()}
         marker = Marker(driver=self.driver, row=row, deaths=known)
-        patiently(lambda: storage.write_atomic(self._path(name), json.dumps(asdict(marker)).encode()))
+        storage.write_atomic(self._path(name), json.dumps(asdict(marker)).encode())
 
     def remove(self, name: str) -> None:
         """Say that it went well."""
-        patiently(lambda: storage.delete(self._path(name)))
+        storage.delete(self._path(name))
 
     def _path(self, name: str) -> str:
         return storage.join(self.folder, "markers", f"{name}.json")

@@ -17,7 +17,7 @@ from pyarrow import types
 from pipeline.column_types import is_list, is_text
 from pipeline.columns import Columns
 from pipeline.listing import Format
-from pipeline.patience import WAITS_S, is_transient, patiently
+from pipeline.patience import WAITS_S, is_transient
 from pipeline.pieces import Piece, by_row_group, read_piece
 from pipeline.preprocess.conversation import with_whole_paths
 from pipeline.preprocess.pdf import is_pdf, page_uri
@@ -29,7 +29,7 @@ KEEP = "keep:"  # before the names of the columns that ride along to the answers
 WHOLE_READ_BYTES = 256 * 2**20
 _SHOWN = 300  # characters of an error in a message
 _IMAGES = REQUEST_SCHEMA.field("images").type
-_NOT_RELATIVE = r"^([A-Za-z][A-Za-z0-9+.-]*://|/|~|data:)"
+_NOT_RELATIVE = r"^([A-Za-z][A-Za-z0-9+.-]*://|/|~|data:|file:/)"
 
 
 class UnitReader(Protocol):
@@ -77,7 +77,7 @@ def _image_files(pieces: pa.Table, failure: Failure | None) -> pa.Table:
     names, urls = (pa.array(_rows_of(pieces, column), pa.string()) for column in ("name", "url"))
     images = _one_image_a_row(pa.nulls(len(urls), pa.large_binary()), urls)
     asked = [pa.nulls(len(urls), pa.string())] * 2
-    rest = [_values([], [], len(urls)), _failures(failure, len(urls))]
+    rest = [_values([], [], len(urls)), _failures(failure, len(urls)), pa.nulls(len(urls), pa.string())]
     return pa.table([names, images, *asked, *rest], names=REQUEST_SCHEMA.names)
 
 
@@ -114,7 +114,7 @@ class _Source:
     def tables(self, piece: Piece) -> list[pa.Table]:
         """The piece's rows; where it cannot be read as a whole, those of each row group that can, and failed ones."""
         try:
-            return patiently(lambda: self._read(piece))
+            return self._read(piece)
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, MemoryError):  # no row's fault
                 raise
@@ -185,7 +185,8 @@ def _columns_of(rows: _Rows, columns: Columns) -> list[pa.Array]:
     values = [batch.column(name).cast(pa.string()) for name in columns.values]
     kept = [batch.column(kept.column).cast(kept.type) for kept in columns.keep]
     asked = [prompt, messages, _values(columns.values, values, len(batch))]
-    return [_ids(rows, columns.id), _images(rows, columns.image), *asked, _failures(None, len(batch)), *kept]
+    rest = [_failures(None, len(batch)), pa.repeat(rows.url, len(batch))]
+    return [_ids(rows, columns.id), _images(rows, columns.image), *asked, *rest, *kept]
 
 
 def _as_json(messages: pa.Array) -> pa.Array:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
@@ -58,7 +59,9 @@ class Preprocess:
         )
         self._prompts = parse_prompts(settings.prompt)
         self._strips = settings.strips == "auto"
-        self._fetch_image = ImageFetcher(max_bytes=settings.max_image_bytes, pdf_dpi=settings.pdf_dpi)
+        self._fetch_image = ImageFetcher(
+            max_bytes=settings.max_image_bytes, pdf_dpi=settings.pdf_dpi, roots=settings.allow_root
+        )
         self._pool = ThreadPoolExecutor(settings.fetch_threads)
         self._decoding = threading.Lock()  # one unit at a time; another one is read and fetched meanwhile
 
@@ -211,7 +214,8 @@ def images_of(request: Request) -> tuple[ImageRef, ...]:
     if request.messages is None:
         return request.images
     own = () if request.images == (ImageRef(),) else request.images
-    return images_in_places(parse_messages(request.messages), own)
+    images = images_in_places(parse_messages(request.messages), own)
+    return tuple(replace(image, table=request.table) for image in images)
 
 
 def attempt(step: Callable[[], T]) -> T | Failure:

@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.patience import patiently
+from schemas.wording import printable, shortened
 
 ROWS_A_GROUP = 10_000
 EXAMPLES = 3  # kept of each type of error
+_SHOWN = 300  # characters of an id and of a message in an example
 _RUN, _UNIT = b"llava_batch_run", b"llava_batch_unit"
 
 
@@ -54,11 +55,19 @@ def count_answers(answers: pa.Table) -> Counts:
     failed = failed.filter(pc.equal(failed.column("status"), "error"))
     types = (
         ErrorType(
-            stage=row["error_stage"], type=row["error_type"], rows=1, examples=(f"{row['id']}: {row['error_message']}",)
+            stage=row["error_stage"],
+            type=row["error_type"],
+            rows=1,
+            examples=(_example(row["id"], row["error_message"]),),
         )
         for row in failed.to_pylist()
     )
     return Counts(rows=answers.num_rows, errors=failed.num_rows, by_type=_merge_types(types))
+
+
+def _example(id: str, message: str) -> str:
+    """A failed row as it may be shown, whatever its data are."""
+    return printable(f"{shortened(id, _SHOWN)}: {shortened(message, _SHOWN)}")
 
 
 def unit_path(folder: str, unit: int) -> str:
@@ -75,7 +84,7 @@ def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
 def read_unit_answers(folder: str, run: str, unit: int, rows: int) -> pa.Table:
     """The answers of a finished unit, which must be `rows`. Raises BrokenUnit, and OSError where it cannot be read."""
     path = unit_path(folder, unit)
-    data = patiently(lambda: storage.read_bytes(path))
+    data = storage.read_bytes(path)
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (OSError, pa.ArrowException) as error:  # of the bytes: what is wrong with the storage was raised before
@@ -90,7 +99,7 @@ def read_unit_answers(folder: str, run: str, unit: int, rows: int) -> pa.Table:
 
 def done_units(folder: str) -> set[int]:
     """The numbers of the units whose files exist."""
-    files = storage.list_files(storage.join(folder, "units"), (".parquet",))
+    files = storage.list_folder(storage.join(folder, "units"), (".parquet",))
     names = (re.search(r"/unit-(\d+)\.parquet$", file.url) for file in files)
     return {int(name[1]) for name in names if name}
 

@@ -78,7 +78,7 @@ def _verify_units(plan: Plan, run: dict[str, Any]) -> Iterator[str]:
 
 def _verify_files(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
     """Files that are missing, foreign, or not the bytes that the manifest states."""
-    there = {storage.absolute(file.url) for file in storage.list_files(storage.join(folder, "answers"), ("",))}
+    there = {storage.absolute(file.url) for file in storage.list_folder(storage.join(folder, "answers"), ("",))}
     stated = {storage.absolute(storage.join(folder, file["path"])): file for file in manifest["files"]}
     yield from (f"answers/ has a file that is not in the manifest: {url}" for url in sorted(there - stated.keys()))
     for url, file in stated.items():

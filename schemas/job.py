@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.engine import Quantize
 from schemas.errors import Refused
+from schemas.wording import credentials_in, redacted
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -39,6 +40,11 @@ class JobSettings(BaseModel):
         min_length=1, description="Parquet files, image files, folders or globs, local or s3://, gs://; repeatable."
     )
     output: str = Field(min_length=1, description="The run folder, local or s3://, gs://.")
+    allow_root: tuple[str, ...] = Field(
+        (),
+        description="Folders or prefixes, local or s3://, gs://, that the rows of tables may name images in, and no "
+        "others; repeatable. Without any, rows may name all but local files where their table is in a store.",
+    )
     model: str = Field("demo", description="A hub id, a local checkpoint folder, or the bundled demo model.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
     prompt: tuple[str, ...] = Field(
@@ -116,6 +122,20 @@ class JobSettings(BaseModel):
     max_image_bytes: int = Field(64 * 2**20, ge=1, description="Larger encoded images become error rows.")
     max_image_pixels: int = Field(100_000_000, ge=1, description="Larger decoded images become error rows.")
     max_error_rate: float = Field(0.01, ge=0, le=1, description="Stop when more rows fail; counted after 100 rows.")
+
+    @model_validator(mode="after")
+    def _check_places(self) -> Self:
+        places = [("input", url) for url in self.input] + [("allow_root", url) for url in self.allow_root]
+        for name, url in [*places, ("output", self.output), ("model", self.model)]:
+            flag = f"--{name.replace('_', '-')}"
+            if not url.strip():
+                raise Refused(f"{flag} must not be empty, got {url!r}: is a variable of the shell unset?")
+            if (secret := credentials_in(url)) is not None:
+                raise Refused(
+                    f"{flag} {redacted(url)} must not hold {secret}, as the run's files and messages name it: "
+                    "put keys in the environment, or copy a file that is behind http(s) to this machine"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

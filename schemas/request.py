@@ -11,10 +11,14 @@ from schemas.errors import Failure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """Where an image is: its encoded bytes, or a URI to fetch them from. Bytes win where both are set."""
+    """Where an image is: its encoded bytes, or a URI to fetch them from. Bytes win where both are set.
+
+    `table` is the file whose row names the URI, None where the user did: rows may not read everything that users may.
+    """
 
     data: bytes | None = None
     uri: str | None = None
+    table: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +27,7 @@ class Request:
 
     `messages` is the JSON text of a list of {role, content}; it has a place for every image, and wins over `prompt`.
     `values` are the row's columns that the job's prompts name, as text. `failure` says why nothing but the id could be
-    read of the row.
+    read of the row. `table` is the file that the row was read from, None where the input's file is the image.
     """
 
     id: str
@@ -32,6 +36,7 @@ class Request:
     messages: str | None = None
     values: Mapping[str, str | None] = field(default_factory=dict)
     failure: Failure | None = None
+    table: str | None = field(default=None, compare=False)
 
 
 FAILURE = pa.struct([pa.field(name, pa.string(), nullable=False) for name in ("stage", "type", "message")])
@@ -47,6 +52,7 @@ REQUEST_SCHEMA = pa.schema(
         pa.field("messages", pa.string()),  # JSON text of [{role, content}, ...]; null where the row has none
         pa.field("values", pa.map_(pa.string(), pa.string()), nullable=False),  # of the columns that prompts name
         pa.field("failure", FAILURE),  # null where the row could be read
+        pa.field("table", pa.string()),  # the file that the row is in; null where the file is the image
     ]
 )
 
@@ -61,6 +67,7 @@ def requests_to_table(requests: Sequence[Request]) -> pa.Table:
             "messages": request.messages,
             "values": list(request.values.items()),
             "failure": request.failure and asdict(request.failure),
+            "table": request.table,
         }
         for request in requests
     ]
@@ -73,7 +80,7 @@ def table_to_requests(table: pa.Table) -> list[Request]:
 
 
 def _row_to_request(row: dict[str, Any]) -> Request:
-    row["images"] = tuple(ImageRef(**image) for image in row["images"])
+    row["images"] = tuple(ImageRef(**image, table=row["table"]) for image in row["images"])
     row["values"] = dict(row["values"])
     row["failure"] = Failure(**row["failure"]) if row["failure"] else None
     return Request(**row)
