@@ -31,6 +31,7 @@ TWICE = "links to folders that are listed already"
 UNREADABLE = "that cannot be read"
 IRREGULAR = "pipes, sockets or devices"
 OUTPUT = "folders of runs"
+_SHOWN = 3  # names for each reason
 _GLOB = re.compile(r"[*?[]")
 _GONE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _OF_A_RUN = ("input.parquet", "manifest.json")  # beside run.json
@@ -38,27 +39,32 @@ _OF_A_RUN = ("input.parquet", "manifest.json")  # beside run.json
 
 @dataclass(slots=True)
 class LeftOut:
-    """How many names were left out, for each reason, and the first of them."""
+    """How many names were left out, for each reason, and the first few of them."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, why: str, name: str, count: int = 1) -> None:
-        """Count one more, or `count` of which this is the first."""
-        self.counts[why] += count
-        self.examples.setdefault(why, name)
+    def add(self, why: str, name: str) -> None:
+        """Count one more."""
+        self.counts[why] += 1
+        self._show(why, [name])
 
     def update(self, other: "LeftOut") -> None:
         """Add what another input left out."""
-        for why, count in other.counts.items():
-            self.add(why, other.examples[why], count)
+        self.counts.update(other.counts)
+        for why, names in other.examples.items():
+            self._show(why, names)
+
+    def _show(self, why: str, names: list[str]) -> None:
+        self.examples[why] = [*self.examples.get(why, ()), *names][:_SHOWN]
 
     def __str__(self) -> str:
-        """`2 hidden (.a.png, ...), 1 links to nothing (b.png)`; empty where nothing was."""
-        return ", ".join(
-            f"{count:,} {why} ({printable(self.examples[why])}{', ...' if count > 1 else ''})"
-            for why, count in sorted(self.counts.items())
-        )
+        """`4 hidden (.a.png, .b.png, .c.png, ...), 1 links to nothing (d.png)`; empty where nothing was."""
+        return ", ".join(self._describe(why) for why in sorted(self.counts))
+
+    def _describe(self, why: str) -> str:
+        more = ", ..." if self.counts[why] > _SHOWN else ""
+        return f"{self.counts[why]:,} {why} ({', '.join(map(printable, self.examples[why]))}{more})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
