@@ -63,7 +63,8 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
         positions = retry.begin(manifest, choice)
         if not len(positions):
             say("no failed rows of that kind: nothing to try again")
-            return summarise(manifest, folder, None)
+            # A kill between the manifest and its scores left none.
+            return summarise(with_scores(plan.settings, manifest), folder, None)
         answering = Answering(
             settings=plan.settings.model_copy(update={"max_error_rate": 1.0}),  # all of these rows have failed before
             read=partial(_read_rows, unit_reader(plan.listing), retry.rows_by_unit(positions)),

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.preprocess.geometry import Anyres, scaled_size, select_grid
+from pipeline.preprocess.kinds import kind_of, without_bytes
 from schemas.errors import Refused, RowError
 from schemas.sample import Size, Tiles
 
@@ -60,14 +61,13 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
         except RowError:
             raise
         except UnidentifiedImageError as error:  # its own text holds a memory address: another one in every run
-            message = f"the bytes, which begin with {bytes(data[:16])!r}, are no readable {', '.join(FORMATS)}"
+            message = f"the bytes look like {kind_of(data)}, they are no readable {', '.join(FORMATS)}"
             raise RowError("decode", "NotAnImage", message) from error
         except Image.DecompressionBombError as error:
             raise RowError("decode", "TooManyPixels", str(error)) from error
         except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more
-            raise RowError(
-                "decode", "BrokenImage", f"the image cannot be decoded: {type(error).__name__}: {error}"
-            ) from error
+            said = f"{type(error).__name__}: {without_bytes(str(error))}"
+            raise RowError("decode", "BrokenImage", f"the image cannot be decoded: {said}") from error
 
 
 def tile_image(image: Image.Image, anyres: Anyres) -> Tiles:

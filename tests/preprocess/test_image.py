@@ -186,7 +186,7 @@ def test_every_real_picture_is_decoded_to_rgb_of_its_size() -> None:
 
 @pytest.mark.parametrize(("data", "kind", "message"), [
     pytest.param(b"", "EmptyImage", "the image has no bytes", id="empty"),
-    pytest.param(b"<!DOCTYPE html><html>", "NotAnImage", "begin with b'<!DOCTYPE html><', are no", id="a web page"),
+    pytest.param(b"<!DOCTYPE html><html>", "NotAnImage", "look like HTML, they are no readable", id="a web page"),
     pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9", "NotAnImage", "no readable JPEG", id="PostScript"),
     pytest.param(encoded(noise(99, 99), "JPEG")[:2000], "BrokenImage", "truncated", id="truncated JPEG"),
     pytest.param(encoded(noise(99, 99), "JPEG")[:100], "BrokenImage", "", id="JPEG without a whole header"),
