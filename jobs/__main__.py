@@ -23,7 +23,7 @@ from jobs.sweep import sweep
 from jobs.verify import verify
 from schemas.errors import Refused
 from schemas.job import name_prompt
-from schemas.wording import describe_settings
+from schemas.wording import describe_settings, printable_lines, redacted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +93,7 @@ def _flag(place: str) -> str:
 
 
 def _refuse(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printable_lines(redacted(message))}\n")
     return 2
 
 

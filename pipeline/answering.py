@@ -15,6 +15,7 @@ from pipeline.stopping import stop_on_signals
 from pipeline.units import Counts
 from pipeline.work import Part, Queue, Work
 from schemas.job import JobSettings
+from schemas.wording import printable_lines, redacted
 
 ROWS_BEFORE_BUDGET = 100
 
@@ -99,5 +100,5 @@ def check_budget(done: Counts, max_error_rate: float) -> None:
 
 
 def say(line: str) -> None:
-    """Tell the person who waits."""
-    sys.stderr.write(line + "\n")
+    """Tell the person who waits, and the terminal nothing."""
+    sys.stderr.write(printable_lines(redacted(line)) + "\n")

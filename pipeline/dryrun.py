@@ -13,6 +13,7 @@ from pipeline.stages import Preprocess
 from schemas.job import parse_prompts
 from schemas.request import table_to_requests
 from schemas.sample import Prompt, Sample, table_to_samples
+from schemas.wording import printable
 
 ROWS = 8
 
@@ -53,10 +54,10 @@ def _describe_sample(sample: Sample) -> Iterator[str]:
     sizes = ", ".join(f"{size.width}x{size.height}" for size in sample.image_sizes) or "no image"
     sizes += f" in {len(sample.strips)} strips" if sample.strips else ""
     for prompt in sample.asked:
-        yield f"  {sample.id}  {prompt.id}  {_describe_prompt(prompt, sizes, sum(sample.tiles_per_image))}"
+        yield f"  {printable(sample.id)}  {prompt.id}  {_describe_prompt(prompt, sizes, sum(sample.tiles_per_image))}"
 
 
 def _describe_prompt(prompt: Prompt, sizes: str, num_tiles: int) -> str:
     if prompt.failure:
-        return f"error at {prompt.failure.stage}: {prompt.failure.type}: {prompt.failure.message}"
+        return f"error at {prompt.failure.stage}: {prompt.failure.type}: {printable(prompt.failure.message)}"
     return f"{sizes}, {num_tiles} tiles, {len(prompt.token_ids)} tokens ({prompt.num_image_tokens} of images)"

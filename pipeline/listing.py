@@ -15,7 +15,7 @@ from pipeline.finding import Found, find_files
 from pipeline.preprocess.pdf import INSTALL, SUFFIX, can_read_pdfs, count_pages, is_pdf
 from pipeline.storage import FileInfo
 from schemas.errors import Refused, RowError
-from schemas.wording import one_line
+from schemas.wording import one_line, printable
 
 Format = Literal["parquet", "images"]
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -48,6 +48,8 @@ def find_input(url: str, output: str | None = None) -> Found:
     try:
         found = find_files(url, PARQUET_SUFFIXES + FILE_SUFFIXES, output)
         there = bool(found.files) or storage.exists(url)
+    except storage.UnsupportedScheme as error:
+        raise Refused(f"--input {url}: {error}") from error
     except Refused:
         raise
     except (OSError, ValueError) as error:  # ValueError: what is no path at all, with a null character in it
@@ -95,7 +97,8 @@ def format_of(found: Sequence[Found]) -> Format:
         first.setdefault("parquet" if _is_parquet(file.url) else "images", file.url)
     if len(first) > 1:
         raise Refused(
-            f"--input must be Parquet files or image files, not both, got {first['parquet']} and {first['images']}; "
+            f"--input must be Parquet files or image files, not both, got {printable(first['parquet'])} and "
+            f"{printable(first['images'])}; "
             "name one kind by a glob, as in --input 'folder/*.parquet'"
         )
     return next(iter(first))
@@ -155,7 +158,7 @@ def _read_footer(url: str) -> Footer:
             return Footer(url=url, num_rows=parquet.metadata.num_rows, schema=parquet.schema_arrow)
     except (OSError, pa.ArrowException) as error:
         why = one_line(error)
-        raise Refused(f"{url} must be a Parquet file, its footer cannot be read: {why}") from error
+        raise Refused(f"{printable(url)} must be a Parquet file, its footer cannot be read: {why}") from error
 
 
 def _is_bookkeeping(below: str) -> bool:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.units import to_parquet
 from schemas.errors import Refused
+from schemas.wording import printable
 
 FORMAT = 1  # of run.json and manifest.json
 _SHOWN = 10  # changed input files named in a message
@@ -63,6 +64,8 @@ def begin_run(
 
 def read_run(folder: str) -> dict[str, Any] | None:
     """The run.json of a folder, None where there is none. Raises RunMismatch for one of another format."""
+    if not folder.strip():
+        raise Refused(f"OUT must not be empty, got {folder!r}: is a variable of the shell unset?")
     run = _read_json(_run_path(folder))
     if run is not None and run.get("format") != FORMAT:
         raise RunMismatch(f"{_run_path(folder)} must have format {FORMAT}, it has {run.get('format')!r}")
@@ -105,7 +108,9 @@ def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
     same = [pc.equal(both.column(name), both.column(f"{name}_before")) for name in ("size", "version", "num_rows")]
     changed = both.filter(pc.invert(pc.and_(pc.and_(same[0], same[1]), same[2])))
     for what, table in (("added", added), ("removed", removed), ("changed", changed)):
-        yield from (f"  input file {what}: {url}" for url in table.column("url").slice(0, _SHOWN).to_pylist())
+        yield from (
+            f"  input file {what}: {printable(url)}" for url in table.column("url").slice(0, _SHOWN).to_pylist()
+        )
         if table.num_rows > _SHOWN:
             yield f"  and {table.num_rows - _SHOWN:,} more input files {what}"
 

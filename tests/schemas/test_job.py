@@ -31,6 +31,12 @@ def test_settings_are_frozen() -> None:
         pytest.param({"prompt": ("{}",)}, r"must name a column or be doubled, got '\{\}'", id="no name"),
         pytest.param({"temprature": 1}, "Extra inputs are not permitted", id="unknown key"),
         pytest.param({"input": ()}, "at least 1 item", id="no input"),
+        pytest.param({"input": ("a", "")}, "--input must not be empty, got ''", id="an empty input"),
+        pytest.param({"output": " "}, "--output must not be empty, got ' '", id="a blank output"),
+        pytest.param({"allow_root": ("",)}, "--allow-root must not be empty", id="an empty root"),
+        pytest.param({"input": ("http://me:x@h/a",)}, r"--input http://\*\*\*@h/a must not hold a user", id="password"),
+        pytest.param({"output": "s3://me:x@b/a"}, r"--output s3://\*\*\*@b/a must not hold a user", id="output"),
+        pytest.param({"model": "https://h/a?sig=x"}, r"--model https://h/a\?sig=\*\*\* must not", id="signed"),
     ],
 )
 def test_a_bad_setting_is_refused(changes: dict[str, object], message: str) -> None:
