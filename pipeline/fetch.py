@@ -54,14 +54,12 @@ class ImageFetcher:
 
     def _allowed(self, uri: str, table: str) -> str:
         """Return what a row's `uri` leads to, links on this machine resolved; raises RowError where it may not."""
-        if _is_data(uri) or len(uri) > _LONGEST:
-            return uri
+        is_local = storage.is_local(uri)
+        if _is_data(uri) or len(uri) > _LONGEST or storage.scheme_of(uri) not in SCHEMES:
+            return uri  # it needs no leave, or whoever fetches it says why it cannot be
         try:
-            place = _real(uri)
-            is_local = storage.is_local(uri)
-        except storage.UnsupportedScheme:  # whoever fetches it says so
-            return uri
-        except ValueError as error:
+            place = _real(uri) if is_local or self._roots else uri
+        except (OSError, ValueError) as error:
             raise _failed(uri, str(error)) from error
         if self._roots and not any(_is_below(place, root) for root in self._roots):
             advice = "add its folder as another --allow-root if rows may read it"

@@ -43,9 +43,9 @@ def find_input(url: str, output: str | None = None) -> Found:
 
     What a job writes is not its input: its `output` and other folders of runs are left out where they are below it.
     """
-    if output is not None:
-        _check_apart(url, output)
     try:
+        if output is not None:
+            _check_apart(url, output)
         found = find_files(url, PARQUET_SUFFIXES + FILE_SUFFIXES, output)
         there = bool(found.files) or storage.exists(url)
     except storage.UnsupportedScheme as error:
