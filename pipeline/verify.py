@@ -152,7 +152,7 @@ class _Input:
             rows = pieces.select(["name", "start", "num_rows"]).to_pylist()
             return [f"{row['name']}:{row['start'] + i}" for row in rows for i in range(row["num_rows"])]
         if self._plan.listing.format == "parquet":
-            columns = Columns(image=columns.id, id=columns.id)  # any column of texts stands in for images
+            columns = Columns(id=columns.id)
         table = read_unit(pieces, columns, self._plan.listing.format)
         self.unread |= {failure["message"]: None for failure in table.column("failure").drop_null().to_pylist()}
         ids: list[str] = table.column("id").to_pylist()
