@@ -12,6 +12,7 @@ from pipeline import storage
 
 _STREAM_BUFFER_BYTES = 8 * 2**20
 _BATCH_BYTES = 512 * 2**20
+_BATCH_ROWS = 2**16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def _rows_at_once(metadata: pq.FileMetaData, groups: list[int], most: int) -> in
     """Rows of a batch: lists of more than 2 GB in one cannot be decoded."""
     sizes = [(metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows) for group in groups]
     largest = max((size // max(1, rows) for size, rows in sizes), default=0)
-    return max(1, min(most, _BATCH_BYTES // max(1, largest)))
+    return max(1, min(most, _BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
 
 
 def _row_groups(metadata: pq.FileMetaData, start: int, num_rows: int) -> tuple[list[int], int]:

@@ -71,6 +71,15 @@ def read_unit(
     return pa.concat_tables(tables)
 
 
+def read_ids(piece: Piece, name: str) -> Iterator[tuple[int, pa.ChunkedArray]]:
+    """The ids of a file's rows, each part with its position; raises OSError and ArrowException."""
+    done = piece.start
+    for batch in read_piece(piece, [name], WHOLE_READ_BYTES):
+        rows = _Rows(url=piece.url, name=piece.name, first=done, batch=batch)
+        yield done, _ids(rows, name, _Reading(rows))
+        done += batch.num_rows
+
+
 def _read_numbered(listing: Listing, unit: int, failure: Failure | None = None) -> pa.Table:
     return read_unit(listing.unit(unit), listing.columns, listing.format, failure=failure)
 
@@ -127,10 +136,8 @@ class _Source:
 
     def _parts(self, piece: Piece, error: OSError | pa.ArrowException) -> list[Piece]:
         """What is tried by itself: row groups, and fewer rows where Arrow cannot decode so many at once."""
-        groups = by_row_group(piece)
-        fewer = isinstance(error, pa.ArrowNotImplementedError) and "chunked array" in str(error)
-        # Arrow looks at the texts of dictionaries while it decodes them, at others' never
-        return halves(piece) if len(groups) == 1 and (fewer or _is_no_text(error)) else groups
+        too_many = isinstance(error, pa.ArrowNotImplementedError) and "chunked array" in str(error)
+        return halves(piece) if too_many else by_row_group(piece)
 
     def failed(self, piece: Piece, failure: Failure | None, ids: pa.Array | None = None) -> pa.Table:
         """Rows of which nothing is known but their ids, or else their places."""
@@ -189,8 +196,7 @@ def _why(piece: Piece, error: OSError | pa.ArrowException) -> Failure:
 def _columns_of(rows: _Rows, columns: Columns) -> list[pa.Array | pa.ChunkedArray]:
     """The columns of a table of requests. A row of which a value cannot be used keeps the others, and has a failure."""
     reading = _Reading(rows)
-    made = _made_ids(rows.name, rows.first, len(rows.batch))
-    ids = pc.coalesce(reading.texts(columns.id), made)
+    ids = _ids(rows, columns.id, reading)
     prompt = reading.texts(columns.prompt)
     messages = reading.column(columns.messages, lambda column, _: _messages(column, rows.folder), _NO_TEXT)
     values = _values(columns.values, [reading.texts(name) for name in columns.values], len(rows.batch))
@@ -275,6 +281,7 @@ def _bad_value(rows: _Rows, name: str, row: int, error: Exception) -> Failure:
 
 
 def _is_no_text(error: Exception) -> bool:
+    """Whether Arrow found text that is not UTF-8; that of a dictionary it finds while it decodes a row group."""
     return isinstance(error, UnicodeError) or (isinstance(error, pa.ArrowInvalid) and "UTF8" in str(error))
 
 
@@ -318,6 +325,12 @@ def _images(column: pa.Array, first: int, folder: str, may_lack: pa.ChunkedArray
     images = _image_structs(*_data_and_uri(lists.flatten(), folder))
     offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), images, type=_IMAGES)
+
+
+def _ids(rows: _Rows, name: str | None, reading: _Reading) -> pa.ChunkedArray:
+    """The id column as strings; a row without one is called after its file and its position there."""
+    made = _made_ids(rows.name, rows.first, len(rows.batch))
+    return pc.coalesce(reading.texts(name), made)
 
 
 def _made_ids(name: str, first: int, num_rows: int) -> pa.Array:

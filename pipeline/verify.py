@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.checkpoint import Pin
 from pipeline.columns import Columns
+from pipeline.duplicates import find_duplicates
 from pipeline.plan import Plan, plan_job
 from pipeline.reader import read_unit
 from pipeline.run import changed_files, read_manifest, read_run
@@ -118,6 +119,9 @@ def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
         if rows != file["rows"]:
             yield f"{file['path']} must have {file['rows']} answers, it has {rows}"
     missing.update(expected)
+    duplicates = find_duplicates(plan.listing)
+    if duplicates is not None:
+        yield f"ids of the input must differ, {duplicates}"
     if missing or surplus:
         yield from (f"ids of the input cannot be read any more: {message}" for message in islice(input.unread, SHOWN))
     yield from _name(missing - surplus, "is missing")

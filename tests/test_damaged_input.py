@@ -108,10 +108,11 @@ def test_rows_whose_ids_are_no_text_are_called_after_their_place(tmp_path: Path)
     assert [request.id for request in requests_of(listing)][1] == "b"
 
 
-def test_a_text_that_is_none_in_a_dictionary_costs_its_rows_alone(tmp_path: Path) -> None:
+def test_a_text_that_is_none_in_a_dictionary_costs_its_row_group(tmp_path: Path) -> None:
     prompts = pa.DictionaryArray.from_arrays(pa.array([0, 0, 1, 0], pa.int8()), texts(b"one", BAD))
-    url = write(f"{tmp_path}/a.parquet", pa.table({"id": list("abcd"), "image": [b"1"] * 4, "prompt": prompts}))
-    assert failures_of(list_input([url], CONVENTION)) == [None, None, ("c", "InvalidText"), None]
+    rows = pa.table({"id": list("abcd"), "image": [b"1"] * 4, "prompt": prompts})
+    url = write(f"{tmp_path}/a.parquet", rows, row_group_size=2, use_dictionary=False)
+    assert failures_of(list_input([url], CONVENTION)) == [None, None, ("c", "InvalidText"), ("d", "InvalidText")]
 
 
 def test_a_row_with_a_bad_value_keeps_the_others(tmp_path: Path) -> None:
