@@ -78,8 +78,10 @@ def report(summary: "Summary") -> int:
 
 def _dry_run(plan: "Plan") -> int:
     from pipeline.dryrun import describe_plan, describe_rows
+    from pipeline.duplicates import refuse_duplicate_ids
     from pipeline.machine import cards_here, check_machine
 
+    refuse_duplicate_ids(plan.listing)
     sys.stderr.write(describe_plan(plan) + "\n" + describe_rows(plan) + "\n")
     check_machine(plan.settings, cards_here())
     return 0

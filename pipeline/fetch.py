@@ -9,6 +9,7 @@ from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from pipeline import storage
+from pipeline.column_types import looks_like_base64
 from pipeline.patience import WAITS_S, is_transient
 from pipeline.preprocess.pdf import PdfPage, split_page_uri
 from schemas.errors import RowError
@@ -77,6 +78,10 @@ def fetch(uri: str, max_bytes: int, waits_s: Sequence[float] = WAITS_S) -> bytes
 
     What may pass (a timeout, a 429, a 5xx) is tried again after each of `waits_s`.
     """
+    if looks_like_base64(uri):
+        shown = f"{uri[:20]}... of {len(uri):,} letters"
+        message = f"base64 must say what it is: prefix data:image/...;base64, as in data:image/jpeg;base64,{shown}"
+        raise RowError("fetch", "BareBase64", message)
     is_data = _is_data(uri)
     if not is_data and len(uri) > _LONGEST:
         raise _failed(uri, f"a path must have at most {_LONGEST:,} characters, it has {len(uri):,}")

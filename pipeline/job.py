@@ -8,13 +8,14 @@ from typing import Any
 from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
+from pipeline.duplicates import refuse_duplicate_ids
 from pipeline.lock import Lock, hold
 from pipeline.machine import cards_here, check_machine
 from pipeline.merge import BrokenUnits, finish_run
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
 from pipeline.progress import Progress, describe_engine
 from pipeline.reader import unit_reader
-from pipeline.run import RunMismatch, begin_run, read_manifest
+from pipeline.run import RunMismatch, begin_run, read_manifest, read_run
 from pipeline.stages import Engine, Preprocess
 from pipeline.units import done_units, unit_path
 from schemas.job import JobSettings
@@ -26,6 +27,8 @@ def run_job(
     plan: Plan, load: Callable[[JobSettings], Engine] | Loaders, *, continue_with_changes: bool = False
 ) -> Summary:
     """Answer every row that has no answer. Raises RunMismatch, FolderInUse, ErrorBudgetSpent, RunFailed, Stopped."""
+    if continue_with_changes or read_run(plan.settings.output) is None:
+        refuse_duplicate_ids(plan.listing)  # of a run that goes on they have been looked at
     check_machine(plan.settings, cards_here())  # refuses here what the actors could only die of
     model = Preprocess(plan.settings).preprocessor.describe()  # likewise: a chat template that does not suit it
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)

@@ -24,13 +24,14 @@ from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
 from pipeline.job import ROUNDS
+from pipeline.kept import restore, to_travel
 from pipeline.lock import hold
 from pipeline.merge import Units, clear_work, in_manifest, write_answers
 from pipeline.plan import Plan, Summary, summarise, with_scores
 from pipeline.progress import Progress
 from pipeline.reader import UnitReader, unit_reader
 from pipeline.run import begin_run, read_manifest, read_run, write_manifest
-from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, to_parquet, unit_path
+from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, read_answers, to_parquet, unit_path
 from pipeline.verify import plan_of
 from schemas.errors import Failure, Refused
 
@@ -109,7 +110,7 @@ class _Retry:
             chosen = pa.concat_tables(_select(self.plan.settings.output, manifest, choice))
             if not chosen.num_rows:
                 return np.zeros(0, np.int64)
-            storage.write_atomic(self.history, to_parquet(chosen))
+            storage.write_atomic(self.history, to_parquet(restore(chosen)))
         positions: npt.NDArray[np.int64] = self._history().column(POSITION).to_numpy()
         return positions
 
@@ -155,9 +156,9 @@ class _Retry:
             inside = (positions >= start) & (positions < start + file["rows"])
             if inside.any():
                 path = storage.join(folder, file["path"])
-                old = pq.read_table(pa.BufferReader(storage.read_bytes(path)))
+                old = to_travel(read_answers(storage.read_bytes(path)))
                 mixed = _replace(old, positions[inside] - start, new.filter(pa.array(inside)))
-                files.append(write_answers(folder, file["path"], to_parquet(mixed), file["rows"]))
+                files.append(write_answers(folder, file["path"], to_parquet(restore(mixed)), file["rows"]))
             else:
                 files.append(file)
             start += file["rows"]
@@ -178,14 +179,14 @@ class _Retry:
             first = unit * self.plan.listing.unit_rows
             there = np.repeat((np.array(rows) + first) * num_prompts, num_prompts)
             there += np.tile(np.arange(num_prompts), len(rows))
-            tables.append(units.read(unit).filter(pa.array(np.isin(there, positions))))
-        answers = pa.concat_tables(tables).unify_dictionaries()
+            tables.append(to_travel(units.read(unit)).filter(pa.array(np.isin(there, positions))))
+        answers = pa.concat_tables(tables)
         attempts = pc.add(self._history().column("attempt"), pa.scalar(1, pa.int32()))
         index = answers.schema.get_field_index("attempt")
         return answers.set_column(index, answers.schema.field(index), attempts)
 
     def _history(self) -> pa.Table:
-        return pq.read_table(pa.BufferReader(storage.read_bytes(self.history)))
+        return read_answers(storage.read_bytes(self.history))
 
 
 def _select(folder: str, manifest: dict[str, Any], choice: Choice) -> Iterator[pa.Table]:
@@ -194,7 +195,7 @@ def _select(folder: str, manifest: dict[str, Any], choice: Choice) -> Iterator[p
     for file in manifest["files"]:
         with storage.open_url(storage.join(folder, file["path"])) as source, pq.ParquetFile(source) as parquet:
             for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
-                table = pa.Table.from_batches([batch])
+                table = to_travel(pa.Table.from_batches([batch]))
                 positions = pa.array(np.arange(start, start + table.num_rows))
                 yield table.append_column(POSITION, positions).filter(_wanted(table, choice))
                 start += table.num_rows

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -143,8 +144,11 @@ def _look_into(
         refuse_choices(choices)
         return Columns(), np.array(count_rows(files, limit), np.int64)
     footers = read_footers([file.url for file in files], limit)
-    columns = find_columns([FileSchema(url=footer.url, schema=footer.schema) for footer in footers], choices)
-    return columns, np.array([footer.num_rows for footer in footers], np.int64)
+    rows = np.array([footer.num_rows for footer in footers], np.int64)
+    before = np.cumsum(rows) - rows
+    decide = (rows > 0) & (before < (limit or np.inf))  # files without rows in the job say nothing of its columns
+    schemas = [FileSchema(url=footer.url, schema=footer.schema) for footer in compress(footers, decide)]
+    return find_columns(schemas, choices) if schemas else Columns(), rows
 
 
 def files_table(files: Sequence[FileInfo], folder: str, rows: npt.NDArray[np.int64]) -> pa.Table:

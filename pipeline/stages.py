@@ -19,6 +19,7 @@ from pipeline.checkpoint import locate
 from pipeline.engine.engine import Engine as TorchEngine
 from pipeline.fetch import ImageFetcher
 from pipeline.joining import join_answers, samples_of_strips
+from pipeline.kept import restore
 from pipeline.preprocess.conversation import Conversation, ask, images_in_places, parse_messages
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.pdf import PdfPage
@@ -227,10 +228,10 @@ def attempt(step: Callable[[], T]) -> T | Failure:
 
 
 def final_answers(table: pa.Table) -> pa.Table:
-    """The table as it is written: ANSWER_SCHEMA, then the kept columns under their own names."""
+    """The table as it is written: ANSWER_SCHEMA, then the kept columns under their own names, of their own types."""
     names = [name.removeprefix(KEEP) for name in table.column_names]
     assert names[: len(ANSWER_SCHEMA)] == ANSWER_SCHEMA.names
-    return table.rename_columns(names)
+    return restore(table.rename_columns(names))
 
 
 def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:

@@ -17,6 +17,7 @@ from pipeline import storage
 from schemas.wording import printable, shortened
 
 ROWS_A_GROUP = 10_000
+_BYTES_A_GROUP = 512 * 2**20  # of a column more than 2 GB at once cannot be read where it is nested
 EXAMPLES = 3  # kept of each type of error
 _SHOWN = 300  # characters of an id and of a message in an example
 _RUN, _UNIT = b"llava_batch_run", b"llava_batch_unit"
@@ -86,7 +87,7 @@ def read_unit_answers(folder: str, run: str, unit: int, rows: int) -> pa.Table:
     path = unit_path(folder, unit)
     data = storage.read_bytes(path)
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = read_answers(data)
     except (OSError, pa.ArrowException) as error:  # of the bytes: what is wrong with the storage was raised before
         raise BrokenUnit(f"{path} is torn: {error}") from error
     marks = table.schema.metadata or {}
@@ -95,6 +96,13 @@ def read_unit_answers(folder: str, run: str, unit: int, rows: int) -> pa.Table:
     if table.num_rows != rows:
         raise BrokenUnit(f"{path} must have {rows} answers, it has {table.num_rows}")
     return table.replace_schema_metadata(None)
+
+
+def read_answers(data: bytes) -> pa.Table:
+    """All of a Parquet file in memory, a row group at a time."""
+    with pq.ParquetFile(pa.BufferReader(data)) as parquet:
+        groups = range(parquet.num_row_groups)
+        return pa.concat_tables([parquet.read_row_group(group) for group in groups]) if groups else parquet.read()
 
 
 def done_units(folder: str) -> set[int]:
@@ -107,7 +115,7 @@ def done_units(folder: str) -> set[int]:
 def to_parquet(table: pa.Table) -> bytes:
     """One Parquet file of this table: zstd, row groups that a viewer can open."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_A_GROUP)
+    pq.write_table(table, buffer, compression="zstd", row_group_size=_rows_a_group(table))
     return buffer.getvalue()
 
 
@@ -117,7 +125,7 @@ def stream_to_parquet(tables: Iterator[pa.Table]) -> bytes:
     waiting = [next(tables)]
     with pq.ParquetWriter(buffer, waiting[0].schema, compression="zstd") as writer:
         for table in tables:
-            if sum(one.num_rows for one in waiting) >= ROWS_A_GROUP:
+            if sum(one.num_rows for one in waiting) >= ROWS_A_GROUP or sum(map(_bytes_of, waiting)) >= _BYTES_A_GROUP:
                 _write_group(writer, waiting)
                 waiting = []
             waiting.append(table)
@@ -127,7 +135,19 @@ def stream_to_parquet(tables: Iterator[pa.Table]) -> bytes:
 
 def _write_group(writer: pq.ParquetWriter, tables: Sequence[pa.Table]) -> None:
     together = pa.concat_tables(tables)
-    writer.write_table(together, row_group_size=max(1, together.num_rows))
+    rows = together.num_rows if _bytes_of(together) <= 2 * _BYTES_A_GROUP else _rows_a_group(together)
+    writer.write_table(together, row_group_size=max(1, rows))
+
+
+def _rows_a_group(table: pa.Table) -> int:
+    """As many rows as a viewer can open, fewer where they are large."""
+    rows = table.num_rows * _BYTES_A_GROUP // max(1, _bytes_of(table))
+    return max(1, min(ROWS_A_GROUP, int(rows)))
+
+
+def _bytes_of(table: pa.Table) -> int:
+    size: int = table.get_total_buffer_size()
+    return size
 
 
 def _merge_types(types: Iterable[ErrorType]) -> tuple[ErrorType, ...]:

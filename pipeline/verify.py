@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.checkpoint import Pin
 from pipeline.columns import Columns
+from pipeline.duplicates import find_duplicates
 from pipeline.plan import Plan, plan_job
 from pipeline.reader import read_unit
 from pipeline.run import changed_files, read_manifest, read_run
@@ -118,6 +119,9 @@ def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
         if rows != file["rows"]:
             yield f"{file['path']} must have {file['rows']} answers, it has {rows}"
     missing.update(expected)
+    duplicates = find_duplicates(plan.listing)
+    if duplicates is not None:
+        yield f"ids of the input must differ, {duplicates}"
     if missing or surplus:
         yield from (f"ids of the input cannot be read any more: {message}" for message in islice(input.unread, SHOWN))
     yield from _name(missing - surplus, "is missing")
@@ -152,7 +156,7 @@ class _Input:
             rows = pieces.select(["name", "start", "num_rows"]).to_pylist()
             return [f"{row['name']}:{row['start'] + i}" for row in rows for i in range(row["num_rows"])]
         if self._plan.listing.format == "parquet":
-            columns = Columns(image=columns.id, id=columns.id)  # any column of texts stands in for images
+            columns = Columns(id=columns.id)
         table = read_unit(pieces, columns, self._plan.listing.format)
         self.unread |= {failure["message"]: None for failure in table.column("failure").drop_null().to_pylist()}
         ids: list[str] = table.column("id").to_pylist()

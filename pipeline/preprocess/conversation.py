@@ -14,6 +14,8 @@ Part: TypeAlias = str | None  # a text; None is the place of an image
 _KINDS = ("image", "image_url")  # types of parts that are images
 _SOURCES = ("url", "path", "image", "image_url", "base64")  # how such a part names its image
 _OTHERS = ("data", "source")  # how parts of other makers do
+_IMAGE = "<image>"  # in a text of LLaVA's own data
+_ROLES = {"human": "user", "gpt": "assistant"}  # as LLaVA's own data calls them
 _NAMES_ONE = re.compile(r'"(url|path|image|image_url)"\s*:\s*["{]')
 
 
@@ -67,11 +69,16 @@ def parse_messages(text: str) -> Conversation:
     Content is a text, or a list of parts: {"type": "text", "text": ...}, {"type": "image"} for the row's next image,
     {"type": "image_url", "image_url": {"url": ...}} or {"type": "image", "url": ...} for one that is named. `<image>`
     in a text is text.
+
+    Messages of {from, value} are LLaVA's own training data: `<image>` in them is an image, and an answer after the last
+    question is what was to be learnt, so it is left out.
     """
     messages = _parse_json(text)
+    if any(map(_is_llava, messages)):
+        messages = _without_last_answer([_from_llava(message) for message in messages])
     uris = tuple(_uri(part) for part in _image_parts(messages))
     system = None
-    if isinstance(messages[0], dict) and messages[0].get("role") == "system":
+    if messages and isinstance(messages[0], dict) and messages[0].get("role") == "system":
         system = _system(messages[0])
         messages = messages[1:]
     turns = tuple(_turn(message) for message in messages)
@@ -123,6 +130,37 @@ def _parse_json(text: str) -> list[Any]:
     if not isinstance(messages, list) or not messages:
         raise _bad(f"messages must be a list of at least one message, got {_shown(messages)}")
     return messages
+
+
+def _is_llava(message: object) -> bool:
+    return isinstance(message, dict) and message.get("role") is None and "from" in message
+
+
+def _from_llava(message: object) -> object:
+    """A message of {from, value} as one of {role, content}."""
+    if not isinstance(message, dict) or not _is_llava(message):
+        return message
+    speaker, value = message["from"], message.get("value")
+    role = _ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
+    return {"role": role, "content": _llava_parts(value) if isinstance(value, str) else value}
+
+
+def _llava_parts(value: str) -> list[dict[str, str]]:
+    """Texts and images as LLaVA was trained on them: one image comes first, several stay where they stand."""
+    texts = value.split(_IMAGE)
+    if len(texts) == 2:
+        texts = ["", "".join(texts).strip()]
+    parts: list[dict[str, str]] = []
+    for number, text in enumerate(texts):
+        parts += [{"type": "image"}] if number else []
+        text = text.removeprefix("\n") if number else text  # chat formats write a line break after an image
+        parts += [{"type": "text", "text": text}] if text else []
+    return parts
+
+
+def _without_last_answer(messages: list[Any]) -> list[Any]:
+    last = messages[-1]
+    return messages[:-1] if isinstance(last, dict) and last.get("role") == "assistant" else messages
 
 
 def _system(message: dict[str, Any]) -> str:
