@@ -1,14 +1,17 @@
-"""Which checkpoint a model name means, and what proves that it is still the same one."""
+"""Which checkpoint a model name means, what proves that it is still the same one, and that it can be loaded."""
 
 import hashlib
-import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline import hub
 from schemas.errors import Refused
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
 _END = 2**20  # bytes hashed at either end of a file: a safetensors header, and the last weights
+_CACHES = frozenset({".cache", ".git", ".huggingface", "__pycache__"})  # folders of other programs in a checkpoint's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,18 +28,16 @@ def locate(model: str) -> str:
 
 
 def pin(model: str, revision: str | None) -> Pin:
-    """What a resume compares. Raises ValueError where there is no such model.
+    """What a resume compares. Raises Refused where there is no such model.
 
     A local file counts with its name, size and first and last MiB: ten seconds for 200 GB, and a retrained or truncated
     checkpoint shows.
     """
     folder = Path(locate(model))
     if folder.is_dir():
-        if not (folder / "config.json").exists():
+        if not (folder / "config.json").is_file():
             raise Refused(f"--model must be a checkpoint folder with a config.json, {model!r} has none")
-        for path in sorted(folder.glob("*.safetensors")):
-            _check_whole(path)
-        return _pin_folder(folder)
+        return pin_folder(folder)
     from transformers import AutoConfig  # a second that a local checkpoint does not need
 
     try:
@@ -46,35 +47,91 @@ def pin(model: str, revision: str | None) -> Pin:
     return Pin(hash=str(config._commit_hash))
 
 
-def hash_code(folder: Path = Path(__file__).parent) -> str:
-    """A hash of the code that decides what a row's answer is: preprocessing, engine and stages."""
+def prove(model: str, commit: str, revision: str | None) -> None:
+    """Raise Refused, with the first tensor that is missing or differs, where the checkpoint cannot be loaded as it is.
+
+    Only headers are read: of a hub's files those in the cache here, or else by range requests.
+    """
+    from transformers import AutoConfig
+
+    from pipeline.weights.proof import prove_checkpoint  # torch takes seconds to import
+
+    config = AutoConfig.from_pretrained(locate(model), revision=revision, trust_remote_code=False)
+    prove_checkpoint(place_of(model, commit), config)
+
+
+def place_of(model: str, commit: str) -> str:
+    """Return where a model's files can be read: its folder, or the hub's at the commit."""
+    folder = locate(model)
+    return folder if Path(folder).is_dir() else hub.place_of(model, commit)
+
+
+def pin_folder(folder: Path) -> Pin:
+    """Return the hash of every file of a folder, at any depth, but for other programs' caches."""
+    files = {path.relative_to(folder).as_posix(): _hash_file(path) for path in sorted(_files(folder))}
+    return Pin(hash=hashlib.sha256(repr(files).encode()).hexdigest(), files=files)
+
+
+def hash_code(root: Path = Path(__file__).parents[1]) -> str:
+    """A hash of the code that decides what a row's answer is: all of pipeline/ and schemas/ but for what is named."""
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("preprocess/*.py"), *folder.glob("engine/*.py"), folder / "stages.py"]):
-        digest.update(path.read_bytes())
+    for path in shaping_files(root):
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _check_whole(path: Path) -> None:
-    """Raise ValueError where a safetensors file is not as long as its header says: a copy that was broken off."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        header = file.read(header_bytes) if header_bytes < size else b""
-    try:
-        tensors = json.loads(header)
-        ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
-    except (ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
-        raise Refused(f"{path} must be a whole safetensors file, its header cannot be read: copy it again") from error
-    wanted = 8 + header_bytes + max(ends, default=0)
-    if size != wanted:
-        raise Refused(f"{path} must have {wanted:,} bytes as its header says, it has {size:,}: copy it again")
+def shaping_files(root: Path = Path(__file__).parents[1]) -> list[Path]:
+    """Return the files of the code that shape an answer, whichever they are called: new ones count."""
+    found = sorted([*(root / "pipeline").rglob("*.py"), *(root / "schemas").rglob("*.py")])
+    return [path for path in found if not _is_elsewhere(path.relative_to(root))]
 
 
-def _pin_folder(folder: Path) -> Pin:
-    files = {
-        path.relative_to(folder).as_posix(): _hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+# Code that decides where, when and how fast rows are answered and what becomes of the answers, never what they say.
+NOT_SHAPING = frozenset(
+    {
+        "pipeline/answering.py",
+        "pipeline/checkpoint.py",
+        "pipeline/dataflow.py",
+        "pipeline/dryrun.py",
+        "pipeline/job.py",
+        "pipeline/lock.py",
+        "pipeline/machine.py",
+        "pipeline/merge.py",
+        "pipeline/patience.py",
+        "pipeline/plan.py",
+        "pipeline/poison.py",
+        "pipeline/progress.py",
+        "pipeline/retry.py",
+        "pipeline/run.py",
+        "pipeline/scores.py",
+        "pipeline/scoring",
+        "pipeline/stopping.py",
+        "pipeline/sweep",
+        "pipeline/turns.py",
+        "pipeline/units.py",
+        "pipeline/verify.py",
+        "pipeline/weights/headers.py",
+        "pipeline/weights/proof.py",
+        "pipeline/work.py",
+        "schemas/benchmark.py",
+        "schemas/sweep.py",
+        "schemas/wording.py",
     }
-    return Pin(hash=hashlib.sha256(repr(files).encode()).hexdigest(), files=files)
+)
+
+
+def _is_elsewhere(path: Path) -> bool:
+    return any(place.as_posix() in NOT_SHAPING for place in (path, *path.parents))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _CACHES]
+        for path in (Path(root, name) for name in names):
+            if path.is_symlink() and not path.exists():
+                raise Refused(f"{path} must be a file, it is a link to {os.readlink(path)}, which is not there")
+            if path.is_file():
+                yield path
 
 
 def _hash_file(path: Path) -> str:

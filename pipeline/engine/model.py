@@ -23,6 +23,7 @@ from pipeline.engine.packages import check_packages
 from pipeline.engine.spread import device_map, devices_of, place, spread
 from pipeline.engine.vision import Vision
 from pipeline.preprocess.facts import end_token_ids
+from pipeline.weights.proof import check_loaded
 from schemas.engine import EngineSettings
 from schemas.errors import Refused
 
@@ -68,16 +69,19 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
         raise Refused(f"quantize must be left out, {model!r} is quantised already ({_method(stored)})")
     if devices[0].type == "cuda":
         check_memory(config, settings, min(torch.cuda.mem_get_info(device)[0] for device in devices))
-    loaded = AutoModelForImageTextToText.from_pretrained(
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
         model,
         revision=settings.revision,
         trust_remote_code=False,
         use_safetensors=True,
         dtype=getattr(torch, settings.dtype),
         attn_implementation=settings.attention,
+        ignore_mismatched_sizes=True,  # the report is checked instead: it names them all
+        output_loading_info=True,
         **_placed(config, devices, settings),
     )
-    network = cast(LlavaNextForConditionalGeneration, loaded)
+    network, report = cast(tuple[LlavaNextForConditionalGeneration, dict[str, Any]], loaded)
+    check_loaded(report, config, model)
     if getattr(network, "is_loaded_in_8bit", False):  # of every product it would say that it rounds to float16
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # The backend is named because the default follows what is installed; only its mean and std are used.
