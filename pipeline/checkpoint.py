@@ -2,12 +2,16 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import hub
+from pipeline.weights.adapter import CONFIG, WEIGHTS, read_lora
+from pipeline.weights.headers import INDEX, SINGLE
 from schemas.errors import Refused
+from schemas.job import JobSettings
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
 _END = 2**20  # bytes hashed at either end of a file: a safetensors header, and the last weights
@@ -47,23 +51,71 @@ def pin(model: str, revision: str | None) -> Pin:
     return Pin(hash=str(config._commit_hash))
 
 
-def prove(model: str, commit: str, revision: str | None) -> None:
-    """Raise Refused, with the first tensor that is missing or differs, where the checkpoint cannot be loaded as it is.
+def with_base(settings: JobSettings) -> JobSettings:
+    """Return the settings with the base as the model where `--model` names an adapter, and the adapter as one commit.
+
+    Raises Refused where a whole model has an adapter beside it that the settings do not mention.
+    """
+    names = hub.names_in(locate(settings.model), settings.revision)
+    beside = sorted(names & {CONFIG, WEIGHTS, "adapter_model.bin"})
+    if not beside:
+        return settings.model_copy(update={"adapter": settings.adapter and hub.at_adapter(settings.adapter)})
+    if "config.json" in names and any(_is_weights(name) for name in names):
+        return _with_adapter_beside(settings, beside[0])
+    if settings.adapter is not None:
+        raise Refused(f"--model must be the base of --adapter, {settings.model!r} is an adapter itself ({beside[0]})")
+    named = settings.model if settings.revision is None else f"{settings.model}@{settings.revision}"
+    adapter = hub.at_adapter(named)
+    lora = read_lora(adapter_folder(adapter))
+    if lora.base is None:
+        raise Refused(f"--model {settings.model!r} is an adapter without a base: say --model BASE --adapter {named}")
+    return settings.model_copy(update={"model": lora.base, "adapter": adapter, "revision": lora.base_revision})
+
+
+def adapter_folder(adapter: str) -> Path:
+    """Return the folder of this machine with an adapter's files, brought from the hub where it is one of its ids."""
+    return Path(adapter) if Path(adapter).is_dir() else hub.bring_adapter(adapter)
+
+
+def prove(settings: JobSettings, model: Pin) -> Pin:
+    """Return what a resume compares, with the adapter; raises Refused where the checkpoint cannot be loaded as it is.
 
     Only headers are read: of a hub's files those in the cache here, or else by range requests.
     """
     from transformers import AutoConfig
 
-    from pipeline.weights.proof import prove_checkpoint  # torch takes seconds to import
+    from pipeline.weights.proof import prove_adapter, prove_checkpoint  # torch takes seconds to import
 
-    config = AutoConfig.from_pretrained(locate(model), revision=revision, trust_remote_code=False)
-    prove_checkpoint(place_of(model, commit), config)
+    config = AutoConfig.from_pretrained(locate(settings.model), revision=settings.revision, trust_remote_code=False)
+    prove_checkpoint(place_of(settings.model, model.hash), config)
+    if settings.adapter is None:
+        return model
+    folder = adapter_folder(settings.adapter)
+    for line in prove_adapter(folder, config, settings.model):
+        sys.stderr.write(f"{line}\n")
+    own = pin_folder(folder)
+    both = hashlib.sha256(f"{model.hash} {own.hash}".encode()).hexdigest()
+    return Pin(hash=both, files={**model.files, **{f"adapter: {name}": hash for name, hash in own.files.items()}})
 
 
 def place_of(model: str, commit: str) -> str:
     """Return where a model's files can be read: its folder, or the hub's at the commit."""
     folder = locate(model)
     return folder if Path(folder).is_dir() else hub.place_of(model, commit)
+
+
+def _with_adapter_beside(settings: JobSettings, file: str) -> JobSettings:
+    """The settings of a whole model with an adapter's file in its folder: merged already, or not yet?"""
+    if settings.adapter is not None and hub.same_place(settings.adapter, locate(settings.model)):
+        return settings
+    raise Refused(
+        f"--model {settings.model!r} must be a model or an adapter, it has weights and {file}: say --adapter "
+        f"{settings.model} to merge the adapter into them, or take {file} away if they are merged already"
+    )
+
+
+def _is_weights(name: str) -> bool:
+    return name in (SINGLE, INDEX) or (name.startswith("pytorch_model") and name.endswith((".bin", ".bin.index.json")))
 
 
 def pin_folder(folder: Path) -> Pin:

@@ -3,10 +3,12 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from pipeline.weights.adapter import changes_of, describe_changes, read_lora
 from pipeline.weights.headers import Stored, describe_shape, stored_tensors
 from pipeline.weights.network import LAYERS, Network, network_of, unused_by
 from schemas.errors import Refused
@@ -27,6 +29,15 @@ def prove_checkpoint(place: str, config: PreTrainedConfig) -> None:
     problems = list(_problems(stored, network, packed))
     if problems:
         raise Refused(f"{place} must have the tensors that its config.json describes: {_first_of(problems)}")
+
+
+def prove_adapter(folder: Path, config: PreTrainedConfig, base: str) -> Iterator[str]:
+    """Return what is to be said of an adapter; raises Refused where it cannot be merged into a base of this config."""
+    if getattr(config, "quantization_config", None) is not None:
+        raise Refused(f"--adapter must have a base that is not quantised, {base!r} is: give the one it was made from")
+    lora = read_lora(folder)
+    changes = changes_of(folder, lora, network_of(config))
+    return describe_changes(lora, changes, base)
 
 
 def check_loaded(report: Mapping[str, Any], config: PreTrainedConfig, model: str) -> None:
