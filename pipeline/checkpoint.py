@@ -9,11 +9,13 @@ from pathlib import Path
 
 from pipeline import hub
 from pipeline.weights.adapter import CONFIG, WEIGHTS, read_lora
+from pipeline.weights.companions import check_tokens, template_in
 from pipeline.weights.headers import INDEX, SINGLE
 from schemas.errors import Refused
 from schemas.job import JobSettings
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
+_PROMPTS = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "tokenizer.json", "added_tokens.json")
 _END = 2**20  # bytes hashed at either end of a file: a safetensors header, and the last weights
 _CACHES = frozenset({".cache", ".git", ".huggingface", "__pycache__"})  # folders of other programs in a checkpoint's
 
@@ -70,6 +72,26 @@ def with_base(settings: JobSettings) -> JobSettings:
     if lora.base is None:
         raise Refused(f"--model {settings.model!r} is an adapter without a base: say --model BASE --adapter {named}")
     return settings.model_copy(update={"model": lora.base, "adapter": adapter, "revision": lora.base_revision})
+
+
+def with_adapters_template(settings: JobSettings) -> JobSettings:
+    """Return the settings with the chat template that the adapter was trained with, where it is not the base's and none
+    was asked for; says so. Raises Refused where its tokens are not the base's."""
+    folder = None if settings.adapter is None else adapter_folder(settings.adapter)
+    if folder is None or not any((folder / name).exists() for name in _PROMPTS):
+        return settings
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(locate(settings.model), revision=settings.revision, backend="pil")
+    check_tokens(folder, processor.tokenizer.get_vocab())
+    template = template_in(folder)
+    if template in (None, processor.chat_template, processor.tokenizer.chat_template):
+        return settings
+    if settings.chat_template != "auto":
+        sys.stderr.write(f"adapter {folder} has a chat template of its own, not asked for: see --chat-template\n")
+        return settings
+    sys.stderr.write(f"adapter {folder} is asked by its own chat template, which is not its base's\n")
+    return settings.model_copy(update={"chat_template": template})
 
 
 def adapter_folder(adapter: str) -> Path:

@@ -1,5 +1,6 @@
 """What proves a checkpoint, which base and adapter a name means, and what a broken one is refused with."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 
 from jobs.__main__ import main
-from pipeline.checkpoint import NOT_SHAPING, hash_code, pin, shaping_files, with_base
+from pipeline.checkpoint import NOT_SHAPING, hash_code, pin, shaping_files, with_adapters_template, with_base
+from pipeline.engine.packages import is_there
+from pipeline.machine import check_machine
 from pipeline.plan import plan_job
 from schemas.errors import Refused
 from schemas.job import JobSettings
@@ -16,6 +19,7 @@ from tests.inputs import good_row, write_parquet
 from tests.tiny import checkpoint
 
 ROOT = Path(__file__).parents[1]
+NO_OPTIMUM = pytest.mark.skipif(is_there("optimum"), reason="optimum is installed")
 
 
 def copy_of(folder: Path) -> Path:
@@ -138,6 +142,44 @@ def test_an_adapter_that_does_not_fit_is_refused_before_anything_starts(tmp_path
     copy_of(tmp_path)
     adapter = write_adapter(tmp_path / "adapter", attention_pairs(), r=8)
     assert "(8, 64)" in refused_job(tmp_path, capsys, "--adapter", str(adapter))
+
+
+def test_an_adapter_is_asked_by_the_template_it_was_trained_with(tmp_path: Path, capsys) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    adapter = write_adapter(tmp_path / "adapter", attention_pairs())
+    settings = settings_of(checkpoint(), input=(str(source),), adapter=str(adapter))
+    for name in ("chat_template.jinja", "tokenizer.json"):
+        shutil.copy(checkpoint() / name, adapter / name)
+    assert with_adapters_template(settings) == settings
+    (adapter / "chat_template.jinja").write_text("{% for message in messages %}[{{ message.role }}]{% endfor %}")
+    capsys.readouterr()
+    assert with_adapters_template(settings).chat_template.startswith("{% for message in messages %}[")
+    assert capsys.readouterr().err.count("its own chat template") == 1
+    asked = settings.model_copy(update={"chat_template": "vicuna"})
+    assert with_adapters_template(asked) == asked
+    assert capsys.readouterr().err.count("not asked for") == 1
+
+
+def test_an_adapter_with_tokens_of_its_own_is_refused(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", attention_pairs())
+    (adapter / "added_tokens.json").write_text(json.dumps({"<box>": 262}))
+    with pytest.raises(Refused, match="'<box>' as 262 and the base has not"):
+        with_adapters_template(settings_of(checkpoint(), adapter=str(adapter)))
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        pytest.param({"quant_method": "gptq", "bits": 4}, "optimum", id="without its package", marks=NO_OPTIMUM),
+        pytest.param({"quant_method": "of-next-year"}, "of-next-year", id="that nobody knows"),
+    ],
+)
+def test_a_quantised_checkpoint_that_cannot_be_loaded_here_is_refused(tmp_path: Path, method: Any, words: str) -> None:
+    config = copy_of(tmp_path) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": method}))
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    with pytest.raises(Refused, match=words):
+        check_machine(plan_job("caption", settings_of(config.parent, input=(str(source),)), "Q?").settings, ())
 
 
 def test_all_code_shapes_answers_but_for_what_is_named() -> None:

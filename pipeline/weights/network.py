@@ -75,6 +75,12 @@ def tensors_of(built: LlavaNextForConditionalGeneration) -> Network:
     )
 
 
+def quantization_of(config: PreTrainedConfig) -> object | None:
+    """Return how a checkpoint's weights are packed, as its config says it; None where they are not."""
+    text: Any = config.get_text_config()
+    return getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
+
+
 def unused_by(config: PreTrainedConfig) -> Callable[[str], bool]:
     """Return what tells known buffers, and the parts of the tower behind the features taken: no answer needs them."""
     whole: Any = config

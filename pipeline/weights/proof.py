@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.utils.quantization_config import QuantizationMethod
 
 from pipeline.weights.adapter import changes_of, describe_changes, read_lora
 from pipeline.weights.headers import Stored, describe_shape, stored_tensors
-from pipeline.weights.network import LAYERS, Network, network_of, unused_by
+from pipeline.weights.network import LAYERS, Network, network_of, quantization_of, unused_by
 from schemas.errors import Refused
 
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -25,7 +26,9 @@ def prove_checkpoint(place: str, config: PreTrainedConfig) -> None:
     """
     stored = stored_tensors(place, getattr(config, "transformers_weights", None))
     network = network_of(config)
-    packed = getattr(config, "quantization_config", None) is not None
+    packed = quantization_of(config) is not None
+    if packed:
+        _check_method(place, quantization_of(config))
     problems = list(_problems(stored, network, packed))
     if problems:
         raise Refused(f"{place} must have the tensors that its config.json describes: {_first_of(problems)}")
@@ -33,7 +36,7 @@ def prove_checkpoint(place: str, config: PreTrainedConfig) -> None:
 
 def prove_adapter(folder: Path, config: PreTrainedConfig, base: str) -> Iterator[str]:
     """Return what is to be said of an adapter; raises Refused where it cannot be merged into a base of this config."""
-    if getattr(config, "quantization_config", None) is not None:
+    if quantization_of(config) is not None:
         raise Refused(f"--adapter must have a base that is not quantised, {base!r} is: give the one it was made from")
     lora = read_lora(folder)
     changes = changes_of(folder, lora, network_of(config))
@@ -43,7 +46,7 @@ def prove_adapter(folder: Path, config: PreTrainedConfig, base: str) -> Iterator
 def check_loaded(report: Mapping[str, Any], config: PreTrainedConfig, model: str) -> None:
     """Raise Refused where transformers' own report of a load says that anything was made up or left over."""
     is_unused = unused_by(config)
-    packed = getattr(config, "quantization_config", None) is not None  # whose tensors are the package's own matter
+    packed = quantization_of(config) is not None  # whose tensors are the package's own matter
     problems = [
         *(f"{name} was not there" for name in sorted(report["missing_keys"]) if not is_unused(name)),
         *(f"{name} has another shape" for name, *_ in sorted(report["mismatched_keys"]) if not is_unused(name)),
@@ -52,6 +55,15 @@ def check_loaded(report: Mapping[str, Any], config: PreTrainedConfig, model: str
     ]
     if problems:
         raise Refused(f"{model} must load as a whole: {_first_of(problems)}")
+
+
+def _check_method(place: str, stored: object) -> None:
+    """Refuse a way of packing that transformers does not know: it would take packed numbers for weights."""
+    told = stored if isinstance(stored, dict) else getattr(stored, "to_dict", dict)()
+    method = told.get("quant_method") or ("bitsandbytes" if {"load_in_8bit", "load_in_4bit"} & set(told) else None)
+    known = {str(getattr(one, "value", one)) for one in QuantizationMethod}
+    if str(getattr(method, "value", method)) not in known:
+        raise Refused(f"{place} must be quantised by a method that transformers knows, its config.json has {method!r}")
 
 
 def _problems(stored: Mapping[str, Stored], network: Network, packed: bool) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from demo.checkpoint import Shape
+from pipeline.engine.model import load_model
 from pipeline.weights.headers import SINGLE
 from pipeline.weights.proof import check_loaded, prove_checkpoint
 from schemas.errors import Refused
+from tests.engine.oracle import FP32
 from tests.published import PUBLISHED, Published
 from tests.tiny import build, checkpoint
 
@@ -210,6 +213,17 @@ def test_a_published_config_passes_with_the_hubs_names(published: Published, tmp
     prove(tmp_path)
     edit_config(tmp_path, text_config={"num_hidden_layers": published.text["num_hidden_layers"] + 1})
     assert "is missing (and 8 more)" in refusal_of(tmp_path) or published.text["model_type"] == "qwen2"
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_bitsandbytes_own_tensors_pass_and_a_layer_less_does_not(tmp_path: Path, bits: Any) -> None:
+    network = load_model(str(checkpoint()), replace(FP32, quantize=bits)).network
+    network.save_pretrained(tmp_path)
+    prove(tmp_path)
+    weights = load_file(tmp_path / SINGLE)
+    drop("layers.1.mlp.up_proj.")(weights)
+    save_file(weights, tmp_path / SINGLE, {"format": "pt"})
+    assert "layers.1.mlp.up_proj.weight (192, 64) is missing" in refusal_of(tmp_path)
 
 
 def test_a_load_that_made_weights_up_or_left_some_over_is_refused() -> None:
