@@ -44,13 +44,7 @@ def pin(model: str, revision: str | None) -> Pin:
         if not (folder / "config.json").is_file():
             raise Refused(f"--model must be a checkpoint folder with a config.json, {model!r} has none")
         return pin_folder(folder)
-    from transformers import AutoConfig  # a second that a local checkpoint does not need
-
-    try:
-        config = AutoConfig.from_pretrained(model, revision=revision)
-    except OSError as error:
-        raise Refused(f"--model {model!r} is neither a folder here nor to be had from the hub: {error}") from error
-    return Pin(hash=str(config._commit_hash))
+    return Pin(hash=hub.commit_of(model, revision))
 
 
 def with_base(settings: JobSettings) -> JobSettings:

@@ -55,6 +55,18 @@ def _cached_folder(model: str, revision: str, *names: str) -> Path | None:
     return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
+def commit_of(model: str, revision: str | None) -> str:
+    """Return the commit that a hub model's revision is at, or was at when it was cached; raises Refused."""
+    from transformers.utils import cached_file  # a second that a local checkpoint does not need
+
+    try:
+        config = cached_file(model, "config.json", revision=revision)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"--model {model!r} is neither a folder here nor to be had from the hub: {reason}") from error
+    return Path(str(config)).parent.name  # the cache has a folder for each commit
+
+
 def names_in(model: str, revision: str | None) -> frozenset[str]:
     """Return the names at the top of a model's folder, or of its repository, or of what is cached of it."""
     from huggingface_hub import HfApi, constants
