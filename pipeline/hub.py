@@ -57,7 +57,7 @@ def _cached_folder(model: str, revision: str, *names: str) -> Path | None:
 
 def commit_of(model: str, revision: str | None) -> str:
     """Return the commit that a hub model's revision is at, or was at when it was cached; raises Refused."""
-    from transformers.utils import cached_file  # a second that a local checkpoint does not need
+    from transformers.utils.hub import cached_file  # a second that a local checkpoint does not need
 
     try:
         config = cached_file(model, "config.json", revision=revision)
