@@ -1,5 +1,6 @@
 """Merging: a checkpoint's tensors with a LoRA adapter added as each of them is read, in float32."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -65,5 +66,8 @@ def local_folder(model: str, revision: str | None) -> str:
     """Return a folder of this machine with the weights of a model, brought from the hub where it is one of its ids."""
     if Path(model).is_dir():
         return model
-    wanted = [SINGLE, INDEX, "model-*.safetensors", "config.json"]
-    return str(snapshot_download(model, revision=revision, allow_patterns=wanted))
+    folder = Path(snapshot_download(model, revision=revision, allow_patterns=[SINGLE, INDEX, "config.json"]))
+    if not (folder / SINGLE).exists() and (folder / INDEX).exists():
+        shards = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+        snapshot_download(model, revision=folder.name, allow_patterns=shards)
+    return str(folder)
