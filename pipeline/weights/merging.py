@@ -55,10 +55,10 @@ def merged_tensors(
         names = {network.name_of(stored): stored for stored in tensors}
         changes = changes_of(Path(adapter), lora, network)
         own: Any = files.enter_context(safe_open(str(Path(adapter, WEIGHTS)), framework="pt"))
+        for target, name in changes.replaced.items():  # first: PEFT saves the table that it adds to beside the factors
+            tensors[names.setdefault(target, target)] = own.get_slice(name)
         for target, pair in changes.added.items():
             tensors[names[target]] = Merged(tensors[names[target]], own, pair)
-        for target, name in changes.replaced.items():
-            tensors[names.get(target, target)] = own.get_slice(name)
         yield tensors
 
 

@@ -113,11 +113,14 @@ def test_saved_modules_and_biases_replace_the_bases(tmp_path: Path) -> None:
     assert_same_weights(adapter, write_merged(tmp_path / "merged", changed))
 
 
-def test_an_embedding_is_merged_the_other_way_round(tmp_path: Path) -> None:
-    a, b = torch.randn(RANK, 262), torch.randn(64, RANK)
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_embedding_is_merged_the_other_way_round(tmp_path: Path, saved: bool) -> None:
+    a, b, table = torch.randn(RANK, 262), torch.randn(64, RANK), torch.randn(262, 64)
     tensors = {f"{NEW}embed_tokens.lora_embedding_A": a, f"{NEW}embed_tokens.lora_embedding_B": b}
     name = "language_model.model.embed_tokens.weight"
-    merged = {name: weights_of(checkpoint())[name] + (b @ a * (ALPHA / RANK)).T}
+    if saved:  # PEFT's `save_embedding_layers`
+        tensors[f"{NEW}embed_tokens.base_layer.weight"] = table
+    merged = {name: (table if saved else weights_of(checkpoint())[name]) + (b @ a * (ALPHA / RANK)).T}
     adapter = write_adapter(tmp_path / "adapter", tensors, target_modules=["embed_tokens"])
     assert_same_weights(adapter, write_merged(tmp_path / "merged", merged))
 
