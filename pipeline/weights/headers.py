@@ -121,7 +121,7 @@ def _check_inside(place: str, by: str, file: str) -> None:
 
 
 def _no_weights(place: str) -> str:
-    others = sorted(PurePosixPath(info.url).name for info in storage.list_files(place, _OTHER_FORMATS))
+    others = sorted(PurePosixPath(info.url).name for info in storage.list_folder(place, _OTHER_FORMATS))
     needed = f"{place} must have its weights as safetensors ({SINGLE}, or {INDEX} and its files)"
     if not others:
         return f"{needed}, it has none"
