@@ -27,6 +27,7 @@ def describe_plan(plan: Plan) -> str:
         *([f"left out {listing.left_out}"] if listing.left_out else []),
         *(f"         {line}" for line in describe_columns(listing.columns)),
         f"model    {settings.model} ({plan.model.hash[:12]}), {facts.text.backbone}, context {facts.context:,}",
+        *([] if settings.adapter is None else [f"adapter  {settings.adapter}"]),
         f"memory   on GPUs, {describe_needs(settings)}",
         f"chat     {describe_template(settings.chat_template)}",
         *([] if settings.system is None else [f"system   {settings.system!r}"]),

@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from pipeline.checkpoint import locate
 from pipeline.engine.memory import check_memory, describe_memory, memory_of
-from pipeline.engine.packages import check_packages
+from pipeline.engine.packages import check_packages, check_quantised
 from pipeline.stages import engine_settings
 from schemas.job import JobSettings
 
@@ -20,8 +20,9 @@ def check_machine(settings: JobSettings, cards: tuple[int, ...]) -> None:
     if "RAY_ADDRESS" in os.environ:
         return
     check_packages(engine)
+    config = AutoConfig.from_pretrained(locate(settings.model), revision=settings.revision, trust_remote_code=False)
+    check_quantised(config, settings.model)
     if engine.device != "cpu":
-        config = AutoConfig.from_pretrained(locate(settings.model), revision=settings.revision, trust_remote_code=False)
         check_memory(config, engine, min(cards))
 
 

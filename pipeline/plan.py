@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.checkpoint import Pin, hash_code, locate, pin
+from pipeline.checkpoint import Pin, hash_code, locate, pin, prove, with_adapters_template, with_base
 from pipeline.columns import ColumnChoices
 from pipeline.merge import Units
 from pipeline.preprocess.facts import read_facts
@@ -105,8 +105,10 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
     if model is None:
+        settings = with_base(settings)
         model = pin(settings.model, settings.revision)
-        settings = _with_chat_template(settings)
+        settings = _with_chat_template(with_adapters_template(settings))
+        model = prove(settings, model)
     return Plan(job=job, settings=settings, listing=listing, model=model)
 
 

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 import torch
 
-from pipeline.checkpoint import locate
+from pipeline.checkpoint import adapter_folder, locate
 from pipeline.engine.engine import Engine as TorchEngine
 from pipeline.fetch import ImageFetcher
 from pipeline.joining import join_answers, samples_of_strips
@@ -179,6 +179,7 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
         slots=settings.slots,
         capacity=settings.capacity,
         revision=settings.revision,
+        adapter=None if settings.adapter is None else str(adapter_folder(settings.adapter)),
         sampling=sampling_of(settings),
     )
 

@@ -47,6 +47,11 @@ class JobSettings(BaseModel):
     )
     model: str = Field("demo", description="A hub id, a local checkpoint folder, or the bundled demo model.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    adapter: str | None = Field(
+        None,
+        description="A LoRA adapter to merge into the model as it is loaded: a folder, or a hub id with or without "
+        "@revision. With --model ADAPTER alone the base is the one that the adapter names.",
+    )
     prompt: tuple[str, ...] = Field(
         (),
         description="A question for every row, as text or name=text; {column} stands for the row's value, {{ for a "
