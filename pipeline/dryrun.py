@@ -28,7 +28,7 @@ def describe_plan(plan: Plan) -> str:
         *(f"         {line}" for line in describe_columns(listing.columns)),
         f"model    {settings.model} ({plan.model.hash[:12]}), {facts.text.backbone}, context {facts.context:,}",
         f"memory   on GPUs, {describe_needs(settings)}",
-        f"chat     {describe_template(settings.chat_template)}",
+        f"chat     {describe_template(settings.chat_template, facts)}",
         *([] if settings.system is None else [f"system   {settings.system!r}"]),
         *(f"prompt   {prompt.id}: {prompt.text!r}" for prompt in parse_prompts(settings.prompt)),
         f"output   {settings.output}: {listing.num_rows * plan.num_prompts:,} answers, "
