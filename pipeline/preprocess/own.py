@@ -67,6 +67,16 @@ def difference(format: str, facts: ModelFacts, processor: LlavaNextProcessor) ->
     return None if _is_shipped(own, FORMATS[format], processor) else f"it differs from the {format} format"
 
 
+def describe_ends(facts: ModelFacts, processor: LlavaNextProcessor) -> str | None:
+    """Describe which tokens end an answer, where the tokenizer names another than the configs; those count, as in
+    transformers."""
+    own = processor.tokenizer.eos_token_id
+    if own is None or not facts.eos_token_ids or own in facts.eos_token_ids:
+        return None
+    stated = ", ".join(_end_tokens(facts, processor.tokenizer))
+    return f"{stated}, as the checkpoint's configs say; its tokenizer's {processor.tokenizer.eos_token} ends none"
+
+
 def render_jinja(tokenizer: PreTrainedTokenizerBase, template: str, conversation: Conversation) -> str:
     """Render the conversation by a Jinja chat template, up to where the answer starts; raise RowError."""
     return _render(tokenizer, template, _messages(conversation))

@@ -56,10 +56,10 @@ def read_scale(images: ImageProcessor) -> PixelScale:
         raise _refuse("rescale_factor", "a number other than 0 where do_rescale is set", factor)
     if not images.do_normalize:
         return PixelScale(factor=factor, mean=None, std=None)
-    std = _by_channel("image_std", images.image_std)
+    mean, std = (_by_channel(name, getattr(images, name)) for name in ("image_mean", "image_std"))
     if 0.0 in std:
         raise _refuse("image_std", "three numbers other than 0", images.image_std)
-    return PixelScale(factor=factor, mean=_by_channel("image_mean", images.image_mean), std=std)
+    return PixelScale(factor=factor, mean=mean, std=std)
 
 
 def _check_sizes(images: ImageProcessor, tile: int) -> None:

@@ -41,12 +41,12 @@ def choose_template(choice: str, facts: ModelFacts, processor: LlavaNextProcesso
     raise Refused(f"--chat-template must be one of {known}, or a .jinja file, got {choice!r}")
 
 
-def describe_template(template: str, facts: ModelFacts | None = None) -> str:
-    """Describe what `choose_template` chose; with facts, how a checkpoint of a published shape differs."""
+def describe_template(template: str, facts: ModelFacts, processor: LlavaNextProcessor) -> str:
+    """Describe what `choose_template` chose, and how a checkpoint of a published one's shape differs from it."""
     if is_template(template):
         return f"a Jinja template of {len(template)} characters"
-    format = published_format(facts.text) if facts else None
-    differs = difference(format, facts, load_processor(facts.model, facts.revision)) if format and facts else None
+    format = published_format(facts.text)
+    differs = difference(format, facts, processor) if format else None
     if template == CHECKPOINT:
         asks = f" ({differs}, which --chat-template {format} asks in)" if differs else ""
         return f"the checkpoint's own template{asks}"

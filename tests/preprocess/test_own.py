@@ -12,7 +12,7 @@ from pipeline.preprocess.conversation import Conversation, ask, parse_messages
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.image import ImageLimits
-from pipeline.preprocess.own import own_template
+from pipeline.preprocess.own import describe_ends, own_template
 from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
 from pipeline.preprocess.template import choose_template, describe_template
 from schemas.errors import Refused, RowError
@@ -84,6 +84,10 @@ def choice(folder: Path) -> str:
     return choose_template("auto", read_facts(str(folder), None))
 
 
+def described(template: str, folder: Path) -> str:
+    return describe_template(template, read_facts(str(folder), None), load_processor(str(folder), None))
+
+
 def load(folder: Path, template: str = "auto", system: str | None = None) -> Preprocessor:
     return Preprocessor.load(str(folder), None, ImageLimits(), 8, Chat(template=template, system=system))
 
@@ -93,7 +97,7 @@ def test_a_published_checkpoint_is_asked_in_the_format_it_was_trained_in(one: Pu
     format = "72b" if one.format == "110b" else one.format
     folder = published(one.format, SHIPPED[format])
     assert choice(folder) == format
-    assert describe_template(format, read_facts(str(folder), None)) == f"format {format}"
+    assert described(format, folder) == f"format {format}"
 
 
 @pytest.mark.parametrize("family", ["mistral", "vicuna", "34b", "72b"])
@@ -126,18 +130,25 @@ def test_the_older_mistral_template_with_its_misspelt_end_is_known_too() -> None
 def test_a_template_of_ones_own_is_what_a_checkpoint_is_asked_in(family: str, template: str) -> None:
     folder = published(family, template)
     assert choice(folder) == "checkpoint"
-    assert describe_template("checkpoint", read_facts(str(folder), None)) == (
+    assert described("checkpoint", folder) == (
         f"the checkpoint's own template (it differs from the {family} format, which --chat-template {family} asks in)"
     )
-    assert "own template is another" in describe_template(family, read_facts(str(folder), None))
+    assert "own template is another" in described(family, folder)
 
 
 def test_other_end_tokens_make_a_published_shape_a_checkpoint_of_its_own() -> None:
     folder = published("vicuna", SHIPPED["vicuna"], eos_token_id=32001)
     assert choice(folder) == "checkpoint"
-    assert "answers end with <pad>, other than in the published vicuna format" in describe_template(
-        "checkpoint", read_facts(str(folder), None)
-    )
+    assert "answers end with <pad>, other than in the published vicuna format" in described("checkpoint", folder)
+
+
+def test_end_tokens_of_the_configs_count_and_another_one_of_the_tokenizers_is_said() -> None:
+    other = changed("tokenizer_config.json", lambda content: content.update(eos_token="<pad>"))
+    facts = read_facts(str(other), None)
+    assert facts.eos_token_ids == (1,)
+    said = "</s>, as the checkpoint's configs say; its tokenizer's <pad> ends none"
+    assert describe_ends(facts, load_processor(str(other), None)) == said
+    assert describe_ends(facts, load_processor(str(copied()), None)) is None
 
 
 def test_other_end_tokens_and_no_template_need_a_word() -> None:

@@ -78,6 +78,7 @@ def test_an_image_is_scaled_as_the_processor_says(value: int | None, resample: s
         pytest.param({"image_grid_pinpoints": None}, "image_grid_pinpoints must be those of config", id="none"),
         pytest.param({"image_grid_pinpoints": 7}, "image_grid_pinpoints must be those of config", id="a number"),
         pytest.param({"image_mean": None}, "image_mean must be a number for each", id="mean null"),
+        pytest.param({"image_mean": None, "image_std": None}, "image_mean must be a number for each", id="both null"),
         pytest.param({"image_std": None}, "image_std must be a number for each", id="std null"),
         pytest.param({"image_std": [0.5, 0.5]}, "image_std must be a number for each", id="two channels"),
         pytest.param({"image_mean": ["a", 0, 0]}, "image_mean must be a number for each", id="a text"),

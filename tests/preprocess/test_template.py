@@ -9,6 +9,7 @@ from transformers import AutoProcessor
 
 from pipeline.preprocess.conversation import Conversation, ask, parse_messages
 from pipeline.preprocess.facts import ModelFacts, read_facts
+from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
 from pipeline.preprocess.template import choose_template, describe_template
@@ -50,7 +51,10 @@ def test_what_was_chosen_stays_chosen(choice: str) -> None:
 def test_a_jinja_file_is_chosen_as_its_text(tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text(JINJA)
     assert choose_template(str(tmp_path / "mine.jinja"), facts()) == JINJA
-    assert describe_template(JINJA) == f"a Jinja template of {len(JINJA)} characters"
+    assert (
+        describe_template(JINJA, facts(), load_processor(str(checkpoint()), None))
+        == f"a Jinja template of {len(JINJA)} characters"
+    )
 
 
 def test_what_is_no_template_is_refused(tmp_path: Path) -> None:
