@@ -51,20 +51,15 @@ def difference(format: str, facts: ModelFacts, processor: LlavaNextProcessor) ->
     """Return how a checkpoint of a published one's shape differs from it: in its chat template or its end tokens.
 
     None says that the format is the checkpoint's: it has the template that was shipped, that of the text backbone,
-    which knows of no images, or none. Raises Refused where it has none and ends its answers otherwise.
+    which knows of no images, or none.
     """
-    own = own_template(processor)
     end, ends = FORMATS[format].end, _end_tokens(facts, processor.tokenizer)
-    if own is None:
-        if end in ends:
-            return None
-        raise Refused(
-            f"--chat-template must say how the model is asked: it has the shape of a published {format} checkpoint and "
-            f"no chat template, and its answers end with {', '.join(ends) or 'nothing'} instead of {end}"
-        )
     if end not in ends:
-        return f"answers end with {', '.join(ends)}, other than in the published {format} format"
-    return None if _is_shipped(own, FORMATS[format], processor) else f"it differs from the {format} format"
+        return f"answers end with {', '.join(ends) or 'nothing'}, other than in the published {format} format"
+    named = named_templates(processor)
+    if not named or _is_shipped(named.get(DEFAULT, ""), FORMATS[format], processor):
+        return None
+    return f"it differs from the {format} format"
 
 
 def describe_ends(facts: ModelFacts, processor: LlavaNextProcessor) -> str | None:
@@ -119,7 +114,7 @@ def _is_shipped(own: str, format: ChatFormat, processor: LlavaNextProcessor) -> 
         rendered = [render_jinja(tokenizer, own, probe) for probe in _PROBES]
     except RowError:
         rendered = [""]
-    if processor.image_token in rendered[0]:
+    if str(processor.image_token) in rendered[0]:
         return _same(rendered, format, tokenizer)
     question = _PROBES[1]
     try:

@@ -11,7 +11,7 @@ from pipeline.preprocess.conversation import Conversation
 from pipeline.preprocess.facts import ModelFacts
 from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.formats import FORMATS, published_format, render_format
-from pipeline.preprocess.own import difference, render_jinja
+from pipeline.preprocess.own import difference, named_templates, render_jinja
 from schemas.errors import Refused
 
 # A conversation -> the string that the model was trained to see before its answer.
@@ -31,14 +31,22 @@ def choose_template(choice: str, facts: ModelFacts, processor: LlavaNextProcesso
         format = published_format(facts.text)
         if format is None:
             return CHECKPOINT
-        processor = processor or load_processor(facts.model, facts.revision)
-        return format if difference(format, facts, processor) is None else CHECKPOINT
+        return _own_or(format, facts, processor or load_processor(facts.model, facts.revision))
     if choice == CHECKPOINT or choice in FORMATS or is_template(choice):
         return choice
     if choice.endswith((".jinja", ".jinja2", ".j2")):
         return _read_template(choice)
     known = ", ".join(("auto", CHECKPOINT, *FORMATS))
     raise Refused(f"--chat-template must be one of {known}, or a .jinja file, got {choice!r}")
+
+
+def _own_or(format: str, facts: ModelFacts, processor: LlavaNextProcessor) -> str:
+    differs = difference(format, facts, processor)
+    if differs is None:
+        return format
+    if not named_templates(processor):
+        raise Refused(f"--chat-template must say how the model is asked, which has no chat template: {differs}")
+    return CHECKPOINT
 
 
 def describe_template(template: str, facts: ModelFacts, processor: LlavaNextProcessor) -> str:
@@ -50,7 +58,7 @@ def describe_template(template: str, facts: ModelFacts, processor: LlavaNextProc
     if template == CHECKPOINT:
         asks = f" ({differs}, which --chat-template {format} asks in)" if differs else ""
         return f"the checkpoint's own template{asks}"
-    return f"format {template}" + (f" (the checkpoint's own template is another: {differs})" if differs else "")
+    return f"format {template}" + (f" (the checkpoint may be asked otherwise: {differs})" if differs else "")
 
 
 def is_template(text: str) -> bool:
