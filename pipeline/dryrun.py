@@ -7,6 +7,8 @@ from pipeline.columns import describe_columns
 from pipeline.machine import describe_needs
 from pipeline.plan import Plan
 from pipeline.preprocess.facts import read_facts
+from pipeline.preprocess.files import load_processor
+from pipeline.preprocess.own import describe_ends
 from pipeline.preprocess.template import describe_template
 from pipeline.reader import unit_reader
 from pipeline.stages import Preprocess
@@ -22,6 +24,8 @@ def describe_plan(plan: Plan) -> str:
     """The input, its columns, the model, the prompts and the output, a line each."""
     listing, settings = plan.listing, plan.settings
     facts = read_facts(locate(settings.model), settings.revision)
+    processor = load_processor(facts.model, facts.revision)
+    ends = describe_ends(facts, processor)
     lines = [
         f"input    {listing.num_rows:,} rows of {listing.files.num_rows:,} {listing.format} files",
         *([f"left out {listing.left_out}"] if listing.left_out else []),
@@ -29,7 +33,8 @@ def describe_plan(plan: Plan) -> str:
         f"model    {settings.model} ({plan.model.hash[:12]}), {facts.text.backbone}, context {facts.context:,}",
         *([] if settings.adapter is None else [f"adapter  {settings.adapter}"]),
         f"memory   on GPUs, {describe_needs(settings)}",
-        f"chat     {describe_template(settings.chat_template)}",
+        f"chat     {describe_template(settings.chat_template, facts, processor)}",
+        *([] if ends is None else [f"ends     {ends}"]),
         *([] if settings.system is None else [f"system   {settings.system!r}"]),
         *(f"prompt   {prompt.id}: {prompt.text!r}" for prompt in parse_prompts(settings.prompt)),
         f"output   {settings.output}: {listing.num_rows * plan.num_prompts:,} answers, "

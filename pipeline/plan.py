@@ -115,7 +115,7 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
 def _with_chat_template(settings: JobSettings) -> JobSettings:
     """The settings with nothing left `auto` about how prompts are rendered. Whether it suits, Preprocess will say."""
     facts = read_facts(locate(settings.model), settings.revision)
-    return settings.model_copy(update={"chat_template": choose_template(settings.chat_template, facts.text)})
+    return settings.model_copy(update={"chat_template": choose_template(settings.chat_template, facts)})
 
 
 def find_complete(plan: Plan) -> Summary | None:

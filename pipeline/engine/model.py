@@ -25,6 +25,7 @@ from pipeline.engine.packages import check_packages
 from pipeline.engine.spread import device_map, devices_of, place, spread
 from pipeline.engine.vision import Vision
 from pipeline.preprocess.facts import end_token_ids
+from pipeline.preprocess.pixels import read_scale
 from pipeline.weights.merging import merged_tensors
 from pipeline.weights.proof import check_loaded
 from schemas.engine import EngineSettings
@@ -123,11 +124,11 @@ def make_ready(
     return LoadedModel(
         network=network,
         decoder=decoder,
-        vision=Vision(network, images.image_mean, images.image_std),
+        vision=Vision(network, read_scale(images)),
         tokenizer=tokenizer,
         image_token_id=network.config.image_token_id,
         stop_ids=_stop_ids(network, tokenizer, settings.sampling.stop),
-        num_tokens=max(tokenizer.get_vocab().values()) + 1,
+        num_tokens=min(max(tokenizer.get_vocab().values()) + 1, network.config.get_text_config().vocab_size),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.preprocess.geometry import Anyres, scaled_size, select_grid
+from pipeline.preprocess.geometry import Anyres, Resample, scaled_size, select_grid
 from pipeline.preprocess.kinds import kind_of, without_bytes
 from schemas.errors import Refused, RowError
 from schemas.sample import Size, Tiles
@@ -82,12 +82,12 @@ def tile_image(image: Image.Image, anyres: Anyres) -> Tiles:
     pixels = _pixels(image)
     canvas = torch.zeros((grid.height, grid.width, 3), dtype=torch.uint8)
     left, top = (grid.width - scaled.width) // 2, (grid.height - scaled.height) // 2
-    canvas[top : top + scaled.height, left : left + scaled.width] = _resized(pixels, scaled)
+    canvas[top : top + scaled.height, left : left + scaled.width] = _resized(pixels, scaled, anyres.resample)
 
     tile = anyres.tile
     cut = canvas.view(grid.height // tile, tile, grid.width // tile, tile, 3).transpose(1, 2)
     tiles = torch.empty((1 + cut.shape[0] * cut.shape[1], tile, tile, 3), dtype=torch.uint8)
-    tiles[0] = _resized(pixels, Size(tile, tile))
+    tiles[0] = _resized(pixels, Size(tile, tile), anyres.resample)
     tiles[1:].view(cut.shape).copy_(cut)
     return tiles.numpy()
 
@@ -149,9 +149,9 @@ def _pixels(image: Image.Image) -> torch.Tensor:
     return flat.view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
 
 
-def _resized(pixels: torch.Tensor, size: Size) -> torch.Tensor:
+def _resized(pixels: torch.Tensor, size: Size, resample: Resample) -> torch.Tensor:
     """The pixels at another size, (height, width, 3)."""
     if pixels.shape[2:] != (size.height, size.width):
         shape = [size.height, size.width]
-        pixels = torch.nn.functional.interpolate(pixels, size=shape, mode="bicubic", antialias=True)
+        pixels = torch.nn.functional.interpolate(pixels, size=shape, mode=resample, antialias=True)
     return pixels[0, :3].permute(1, 2, 0)

@@ -10,9 +10,11 @@ from PIL import Image
 
 from pipeline.preprocess.conversation import Conversation, ask
 from pipeline.preprocess.facts import ModelFacts, read_facts
+from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.geometry import num_image_tokens
 from pipeline.preprocess.image import ImageLimits, decode, tile_image
 from pipeline.preprocess.pdf import PdfPage, render_page
+from pipeline.preprocess.pixels import read_pixels
 from pipeline.preprocess.prompt import PromptBuilder
 from pipeline.preprocess.strips import cut_page
 from pipeline.preprocess.template import choose_template
@@ -65,9 +67,9 @@ class Preprocessor:
         self._limits = limits
         self._max_new_tokens = max_new_tokens
         self._system = system
+        if system:
+            prompts.check_system(system)
         self._prefix = prompts.prefix(system)
-        if system and self.render(ask("x", 0)) == prompts.render(replace(ask("x", 0), system="")):
-            raise Refused(f"--system must have a chat template that writes it, the model's leaves out {system!r}")
 
     @staticmethod
     def load(
@@ -76,15 +78,15 @@ class Preprocessor:
         """Read the config and the tokenizer, no weights, of a checkpoint: a folder or a hub id."""
         chat = chat or Chat()
         facts = read_facts(model, revision)
-        prompts = PromptBuilder.load(
-            model,
-            revision,
-            image_token_id=facts.image_token_id,
-            context=facts.context,
-            template=choose_template(chat.template, facts.text),
-        )
+        processor = load_processor(model, revision)
+        pixels = read_pixels(processor.image_processor, facts.anyres)
+        prompts = PromptBuilder.load(processor, facts, choose_template(chat.template, facts, processor))
         return Preprocessor(
-            facts=facts, prompts=prompts, limits=limits, max_new_tokens=max_new_tokens, system=chat.system
+            facts=replace(facts, anyres=replace(facts.anyres, resample=pixels.resample), pixels=pixels.scale),
+            prompts=prompts,
+            limits=limits,
+            max_new_tokens=max_new_tokens,
+            system=chat.system,
         )
 
     def describe(self) -> dict[str, Any]:

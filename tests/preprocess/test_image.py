@@ -1,5 +1,6 @@
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from PIL import Image
 from transformers import LlavaNextImageProcessorPil
 
 from pipeline.engine.vision import normalise
+from pipeline.preprocess.geometry import Resample
 from pipeline.preprocess.image import FORMATS, ImageLimits, decode, tile_image
+from pipeline.preprocess.pixels import read_scale
 from schemas.errors import RowError
 from tests.images import encoded, noise, random_sizes, real_images
 from tests.preprocess.test_geometry import LLAVA, PINPOINTS
@@ -19,6 +22,7 @@ SIZES = [
     *((335, 337), (1008, 336), (336, 1008), (2, 7), (5000, 3), (640, 480), (480, 640), (1024, 768), (1920, 1080)),
     *random_sizes(190, most=1200),
 ]
+RESAMPLES: dict[Resample, int] = {"bicubic": 3, "bilinear": 2}  # with Pillow's numbers
 CHECKPOINT = {
     "size": {"shortest_edge": 336},
     "crop_size": {"height": 336, "width": 336},
@@ -26,30 +30,34 @@ CHECKPOINT = {
 }
 
 
-def test_normalised_tiles_are_bit_for_bit_those_of_transformers_with_torchvision() -> None:
+@pytest.mark.parametrize("resample", RESAMPLES)
+def test_normalised_tiles_are_bit_for_bit_those_of_transformers_with_torchvision(resample: Resample) -> None:
     pytest.importorskip("torchvision")
     from transformers import LlavaNextImageProcessor
 
-    processor = LlavaNextImageProcessor(**CHECKPOINT)
-    scale = list(processor.image_mean), list(processor.image_std)
+    processor = LlavaNextImageProcessor(**CHECKPOINT, resample=RESAMPLES[resample])
+    scale, anyres = read_scale(processor), replace(LLAVA, resample=resample)
     differing = []
     for width, height in [*SIZES, (4000, 3000)]:
         image = noise(width, height)
         expected = processor(image, return_tensors="pt")["pixel_values"][0]
-        if not torch.equal(normalise(torch.from_numpy(tile_image(image, LLAVA)), *scale), expected):
+        if not torch.equal(normalise(torch.from_numpy(tile_image(image, anyres)), scale), expected):
             differing.append((width, height))
     assert not differing
 
 
-def test_tiles_are_within_two_levels_of_transformers_with_pillow() -> None:
+@pytest.mark.parametrize("resample", RESAMPLES)
+def test_tiles_are_within_two_levels_of_transformers_with_pillow(resample: Resample) -> None:
     # Pillow resizes a tall image by height first, torch by width first always: only where values reach the ends of
     # their range, and are clipped between the two, does that make more of a difference than rounding.
-    processor = LlavaNextImageProcessorPil(**CHECKPOINT, do_rescale=False, do_normalize=False)
+    raw = {"do_rescale": False, "do_normalize": False, "resample": RESAMPLES[resample]}
+    processor = LlavaNextImageProcessorPil(**CHECKPOINT, **raw)
+    anyres = replace(LLAVA, resample=resample)
     differing = {}
     for width, height in [*SIZES, (4000, 3000)]:
         image = noise(width, height, low=80, high=176)
         expected = processor(image, return_tensors="np")["pixel_values"][0].transpose(0, 2, 3, 1)
-        levels = np.abs(tile_image(image, LLAVA).astype(np.int16) - expected).max()
+        levels = np.abs(tile_image(image, anyres).astype(np.int16) - expected).max()
         if levels > 2:
             differing[width, height] = levels
     assert len(SIZES) >= 200
