@@ -143,6 +143,7 @@ class JobSettings(BaseModel):
     @model_validator(mode="after")
     def _check_places(self) -> Self:
         places = [("input", url) for url in self.input] + [("allow_root", url) for url in self.allow_root]
+        places += [("adapter", self.adapter)] if self.adapter is not None else []
         for name, url in [*places, ("output", self.output), ("model", self.model)]:
             flag = f"--{name.replace('_', '-')}"
             if not url.strip():

@@ -39,6 +39,7 @@ def test_settings_are_frozen() -> None:
         pytest.param({"allow_root": ("",)}, "--allow-root must not be empty", id="an empty root"),
         pytest.param({"input": ("http://me:x@h/a",)}, r"--input http://\*\*\*@h/a must not hold a user", id="password"),
         pytest.param({"output": "s3://me:x@b/a"}, r"--output s3://\*\*\*@b/a must not hold a user", id="output"),
+        pytest.param({"adapter": "https://t@h/a"}, r"--adapter https://\*\*\*@h/a must not hold a user", id="adapter"),
         pytest.param({"model": "https://h/a?sig=x"}, r"--model https://h/a\?sig=\*\*\* must not", id="signed"),
     ],
 )
