@@ -221,7 +221,7 @@ def _expand(pattern: str) -> tuple[str, list[str]]:
             break  # a folder stands for all below it
         matches = (_folders_below(place) if part == "**" else _match(place, part) for place in places)
         places = [match for some in matches for match in some]
-    return root, sorted(set(places))
+    return root, sorted({place for place in places if os.path.lexists(place)})
 
 
 def _check_pattern(pattern: str, part: str) -> None:
@@ -291,10 +291,12 @@ def _matches(filesystem: AbstractFileSystem, key: str) -> tuple[str, list[dict[s
     if not _GLOB.search(key):
         return os.path.dirname(key), []
     root, rest = "", key.split("/")
-    while not _GLOB.search(rest[0]) or (root and filesystem.exists(f"{root}/{rest[0]}")):
+    while rest and (not _GLOB.search(rest[0]) or (root and filesystem.exists(f"{root}/{rest[0]}"))):
         root = f"{root}/{rest.pop(0)}" if root else rest.pop(0)
     for part in rest:
         _check_pattern(key, part)
+    if not rest:  # all of it is literal, and not there
+        return os.path.dirname(key), []
     return root, list(filesystem.glob("/".join([escape(root), *rest]), detail=True).values())
 
 

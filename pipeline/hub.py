@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from pipeline.patience import patiently
 from pipeline.weights.headers import INDEX, SINGLE
 from schemas.errors import Refused
 
@@ -21,12 +22,15 @@ def at_commit(url: str) -> str:
         return url
     from huggingface_hub import HfApi, HfFileSystem  # here, as it takes a second that other paths need not wait for
 
-    with storage.store_errors(url):
-        place: Any = HfFileSystem(skip_instance_cache=True).resolve_path(url)
-        if not hasattr(place, "repo_id"):  # a bucket
-            return url
-        info = HfApi().repo_info(place.repo_id, revision=place.revision, repo_type=place.repo_type)
-    return storage.join(f"hf://{place.root.split('@')[0]}@{info.sha}", place.path)
+    def ask() -> str:
+        with storage.store_errors(url):
+            place: Any = HfFileSystem(skip_instance_cache=True).resolve_path(url)
+            if not hasattr(place, "repo_id"):  # a bucket
+                return url
+            info = HfApi().repo_info(place.repo_id, revision=place.revision, repo_type=place.repo_type)
+        return storage.join(f"hf://{place.root.split('@')[0]}@{info.sha}", place.path)
+
+    return patiently(ask)
 
 
 def place_of(model: str, commit: str) -> str:

@@ -1,12 +1,14 @@
 """The settings of a job: one frozen record, filled from YAML and flags, checked before anything starts."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.engine import Quantize
 from schemas.errors import Refused
@@ -128,13 +130,26 @@ class JobSettings(BaseModel):
     max_image_pixels: int = Field(100_000_000, ge=1, description="Larger decoded images become error rows.")
     max_error_rate: float = Field(0.01, ge=0, le=1, description="Stop when more rows fail; counted after 100 rows.")
 
+    @field_validator("input", "allow_root")
+    @classmethod
+    def _spell_all(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_in_utf_8, urls))
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _spell(cls, url: object) -> object:
+        return _in_utf_8(url) if isinstance(url, str) else url
+
     @model_validator(mode="after")
     def _check_places(self) -> Self:
         places = [("input", url) for url in self.input] + [("allow_root", url) for url in self.allow_root]
+        places += [("adapter", self.adapter)] if self.adapter is not None else []
         for name, url in [*places, ("output", self.output), ("model", self.model)]:
             flag = f"--{name.replace('_', '-')}"
             if not url.strip():
                 raise Refused(f"{flag} must not be empty, got {url!r}: is a variable of the shell unset?")
+            if "\0" in url:
+                raise Refused(f"{flag} must not hold a null character, got {url!r}")
             if (secret := credentials_in(url)) is not None:
                 raise Refused(
                     f"{flag} {redacted(url)} must not hold {secret}, as the run's files and messages name it: "
@@ -160,6 +175,15 @@ class JobSettings(BaseModel):
         if twice:
             raise Refused(f"prompt names must differ, got {', '.join(twice)} more than once")
         return self
+
+
+def _in_utf_8(path: str) -> str:
+    """A path of the command line whose bytes are not UTF-8 as the URI of the same place; any other as it is."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "file://" + quote(os.fsencode(os.path.abspath(path)))
+    return path
 
 
 def parse_prompts(texts: tuple[str, ...]) -> tuple[NamedPrompt, ...]:

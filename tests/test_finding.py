@@ -84,6 +84,7 @@ def test_a_folder_that_is_there_is_meant_whatever_its_name(root: str, name: str)
         found = find_files(storage.join(root, pattern), (".jpg",))
         assert [file.url for file in found.files] == [storage.join(root, name, "1.jpg")]
         assert found.root == storage.join(root, name)
+    assert names_of(storage.join(root, name, "nothing.jpg")) == ([], "")
 
 
 def test_what_is_left_out_is_counted_and_named(root: str) -> None:
