@@ -215,3 +215,11 @@ def test_a_pipe_that_a_row_names_is_not_waited_for(tmp_path: Path) -> None:
 def test_the_pages_of_a_pdf_are_read_where_images_are(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"x")
     assert outcome(fetcher(), f"{tmp_path}/a.pdf#page=1", "s3://b/t.parquet") == "NotAllowed"
+
+
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff" + bytes(99), b"\x89PNG\r\n\x1a\n" + bytes(99), bytes(range(256)) * 9])
+def test_bare_base64_says_what_it_lacks_in_few_words(data: bytes) -> None:
+    text = base64.b64encode(data).decode()
+    with pytest.raises(RowError, match=r"BareBase64: .* prefix data:image/\.\.\.;base64,") as caught:
+        ImageFetcher(max_bytes=10**6, pdf_dpi=72)(ImageRef(uri=text, table="/a.parquet"))
+    assert len(str(caught.value)) < 300
