@@ -13,7 +13,10 @@ _LISTS: dict[ImageKind, ImageKind] = {"bytes": "list of bytes", "uri": "list of 
 _IMAGE_FIELDS: dict[str, ImageKind] = {"bytes": "bytes", "path": "uri"}  # of a struct, and what each holds
 
 # Base64 of a picture's first bytes (JPEG, PNG, WebP, GIF, TIFF), or so much of that alphabet that it is no path.
-BARE_BASE64 = r"^(?:(?:/9j/|iVBORw0KGgo|UklGR|R0lGOD|SUkqA|TU0AK)[A-Za-z0-9+/_\r\n-]{40,}|[A-Za-z0-9+][A-Za-z0-9+/_\r\n-]{999,})={0,2}\s*$"
+BARE_BASE64 = (
+    r"^(?:(?:/9j/|iVBORw0KGgo|UklGR|R0lGOD|SUkqA|TU0AK)[A-Za-z0-9+/_\r\n-]{40,}"
+    r"|[A-Za-z0-9+][A-Za-z0-9+/_\r\n-]{999,})={0,2}\s*$"
+)
 
 
 def image_kind(type: pa.DataType) -> ImageKind | None:
