@@ -44,6 +44,10 @@ class ImageFetcher:
             return image.data
         if image.uri is None:
             raise RowError("read", "NoImage", "the row's image is null: give it bytes or a URI, or leave the row out")
+        if looks_like_base64(image.uri):
+            shown = f"{image.uri[:20]}... of {len(image.uri):,} letters"
+            message = f"base64 must say what it is: prefix data:image/...;base64, as in data:image/jpeg;base64,{shown}"
+            raise RowError("fetch", "BareBase64", message)
         page = split_page_uri(image.uri)
         file = page.file if page else image.uri
         if image.table is not None:
@@ -78,10 +82,6 @@ def fetch(uri: str, max_bytes: int, waits_s: Sequence[float] = WAITS_S) -> bytes
 
     What may pass (a timeout, a 429, a 5xx) is tried again after each of `waits_s`.
     """
-    if looks_like_base64(uri):
-        shown = f"{uri[:20]}... of {len(uri):,} letters"
-        message = f"base64 must say what it is: prefix data:image/...;base64, as in data:image/jpeg;base64,{shown}"
-        raise RowError("fetch", "BareBase64", message)
     is_data = _is_data(uri)
     if not is_data and len(uri) > _LONGEST:
         raise _failed(uri, f"a path must have at most {_LONGEST:,} characters, it has {len(uri):,}")
