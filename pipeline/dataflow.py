@@ -19,16 +19,18 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.exceptions import SystemException
 
-from pipeline.poison import Gate, Guard, bounded_loading
+from pipeline.poison import Gate, Guard, RowWatch, bounded_loading
 from pipeline.progress import Receipt
 from pipeline.stages import Generate, Preprocess, final_answers
-from pipeline.units import Counts, count_answers, write_unit
+from pipeline.units import Counts, count_answers, keep_trace, write_unit
+from pipeline.watchdog import Watchdog
 from pipeline.work import NOTHING, STOPPED, Batch, Queue, Work, make_receipt, pack, receipt_of, unpack
-from schemas.errors import Refused
+from schemas.errors import Failure, Refused
 from schemas.job import JobSettings
 
 # Places given out by one task: a task each would delay the first unit of a million rows by a minute.
 _UNITS_A_READ = 64
+_MOST_TRACES = 1000  # that an actor keeps
 WORKER_LOGS = "LLAVA_BATCH_WORKER_LOGS"  # set it to see what the actors print
 
 
@@ -167,6 +169,7 @@ class _ReadAndPreprocess:
         self._queue, self._parts = queue, work.parts
         self._loading, self._gate = threading.Lock(), Gate()
         self._loaded: dict[JobSettings, Preprocess] = {}
+        self._watchdog, self._kept = Watchdog(), set[tuple[int, str]]()
 
     def __call__(self, batch: Batch) -> Batch:
         place = batch.column("id")[0].as_py()
@@ -175,8 +178,16 @@ class _ReadAndPreprocess:
         if part.stoppable and part.markers.find(STOPPED):
             return pack(place, NOTHING)
         preprocess = self._load(number)
-        guard = Guard("preprocess", part.markers, preprocess.give_up, self._gate)
-        return pack(place, guard(unit, partial(part.read, unit), preprocess))
+        watch = RowWatch(self._watchdog, part.settings.row_seconds, partial(self._keep, number))
+        guard = Guard("preprocess", part.markers, preprocess.give_up, self._gate, watch)
+        return pack(place, guard(unit, partial(part.read, unit), partial(preprocess, watch=watch)))
+
+    def _keep(self, number: int, failure: Failure, trace: str) -> None:
+        """Put the first traceback of each type in the part's folder."""
+        name = f"{failure.stage}-{failure.type}"
+        if (number, name) not in self._kept and len(self._kept) < _MOST_TRACES:
+            self._kept.add((number, name))
+            keep_trace(self._parts[number].markers.folder, name, trace)
 
     def _load(self, number: int) -> Preprocess:
         """The part's own way of preparing, or that of another which asks in the same way."""

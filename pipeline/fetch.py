@@ -4,7 +4,7 @@ import base64
 import binascii
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
@@ -23,6 +23,7 @@ _DOCUMENTS = 2  # kept at once: pages of one file follow each other
 # Regular files some of which are the secrets of this process; what else is in /dev is no regular file.
 _NEVER = ("/proc", "/sys", "/dev")
 _BUT = "/dev/shm"
+_SMALL = 4 * 2**20  # bytes for which there is always room; few images have more
 
 
 class ImageFetcher:
@@ -38,8 +39,11 @@ class ImageFetcher:
         self._document = lru_cache(_DOCUMENTS)(lambda file: fetch(file, max_bytes))
         self._documents = threading.Lock()
 
-    def __call__(self, image: ImageRef) -> bytes | PdfPage:
-        """The encoded image or the page still to be rendered; raises RowError where there is none to be had."""
+    def __call__(self, image: ImageRef, room: Callable[[int], None] = lambda _: None) -> bytes | memoryview | PdfPage:
+        """The encoded image or the page still to be rendered; raises RowError where there is none to be had.
+
+        `room` waits until so many bytes may be held, and is asked before they are.
+        """
         if image.data is not None:
             return image.data
         if image.uri is None:
@@ -53,7 +57,8 @@ class ImageFetcher:
         if image.table is not None:
             file = self._allowed(file, image.table)
         if page is None:
-            return fetch(file, self._max_bytes)
+            return self._fetch(file, room)
+        room(self._max_bytes)
         with self._documents:
             return PdfPage(data=self._document(file), page=page.page, dpi=self._pdf_dpi)
 
@@ -75,6 +80,18 @@ class ImageFetcher:
         if is_local and any(_is_below(place, never) for never in _NEVER) and not _is_below(place, _BUT):
             raise _not_allowed(uri, "is a file of the system and no image")
         return place if is_local else uri
+
+    def _fetch(self, uri: str, room: Callable[[int], None]) -> bytes:
+        """The bytes of an image, those of a large one once there is room for the largest."""
+        least = min(_SMALL, self._max_bytes)
+        room(least)
+        try:
+            return fetch(uri, least)
+        except RowError as error:
+            if error.failure.type != "TooLarge" or least == self._max_bytes:
+                raise
+        room(self._max_bytes)
+        return fetch(uri, self._max_bytes)
 
 
 def fetch(uri: str, max_bytes: int, waits_s: Sequence[float] = WAITS_S) -> bytes:

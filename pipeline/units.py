@@ -82,6 +82,12 @@ def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
     storage.write_atomic(unit_path(folder, unit), to_parquet(marked))
 
 
+def keep_trace(folder: str, name: str, trace: str) -> None:
+    """Put the first traceback of a kind of error in `errors/` of the run folder."""
+    safe = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:100]
+    storage.create_new(storage.join(folder, "errors", f"{safe}.txt"), trace.encode("utf-8", "backslashreplace"))
+
+
 def read_unit_answers(folder: str, run: str, unit: int, rows: int) -> pa.Table:
     """The answers of a finished unit, which must be `rows`. Raises BrokenUnit, and OSError where it cannot be read."""
     path = unit_path(folder, unit)

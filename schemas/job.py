@@ -21,7 +21,7 @@ Strips = Literal["auto", "off"]
 # Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
 PLACEMENT = frozenset(
     {"output", "batch_size", "slots", "preprocess_workers", "unit_rows", "max_error_rate", "fetch_threads"}
-    | {"gpus", "gpus_per_model"}
+    | {"gpus", "gpus_per_model", "row_seconds"}
 )
 
 
@@ -128,6 +128,12 @@ class JobSettings(BaseModel):
 
     max_image_bytes: int = Field(64 * 2**20, ge=1, description="Larger encoded images become error rows.")
     max_image_pixels: int = Field(100_000_000, ge=1, description="Larger decoded images become error rows.")
+    max_image_aspect: float = Field(
+        1000, ge=1, description="Images with one side more than so many times the other become error rows."
+    )
+    row_seconds: float = Field(
+        60, ge=0, description="A row whose preparation takes longer becomes an error row; 0 for no limit."
+    )
     max_error_rate: float = Field(0.01, ge=0, le=1, description="Stop when more rows fail; counted after 100 rows.")
 
     @field_validator("input", "allow_root")

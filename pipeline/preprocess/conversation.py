@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import Any, Literal, TypeAlias
 
 from schemas.errors import RowError
@@ -84,7 +85,7 @@ def parse_messages(text: str) -> Conversation:
     turns = tuple(_turn(message) for message in messages)
     found = [turn.role for turn in turns]
     if found != [("user", "assistant")[number % 2] for number in range(len(turns))] or len(turns) % 2 == 0:
-        order = ", ".join(found) or "no user"
+        order = _shown(", ".join(found[:99])) if found else "no user"
         raise _bad(f"after the system message user and assistant must take turns, the user first and last, got {order}")
     return Conversation(turns=turns, system=system, uris=uris)
 
@@ -112,13 +113,13 @@ def with_whole_paths(text: str, whole: Callable[[str], str]) -> str:
         return text
     try:
         messages = json.loads(text)
-    except (ValueError, RecursionError):
+        for part in _image_parts(messages):
+            for place, name in _named(part):
+                if name != "base64" and isinstance(place.get(name), str):
+                    place[name] = whole(place[name])
+        return json.dumps(messages)
+    except (ValueError, RecursionError):  # ValueError: a path with half of a surrogate pair is no text, either
         return text
-    for part in _image_parts(messages):
-        for place, name in _named(part):
-            if name != "base64" and isinstance(place.get(name), str):
-                place[name] = whole(place[name])
-    return json.dumps(messages)
 
 
 def _parse_json(text: str) -> list[Any]:
@@ -195,13 +196,9 @@ def _parts(message: dict[str, Any]) -> tuple[Part, ...]:
 
 def _joined(parts: list[Part]) -> tuple[Part, ...]:
     """The parts with texts side by side as one: a special token cut in two must not come together later."""
-    joined: list[Part] = []
-    for part in parts:
-        if part is not None and joined and joined[-1] is not None:
-            joined[-1] += part
-        else:
-            joined.append(part)
-    return tuple(joined)
+    runs = groupby(parts, key=lambda part: part is None)
+    joined = [[None] * len(list(run)) if is_image else ["".join(map(str, run))] for is_image, run in runs]
+    return tuple(chain.from_iterable(joined))
 
 
 def _part(part: object) -> Part:

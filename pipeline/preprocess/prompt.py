@@ -58,6 +58,7 @@ class PromptBuilder:
         # a letter that the tokenizer does not know becomes its unknown token: no reason to refuse a prompt
         self._special_ids = [id for id in special if id != tokenizer.unk_token_id]
         self._own_special: dict[_Outline, list[int]] = {}
+        self._most_letters: int | None = None
         self._check_template()
 
     @staticmethod
@@ -96,6 +97,7 @@ class PromptBuilder:
         They leave `room` new tokens in the context.
         """
         _check_conversation(conversation, len(image_tokens))
+        self._check_letters(conversation)
         ids = self._tokenise(self.render(conversation))
         self._check_special(ids, conversation)
         ids = expand(ids, self.image_token_id, image_tokens)
@@ -124,6 +126,19 @@ class PromptBuilder:
             raise RowError("prompt", "UnknownToken", message)
         return ids
 
+    def _check_letters(self, conversation: Conversation) -> None:
+        """What can be no prompt of the context, however it is tokenised, is neither rendered nor tokenised."""
+        if self._most_letters is None:
+            longest = max(len(token.encode()) for token in self._tokenizer.get_vocab())
+            self._most_letters = self.context * longest * _COMPOSED
+        letters = sum(len(part or "") for turn in conversation.turns for part in turn.parts)
+        letters += len(conversation.system or "")
+        if letters > self._most_letters or len(conversation.turns) > self.context:
+            message = (
+                f"{letters} letters in {len(conversation.turns)} turns, the model's context is {self.context} tokens"
+            )
+            raise RowError("prompt", "PromptTooLong", message)
+
     def _break(self, text: str) -> str:
         return self._literals.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
@@ -143,10 +158,12 @@ class PromptBuilder:
         """The special tokens of a harmless conversation like it: those that the template itself writes."""
         outline = _outline(conversation)
         if outline not in self._own_special:
-            harmless = self._render_harmless(conversation)
+            expected = self._special_in(self._tokenise(self._render_harmless(conversation)))
+            if len(conversation.turns) > _TURNS:
+                return expected
             if len(self._own_special) >= _OUTLINES:
                 self._own_special.clear()
-            self._own_special[outline] = self._special_in(self._tokenise(harmless))
+            self._own_special[outline] = expected
         return self._own_special[outline]
 
     def _render_harmless(self, conversation: Conversation) -> str:
@@ -198,6 +215,8 @@ class PromptBuilder:
 
 _OUTLINES = 4096  # kept at once
 _LEFT_OUT = "TextLeftOut"
+_TURNS = 64  # of the longest that is kept
+_COMPOSED = 4  # letters that a tokenizer may make one of before it begins: combining accents, syllables
 
 
 def common_length(prompts: Sequence[TokenIds]) -> int:

@@ -10,7 +10,7 @@ from transformers import LlavaNextImageProcessorPil
 
 from pipeline.engine.vision import normalise
 from pipeline.preprocess.geometry import Resample
-from pipeline.preprocess.image import FORMATS, ImageLimits, decode, tile_image
+from pipeline.preprocess.image import FORMATS, ImageLimits, _scans, _to_rgb, decode, tile_image
 from pipeline.preprocess.pixels import read_scale
 from schemas.errors import RowError
 from tests.images import encoded, noise, random_sizes, real_images
@@ -245,9 +245,60 @@ def test_a_text_that_unpacks_to_gigabytes_is_refused() -> None:
         decode(data, LIMITS)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 10**8), (10**8, 1), (3, 3001), (2002, 2)])
+def test_a_shape_that_is_extreme_is_refused_by_the_header_alone(width, height) -> None:
+    with pytest.raises(RowError, match=f"AspectTooLarge: .* {width}x{height} pixels; the limit is 1000"):
+        decode(png(width, height, b""), LIMITS)
+
+
+def test_a_shape_at_the_limit_is_an_image() -> None:
+    assert decode(encoded(noise(2000, 2)), LIMITS).size == (2000, 2)
+    with pytest.raises(RowError, match="one side is 10 times the other, 20x2 pixels; the limit is 9"):
+        decode(encoded(noise(20, 2)), ImageLimits(max_aspect=9))
+
+
+def jpeg_of_scans(more: int, side: int = 64, **options: object) -> bytes:
+    """A JPEG whose last scan is there so many times more."""
+    data = encoded(noise(side, side), "JPEG", **options)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * more + b"\xff\xd9"
+
+
+def test_a_jpeg_that_goes_over_its_pixels_for_ever_is_not_decoded() -> None:
+    blank = encoded(Image.new("L", (9000, 9000)), "JPEG", progressive=True)
+    last = blank[blank.rindex(b"\xff\xda") : -2]
+    with pytest.raises(RowError, match="TooManyScans: the JPEG has 106 scans over 81000000 pixels, the limit is 49"):
+        decode(blank[:-2] + last * 100 + b"\xff\xd9", LIMITS)
+
+
+def test_scans_that_are_few_for_their_pixels_are_read() -> None:
+    assert decode(jpeg_of_scans(50, progressive=True), LIMITS).size == (64, 64)
+
+
+def test_what_only_looks_like_scans_is_not_counted() -> None:
+    whole = encoded(noise(8, 8), "JPEG", comment=b"\xff\xda" * 9000) + b"\xff\xda" * 9000
+    assert list(_scans(whole)) == [whole.index(b"\xff\xda\x00\x0c")]
+    assert (
+        len(list(_scans(jpeg_of_scans(7, progressive=True))))
+        == len(list(_scans(jpeg_of_scans(0, progressive=True)))) + 7
+    )
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "I;16", "I", "F"])
+def test_an_image_converted_in_bands_is_the_one_converted_at_once(mode) -> None:
+    large = Image.fromarray(np.random.default_rng(0).integers(0, 2**15, (70, 9)).astype(np.int32))
+    image = noise(9, 70).convert(mode) if mode in ("P", "LA", "RGBA") else large.convert(mode)
+    if mode == "RGBA":
+        image.putalpha(noise(9, 70).convert("L"))
+    if mode in ("P", "I;16"):
+        image.info["transparency"] = image.getpixel((3, 3))
+    assert np.array_equal(_to_rgb(image, band=90), _to_rgb(image))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"max_aspect": 0.5}, "max_aspect must be at least 1, got 0.5"),
         ({"max_bytes": 0}, "max_bytes must be at least 1, got 0"),
         ({"max_pixels": 0}, "max_pixels must be between 1 and 178956970, got 0"),
         ({"max_pixels": 10**9}, "max_pixels must be between 1 and 178956970, got 1000000000"),
