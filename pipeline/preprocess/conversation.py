@@ -17,6 +17,7 @@ _SOURCES = ("url", "path", "image", "image_url", "base64")  # how such a part na
 _OTHERS = ("data", "source")  # how parts of other makers do
 _IMAGE = "<image>"  # in a text of LLaVA's own data
 _ROLES = {"human": "user", "gpt": "assistant"}  # as LLaVA's own data calls them
+_ROLES_SHOWN = 99
 _NAMES_ONE = re.compile(r'"(url|path|image|image_url)"\s*:\s*["{]')
 
 
@@ -85,7 +86,7 @@ def parse_messages(text: str) -> Conversation:
     turns = tuple(_turn(message) for message in messages)
     found = [turn.role for turn in turns]
     if found != [("user", "assistant")[number % 2] for number in range(len(turns))] or len(turns) % 2 == 0:
-        order = _shown(", ".join(found[:99])) if found else "no user"
+        order = ", ".join(found[:_ROLES_SHOWN]) or "no user"
         raise _bad(f"after the system message user and assistant must take turns, the user first and last, got {order}")
     return Conversation(turns=turns, system=system, uris=uris)
 
