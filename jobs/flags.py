@@ -16,15 +16,16 @@ Record = TypeVar("Record", bound=BaseModel)
 # Heading -> settings, in the order of --help. What is in none of them comes last.
 _INPUT = ("input", "limit", "image_column", "id_column", "prompt_column", "messages_column", "reference_column", "keep")
 _IMAGES = ("strips", "pdf_dpi", "max_image_bytes", "max_image_pixels")
+_READING = ("allow_root",)
 _LENGTH = ("max_new_tokens", "min_new_tokens", "stop", "cut_repetition", "retry_penalty")
 _DRAWING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 _PLACES = ("gpus", "gpus_per_model", "preprocess_workers", "fetch_threads", "dashboard", "worker_logs")
 _SIZES = ("batch_size", "slots", "capacity", "unit_rows")
 HEADINGS = {
-    "Input": (*_INPUT, *_IMAGES),
+    "Input": (*_INPUT, *_READING, *_IMAGES),
     "Output": ("output", "max_error_rate"),
     "Question": ("prompt", "system", "chat_template"),
-    "Model": ("model", "revision", "dtype", "quantize", "attention"),
+    "Model": ("model", "revision", "adapter", "dtype", "quantize", "attention"),
     "Answer": (*_LENGTH, *_DRAWING),
     "Machines": (*_PLACES, *_SIZES),
 }
