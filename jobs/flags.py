@@ -15,7 +15,7 @@ Record = TypeVar("Record", bound=BaseModel)
 
 # Heading -> settings, in the order of --help. What is in none of them comes last.
 _INPUT = ("input", "limit", "image_column", "id_column", "prompt_column", "messages_column", "reference_column", "keep")
-_IMAGES = ("strips", "pdf_dpi", "max_image_bytes", "max_image_pixels")
+_IMAGES = ("strips", "pdf_dpi", "max_image_bytes", "max_image_pixels", "max_image_aspect", "row_seconds")
 _READING = ("allow_root",)
 _LENGTH = ("max_new_tokens", "min_new_tokens", "stop", "cut_repetition", "retry_penalty")
 _DRAWING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
