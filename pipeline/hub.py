@@ -1,9 +1,13 @@
-"""The Hugging Face Hub: the commit that an hf:// path stands for, and where a model's files can be read."""
+"""The Hugging Face Hub: the commit that an hf:// path stands for, where a model's files can be read, and if at all."""
 
+import functools
 import json
 import os
+import socket
+import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline import storage
 from pipeline.patience import patiently
@@ -61,18 +65,20 @@ def _cached_folder(model: str, revision: str, *names: str) -> Path | None:
 
 def commit_of(model: str, revision: str | None) -> str:
     """Return the commit that a hub model's revision is at, or was at when it was cached; raises Refused."""
+    unreachable = cut_off(model)
     from transformers.utils.hub import cached_file  # a second that a local checkpoint does not need
 
     try:
         config = cached_file(model, "config.json", revision=revision)
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = f"{unreachable}; the cache has no such model" if unreachable else " ".join(str(error).split())
         raise Refused(f"--model {model!r} is neither a folder here nor to be had from the hub: {reason}") from error
     return Path(str(config)).parent.name  # the cache has a folder for each commit
 
 
 def names_in(model: str, revision: str | None) -> frozenset[str]:
     """Return the names at the top of a model's folder, or of its repository, or of what is cached of it."""
+    cut_off(model)
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HFValidationError
 
@@ -114,3 +120,30 @@ def same_place(one: str, other: str) -> bool:
     if Path(one).is_dir() and Path(other).is_dir():
         return Path(one).samefile(other)
     return one.partition("@")[0] == other
+
+
+@functools.cache
+def cut_off(model: str) -> str | None:
+    """Why the hub that a model is to come from cannot be reached, None where it can or nothing is wanted of it.
+
+    Its clients then use their cache alone, here and in workers: they would try for half a minute, each file anew.
+    """
+    if model == "demo" or Path(model).exists() or os.environ.get("HF_HUB_OFFLINE"):
+        return None
+    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
+        return None  # who can be reached is the proxy's matter
+    reason = _unreachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    if reason is not None:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        if "huggingface_hub.constants" in sys.modules:  # which has read it before
+            sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    return reason
+
+
+def _unreachable(endpoint: str) -> str | None:
+    url = urlsplit(endpoint)
+    try:
+        socket.create_connection((url.hostname or "", url.port or (80 if url.scheme == "http" else 443)), 5).close()
+    except OSError as error:
+        return f"{endpoint} cannot be reached: {error}"
+    return None

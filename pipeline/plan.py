@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.checkpoint import Pin, hash_code, locate, pin, prove, with_adapters_template, with_base
 from pipeline.columns import ColumnChoices
+from pipeline.mend import find_gone, is_retried
 from pipeline.merge import Units
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.template import choose_template
@@ -119,15 +120,19 @@ def _with_chat_template(settings: JobSettings) -> JobSettings:
 
 
 def find_complete(plan: Plan) -> Summary | None:
-    """The summary of this very job where it has been done before; seconds, whatever its size."""
+    """The summary of this very job where it has been done before and every file of it is whole."""
     folder = plan.settings.output
     if not is_complete(folder, plan.describe()):
         return None
-    storage.delete(storage.join(folder, "units"))  # a kill may have come between the manifest and this
     manifest = read_manifest(folder)
     assert manifest is not None
+    if find_gone(folder, manifest):
+        return None
+    storage.delete(storage.join(folder, "units"))  # a kill may have come between the manifest and this
     manifest = with_scores(plan.settings, manifest)
     sys.stderr.write(f"already complete: {manifest['rows']:,} answers in {folder}\n")
+    if is_retried(folder, manifest):
+        sys.stderr.write("a retry of its failed rows was stopped: retry-failed finishes it\n")
     return summarise(manifest, folder, None)
 
 

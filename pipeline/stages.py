@@ -4,7 +4,6 @@ A stage's table starts with its schema's columns (requests, samples, answers); t
 `keep:<name>`, ride behind them untouched.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,6 +17,7 @@ import torch
 from pipeline.ahead import Ahead, Room
 from pipeline.checkpoint import adapter_folder, locate
 from pipeline.engine.engine import Engine as TorchEngine
+from pipeline.environment import cpus_here
 from pipeline.fetch import ImageFetcher
 from pipeline.joining import join_answers, samples_of_strips
 from pipeline.kept import restore
@@ -197,7 +197,7 @@ def load_engine(settings: JobSettings) -> TorchEngine:
     """The real engine, on this process's GPU or on all of its machine's cores."""
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(cpus_here())
     return TorchEngine.load(locate(settings.model), settings=engine_settings(settings, on_gpu=on_gpu))
 
 

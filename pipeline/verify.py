@@ -18,6 +18,7 @@ from pipeline import storage
 from pipeline.checkpoint import Pin
 from pipeline.columns import Columns
 from pipeline.duplicates import find_duplicates
+from pipeline.mend import find_lost
 from pipeline.plan import Plan, plan_job
 from pipeline.reader import read_unit
 from pipeline.run import changed_files, read_manifest, read_run
@@ -54,10 +55,10 @@ def verify_run(folder: str) -> list[str]:
     return problems + list(_verify_answers(plan, manifest))
 
 
-def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None, gpus: int | None = None) -> Plan:
+def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None) -> Plan:
     """The plan that a run.json came from, made anew from its settings for the folder as it is named now."""
     identity = run["identity"]
-    placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": gpus}
+    placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": None}
     return plan_job(identity["job"], JobSettings.model_validate(placed), "", model)
 
 
@@ -82,13 +83,9 @@ def _verify_files(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
     there = {storage.absolute(file.url) for file in storage.list_folder(storage.join(folder, "answers"), ("",))}
     stated = {storage.absolute(storage.join(folder, file["path"])): file for file in manifest["files"]}
     yield from (f"answers/ has a file that is not in the manifest: {url}" for url in sorted(there - stated.keys()))
-    for url, file in stated.items():
-        if url not in there:
-            yield f"{file['path']} is missing"
-            continue
-        data = storage.read_bytes(url)
-        if len(data) != file["bytes"] or hashlib.sha256(data).hexdigest() != file["sha256"]:
-            yield f"{file['path']} is not the file that was written: it has {len(data)} bytes or another hash"
+    for lost in find_lost(folder, manifest):
+        mend = "retry-failed was stopped and finishes it" if lost.by_retry else "the run's command answers it again"
+        yield f"{lost}; {mend}"
 
 
 def _verify_scores(folder: str, manifest: dict[str, Any]) -> Iterator[str]:

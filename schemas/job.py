@@ -21,7 +21,7 @@ Strips = Literal["auto", "off"]
 # Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
 PLACEMENT = frozenset(
     {"output", "batch_size", "slots", "preprocess_workers", "unit_rows", "max_error_rate", "fetch_threads"}
-    | {"gpus", "gpus_per_model", "row_seconds"}
+    | {"gpus", "gpus_per_model", "row_seconds", "dashboard", "worker_logs"}
 )
 
 
@@ -57,7 +57,7 @@ class JobSettings(BaseModel):
     prompt: tuple[str, ...] = Field(
         (),
         description="A question for every row, as text or name=text; {column} stands for the row's value, {{ for a "
-        "brace; repeatable. Replaces the job's own.",
+        "brace; @file.txt takes it from a file; repeatable. Replaces the job's own.",
     )
     system: str | None = Field(
         None, description="System message of every row without one; '' leaves out the one the chat format has."
@@ -124,6 +124,10 @@ class JobSettings(BaseModel):
     )
     preprocess_workers: int | None = Field(None, ge=1, description="CPU actors; from the cluster's when not given.")
     fetch_threads: int = Field(16, ge=1, description="Images fetched at once by each preprocessing actor.")
+    dashboard: bool = Field(
+        False, description="Start Ray's dashboard with a Ray of the job's own, and say where it is."
+    )
+    worker_logs: bool = Field(False, description="Show what the workers print.")
     unit_rows: int | None = Field(None, ge=1, le=4096, description="Rows of a work unit; from the input's rows.")
 
     max_image_bytes: int = Field(64 * 2**20, ge=1, description="Larger encoded images become error rows.")

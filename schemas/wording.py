@@ -25,6 +25,8 @@ def describe_settings(
         place = spell(".".join(map(str, one["loc"])))
         if one["type"] == "extra_forbidden":
             return f"{place} is no setting of {of}{did_you_mean(str(one['loc'][-1]), known)}"
+        if one["type"] == "missing":
+            return f"{place} is required"
         return f"{place}: {rule[0].lower()}{rule[1:]}, got {one['input']!r}"
 
     return [describe(one) for one in error.errors()]

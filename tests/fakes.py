@@ -42,6 +42,19 @@ def load_echo_engine(settings: JobSettings) -> EchoEngine:
     return EchoEngine()
 
 
+def load_engine_that_counts(settings: JobSettings) -> EchoEngine:
+    """An echo engine whose every answer is the number of tokens it may have, and is cut there."""
+    return CountingEngine()
+
+
+class CountingEngine(EchoEngine):
+    """Answers with each prompt's own longest length."""
+
+    def _echo(self, sample: Sample, prompt: Prompt) -> Generation:
+        most = str(prompt.max_new_tokens)
+        return Generation(text=most, finish_reason="length", num_generated_tokens=1, mean_logprob=0.0)
+
+
 def load_deadly_engine(settings: JobSettings) -> EchoEngine:
     """An echo engine whose process is killed by every sample called `...kills-generate`."""
     return DeadlyEngine()

@@ -146,7 +146,8 @@ def test_a_torn_answer_file_is_named(tmp_path: Path) -> None:
 def test_a_missing_answer_file_is_named(tmp_path: Path) -> None:
     run_without_ray(tmp_path)
     (tmp_path / "out" / "answers" / "part-00000.parquet").unlink()
-    assert verify_run(str(tmp_path / "out")) == ["answers/part-00000.parquet is missing"]
+    (problem,) = verify_run(str(tmp_path / "out"))
+    assert problem == "answers/part-00000.parquet is missing; the run's command answers it again"
 
 
 def test_a_run_whose_model_is_gone_can_be_verified(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from itertools import groupby
 from typing import Any
 
 from pipeline.checkpoint import with_base
+from pipeline.environment import cards_here
 from pipeline.lock import hold
-from pipeline.machine import cards_here, check_machine
+from pipeline.machine import check_machine
 from pipeline.plan import Plan, plan_job
 from pipeline.run import RunMismatch, begin_run, is_complete, read_run
 from pipeline.stages import Preprocess
