@@ -5,13 +5,22 @@ BIN := .venv/bin
 .PHONY: setup demo test soak check clean
 setup: .venv/.done
 
+# PIP_NO_WARN_CONFLICTS, --no-warn-*: what else is on the machine is no matter of ours; errors are shown.
+PIP := $(BIN)/python -W ignore -m pip install --quiet --quiet --no-compile --disable-pip-version-check \
+	--no-warn-conflicts --no-warn-script-location --progress-bar auto -c constraints.txt
+
 .venv/.done: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	# On all cores, as pip would on one; some packages carry templates that are no Python, hence the `|| true`.
-	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
-	touch $@
+	@echo "setup 1/4  a Python environment in .venv, with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+	@echo "setup 2/4  PyTorch, the largest package (several GB with its CUDA libraries): minutes"
+	@$(PIP) torch
+	@echo "setup 3/4  this project and what else it needs ($$(grep -c == constraints.txt) packages in all)"
+	@$(PIP) -e '.[dev]'
+	@echo "setup 4/4  compiling what was installed, on all cores"
+	@# Some packages carry templates that are no Python, hence the `|| true`.
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
+	@touch $@
+	@echo "setup      done: $$(du -sh .venv | cut -f1) in .venv"
 
 demo: setup
 	$(BIN)/python -m demo

@@ -8,10 +8,11 @@ import torch
 
 from pipeline.engine.model import LoadedModel
 from pipeline.engine.vision import normalise
+from pipeline.preprocess.pixels import PixelScale
 from schemas.sample import Sample
 
 BATCH = 32
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+SCALE = PixelScale(factor=1 / 255, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 
 
 def transformers_rate(loaded: LoadedModel, samples: Sequence[Sample]) -> float:
@@ -39,7 +40,7 @@ def _generate(loaded: LoadedModel, samples: Sequence[Sample]) -> None:
     network.generate(
         input_ids=token_ids.to(loaded.device),
         attention_mask=mask.to(loaded.device),
-        pixel_values=normalise(tiles, MEAN, STD).to(network.dtype),
+        pixel_values=normalise(tiles, SCALE).to(network.dtype),
         image_sizes=sizes,
         do_sample=False,
         min_new_tokens=longest,

@@ -32,7 +32,7 @@ def main() -> int:
     )
     run_job(plan_job("caption", settings, DESCRIBE[0]), load_engine)
     answers = table_to_answers(pq.read_table(OUTPUT / "answers"))
-    truth = json.loads((PICTURES / "truth.json").read_text())
+    truth = json.loads((PICTURES / "truth.json").read_text(encoding="utf-8"))
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(answer_table(answers, truth))
     asked = [answer for answer in answers if truth[answer.id]]

@@ -232,7 +232,9 @@ def main() -> None:
     flags.out.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (flags.out / name).write_bytes(data)
-    (flags.out / "truth.json").write_text(json.dumps(truth, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    (flags.out / "truth.json").write_text(
+        json.dumps(truth, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -7,32 +7,50 @@
 Exit 0: done within the error budget; 1: failed; 2: bad usage or settings, found before anything starts.
 """
 
+import io
 import sys
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
-from cyclopts.config import Yaml
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts.config import Dict
 from pydantic import ValidationError
 
 from jobs.caption import caption
+from jobs.completion import print_completion
+from jobs.config import Config, read_config
+from jobs.flags import under
 from jobs.ocr import ocr
 from jobs.retry import retry_failed
 from jobs.sweep import sweep
 from jobs.verify import verify
 from schemas.errors import Refused
 from schemas.job import name_prompt
-from schemas.wording import describe_settings
+from schemas.wording import describe_settings, did_you_mean, printable_lines, redacted
+
+_HELP = """Batch inference for LLaVA-NeXT on Ray Data: images and prompts in Parquet, answers in Parquet.
+
+llava-batch caption --input photos/ --output out/
+llava-batch ocr --input scans/ --output out/ --strips auto
+llava-batch caption --config job.yaml --limit 100 --dry-run
+llava-batch COMMAND --help
+
+Without --model the small bundled model answers. Every flag is a key of the --config file as well.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; returns the exit status."""
-    app = build_app()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of names that the terminal's encoding lacks, or that are none
+        sys.stdout.reconfigure(errors="backslashreplace")
+    app, tokens = build_app(), list(sys.argv[1:] if argv is None else argv)
     try:
-        result = app.meta(list(sys.argv[1:] if argv is None else argv), exit_on_error=False, print_error=False)
+        result = app.meta(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return _refuse(describe(error))
+        return _refuse(find_unknown(app, tokens) or describe(error))
     except KeyboardInterrupt:  # before there was anything to stop
         return 130
     except Refused as error:  # a setting that only the input or the model could show to be bad
@@ -43,49 +61,101 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_app() -> App:
     """The commands, and --config before any of them."""
     lists = Parameter(negative_iterable=(), consume_multiple=True)
-    app = App(name="llava-batch", help=_HELP, default_parameter=lists, result_action="return_value")
-    app.command(caption)
-    app.command(ocr)
-    app.command(sweep)
-    app.command(retry_failed)
-    app.command(verify)
+    app = App(
+        name="llava-batch",
+        version=version,
+        help=_HELP,
+        help_format="plaintext",
+        default_parameter=lists,
+        group_parameters=under("This call"),
+        result_action="return_value",
+    )
+    for command in (caption, ocr, sweep, retry_failed, verify):
+        app.command(command)
+    app.command(print_completion(app), name="completion")
 
     @app.meta.default
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-        config: Annotated[Path | None, Parameter(help="A YAML file of settings; flags override it.")] = None,
+        config: Annotated[
+            Path | None,
+            Parameter(show_default=False, group=under("This call"), help="A YAML file of settings; flags override it."),
+        ] = None,
     ) -> object:
         if config and tokens[:1] == ("sweep",):  # its file has tables in tables, which flags have not
             tokens = (*tokens, "--config", str(config))
         elif config:
-            app.config = (_Settings(config, must_exist=True, use_commands_as_keys=False),)
+            app.config = (settings_of(read_config(config)),)
         return app(tokens, exit_on_error=False, print_error=False)
 
     return app
 
 
-class _Settings(Yaml):
-    """A YAML file of settings, where prompts may be a mapping of names to texts as well."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The file's settings, with the prompts as their flag takes them."""
-        settings = super().config
-        prompts = settings.get("prompt")
-        if not isinstance(prompts, dict):
-            return settings
-        return {**settings, "prompt": [name_prompt(str(name), str(text or "")) for name, text in prompts.items()]}
+def version() -> str:
+    """The version in the checkout's pyproject.toml, which an installation may be behind; else the installation's."""
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    if not project.exists():
+        return metadata.version("llava-batch")
+    return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
-_HELP = "Batch inference for LLaVA-NeXT on Ray Data: images and prompts in Parquet, answers in Parquet."
+def settings_of(config: Config) -> Callable[[App, tuple[str, ...], ArgumentCollection], None]:
+    """The file's settings as cyclopts takes them, each of its setting's type; raises Refused for any other."""
+
+    def fill_in(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        hints = {_key(name): argument.hint for argument in arguments for name in argument.names}
+        settings: dict[str, Any] = {}
+        for name in config.settings:
+            key = _key(name)
+            if key not in hints:
+                near = did_you_mean(key, hints)
+                raise Refused(f"{config.at(name)}: {name} is no setting of {' '.join(commands)}{near}")
+            settings[key] = _read_setting(config, name, hints[key])
+        given = {name: value for name, value in settings.items() if value is not None}
+        Dict(given, use_commands_as_keys=False)(app, commands, arguments)
+
+    return fill_in
+
+
+def _read_setting(config: Config, name: str, hint: object) -> object:
+    """Prompts may be a mapping of names to texts; one value may stand for a list of it."""
+    value = config.settings[name]
+    if _key(name) == "prompt" and isinstance(value, dict):
+        config.check(name, dict[str, str])
+        return [name_prompt(key, text) for key, text in value.items()]
+    if hint == tuple[str, ...] and not isinstance(value, list):
+        config.check(name, str)
+        return [value]
+    config.check(name, hint)
+    return value
+
+
+def find_unknown(app: App, tokens: Sequence[str]) -> str | None:
+    """The flag that the command does not have, with the nearest that it has: whatever else is wrong follows from it."""
+    command = next((token for token in tokens if token in app), None)
+    if command is None:
+        return None
+    known = {name for argument in app[command].assemble_argument_collection() for name in argument.names}
+    known |= {"--config", "--help", "--version"}
+    for token in tokens:
+        if token == "--":
+            return None
+        flag = token.partition("=")[0]
+        if len(flag) > 2 and flag.startswith("--") and _flag(_key(flag)) not in known:
+            return f"{flag} is no flag of {command}{did_you_mean(flag, known)}"
+    return None
 
 
 def describe(error: CycloptsError) -> str:
     """One line for each thing that is wrong, naming the flag, the rule and the value."""
     cause = error.__cause__ or error
     if not isinstance(cause, ValidationError):
-        return str(error)
+        return " ".join(str(error).split())
     return "\n".join(describe_settings(cause, spell=_flag))
+
+
+def _key(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _flag(place: str) -> str:
@@ -93,7 +163,7 @@ def _flag(place: str) -> str:
 
 
 def _refuse(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printable_lines(redacted(message))}\n")
     return 2
 
 

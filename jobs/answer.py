@@ -14,14 +14,24 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan, Summary
 
 DryRun = Annotated[
-    bool, Parameter(negative=(), help="Read and preprocess 8 rows, show them and what would run; answer nothing.")
+    bool,
+    Parameter(
+        negative=(),
+        show_default=False,
+        help="Read and preprocess 8 rows, show them and what would run; answer nothing.",
+    ),
 ]
 ABOUT_DEMO = (
     "note     the demo model reads printed text and names coloured shapes, nothing else; for photographs use a real "
     "checkpoint, as in --model llava-hf/llava-v1.6-mistral-7b-hf"
 )
 ContinueWithChanges = Annotated[
-    bool, Parameter(negative=(), help="Go on in a folder whose run had other settings or input, and record it there.")
+    bool,
+    Parameter(
+        negative=(),
+        show_default=False,
+        help="Go on in a folder whose run had other settings or input, and record it there.",
+    ),
 ]
 
 
@@ -30,21 +40,32 @@ def answer(
 ) -> int:
     """Run one job; returns the exit status. The last line of stdout is one JSON object."""
     # Torch and Ray take seconds to import: help, what is wrong with a flag and what is done already are said before.
+    from pipeline.environment import cards_here, check_gpus
     from pipeline.plan import find_complete, plan_job
+    from pipeline.preflight import check_output, check_writable
 
-    plan = plan_job(job, settings, default_prompt)
-    if not dry_run and (complete := find_complete(plan)) is not None:
-        return report(complete)
+    check_writable(settings.output)
+    plan, cards = plan_job(job, settings, default_prompt), cards_here()
     if dry_run:
-        return _dry_run(plan)
+        check_gpus(settings.gpus, cards)
+        check_output(plan, continue_with_changes=continue_with_changes)
+        return _dry_run(plan, cards)
+    if (complete := find_complete(plan)) is not None:
+        return report(complete, settings.max_error_rate)
+    check_gpus(settings.gpus, cards)
     from pipeline.dryrun import describe_plan
     from pipeline.job import run_job
     from pipeline.stages import load_engine
 
-    sys.stderr.write(describe_plan(plan) + "\n")
+    say(describe_plan(plan, cards))
     if settings.model == "demo":
-        sys.stderr.write(ABOUT_DEMO + "\n")
-    return run_to_status(lambda: report(run_job(plan, load_engine, continue_with_changes=continue_with_changes)))
+        say(ABOUT_DEMO)
+
+    def run() -> int:
+        summary = run_job(plan, load_engine, continue_with_changes=continue_with_changes)
+        return report(summary, settings.max_error_rate)
+
+    return run_to_status(run)
 
 
 def run_to_status(run: Callable[[], int]) -> int:
@@ -56,30 +77,53 @@ def run_to_status(run: Callable[[], int]) -> int:
     try:
         return run()
     except ErrorBudgetSpent as error:
-        sys.stderr.write(f"\nerror: {error}\n")
+        say(f"\nerror: {error}")
         return 1
     except RunFailed as error:
-        sys.stderr.write(f"\nerror: {error}\nWhat is done stays; run the same command again to go on.\n")
+        say(f"\nerror: {error}\n{_GO_ON}")
         return 1
     except OSError as error:  # a full disk, a store that is away
-        sys.stderr.write(f"\nerror: {error}\nWhat is done stays; run the same command again to go on.\n")
+        say(f"\nerror: {error}\n{_GO_ON}")
         return 1
     except (Stopped, KeyboardInterrupt) as stop:
-        sys.stderr.write("stopped; what is done stays. Run the same command again to go on.\n")
+        say(f"stopped; {_GO_ON[0].lower()}{_GO_ON[1:]}")
         return stop.exit_status if isinstance(stop, Stopped) else 130
 
 
-def report(summary: "Summary") -> int:
-    """Print the last line."""
+_GO_ON = "What is done stays; run the same command again to go on."
+
+
+def report(summary: "Summary", max_error_rate: float) -> int:
+    """Say what the run came to, print the last line; the exit status is 1 where no row has an answer, unless that was
+    allowed."""
+    from pipeline.outcome import describe_outcome
+
+    say(describe_outcome(summary))
     line = {name: value for name, value in asdict(summary).items() if name != "scores" or value is not None}
     sys.stdout.write(json.dumps(line) + "\n")
-    return 0
+    if summary.ok or not summary.errors or max_error_rate >= 1:
+        return 0
+    say(f"error: all {summary.errors:,} answers failed; --max-error-rate 1 takes that for a success")
+    return 1
 
 
-def _dry_run(plan: "Plan") -> int:
-    from pipeline.dryrun import describe_plan, describe_rows
-    from pipeline.machine import cards_here, check_machine
+def say(text: str) -> None:
+    """Tell the person who waits."""
+    sys.stderr.write(text + "\n")
 
-    sys.stderr.write(describe_plan(plan) + "\n" + describe_rows(plan) + "\n")
-    check_machine(plan.settings, cards_here())
-    return 0
+
+def _dry_run(plan: "Plan", cards: tuple[int, ...]) -> int:
+    """Show the plan and some rows; the exit status is 1 where none of these rows could be answered."""
+    from pipeline.dryrun import describe_plan, sample_rows
+    from pipeline.duplicates import refuse_duplicate_ids
+    from pipeline.machine import check_machine
+
+    refuse_duplicate_ids(plan.listing)
+    say(describe_plan(plan, cards))
+    check_machine(plan.settings, cards)
+    sampled = sample_rows(plan)
+    say(sampled.lines)
+    if sampled.failed < sampled.rows or plan.settings.max_error_rate >= 1:
+        return 0
+    say(f"error: all {sampled.rows} rows that were read fail; the job would give no answer to them")
+    return 1

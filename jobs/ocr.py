@@ -3,12 +3,14 @@
 python -m jobs ocr --input scans/ --output out/
 """
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from pydantic import Field
 
 from jobs.answer import ContinueWithChanges, DryRun, answer
+from jobs.flags import settled, with_headings
 from schemas.job import JobSettings
 
 
@@ -21,13 +23,28 @@ class OcrSettings(JobSettings):
     )
 
 
+if TYPE_CHECKING:
+    Settings = OcrSettings
+else:
+    Settings = with_headings(OcrSettings)
+
+
 def ocr(
     *,
-    settings: Annotated[OcrSettings, Parameter(name="*")],
+    settings: Annotated[Settings, Parameter(name="*")],
     dry_run: DryRun = False,
     continue_with_changes: ContinueWithChanges = False,
 ) -> int:
-    """Read the text in every image of the input."""
+    """Read the text in every image of the input.
+
+    llava-batch ocr --input scans/ --output out/
+    llava-batch ocr --input scans/ --output out/ --strips auto --reference-column truth
+    """
+    from pipeline.checkpoint import locate, pin
+
+    settings = settled(settings, OcrSettings)
+    if not (Path(locate(settings.model)) / "config.json").exists():
+        pin(settings.model, settings.revision)  # refuses what is no model, which the next line could only die of
     from pipeline.preprocess.reading import reading_prompt  # transformers takes seconds that help need not wait for
 
     return answer(

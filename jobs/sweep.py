@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
 from cyclopts import Parameter
 from pydantic import ValidationError
 
 from jobs.answer import run_to_status
+from jobs.config import read_config
 from schemas.errors import Refused
 from schemas.sweep import SweepSettings
 from schemas.wording import describe_settings
@@ -59,17 +59,11 @@ def _report(summary: "SweepSummary") -> int:
 
 
 def read_settings(config: Path, flags: dict[str, Any]) -> SweepSettings:
-    """The settings in a YAML file, `flags` over them; raises ValueError naming key, rule and value."""
+    """The settings in a YAML file, `flags` over them; raises Refused naming file, line, key, rule and value."""
+    found = read_config(config)
     try:
-        found = yaml.safe_load(config.read_text())
-    except OSError as error:
-        raise Refused(f"--config {config} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise Refused(f"--config {config} must be YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise Refused(f"--config {config} must be a mapping of settings, it is {type(found).__name__}")
-    try:
-        return SweepSettings.model_validate({**found, **flags})
+        return SweepSettings.model_validate({**found.settings, **flags})
     except ValidationError as error:
         lines = describe_settings(error, of="a sweep", known=SweepSettings.model_fields)
-        raise Refused("\n".join(lines)) from error
+        first = found.at(*error.errors()[0]["loc"])
+        raise Refused("\n".join([f"{first}: {lines[0]}", *lines[1:]])) from error

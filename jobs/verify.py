@@ -8,6 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from schemas.wording import printable, redacted
+
 
 def verify(out: Annotated[str, Parameter(help="The run folder, local or s3://, gs://.")]) -> int:
     """Check that every row and prompt of the input has exactly one answer, and every file its hash."""
@@ -15,6 +17,6 @@ def verify(out: Annotated[str, Parameter(help="The run folder, local or s3://, g
 
     problems = verify_run(out)
     for problem in problems:
-        sys.stdout.write(problem + "\n")
+        sys.stdout.write(printable(redacted(problem)) + "\n")
     sys.stdout.write(f"{out}: {len(problems)} problems\n" if problems else f"{out}: every answer is there, once\n")
     return 1 if problems else 0

@@ -15,6 +15,7 @@ from pipeline.stopping import stop_on_signals
 from pipeline.units import Counts
 from pipeline.work import Part, Queue, Work
 from schemas.job import JobSettings
+from schemas.wording import printable_lines, redacted
 
 ROWS_BEFORE_BUDGET = 100
 
@@ -46,17 +47,19 @@ class Answering:
     def answer(self, units: list[int], total_rows: int) -> Progress:
         """Answer these units; returns how it went. Raises ErrorBudgetSpent, RunFailed, FolderInUse."""
         progress = Progress(total_rows=total_rows)
-        with dataflow.on_cluster(), stop_on_signals():
+        settings = self.settings
+        with dataflow.on_cluster(dashboard=settings.dashboard, worker_logs=settings.worker_logs), stop_on_signals():
             placement = dataflow.place(self.settings)
             self._settle_precision(placement)
             say(
                 f"{total_rows:,} answers to give in {len(units):,} units; "
                 f"{placement.preprocess_workers} preprocessing actors, {describe_gpus(placement)}; loading the model"
             )
-            for receipt in dataflow.run_units(Queue.of([units]), self._work(), placement):
-                progress.add(receipt)
-                self.lock.check()
-                check_budget(progress.done, self.settings.max_error_rate)
+            with dataflow.said_while_waiting(placement, progress.say_if_silent):
+                for receipt in dataflow.run_units(Queue.of([units]), self._work(), placement):
+                    progress.add(receipt)
+                    self.lock.check()
+                    check_budget(progress.done, self.settings.max_error_rate)
         progress.end()
         return progress
 
@@ -99,5 +102,5 @@ def check_budget(done: Counts, max_error_rate: float) -> None:
 
 
 def say(line: str) -> None:
-    """Tell the person who waits."""
-    sys.stderr.write(line + "\n")
+    """Tell the person who waits, and the terminal nothing."""
+    sys.stderr.write(printable_lines(redacted(line)) + "\n")

@@ -1,14 +1,23 @@
-"""Which checkpoint a model name means, and what proves that it is still the same one."""
+"""Which checkpoint a model name means, what proves that it is still the same one, and that it can be loaded."""
 
 import hashlib
-import json
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline import hub
+from pipeline.weights.adapter import CONFIG, WEIGHTS, read_lora
+from pipeline.weights.companions import check_tokens, template_in
+from pipeline.weights.headers import INDEX, SINGLE
 from schemas.errors import Refused
+from schemas.job import JobSettings
 
 DEMO = Path(__file__).parents[1] / "demo" / "model"
+_PROMPTS = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "tokenizer.json", "added_tokens.json")
 _END = 2**20  # bytes hashed at either end of a file: a safetensors header, and the last weights
+_CACHES = frozenset({".cache", ".git", ".huggingface", "__pycache__"})  # folders of other programs in a checkpoint's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,56 +34,176 @@ def locate(model: str) -> str:
 
 
 def pin(model: str, revision: str | None) -> Pin:
-    """What a resume compares. Raises ValueError where there is no such model.
+    """What a resume compares. Raises Refused where there is no such model.
 
     A local file counts with its name, size and first and last MiB: ten seconds for 200 GB, and a retrained or truncated
     checkpoint shows.
     """
     folder = Path(locate(model))
     if folder.is_dir():
-        if not (folder / "config.json").exists():
+        if not (folder / "config.json").is_file():
             raise Refused(f"--model must be a checkpoint folder with a config.json, {model!r} has none")
-        for path in sorted(folder.glob("*.safetensors")):
-            _check_whole(path)
-        return _pin_folder(folder)
-    from transformers import AutoConfig  # a second that a local checkpoint does not need
-
-    try:
-        config = AutoConfig.from_pretrained(model, revision=revision)
-    except OSError as error:
-        raise Refused(f"--model {model!r} is neither a folder here nor to be had from the hub: {error}") from error
-    return Pin(hash=str(config._commit_hash))
+        return pin_folder(folder)
+    return Pin(hash=hub.commit_of(model, revision))
 
 
-def hash_code(folder: Path = Path(__file__).parent) -> str:
-    """A hash of the code that decides what a row's answer is: preprocessing, engine and stages."""
+def with_base(settings: JobSettings) -> JobSettings:
+    """Return the settings with the base as the model where `--model` names an adapter, and the adapter as one commit.
+
+    Raises Refused where a whole model has an adapter beside it that the settings do not mention.
+    """
+    names = hub.names_in(locate(settings.model), settings.revision)
+    beside = sorted(names & {CONFIG, WEIGHTS, "adapter_model.bin"})
+    if not beside:
+        return settings.model_copy(update={"adapter": settings.adapter and hub.at_adapter(settings.adapter)})
+    if "config.json" in names and any(_is_weights(name) for name in names):
+        return _with_adapter_beside(settings, beside[0])
+    if settings.adapter is not None:
+        raise Refused(f"--model must be the base of --adapter, {settings.model!r} is an adapter itself ({beside[0]})")
+    named = settings.model if settings.revision is None else f"{settings.model}@{settings.revision}"
+    adapter = hub.at_adapter(named)
+    lora = read_lora(adapter_folder(adapter))
+    if lora.base is None:
+        raise Refused(f"--model {settings.model!r} is an adapter without a base: say --model BASE --adapter {named}")
+    return settings.model_copy(update={"model": lora.base, "adapter": adapter, "revision": lora.base_revision})
+
+
+def with_adapters_template(settings: JobSettings) -> JobSettings:
+    """Return the settings with the chat template that the adapter was trained with, where it is not the base's and none
+    was asked for; says so. Raises Refused where its tokens are not the base's."""
+    folder = None if settings.adapter is None else adapter_folder(settings.adapter)
+    if folder is None or not any((folder / name).exists() for name in _PROMPTS):
+        return settings
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(locate(settings.model), revision=settings.revision, backend="pil")
+    check_tokens(folder, processor.tokenizer.get_vocab())
+    template = template_in(folder)
+    if template in (None, processor.chat_template, processor.tokenizer.chat_template):
+        return settings
+    if settings.chat_template != "auto":
+        sys.stderr.write(f"adapter {folder} has a chat template of its own, not asked for: see --chat-template\n")
+        return settings
+    sys.stderr.write(f"adapter {folder} is asked by its own chat template, which is not its base's\n")
+    return settings.model_copy(update={"chat_template": template})
+
+
+def adapter_folder(adapter: str) -> Path:
+    """Return the folder of this machine with an adapter's files, brought from the hub where it is one of its ids."""
+    return Path(adapter) if Path(adapter).is_dir() else hub.bring_adapter(adapter)
+
+
+def prove(settings: JobSettings, model: Pin) -> Pin:
+    """Return what a resume compares, with the adapter; raises Refused where the checkpoint cannot be loaded as it is.
+
+    Only headers are read: of a hub's files those in the cache here, or else by range requests.
+    """
+    from transformers import AutoConfig
+
+    from pipeline.weights.proof import prove_adapter, prove_checkpoint  # torch takes seconds to import
+
+    config = AutoConfig.from_pretrained(locate(settings.model), revision=settings.revision, trust_remote_code=False)
+    prove_checkpoint(place_of(settings.model, model.hash), config)
+    if settings.adapter is None:
+        return model
+    folder = adapter_folder(settings.adapter)
+    for line in prove_adapter(folder, config, settings.model):
+        sys.stderr.write(f"{line}\n")
+    own = pin_folder(folder)
+    both = hashlib.sha256(f"{model.hash} {own.hash}".encode()).hexdigest()
+    return Pin(hash=both, files={**model.files, **{f"adapter: {name}": hash for name, hash in own.files.items()}})
+
+
+def place_of(model: str, commit: str) -> str:
+    """Return where a model's files can be read: its folder, or the hub's at the commit."""
+    folder = locate(model)
+    return folder if Path(folder).is_dir() else hub.place_of(model, commit)
+
+
+def _with_adapter_beside(settings: JobSettings, file: str) -> JobSettings:
+    """The settings of a whole model with an adapter's file in its folder: merged already, or not yet?"""
+    if settings.adapter is not None and hub.same_place(settings.adapter, locate(settings.model)):
+        return settings
+    raise Refused(
+        f"--model {settings.model!r} must be a model or an adapter, it has weights and {file}: say --adapter "
+        f"{settings.model} to merge the adapter into them, or take {file} away if they are merged already"
+    )
+
+
+def _is_weights(name: str) -> bool:
+    return name in (SINGLE, INDEX) or (name.startswith("pytorch_model") and name.endswith((".bin", ".bin.index.json")))
+
+
+def pin_folder(folder: Path) -> Pin:
+    """Return the hash of every file of a folder, at any depth, but for other programs' caches."""
+    files = {path.relative_to(folder).as_posix(): _hash_file(path) for path in sorted(_files(folder))}
+    return Pin(hash=hashlib.sha256(repr(files).encode()).hexdigest(), files=files)
+
+
+def hash_code(root: Path = Path(__file__).parents[1]) -> str:
+    """A hash of the code that decides what a row's answer is: all of pipeline/ and schemas/ but for what is named."""
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("preprocess/*.py"), *folder.glob("engine/*.py"), folder / "stages.py"]):
-        digest.update(path.read_bytes())
+    for path in shaping_files(root):
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _check_whole(path: Path) -> None:
-    """Raise ValueError where a safetensors file is not as long as its header says: a copy that was broken off."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        header = file.read(header_bytes) if header_bytes < size else b""
-    try:
-        tensors = json.loads(header)
-        ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
-    except (ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
-        raise Refused(f"{path} must be a whole safetensors file, its header cannot be read: copy it again") from error
-    wanted = 8 + header_bytes + max(ends, default=0)
-    if size != wanted:
-        raise Refused(f"{path} must have {wanted:,} bytes as its header says, it has {size:,}: copy it again")
+def shaping_files(root: Path = Path(__file__).parents[1]) -> list[Path]:
+    """Return the files of the code that shape an answer, whichever they are called: new ones count."""
+    found = sorted([*(root / "pipeline").rglob("*.py"), *(root / "schemas").rglob("*.py")])
+    return [path for path in found if not _is_elsewhere(path.relative_to(root))]
 
 
-def _pin_folder(folder: Path) -> Pin:
-    files = {
-        path.relative_to(folder).as_posix(): _hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+# Code that decides where, when and how fast rows are answered and what becomes of the answers, never what they say.
+NOT_SHAPING = frozenset(
+    {
+        "pipeline/answering.py",
+        "pipeline/checkpoint.py",
+        "pipeline/dataflow.py",
+        "pipeline/dryrun.py",
+        "pipeline/environment.py",
+        "pipeline/job.py",
+        "pipeline/lock.py",
+        "pipeline/machine.py",
+        "pipeline/mend.py",
+        "pipeline/merge.py",
+        "pipeline/outcome.py",
+        "pipeline/patience.py",
+        "pipeline/plan.py",
+        "pipeline/poison.py",
+        "pipeline/preflight.py",
+        "pipeline/progress.py",
+        "pipeline/retry.py",
+        "pipeline/run.py",
+        "pipeline/scores.py",
+        "pipeline/scoring",
+        "pipeline/stopping.py",
+        "pipeline/sweep",
+        "pipeline/turns.py",
+        "pipeline/units.py",
+        "pipeline/verify.py",
+        "pipeline/weights/headers.py",
+        "pipeline/weights/proof.py",
+        "pipeline/work.py",
+        "schemas/benchmark.py",
+        "schemas/sweep.py",
+        "schemas/wording.py",
     }
-    return Pin(hash=hashlib.sha256(repr(files).encode()).hexdigest(), files=files)
+)
+
+
+def _is_elsewhere(path: Path) -> bool:
+    return any(place.as_posix() in NOT_SHAPING for place in (path, *path.parents))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _CACHES]
+        for path in (Path(root, name) for name in names):
+            if path.is_symlink() and not path.exists():
+                raise Refused(f"{path} must be a file, it is a link to {os.readlink(path)}, which is not there")
+            if path.is_file():
+                yield path
 
 
 def _hash_file(path: Path) -> str:

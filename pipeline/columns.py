@@ -1,14 +1,27 @@
 """Columns: which column of the input is the image, the id and the prompt or messages, and which ride along."""
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyarrow as pa
 from pyarrow import types
 
-from pipeline.column_types import ImageKind, image_kind, is_messages, is_text
+from pipeline.column_types import (
+    ImageKind,
+    image_kind,
+    is_binary,
+    is_id,
+    is_list,
+    is_llava,
+    is_messages,
+    is_prompt,
+    is_text,
+    is_value,
+    plain_type,
+)
+from pipeline.kept import can_be_kept
 from schemas.answer import ANSWER_SCHEMA
 from schemas.errors import Refused
 
@@ -21,17 +34,17 @@ NAMES: dict[Role, tuple[str, ...]] = {
         *("image_url", "image_uri", "image_path", "url", "uri", "path"),
     ),
     "id": ("id", "key", "question_id", "sample_id", "uid"),
-    "prompt": ("prompt", "question"),
+    "prompt": ("prompt", "question", "instruction"),
     "messages": ("messages", "conversation", "conversations"),
 }
 REFERENCE = "reference"  # what the answers call the column of the texts that are right
-# Often a caption and not a question, so it is the prompt only where there is no better name.
-WEAK_PROMPT_NAMES = ("text",)
+# What an image shows, in the datasets that people have: never asked unless a flag says so.
+CAPTIONS = ("text", "texts", "caption", "captions", "alt_text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnChoices:
-    """What the user said of the columns; None is found by convention.
+    """What the user said of the columns; None is found by convention, "" is that there is none.
 
     `own_prompts` says that the job has prompts of its own: then only a prompt column named by the user counts.
     `values` are the columns that these prompts name.
@@ -68,7 +81,8 @@ class Columns:
     id: str | None = None
     prompt: str | None = None
     messages: str | None = None
-    ignored_prompt: str | None = None  # would be the prompt if the job had none
+    ignored: tuple[str, ...] = ()  # could be taken for what to ask, and are not asked
+    llava: bool = False  # whether messages are LLaVA's {from, value}, by their type
     values: tuple[str, ...] = ()  # that the job's prompts name
     keep: tuple[Kept, ...] = ()
 
@@ -88,24 +102,27 @@ class FileSchema:
 
 
 def find_columns(files: Sequence[FileSchema], choices: ColumnChoices) -> Columns:
-    """The columns of these files, which must agree on them; else a ValueError that names the choices and the flag."""
-    schema = _common_schema(files)
-    others = pa.schema([field for field in schema if field.name != choices.reference])
-    asked = _find_asked(others, choices)
-    image = _named(schema, "image", choices.image) or _find_image(schema, needed=asked["messages"] is None)
-    prompts = _candidates(others, "prompt")
+    """The columns of these files, which must agree on them; else a ValueError that names the choices and the flag.
+
+    A column of a conventional name is used or refused, whatever its type and whichever of the files have it.
+    """
+    found = _Found(schema=_common_schema(files), files=tuple(files))
+    asked = _find_asked(found.without(choices.reference), choices)
+    image = _find_image(found, choices, needed=asked["messages"] is None)
+    messages = asked["messages"]
     columns = Columns(
         image=image,
-        image_kind=image_kind(schema.field(image).type) if image else None,
-        id=_named(schema, "id", choices.id) or _only("id", _candidates(schema, "id")),
-        **asked,
-        ignored_prompt=prompts[0] if prompts and asked["prompt"] is None else None,
-        values=_find_values(schema, choices.values),
-        keep=_find_kept(schema, choices.keep, _find_reference(schema, choices.reference)),
+        image_kind=image_kind(found.type_of(image)) if image else None,
+        id=_find(found, "id", choices.id),
+        prompt=asked["prompt"],
+        messages=messages,
+        llava=messages is not None and is_llava(found.type_of(messages)),
+        values=_find_values(found.schema, choices.values),
+        keep=_find_kept(found, choices.keep, _find_reference(found.schema, choices.reference)),
     )
     for file in files:
-        _check_file(file, columns, files[0].url, schema)
-    return columns
+        _check_file(file, columns, found)
+    return replace(columns, ignored=_ignored(found.schema, columns))
 
 
 def describe_columns(columns: Columns) -> list[str]:
@@ -123,11 +140,17 @@ def describe_columns(columns: Columns) -> list[str]:
 
 
 def _describe_asked(columns: Columns) -> str:
-    ignored = columns.ignored_prompt
-    advice = f" (column {ignored!r} is ignored; --prompt-column {ignored} asks it)" if ignored else ""
+    advice = "".join(
+        f" (column {name!r} is ignored; --{_asking_role(name)}-column {name} asks it)" for name in columns.ignored
+    )
     if columns.messages:
-        return f"messages: column {columns.messages!r}{advice}"
-    return f"prompt: column {columns.prompt!r}" if columns.prompt else f"prompt: the job's{advice}"
+        last = ": the last question of each row, without the answer after it" if columns.llava else ""
+        return f"messages: column {columns.messages!r}{last}{advice}"
+    return f"prompt: column {columns.prompt!r}{advice}" if columns.prompt else f"prompt: the job's{advice}"
+
+
+def _asking_role(name: str) -> Role:
+    return "messages" if name.lower() in NAMES["messages"] else "prompt"
 
 
 def refuse_choices(choices: ColumnChoices) -> None:
@@ -140,42 +163,74 @@ def refuse_choices(choices: ColumnChoices) -> None:
         raise Refused(f"{given[0]} needs Parquet input: image files have no columns")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """All columns that any of the files has."""
+
+    schema: pa.Schema
+    files: tuple[FileSchema, ...]
+
+    def without(self, name: str | None) -> "_Found":
+        """All but one of them."""
+        return replace(self, schema=pa.schema([field for field in self.schema if field.name != name]))
+
+    def type_of(self, name: str) -> pa.DataType:
+        """The type that the first file gives it."""
+        return self.schema.field(name).type
+
+    def url_of(self, name: str) -> str:
+        """The first file that gives it this type."""
+        having = (file for file in self.files if name in file.schema.names)
+        return next(file.url for file in having if file.schema.field(name).type == self.type_of(name))
+
+
 def _common_schema(files: Sequence[FileSchema]) -> pa.Schema:
-    """The first file's columns; one that is all null there (type null) has the first real type that a file gives."""
-    fields = []
-    for field in files[0].schema:
-        if files[0].schema.get_field_index(field.name) < 0:
-            raise Refused(
-                f"{files[0].url} has more than one column {field.name!r}; columns must have names of their own"
-            )
-        real = (file.schema.field(field.name) for file in files if field.name in file.schema.names)
-        fields.append(next((other for other in real if not types.is_null(other.type)), field))
-    return pa.schema(fields)
+    """Every column of the files with the first type that one gives it; null only where none gives another."""
+    found: dict[str, pa.DataType] = {}
+    for file in files:
+        for field in file.schema:
+            if file.schema.get_field_index(field.name) < 0:
+                raise Refused(
+                    f"{file.url} has more than one column {field.name!r}; columns must have names of their own"
+                )
+            if types.is_null(found.get(field.name, pa.null())):
+                found[field.name] = field.type
+    return pa.schema([pa.field(name, type) for name, type in found.items()])
 
 
-def _check_file(file: FileSchema, columns: Columns, first_url: str, schema: pa.Schema) -> None:
-    kept = {one.column for one in columns.keep}
+def _check_file(file: FileSchema, columns: Columns, found: _Found) -> None:
+    kept = {one.column: one.type for one in columns.keep}
     for name in columns.used():
-        if file.schema.names.count(name) != 1:
-            raise Refused(f"{file.url} must have one column {name!r} as {first_url} has, got {_listed(file.schema)}")
-        here, there = file.schema.field(name).type, schema.field(name).type
+        if name not in file.schema.names:
+            raise Refused(
+                f"{file.url} must have one column {name!r} as {found.url_of(name)} has, got {_listed(file.schema)}"
+            )
+        here, there = file.schema.field(name).type, found.type_of(name)
         if types.is_null(here) or here == there:
             continue
-        if name in kept or _family(here) != _family(there):
-            raise Refused(f"column {name!r} must be {there} in every file, {file.url} has {here}")
+        alike = plain_type(here) == plain_type(there) if name in kept else _family(here) == _family(there)
+        if not alike:
+            raise Refused(
+                f"column {name!r} must be {there} in every file as in {found.url_of(name)}, {file.url} has {here}"
+            )
 
 
 def _family(type: pa.DataType) -> str:
     """Types that are read alike: string and large_string, or integers of any size."""
-    return "integer" if types.is_integer(type) else (image_kind(type) or str(type))
+    return "integer" if types.is_integer(type) else (image_kind(type) or str(plain_type(type)))
 
 
-def _named(schema: pa.Schema, role: Role, name: str | None) -> str | None:
+def _find(found: _Found, role: Role, name: str | None) -> str | None:
+    """The column of a role as the user named it, or by its own name."""
     if name is None:
-        return None
+        return _only(role, _candidates(found, role))
+    return _named(found.schema, role, name) if name else None
+
+
+def _named(schema: pa.Schema, role: Role, name: str) -> str:
     _check_name(schema, f"--{role}-column", name)
     type = schema.field(name).type
-    if not _suits(role, type):
+    if not _SUITS[role](type):
         raise Refused(f"--{role}-column {name} must be {_WANTED[role]}, got {type}")
     return name
 
@@ -189,29 +244,29 @@ def _check_name(schema: pa.Schema, flag: str, name: str) -> None:
 
 _WANTED: dict[Role, str] = {
     "image": "bytes, a string (a path or URI) or a struct with bytes or path, or a list of these",
-    "id": "a string or an integer",
+    "id": "a string, an integer, a decimal, a date or a UUID",
     "prompt": "a string",
-    "messages": "JSON text or a list of structs with role and content, and no bytes in them",
+    "messages": "JSON text or a list of structs with role and content or with from and value, and no bytes in them",
+}
+_SUITS: dict[Role, Callable[[pa.DataType], bool]] = {
+    "image": lambda type: image_kind(type) is not None,
+    "id": is_id,
+    "prompt": is_prompt,
+    "messages": is_messages,
 }
 
 
-def _suits(role: Role, type: pa.DataType) -> bool:
-    match role:
-        case "image":
-            return image_kind(type) is not None
-        case "id":
-            return is_text(type) or bool(types.is_integer(type))
-        case "prompt":
-            return is_text(type)
-        case "messages":
-            return is_messages(type)
-
-
-def _candidates(schema: pa.Schema, role: Role) -> list[str]:
-    def having(names: tuple[str, ...]) -> list[str]:
-        return [field.name for field in schema if field.name.lower() in names and _suits(role, field.type)]
-
-    return having(NAMES[role]) or (having(WEAK_PROMPT_NAMES) if role == "prompt" else [])
+def _candidates(found: _Found, role: Role) -> list[str]:
+    """The columns with a name of this role; refuses those of a type that it cannot have. A column without any value
+    is none."""
+    named = [field for field in found.schema if field.name.lower() in NAMES[role] and not types.is_null(field.type)]
+    for field in named:
+        if not _SUITS[role](field.type):
+            raise Refused(
+                f"column {field.name!r} must be {_WANTED[role]} to be the {role}, {found.url_of(field.name)} has "
+                f"{field.type}; set --{role}-column to another, or to '' for none"
+            )
+    return [field.name for field in named]
 
 
 def _only(role: Role, candidates: list[str]) -> str | None:
@@ -221,38 +276,67 @@ def _only(role: Role, candidates: list[str]) -> str | None:
     return candidates[0] if candidates else None
 
 
-def _find_asked(schema: pa.Schema, choices: ColumnChoices) -> dict[Literal["prompt", "messages"], str | None]:
+def _find_asked(found: _Found, choices: ColumnChoices) -> dict[Literal["prompt", "messages"], str | None]:
     """What every row asks by itself: a prompt, or messages; neither where the job asks."""
-    prompt, messages = _named(schema, "prompt", choices.prompt), _named(schema, "messages", choices.messages)
+    prompt, messages = choices.prompt or None, choices.messages or None
     if prompt or messages or choices.own_prompts:
-        return {"prompt": prompt, "messages": messages}
-    prompts, conversations = _candidates(schema, "prompt"), _candidates(schema, "messages")
-    if conversations and prompts and prompts[0].lower() not in WEAK_PROMPT_NAMES:
+        return {
+            "prompt": prompt and _named(found.schema, "prompt", prompt),
+            "messages": messages and _named(found.schema, "messages", messages),
+        }
+    prompts = [] if choices.prompt == "" else _candidates(found, "prompt")
+    conversations = [] if choices.messages == "" else _candidates(found, "messages")
+    if conversations and prompts:
         raise Refused(
             f"both {conversations[0]!r} and {prompts[0]!r} could be what to ask; "
             "set --messages-column or --prompt-column"
         )
-    messages = _only("messages", conversations)
-    return {"prompt": None if messages else _only("prompt", prompts), "messages": messages}
+    if not conversations and not prompts:
+        _refuse_null(found.schema, choices)
+    return {"prompt": _only("prompt", prompts), "messages": _only("messages", conversations)}
 
 
-def _find_image(schema: pa.Schema, *, needed: bool) -> str | None:
+def _refuse_null(schema: pa.Schema, choices: ColumnChoices) -> None:
+    """Refuse a column of questions that has none: the job's own must not be asked without a word."""
+    roles: tuple[tuple[Role, str | None], ...] = (("prompt", choices.prompt), ("messages", choices.messages))
+    for role, choice in roles:
+        for field in schema:
+            if choice is None and field.name.lower() in NAMES[role]:
+                raise Refused(
+                    f"column {field.name!r} must be {_WANTED[role]} to be the {role}, it is null in every file; "
+                    f"give a --prompt, or set --{role}-column to '' for none"
+                )
+
+
+def _ignored(schema: pa.Schema, columns: Columns) -> tuple[str, ...]:
+    """Columns that somebody may take for what is asked: of questions where others are asked, and of captions."""
+    names = (*NAMES["prompt"], *NAMES["messages"], *CAPTIONS)
+    return tuple(name for name in schema.names if name.lower() in names and name not in columns.used())
+
+
+def _find_image(found: _Found, choices: ColumnChoices, *, needed: bool) -> str | None:
     """By name, else the only column whose type can be nothing but an image."""
-    typed = [field.name for field in schema if image_kind(field.type) in _ONLY_IMAGES]
-    found = _only("image", _candidates(schema, "image") or typed)
-    if found is None and needed:
-        raise Refused(f"no image column found, set --image-column; the columns are {_listed(schema)}")
-    return found
+    image = _find(found, "image", choices.image)
+    if image is None and choices.image is None:
+        others = {name for role in NAMES if role != "image" for name in NAMES[role]}
+        named = (field for field in found.schema if field.name.lower() not in others)
+        image = _only("image", [field.name for field in named if _only_an_image(field.type)])
+    if image is None and needed:
+        raise Refused(f"no image column found, set --image-column; the columns are {_listed(found.schema)}")
+    return image
 
 
-_ONLY_IMAGES = ("bytes", "struct", "list of bytes", "list of struct")
+def _only_an_image(type: pa.DataType) -> bool:
+    if is_list(type):
+        return _only_an_image(type.value_type)
+    return is_binary(type) or image_kind(type) == "struct"
 
 
 def _find_values(schema: pa.Schema, names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         _check_name(schema, "--prompt with", name)
         type = schema.field(name).type
-        if types.is_nested(type) or image_kind(type) == "bytes":
+        if not is_value(type):
             raise Refused(f"--prompt with {name} must name a column of text or numbers, got {type}")
     return names
 
@@ -266,7 +350,8 @@ def _find_reference(schema: pa.Schema, name: str | None) -> tuple[Kept, ...]:
     return (Kept(name=REFERENCE, column=name, type=schema.field(name).type),)
 
 
-def _find_kept(schema: pa.Schema, keep: tuple[str, ...], others: tuple[Kept, ...]) -> tuple[Kept, ...]:
+def _find_kept(found_in: _Found, keep: tuple[str, ...], others: tuple[Kept, ...]) -> tuple[Kept, ...]:
+    schema = found_in.schema
     found = {other.name: other for other in others}
     for text in keep:
         new, equals, old = text.partition("=")
@@ -280,8 +365,15 @@ def _find_kept(schema: pa.Schema, keep: tuple[str, ...], others: tuple[Kept, ...
             )
         if name in found:
             raise Refused(f"--keep {text}: {name!r} is kept twice; give one of them another name as new=old")
-        found[name] = Kept(name=name, column=column, type=schema.field(column).type)
+        found[name] = Kept(name=name, column=column, type=_kept_type(found_in, column))
     return tuple(found.values())
+
+
+def _kept_type(found: _Found, column: str) -> pa.DataType:
+    type = found.type_of(column)
+    if not can_be_kept(type):
+        raise Refused(f"--keep {column}: columns of {type} cannot be copied, as in {found.url_of(column)}")
+    return type
 
 
 def _listed(schema: pa.Schema) -> str:

@@ -7,30 +7,37 @@ as it likes; a unit stays whole, is generated once and is written under its own 
 import logging
 import os
 import re
+import secrets
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.exceptions import SystemException
 
-from pipeline.patience import patiently
-from pipeline.poison import Gate, Guard, bounded_loading
+from pipeline.environment import cluster_address, cpus_here, object_store_folder, socket_folder
+from pipeline.poison import Gate, Guard, RowWatch, bounded_loading
 from pipeline.progress import Receipt
 from pipeline.stages import Generate, Preprocess, final_answers
-from pipeline.units import Counts, count_answers, write_unit
+from pipeline.units import Counts, count_answers, keep_trace, write_unit
+from pipeline.watchdog import Watchdog
 from pipeline.work import NOTHING, STOPPED, Batch, Queue, Work, make_receipt, pack, receipt_of, unpack
-from schemas.errors import Refused
+from schemas.errors import Failure, Refused
 from schemas.job import JobSettings
+from schemas.wording import one_line
 
 # Places given out by one task: a task each would delay the first unit of a million rows by a minute.
 _UNITS_A_READ = 64
-WORKER_LOGS = "LLAVA_BATCH_WORKER_LOGS"  # set it to see what the actors print
+_MOST_TRACES = 1000  # that an actor keeps
+CPUS_OF_A_JOB = 3  # to read, to preprocess and to generate; of a Ray of our own they are only numbers
+_STORE_ON_DISK = 2**30  # bytes of the object store where there is no shared memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,45 +58,155 @@ class EngineNotLoaded(RunFailed):
 
 
 @contextmanager
-def on_cluster() -> Iterator[None]:
+def on_cluster(*, dashboard: bool = False, worker_logs: bool = False) -> Iterator[None]:
     """On the cluster that RAY_ADDRESS names (a submitted job has it set), else on one that ends with the block."""
     if ray.is_initialized():
         yield
         return
     _quiet_ray()
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.ERROR, log_to_driver=WORKER_LOGS in os.environ)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(4, os.cpu_count() or 4),  # fewer cannot hold a CPU for every stage
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=WORKER_LOGS in os.environ,
-        )
     try:
+        if address := cluster_address():
+            _join(address, worker_logs)
+        else:
+            _start(dashboard, worker_logs)
         yield
     finally:
         ray.shutdown()
 
 
+def _join(address: str, worker_logs: bool) -> None:
+    """Join a cluster. Raises Refused where there is none, or none that lets us in."""
+    try:
+        with _stderr_hidden():
+            ray.init(logging_level=logging.ERROR, log_to_driver=worker_logs)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise Refused(f"RAY_ADDRESS {address} cannot be joined: {one_line(error)}") from error
+
+
+def _start(dashboard: bool, worker_logs: bool) -> None:
+    """Start a Ray of this process's own that takes no more than there is, and leaves nothing in HOME."""
+    os.environ.pop("RAY_ADDRESS", None)  # empty, or `local`
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # Ray would write a token to HOME, and the next Ray there would use it
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    folder = socket_folder()
+    objects = object_store_folder(folder)
+    try:
+        with _stderr_hidden():
+            started = ray.init(
+                address="local",
+                num_cpus=max(CPUS_OF_A_JOB, cpus_here()),
+                include_dashboard=dashboard,
+                logging_level=logging.ERROR,
+                log_to_driver=worker_logs,
+                object_store_memory=_STORE_ON_DISK if objects else None,
+                _plasma_directory=objects,
+                _temp_dir=folder,
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RunFailed(f"Ray did not start, its logs are below {folder}: {one_line(error)}") from error
+    if dashboard:
+        sys.stderr.write(f"dashboard http://{started.dashboard_url}\n")
+
+
+@contextmanager
+def _stderr_hidden() -> Iterator[None]:
+    """Keep from the terminal what Ray's C++ writes before it has a log file: that it has read its log level."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def place(settings: JobSettings) -> Placement:
     """The pools' sizes on the cluster as it is; see `share_out`."""
-    return share_out([node["Resources"] for node in ray.nodes() if node["Alive"]], settings)
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return share_out(machines, settings, may_grow=_may_grow())
 
 
-def share_out(machines: Sequence[dict[str, float]], settings: JobSettings) -> Placement:
-    """The pools' sizes: as set, or every GPU of the machines and the CPUs that are left. Raises ValueError where no
-    machine has the GPUs of one model."""
+def share_out(machines: Sequence[dict[str, float]], settings: JobSettings, *, may_grow: bool = False) -> Placement:
+    """The pools' sizes: as set, or every GPU of the machines and the CPUs that are left. Raises Refused for what these
+    machines cannot give, unless there may be more of them."""
     on_machine = [int(machine.get("GPU", 0)) for machine in machines]
     wanted, each = settings.gpus, settings.gpus_per_model
-    if wanted is None and 0 < max(on_machine) < each:  # where a number is asked for, the cluster may yet start more
+    if wanted is None and 0 < max(on_machine) < each:
         raise Refused(f"gpus_per_model must be at most the {max(on_machine)} GPUs of the largest machine, got {each}")
-    models = sum(gpus // each for gpus in on_machine) if wanted is None else wanted // each
-    spare = int(sum(machine.get("CPU", 0) for machine in machines)) - max(models, 1) - 1
-    return Placement(
-        models=models, gpus_per_model=each, preprocess_workers=settings.preprocess_workers or max(1, spare)
+    there = sum(gpus // each for gpus in on_machine)
+    models = there if wanted is None else wanted // each
+    cpus = sum(machine.get("CPU", 0) for machine in machines)
+    placement = Placement(
+        models=models,
+        gpus_per_model=each,
+        preprocess_workers=settings.preprocess_workers or max(1, int(cpus) - max(models, 1) - 1),
     )
+    if not may_grow:
+        _check_machines(on_machine, cpus, placement)
+    return placement
+
+
+def _check_machines(on_machine: Sequence[int], cpus: float, placement: Placement) -> None:
+    """Raise Refused for what a job would wait for in vain."""
+    models, each = placement.models, placement.gpus_per_model
+    if models > sum(gpus // each for gpus in on_machine):
+        of = f", {each} of one machine for each model" if each > 1 else ""
+        raise Refused(f"gpus must be at most the {sum(on_machine)} GPUs of the cluster{of}, got {models * each}")
+    needed = max(models, 1) + 2
+    if cpus < needed:
+        raise Refused(
+            f"a job needs {needed} CPUs of its cluster: one for each model, one to read, one to preprocess; there are "
+            f"{cpus:g}: add some (ray start --num-cpus {needed}), or unset RAY_ADDRESS for a Ray of the job's own"
+        )
+
+
+def _may_grow() -> bool:
+    """Whether somebody adds machines to this cluster when they are asked for."""
+    if "RAY_NODE_TYPE_NAME" in os.environ:  # set on machines that Ray's launcher and KubeRay start
+        return True
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    except ray.exceptions.RayError:  # it does not say: who waits is told for what
+        return True
+    types = [node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes, *status.pending_nodes)]
+    return any(not name.startswith("node_") for name in types)  # a type that no launcher has named
+
+
+@contextmanager
+def said_while_waiting(placement: Placement, say: Callable[[str], None], every_s: float = 30.0) -> Iterator[None]:
+    """Say every so often what a job asks for and what there is, as long as that is less or nothing is to spare."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every_s):
+            say(describe_wait(placement, ray.cluster_resources(), ray.available_resources()))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def describe_wait(placement: Placement, there: Mapping[str, float], free: Mapping[str, float]) -> str:
+    """What is asked for, what is there, what of it nobody has."""
+    asked = {"CPU": max(placement.models, 1) + 2, "GPU": placement.models * placement.gpus_per_model}
+    parts = [
+        f"{asked[name]:g} {name}s asked for, {there.get(name, 0):g} there, {free.get(name, 0):g} free"
+        for name in ("GPU", "CPU")
+        if asked[name]
+    ]
+    lacking = any(there.get(name, 0) < asked[name] for name in asked)
+    return f"waiting for {'machines' if lacking else 'the workers'}: {'; '.join(parts)}"
 
 
 def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receipt]:
@@ -168,6 +285,7 @@ class _ReadAndPreprocess:
         self._queue, self._parts = queue, work.parts
         self._loading, self._gate = threading.Lock(), Gate()
         self._loaded: dict[JobSettings, Preprocess] = {}
+        self._watchdog, self._kept = Watchdog(), set[tuple[int, str]]()
 
     def __call__(self, batch: Batch) -> Batch:
         place = batch.column("id")[0].as_py()
@@ -176,8 +294,16 @@ class _ReadAndPreprocess:
         if part.stoppable and part.markers.find(STOPPED):
             return pack(place, NOTHING)
         preprocess = self._load(number)
-        guard = Guard("preprocess", part.markers, preprocess.give_up, self._gate)
-        return pack(place, guard(unit, partial(part.read, unit), preprocess))
+        watch = RowWatch(self._watchdog, part.settings.row_seconds, partial(self._keep, number))
+        guard = Guard("preprocess", part.markers, preprocess.give_up, self._gate, watch)
+        return pack(place, guard(unit, partial(part.read, unit), partial(preprocess, watch=watch)))
+
+    def _keep(self, number: int, failure: Failure, trace: str) -> None:
+        """Put the first traceback of each type in the part's folder."""
+        name = f"{failure.stage}-{failure.type}"
+        if (number, name) not in self._kept and len(self._kept) < _MOST_TRACES:
+            self._kept.add((number, name))
+            keep_trace(self._parts[number].markers.folder, name, trace)
 
     def _load(self, number: int) -> Preprocess:
         """The part's own way of preparing, or that of another which asks in the same way."""
@@ -208,7 +334,7 @@ class _GenerateAndWrite:
         with self._generate.drawing(part.settings):
             began = time.monotonic()
             answers = final_answers(guard(unit, lambda _: samples, self._generate))
-        patiently(lambda: write_unit(part.folder, part.run, unit, answers))
+        write_unit(part.folder, part.run, unit, answers)
         seconds, engine = time.monotonic() - began, self._generate.statistics()
         return make_receipt(place, count_answers(answers), seconds, worker=_actor(), engine=engine)
 

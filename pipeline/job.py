@@ -8,13 +8,16 @@ from typing import Any
 from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
+from pipeline.duplicates import refuse_duplicate_ids
+from pipeline.environment import cards_here
 from pipeline.lock import Lock, hold
-from pipeline.machine import cards_here, check_machine
+from pipeline.machine import check_machine
+from pipeline.mend import find_gone, lost_units, mend_run
 from pipeline.merge import BrokenUnits, finish_run
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
 from pipeline.progress import Progress, describe_engine
 from pipeline.reader import unit_reader
-from pipeline.run import RunMismatch, begin_run, read_manifest
+from pipeline.run import RunMismatch, begin_run, is_complete, read_manifest, read_run
 from pipeline.stages import Engine, Preprocess
 from pipeline.units import done_units, unit_path
 from schemas.job import JobSettings
@@ -26,6 +29,8 @@ def run_job(
     plan: Plan, load: Callable[[JobSettings], Engine] | Loaders, *, continue_with_changes: bool = False
 ) -> Summary:
     """Answer every row that has no answer. Raises RunMismatch, FolderInUse, ErrorBudgetSpent, RunFailed, Stopped."""
+    if continue_with_changes or read_run(plan.settings.output) is None:
+        refuse_duplicate_ids(plan.listing)  # of a run that goes on they have been looked at
     check_machine(plan.settings, cards_here())  # refuses here what the actors could only die of
     model = Preprocess(plan.settings).preprocessor.describe()  # likewise: a chat template that does not suit it
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
@@ -47,21 +52,23 @@ class _Job:
     def run(self) -> Summary:
         began = time.monotonic()
         plan, folder = self.plan, self.plan.settings.output
-        if (complete := find_complete(plan)) is not None:  # another driver may have held the folder until now
+        if (complete := find_complete(plan, held=True)) is not None:  # by another driver until now
             return complete
-        if self.continue_with_changes and read_manifest(folder) is not None:
-            raise RunMismatch(
-                f"{folder} is complete and does not go on: choose a new --output for other settings or input"
-            )
-        description = {**plan.describe(), "model": self.model}
-        run = begin_run(folder, description, plan.listing.files, continue_with_changes=self.continue_with_changes)
-        units = plan.units(run["run"])
+        run = self._begin()
+        units, manifest = plan.units(run["run"]), read_manifest(folder)
+        lost = find_gone(folder, manifest) if manifest else []
+        wanted = lost_units(units, lost) if manifest else list(range(units.num_units))
+        if lost:
+            say(f"complete, but lost: {'; '.join(map(str, lost))}: answering {len(wanted):,} units again")
         progress: Progress | None = None
         for _ in range(ROUNDS):
-            progress = self._answer_what_is_left(run["run"]) or progress
+            progress = self._answer_what_is_left(run["run"], wanted) or progress
             self.lock.confirm()
             try:
-                manifest = finish_run(units, run["fingerprint"], _timings(began, progress))
+                if manifest:
+                    manifest = mend_run(units, manifest, lost)
+                else:
+                    manifest = finish_run(units, run["fingerprint"], _timings(began, progress))
             except BrokenUnits as error:
                 say(f"{error}; answering them again")
                 for unit in error.units:
@@ -71,13 +78,23 @@ class _Job:
                 return summarise(with_scores(plan.settings, manifest), folder, pace and pace / plan.num_prompts)
         raise RunFailed(f"units were broken {ROUNDS} times in a row: is the storage of {folder} sound?")
 
-    def _answer_what_is_left(self, run: str) -> Progress | None:
+    def _begin(self) -> dict[str, Any]:
+        plan, folder = self.plan, self.plan.settings.output
+        description = {**plan.describe(), "model": self.model}
+        changed = self.continue_with_changes and not is_complete(folder, description)
+        if changed and read_manifest(folder) is not None:
+            raise RunMismatch(
+                f"{folder} is complete and does not go on: choose a new --output for other settings or input"
+            )
+        return begin_run(folder, description, plan.listing.files, continue_with_changes=self.continue_with_changes)
+
+    def _answer_what_is_left(self, run: str, wanted: list[int]) -> Progress | None:
         """How it went, None where nothing was left."""
         plan, settings = self.plan, self.plan.settings
         done = done_units(settings.output)
-        todo = [unit for unit in range(plan.listing.num_units) if unit not in done]
+        todo = [unit for unit in wanted if unit not in done]
         if done:
-            say(f"resuming: {len(done):,} of {plan.listing.num_units:,} units are done")
+            say(f"resuming: {len(wanted) - len(todo):,} of {len(wanted):,} units are done")
         if not todo:
             return None
         answering = Answering(

@@ -1,8 +1,9 @@
 """Listing: the files that one `--input` names, their one format, and how many rows they state that they have."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal
 
@@ -10,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.finding import Found, find_files
 from pipeline.preprocess.pdf import INSTALL, SUFFIX, can_read_pdfs, count_pages, is_pdf
 from pipeline.storage import FileInfo
 from schemas.errors import Refused, RowError
-from schemas.wording import one_line
+from schemas.wording import one_line, printable
 
 Format = Literal["parquet", "images"]
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -28,14 +30,6 @@ _FOOTERS_AHEAD = 256  # read before it is looked whether --limit has its rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What one `--input` names: its files, and the folder that their names are relative to."""
-
-    root: str
-    files: tuple[FileInfo, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Footer:
     """What a Parquet file states of itself."""
 
@@ -44,21 +38,56 @@ class Footer:
     schema: pa.Schema
 
 
-def find_input(url: str) -> Found:
-    """The Parquet, image and PDF files of a folder, a glob or a single path. Raises ValueError where there are none."""
+def find_input(url: str, output: str | None = None) -> Found:
+    """The Parquet, image and PDF files of a folder, a glob or a single path; raises Refused where there are none.
+
+    What a job writes is not its input: its `output` and other folders of runs are left out where they are below it.
+    """
     try:
-        full = storage.absolute(url)
-        files = storage.list_files(url, PARQUET_SUFFIXES + FILE_SUFFIXES)
-        there = bool(files) or storage.exists(url)
-    except OSError as error:
+        if output is not None:
+            _check_apart(url, output)
+        found = find_files(url, PARQUET_SUFFIXES + FILE_SUFFIXES, output)
+        there = bool(found.files) or storage.exists(url)
+    except storage.UnsupportedScheme as error:
+        raise Refused(f"--input {url}: {error}") from error
+    except Refused:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: what is no path at all, with a null character in it
         raise Refused(f"--input {url} cannot be listed: {one_line(error)}") from error
-    root = _root_of(full, files)
-    wanted = tuple(file for file in files if not _is_bookkeeping(file.url[len(root) :]))
+    wanted = []
+    for file in found.files:
+        if _is_bookkeeping(storage.spelled(file.url)[len(storage.spelled(found.root)) :]):
+            found.left_out.add("that the writer of a table keeps for itself", file.url.rsplit("/", 1)[1])
+        else:
+            wanted.append(file)
     if not wanted:
         what = "it holds" if there else "there is nothing of that name, so"
         suffixes = ", ".join(PARQUET_SUFFIXES + FILE_SUFFIXES)
-        raise Refused(f"--input {url}: {what} no Parquet, image or PDF file; looked for names ending in {suffixes}")
-    return Found(root=root, files=wanted)
+        left_out = f"; left out: {found.left_out}" if str(found.left_out) else ""
+        raise Refused(
+            f"--input {url}: {what} no Parquet, image or PDF file; looked for names ending in {suffixes}{left_out}"
+        )
+    return replace(found, files=tuple(wanted))
+
+
+def _check_apart(url: str, output: str) -> None:
+    """Refuse to read what the job itself writes."""
+    if storage.is_local(url) != storage.is_local(output):
+        return
+    folder, place = (_real(one) for one in (output, url))
+    if place == folder:
+        raise Refused(f"--output {output} must be another folder than --input {url}, as one named for the answers")
+    if any(f"{place}/".startswith(f"{storage.join(folder, name)}/") for name in _WRITTEN):
+        raise Refused(f"--input {url} must not be what this job writes, it is in --output {output}")
+
+
+_WRITTEN = ("answers", "units", "attempts", "retry", "markers", "input.parquet")
+
+
+def _real(url: str) -> str:
+    """The one spelling of a place, on this machine without links."""
+    path = storage.local_path(url)
+    return storage.absolute(url) if path is None else os.path.realpath(path)
 
 
 def format_of(found: Sequence[Found]) -> Format:
@@ -68,7 +97,8 @@ def format_of(found: Sequence[Found]) -> Format:
         first.setdefault("parquet" if _is_parquet(file.url) else "images", file.url)
     if len(first) > 1:
         raise Refused(
-            f"--input must be Parquet files or image files, not both, got {first['parquet']} and {first['images']}; "
+            f"--input must be Parquet files or image files, not both, got {printable(first['parquet'])} and "
+            f"{printable(first['images'])}; "
             "name one kind by a glob, as in --input 'folder/*.parquet'"
         )
     return next(iter(first))
@@ -128,16 +158,7 @@ def _read_footer(url: str) -> Footer:
             return Footer(url=url, num_rows=parquet.metadata.num_rows, schema=parquet.schema_arrow)
     except (OSError, pa.ArrowException) as error:
         why = one_line(error)
-        raise Refused(f"{url} must be a Parquet file, its footer cannot be read: {why}") from error
-
-
-def _root_of(full: str, files: Sequence[FileInfo]) -> str:
-    """The folder named, the folder of the file named, or the part of a glob before its first folder with a `*`."""
-    if files and files[0].url == full:
-        return full.rsplit("/", 1)[0]
-    if not storage.has_glob(full) or (files and files[0].url.startswith(f"{full}/")):
-        return full
-    return "/".join(takewhile(lambda part: not storage.has_glob(part), full.split("/")))
+        raise Refused(f"{printable(url)} must be a Parquet file, its footer cannot be read: {why}") from error
 
 
 def _is_bookkeeping(below: str) -> bool:

@@ -66,21 +66,28 @@ class Lock:
     def check(self) -> None:
         """Raise FolderInUse where the folder is no longer ours, as after a machine that slept for a minute."""
         if self.lost:
-            raise FolderInUse(f"{self.url} was taken over by another driver while this one was silent")
+            raise FolderInUse(f"{self.url} was taken over by another driver, or removed, while this one was silent")
 
     def confirm(self) -> None:
-        """The same by a look at the lock itself: before what only one driver may do."""
-        self.beat()
+        """The same by a look at the lock itself: before what only one driver may do.
+
+        Raises OSError where the store does not answer: then nobody knows whose folder it is.
+        """
+        self._look()
         self.check()
 
     def beat(self) -> None:
         """Show that the owner lives, unless another has taken over."""
         with contextlib.suppress(OSError):  # a store that is away for a moment; the next beat tells
-            if _token(_read(self.url)) not in (self.owner.token, None):
-                self.lost = True
-                return
-            self.owner = replace(self.owner, beat=self.owner.beat + 1)
-            storage.write_atomic(self.url, self.owner.to_json())
+            self._look()
+            if not self.lost:
+                self.owner = replace(self.owner, beat=self.owner.beat + 1)
+                storage.write_atomic(self.url, self.owner.to_json())
+
+    def _look(self) -> None:
+        """A lock that is gone is lost too: whoever took it over may have ended by now."""
+        if _token(_read(self.url)) != self.owner.token:
+            self.lost = True
 
 
 @contextlib.contextmanager

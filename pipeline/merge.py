@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.patience import patiently
 from pipeline.run import FORMAT, write_manifest
 from pipeline.units import BrokenUnit, Counts, count_answers, done_units, read_unit_answers, stream_to_parquet
 
@@ -49,7 +48,7 @@ def finish_run(units: Units, fingerprint: str, timings: dict[str, Any]) -> dict[
     missing = set(range(units.num_units)) - done_units(units.folder)
     if missing:
         raise RuntimeError(f"{len(missing)} of {units.num_units} units are not done, the first is {min(missing)}")
-    files, counts = _merge(units)
+    files, counts = merge_parts(units, parts_of(units))
     manifest = {"format": FORMAT, "run": units.run, "fingerprint": fingerprint, **in_manifest(counts)}
     manifest |= {"files": files, "retries": [], "timings": timings}
     _delete_strangers(units.folder, {file["path"] for file in files})
@@ -72,15 +71,16 @@ def in_manifest(counts: Counts) -> dict[str, Any]:
 
 def write_answers(folder: str, name: str, data: bytes, rows: int) -> dict[str, Any]:
     """Put one file of answers in place and return what the manifest says of it."""
-    patiently(lambda: storage.write_atomic(storage.join(folder, name), data))
+    storage.write_atomic(storage.join(folder, name), data)
     return {"path": name, "rows": rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _merge(units: Units) -> tuple[list[dict[str, Any]], Counts]:
+def merge_parts(units: Units, parts: dict[str, list[int]]) -> tuple[list[dict[str, Any]], Counts]:
+    """Merge units into the file that each of `parts` names; raises BrokenUnits, and then no file after the first."""
     files: list[dict[str, Any]] = []
     broken: dict[int, str] = {}
     counts = Counts()
-    for number, part in enumerate(_parts(units)):
+    for path, part in parts.items():
         tally = _Tally()
         try:
             data = stream_to_parquet(tally.counted(_read_ahead(units, part)))
@@ -88,15 +88,19 @@ def _merge(units: Units) -> tuple[list[dict[str, Any]], Counts]:
             broken |= _find_broken(units, part)
             continue
         if not broken:
-            files.append(write_answers(units.folder, f"answers/part-{number:05d}.parquet", data, tally.counts.rows))
+            files.append(write_answers(units.folder, path, data, tally.counts.rows))
             counts += tally.counts
     if broken:
         raise BrokenUnits(broken)
     return files, counts
 
 
+def parts_of(units: Units) -> dict[str, list[int]]:
+    """The files of a complete run, each with its units: consecutive ones of `rows_a_file` answers together."""
+    return {f"answers/part-{number:05d}.parquet": part for number, part in enumerate(_parts(units))}
+
+
 def _parts(units: Units) -> Iterator[list[int]]:
-    """Consecutive units of `rows_a_file` answers together."""
     part, rows = [], 0
     for unit in range(units.num_units):
         part.append(unit)
@@ -142,6 +146,6 @@ def _find_broken(units: Units, numbers: Sequence[int]) -> dict[int, str]:
 
 def _delete_strangers(folder: str, names: set[str]) -> None:
     """A run that was begun anew after losing units may have left a file of an earlier merge."""
-    for file in storage.list_files(storage.join(folder, "answers"), (".parquet",)):
+    for file in storage.list_folder(storage.join(folder, "answers"), (".parquet",)):
         if f"answers/{file.url.rsplit('/', 1)[1]}" not in names:
             storage.delete(file.url)

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 from pipeline import storage
 
 _STREAM_BUFFER_BYTES = 8 * 2**20
+_BATCH_BYTES = 512 * 2**20
+_BATCH_ROWS = 2**16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +43,22 @@ def read_piece(piece: Piece, names: list[str], whole_read_bytes: int) -> Iterato
             if missing:
                 raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
             left = piece.num_rows
-            for batch in parquet.iter_batches(piece.num_rows, row_groups=groups, columns=names, use_threads=False):
+            at_once = _rows_at_once(metadata, groups, piece.num_rows)
+            for batch in parquet.iter_batches(at_once, row_groups=groups, columns=names, use_threads=False):
                 wanted = batch.slice(skip, left)
                 skip -= min(skip, batch.num_rows)
                 left -= wanted.num_rows
                 if wanted.num_rows:
-                    wanted.validate(full=True)  # text that is none would end the run where it is looked at
                     yield wanted
                 if not left:
                     return
+
+
+def halves(piece: Piece) -> list[Piece]:
+    """The piece as two; itself where it is one row."""
+    half = piece.num_rows // 2
+    rest = replace(piece, start=piece.start + half, num_rows=piece.num_rows - half)
+    return [replace(piece, num_rows=half), rest] if half else [piece]
 
 
 def by_row_group(piece: Piece) -> list[Piece]:
@@ -65,6 +74,13 @@ def by_row_group(piece: Piece) -> list[Piece]:
         return [piece]
     cuts = [piece.start, *ends[(ends > piece.start) & (ends < stop)].tolist(), stop]
     return [replace(piece, start=start, num_rows=end - start) for start, end in pairwise(cuts)]
+
+
+def _rows_at_once(metadata: pq.FileMetaData, groups: list[int], most: int) -> int:
+    """Rows of a batch: lists of more than 2 GB in one cannot be decoded."""
+    sizes = [(metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows) for group in groups]
+    largest = max((size // max(1, rows) for size, rows in sizes), default=0)
+    return max(1, min(most, _BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
 
 
 def _row_groups(metadata: pq.FileMetaData, start: int, num_rows: int) -> tuple[list[int], int]:

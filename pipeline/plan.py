@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.checkpoint import Pin, hash_code, locate, pin
+from pipeline.checkpoint import Pin, hash_code, locate, pin, prove, with_adapters_template, with_base
 from pipeline.columns import ColumnChoices
+from pipeline.mend import find_gone, is_retried
 from pipeline.merge import Units
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.template import choose_template
@@ -98,32 +99,48 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         own_prompts=bool(settings.prompt),
         values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
+    roots = tuple(map(storage.absolute, settings.allow_root))  # workers may be in another folder
+    settings = settings.model_copy(update={"allow_root": roots})
     unit_rows = settings.unit_rows or (_UNIT_OF_PAGES if settings.strips == "auto" else None)
-    listing = list_input(settings.input, choices, settings.limit, unit_rows)
+    listing = list_input(settings.input, choices, settings.limit, unit_rows, settings.output)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
     if model is None:
+        settings = with_base(settings)
         model = pin(settings.model, settings.revision)
-        settings = _with_chat_template(settings)
+        settings = _with_chat_template(with_adapters_template(settings))
+        model = prove(settings, model)
     return Plan(job=job, settings=settings, listing=listing, model=model)
 
 
 def _with_chat_template(settings: JobSettings) -> JobSettings:
     """The settings with nothing left `auto` about how prompts are rendered. Whether it suits, Preprocess will say."""
     facts = read_facts(locate(settings.model), settings.revision)
-    return settings.model_copy(update={"chat_template": choose_template(settings.chat_template, facts.text)})
+    return settings.model_copy(update={"chat_template": choose_template(settings.chat_template, facts)})
 
 
-def find_complete(plan: Plan) -> Summary | None:
-    """The summary of this very job where it has been done before; seconds, whatever its size."""
+def find_complete(plan: Plan, *, held: bool = False) -> Summary | None:
+    """The summary of this very job where it has been done before and every file of it is whole.
+
+    Only a driver that has `held` the folder removes units that a kill has left there: without the lock they may be
+    another driver's, and the folder is left to one that has it.
+    """
     folder = plan.settings.output
     if not is_complete(folder, plan.describe()):
         return None
-    storage.delete(storage.join(folder, "units"))  # a kill may have come between the manifest and this
     manifest = read_manifest(folder)
     assert manifest is not None
+    if find_gone(folder, manifest):
+        return None
+    units = storage.join(folder, "units")  # a kill may have come between the manifest and their end
+    if held:
+        storage.delete(units)
+    elif storage.exists(units):
+        return None
     manifest = with_scores(plan.settings, manifest)
     sys.stderr.write(f"already complete: {manifest['rows']:,} answers in {folder}\n")
+    if is_retried(folder, manifest):
+        sys.stderr.write("a retry of its failed rows was stopped: retry-failed finishes it\n")
     return summarise(manifest, folder, None)
 
 

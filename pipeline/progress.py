@@ -36,11 +36,12 @@ class Progress:
     first_rows: int = 0  # of the first unit: before it the engine was loading
     first_at: float | None = None
     shown_at: float | None = None
+    heard_at: float | None = None  # when a unit came in last, or the job began
     ended_at: float | None = None
 
     def add(self, receipt: Receipt) -> None:
         """Count one more unit and show the line when it is due."""
-        now = self.clock()
+        now = self.heard_at = self.clock()
         self.done += receipt.counts
         self.engines[receipt.worker] = receipt.engine
         if self.first_at is None:
@@ -49,6 +50,15 @@ class Progress:
         if self.shown_at is None or now - self.shown_at >= due:
             self.show()
             self.shown_at = now
+
+    def say_if_silent(self, note: str) -> None:
+        """Write a line of its own where no unit has come in for a while, saying what the job waits for."""
+        now = self.clock()
+        if self.heard_at is not None and now - self.heard_at < self.every_s:
+            return
+        line = note if not self.done.rows else f"{self.line()}; {note}"
+        self.out.write(f"\r\x1b[K{line}\n" if self.out.isatty() else f"{line}\n")
+        self.out.flush()
 
     def rows_per_s(self) -> float | None:
         """The pace since the first unit was done, None before the second."""

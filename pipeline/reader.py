@@ -4,21 +4,22 @@ Nobody after it knows which format the rows came from.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from pipeline.column_types import is_list, is_text
-from pipeline.columns import Columns
+from pipeline.column_types import BARE_BASE64, as_bytes, as_text, is_bytes, is_list, plain
+from pipeline.columns import Columns, Kept
+from pipeline.kept import travel_field
 from pipeline.listing import Format
-from pipeline.patience import WAITS_S, is_transient, patiently
-from pipeline.pieces import Piece, by_row_group, read_piece
+from pipeline.patience import WAITS_S, is_transient
+from pipeline.pieces import Piece, by_row_group, halves, read_piece
 from pipeline.preprocess.conversation import with_whole_paths
 from pipeline.preprocess.pdf import is_pdf, page_uri
 from pipeline.sources import Listing
@@ -29,7 +30,7 @@ KEEP = "keep:"  # before the names of the columns that ride along to the answers
 WHOLE_READ_BYTES = 256 * 2**20
 _SHOWN = 300  # characters of an error in a message
 _IMAGES = REQUEST_SCHEMA.field("images").type
-_NOT_RELATIVE = r"^([A-Za-z][A-Za-z0-9+.-]*://|/|~|data:)"
+_NOT_RELATIVE = r"^([A-Za-z][A-Za-z0-9+.-]*://|/|~|data:|file:/)"
 
 
 class UnitReader(Protocol):
@@ -50,13 +51,14 @@ def read_unit(
     whole_read_bytes: int = WHOLE_READ_BYTES,
     failure: Failure | None = None,
 ) -> pa.Table:
-    """The rows of a unit's pieces: REQUEST_SCHEMA's columns, then `keep:<name>` for every kept column, types as read.
+    """The rows of a unit's pieces: REQUEST_SCHEMA's columns, then `keep:<name>` for every kept column as it travels.
 
     A row whose image is null or empty has one image with neither bytes nor URI. Row groups of more than
     `whole_read_bytes` are streamed page by page: a unit of a few rows must not cost all their memory. What cannot be
-    read (a damaged row group, a file that is gone) are rows with a failure; with `failure` all rows have that one.
+    read (a damaged row group, a file that is gone, a text that is no text) are rows with a failure; with `failure` all
+    rows have that one.
     """
-    schema = pa.schema([*REQUEST_SCHEMA, *(pa.field(KEEP + kept.name, kept.type) for kept in columns.keep)])
+    schema = pa.schema([*REQUEST_SCHEMA, *(travel_field(KEEP + kept.name, kept.type) for kept in columns.keep)])
     if format == "images":
         return _image_files(pieces, failure).cast(schema)
     source = _Source(columns=columns, schema=schema, whole_read_bytes=whole_read_bytes)
@@ -66,7 +68,16 @@ def read_unit(
         for piece in (Piece(**row) for row in rows)
         for table in ([source.failed(piece, failure)] if failure else source.tables(piece))
     ]
-    return pa.concat_tables(tables).unify_dictionaries()
+    return pa.concat_tables(tables)
+
+
+def read_ids(piece: Piece, name: str) -> Iterator[tuple[int, pa.ChunkedArray]]:
+    """The ids of a file's rows, each part with its position; raises OSError and ArrowException."""
+    done = piece.start
+    for batch in read_piece(piece, [name], WHOLE_READ_BYTES):
+        rows = _Rows(url=piece.url, name=piece.name, first=done, batch=batch)
+        yield done, _ids(rows, name, _Reading(rows))
+        done += batch.num_rows
 
 
 def _read_numbered(listing: Listing, unit: int, failure: Failure | None = None) -> pa.Table:
@@ -77,7 +88,7 @@ def _image_files(pieces: pa.Table, failure: Failure | None) -> pa.Table:
     names, urls = (pa.array(_rows_of(pieces, column), pa.string()) for column in ("name", "url"))
     images = _one_image_a_row(pa.nulls(len(urls), pa.large_binary()), urls)
     asked = [pa.nulls(len(urls), pa.string())] * 2
-    rest = [_values([], [], len(urls)), _failures(failure, len(urls))]
+    rest = [_values([], [], len(urls)), _failures(failure, len(urls)), pa.nulls(len(urls), pa.string())]
     return pa.table([names, images, *asked, *rest], names=REQUEST_SCHEMA.names)
 
 
@@ -114,14 +125,19 @@ class _Source:
     def tables(self, piece: Piece) -> list[pa.Table]:
         """The piece's rows; where it cannot be read as a whole, those of each row group that can, and failed ones."""
         try:
-            return patiently(lambda: self._read(piece))
+            return self._read(piece)
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, MemoryError):  # no row's fault
                 raise
-            parts = [piece] if is_transient(error) else by_row_group(piece)
+            parts = [piece] if is_transient(error) else self._parts(piece, error)
             if len(parts) > 1:
                 return [table for part in parts for table in self.tables(part)]
             return [self.failed(piece, _why(piece, error), self._ids_alone(piece))]
+
+    def _parts(self, piece: Piece, error: OSError | pa.ArrowException) -> list[Piece]:
+        """What is tried by itself: row groups, and fewer rows where Arrow cannot decode so many at once."""
+        too_many = isinstance(error, pa.ArrowNotImplementedError) and "chunked array" in str(error)
+        return halves(piece) if too_many else by_row_group(piece)
 
     def failed(self, piece: Piece, failure: Failure | None, ids: pa.Array | None = None) -> pa.Table:
         """Rows of which nothing is known but their ids, or else their places."""
@@ -139,7 +155,8 @@ class _Source:
 
     def _read(self, piece: Piece) -> list[pa.Table]:
         """All of it, in as many tables as Arrow likes."""
-        tables, done = [], 0
+        tables: list[pa.Table] = []
+        done = 0
         for batch in read_piece(piece, self.columns.used(), self.whole_read_bytes):
             rows = _Rows(url=piece.url, name=piece.name, first=piece.start + done, batch=batch)
             tables.append(pa.table(_columns_of(rows, self.columns), schema=self.schema))
@@ -153,12 +170,11 @@ class _Source:
         """The id column of rows of which another column cannot be read; None where it cannot either."""
         if self.columns.id is None:
             return None
+        alone = replace(self, columns=Columns(id=self.columns.id), schema=REQUEST_SCHEMA)
         try:
-            found = pa.Table.from_batches(list(read_piece(piece, [self.columns.id], self.whole_read_bytes)))
+            return pa.concat_tables(alone._read(piece)).column("id").combine_chunks()
         except (OSError, pa.ArrowException):
             return None
-        ids = found.column(0).cast(pa.string()).combine_chunks()
-        return ids if len(ids) == piece.num_rows else None
 
 
 def _why(piece: Piece, error: OSError | pa.ArrowException) -> Failure:
@@ -171,28 +187,114 @@ def _why(piece: Piece, error: OSError | pa.ArrowException) -> Failure:
     if is_transient(error):
         tries = f"{len(WAITS_S) + 1} tries"
         return Failure(stage="read", type="ReadFailed", message=f"{piece} could not be read in {tries}: {said}")
+    if _is_no_text(error):
+        return Failure(stage="read", type="InvalidText", message=f"{piece} must be UTF-8 text: {said}; write it anew")
     message = f"{piece} cannot be read: {said}; put the file back as it was, then retry them"
     return Failure(stage="read", type="BrokenFile", message=message)
 
 
-def _columns_of(rows: _Rows, columns: Columns) -> list[pa.Array]:
-    batch = rows.batch
-    prompt, messages = pa.nulls(len(batch), pa.string()), pa.nulls(len(batch), pa.string())
-    if columns.prompt is not None:
-        prompt = batch.column(columns.prompt).cast(pa.string())
-    if columns.messages is not None:
-        messages = _with_whole_paths(_as_json(batch.column(columns.messages)), rows.folder)
-    values = [batch.column(name).cast(pa.string()) for name in columns.values]
-    kept = [batch.column(kept.column).cast(kept.type) for kept in columns.keep]
-    asked = [prompt, messages, _values(columns.values, values, len(batch))]
-    return [_ids(rows, columns.id), _images(rows, columns.image), *asked, _failures(None, len(batch)), *kept]
+def _columns_of(rows: _Rows, columns: Columns) -> list[pa.Array | pa.ChunkedArray]:
+    """The columns of a table of requests. A row of which a value cannot be used keeps the others, and has a failure."""
+    reading = _Reading(rows)
+    ids = _ids(rows, columns.id, reading)
+    prompt = reading.texts(columns.prompt)
+    messages = reading.column(columns.messages, lambda column, _: _messages(column, rows.folder), _NO_TEXT)
+    values = _values(columns.values, [reading.texts(name) for name in columns.values], len(rows.batch))
+    kept = [reading.kept(one) for one in columns.keep]
+    images = reading.column(
+        columns.image, partial(_images, folder=rows.folder, may_lack=messages.is_valid()), _NO_IMAGE
+    )
+    tables = pa.repeat(rows.url, len(rows.batch))
+    return [ids, images, prompt, messages, values, reading.failures(), tables, *kept]
+
+
+_NO_TEXT = pa.nulls(1, pa.string())
+_NO_IMAGE = pa.array([[]], _IMAGES)
+_Convert: TypeAlias = Callable[[pa.Array, int], pa.Array]  # some values of a column, and the position of the first
+
+
+class _Reading:
+    """Converts the columns of some rows, and remembers the rows that have a value which cannot be used."""
+
+    def __init__(self, rows: _Rows) -> None:
+        self._rows = rows
+        self._bad: dict[int, Failure] = {}
+
+    def texts(self, name: str | None) -> pa.ChunkedArray:
+        """A column as strings."""
+        return self.column(name, lambda column, _: as_text(column), _NO_TEXT)
+
+    def kept(self, kept: Kept) -> pa.ChunkedArray:
+        """A column as it travels."""
+        type = travel_field(kept.name, kept.type).type
+        return self.column(kept.column, lambda column, _: plain(column).cast(type), pa.nulls(1, type))
+
+    def column(self, name: str | None, convert: _Convert, nothing: pa.Array) -> pa.ChunkedArray:
+        """What a column is converted to, `nothing` in place of a bad value; all of it where there is no such column."""
+        if name is None:
+            return pa.chunked_array([pa.concat_arrays([nothing] * len(self._rows.batch))])
+        column = self._rows.batch.column(name)
+        if not isinstance(column.type, pa.BaseExtensionType):
+            column = plain(column)  # a slice of a dictionary would still have all of its texts
+        parts = self._parts(column, 0, partial(_checked, convert), partial(_bad_value, self._rows, name))
+        return pa.chunked_array([nothing if part is None else part for part in parts], nothing.type)
+
+    def failures(self) -> pa.Array:
+        """Why rows cannot be answered; null where they can."""
+        failures = [self._bad.get(row) for row in range(len(self._rows.batch))]
+        return pa.array([failure and asdict(failure) for failure in failures], FAILURE)
+
+    def _parts(
+        self, column: pa.Array, first: int, convert: _Convert, blame: Callable[[int, Exception], Failure]
+    ) -> Iterator[pa.Array | None]:
+        """The column converted; halved, in memory, down to the values that cannot be: None each."""
+        try:
+            converted = convert(column, first)
+        except (ValueError, OverflowError, KeyError) as error:  # ArrowInvalid is a ValueError; a missing kernel is none
+            if len(column) == 1:
+                self._bad.setdefault(first, blame(first, error))
+                yield None
+                return
+            middle = len(column) // 2
+            yield from self._parts(_cut(column, 0, middle), first, convert, blame)
+            yield from self._parts(_cut(column, middle, len(column)), first + middle, convert, blame)
+        else:
+            yield converted
+
+
+def _checked(convert: _Convert, column: pa.Array, first: int) -> pa.Array:
+    column.validate(full=True)  # a text that is none would end the run where it is looked at
+    return convert(column, first)
+
+
+def _cut(column: pa.Array, start: int, stop: int) -> pa.Array:
+    """A slice; of nested values a copy, which has no others than its own below."""
+    part = column.slice(start, stop - start)
+    return pa.concat_arrays([part, part[:0]]) if types.is_nested(part.type) else part
+
+
+def _bad_value(rows: _Rows, name: str, row: int, error: Exception) -> Failure:
+    is_text = _is_no_text(error)
+    wanted = "UTF-8 text" if is_text else "a value of its type"
+    where = f"column {name!r} in row {rows.first + row} of {rows.url}"
+    message = f"{where} must be {wanted}: {str(error)[:_SHOWN]}; write it anew"
+    return Failure(stage="read", type="InvalidText" if is_text else "InvalidValue", message=message)
+
+
+def _is_no_text(error: Exception) -> bool:
+    """Whether Arrow found text that is not UTF-8; that of a dictionary it finds while it decodes a row group."""
+    return isinstance(error, UnicodeError) or (isinstance(error, pa.ArrowInvalid) and "UTF8" in str(error))
+
+
+def _messages(column: pa.Array, folder: str) -> pa.Array:
+    return _with_whole_paths(_as_json(column), folder)
 
 
 def _as_json(messages: pa.Array) -> pa.Array:
     """JSON text as it is, structs as JSON text; null stays null."""
-    if is_text(messages.type) or types.is_null(messages.type):
-        return messages.cast(pa.string())
-    rows = messages.to_pylist()
+    if not is_list(messages.type):
+        return as_text(messages)
+    rows = plain(messages).to_pylist(maps_as_pydicts="strict")
     return pa.array([None if row is None else json.dumps(row, default=str) for row in rows], pa.string())
 
 
@@ -211,24 +313,25 @@ def _values(names: Sequence[str], columns: Sequence[pa.Array], num_rows: int) ->
     return pa.array([list(zip(names, row, strict=True)) for row in rows], REQUEST_SCHEMA.field("values").type)
 
 
-def _images(rows: _Rows, name: str | None) -> pa.Array:
-    """The images of each row, in order; a row whose list is null has one image that is null, as with single images."""
-    if name is None:
-        return pa.array([[]] * len(rows.batch), _IMAGES)
-    column = rows.batch.column(name)
-    if not is_list(column.type):
-        return _one_image_a_row(*_data_and_uri(column, rows.folder))
-    column = column.cast(pa.list_(column.type.value_type))
-    column = pc.if_else(column.is_valid(), column, pa.array([[None]], column.type)[0])
-    images = _image_structs(*_data_and_uri(column.flatten(), rows.folder))
-    offsets = np.cumsum([0, *column.value_lengths().to_pylist()], dtype=np.int32)
+def _images(column: pa.Array, first: int, folder: str, may_lack: pa.ChunkedArray) -> pa.Array:
+    """The images of each row, in order; one image that is null where there are none, unless it may lack them."""
+    column = plain(column)
+    if not is_list(column.type) or is_bytes(column.type):
+        return _one_image_a_row(*_data_and_uri(column, folder))
+    lists = column.cast(pa.large_list(column.type.value_type))
+    some = pc.greater(lists.value_lengths(), 0)  # null for null
+    may_lack = may_lack.slice(first, len(lists)).combine_chunks()
+    fine = pc.fill_null(pc.or_(some, may_lack), False)
+    lists = lists if pc.all(fine).as_py() else pc.if_else(fine, lists, pa.array([[None]], lists.type)[0])
+    images = _image_structs(*_data_and_uri(lists.flatten(), folder))
+    offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), images, type=_IMAGES)
 
 
-def _ids(rows: _Rows, name: str | None) -> pa.Array:
+def _ids(rows: _Rows, name: str | None, reading: _Reading) -> pa.ChunkedArray:
     """The id column as strings; a row without one is called after its file and its position there."""
     made = _made_ids(rows.name, rows.first, len(rows.batch))
-    return made if name is None else pc.coalesce(rows.batch.column(name).cast(pa.string()), made)
+    return pc.coalesce(reading.texts(name), made)
 
 
 def _made_ids(name: str, first: int, num_rows: int) -> pa.Array:
@@ -243,15 +346,12 @@ def _failures(failure: Failure | None, num_rows: int) -> pa.Array:
 def _data_and_uri(image: pa.Array, folder: str) -> tuple[pa.Array, pa.Array]:
     """Bytes and URIs of an image column of any kind; a URI is null where there are bytes."""
     nothing = pa.nulls(len(image))
-    data, uri = nothing, nothing
     if types.is_struct(image.type):
         data, uri = (_field(image, name) for name in ("bytes", "path"))
-    elif types.is_binary(image.type) or types.is_large_binary(image.type):
-        data = image
     else:
-        uri = image
-    data = _without_empty(data.cast(pa.large_binary()))
-    place = _resolve(_without_empty(uri.cast(pa.string())), folder)
+        data, uri = (image, nothing) if is_bytes(image.type) else (nothing, image)
+    data = _without_empty(as_bytes(data))
+    place = _resolve(_without_empty(as_text(uri)), folder)
     return data, pc.if_else(data.is_valid(), pa.scalar(None, pa.string()), place)
 
 
@@ -266,9 +366,10 @@ def _without_empty(values: pa.Array) -> pa.Array:
 
 
 def _resolve(uris: pa.Array, folder: str) -> pa.Array:
-    """URIs as they are, paths relative to the Parquet file's folder made whole."""
+    """URIs as they are, paths relative to the Parquet file's folder made whole; base64 is no path."""
     below = pc.binary_join_element_wise(folder, pc.replace_substring_regex(uris, r"^(\./+)+", ""), "/")
-    return pc.if_else(pc.match_substring_regex(uris, _NOT_RELATIVE), uris, below)
+    as_is = pc.or_(pc.match_substring_regex(uris, _NOT_RELATIVE), pc.match_substring_regex(uris, BARE_BASE64))
+    return pc.if_else(as_is, uris, below)
 
 
 def _one_image_a_row(data: pa.Array, uri: pa.Array) -> pa.Array:

@@ -1,6 +1,7 @@
-"""Retry: the failed rows of a complete run once more, and their new answers in the place of the old.
+"""Retry: failed or cut rows of a complete run once more, and their new answers in the place of the old.
 
-attempts/retry-0001.parquet   first: the failed answers as they were, each with its position; the list of what to do
+run.json                      first: the settings that the retry has in place of the run's
+attempts/retry-0001.parquet   then: the chosen answers as they were, each with its position; the list of what to do
 retry/units/*.parquet         while it runs: the new answers
 answers/*.parquet             then, file by file and each at once: the new answers where the old ones were
 manifest.json                 last: the new hashes and counts; retry/ goes after it
@@ -9,8 +10,8 @@ A kill at any point is mended by the same command: positions are absolute, so th
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,20 +20,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
 from pipeline.job import ROUNDS
+from pipeline.kept import restore, to_travel
 from pipeline.lock import hold
+from pipeline.mend import find_gone, retry_list
 from pipeline.merge import Units, clear_work, in_manifest, write_answers
 from pipeline.plan import Plan, Summary, summarise, with_scores
 from pipeline.progress import Progress
 from pipeline.reader import UnitReader, unit_reader
-from pipeline.run import begin_run, read_manifest, read_run, write_manifest
-from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, to_parquet, unit_path
+from pipeline.run import begin_run, read_manifest, read_run, record_retry, retry_settings, write_manifest
+from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, read_answers, to_parquet, unit_path
 from pipeline.verify import plan_of
 from schemas.errors import Failure, Refused
+from schemas.job import JobSettings
+from schemas.wording import describe_settings
 
 POSITION = "answer:position"  # of a retried row among all answers, from 0
 _ROWS_AT_ONCE = 10_000
@@ -40,32 +46,42 @@ _ROWS_AT_ONCE = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which failed rows are tried again; None takes all."""
+    """Which rows are tried again, and how. Without a finish reason those that failed; None takes all."""
 
     error_type: str | None = None
     stage: str | None = None
-    gpus: int | None = None
+    finish_reason: str | None = None  # of rows that have an answer, as `length`
+    prompt_id: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of a job, in place of the run's
     continue_with_changes: bool = False
+
+    def __post_init__(self) -> None:
+        if self.finish_reason is not None and (self.error_type or self.stage):
+            raise Refused("a row has a finish reason or an error: --finish-reason excludes --stage and --error-type")
 
 
 def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
-    """Try the failed rows of a complete run again. Raises ValueError where the folder holds no such run."""
+    """Try the chosen rows of a complete run again. Raises Refused where the folder holds no such run."""
     run = read_run(folder)
     if run is None or read_manifest(folder) is None:
         raise Refused(f"OUT must be a complete run, {folder} is not: run its job until it is done")
-    plan = plan_of(folder, run, gpus=choice.gpus)
+    plan = plan_of(folder, run)
+    with_settings(plan.settings, choice.settings)  # refuses what is no setting
     with hold(folder) as lock:
         manifest = read_manifest(folder)  # as the driver that held the folder before has left it
         assert manifest is not None
+        if gone := find_gone(folder, manifest):
+            raise Refused(f"OUT must be whole, {gone[0]}: the run's own command answers that again")
         changes = choice.continue_with_changes
         run = begin_run(folder, plan.describe(), plan.listing.files, continue_with_changes=changes)
         retry = _Retry(plan=plan, number=len(manifest["retries"]) + 1, run=run["run"])
         positions = retry.begin(manifest, choice)
         if not len(positions):
-            say("no failed rows of that kind: nothing to try again")
-            return summarise(manifest, folder, None)
+            say("no rows of that kind: nothing to try again")
+            # A kill between the manifest and its scores left none.
+            return summarise(with_scores(plan.settings, manifest), folder, None)
         answering = Answering(
-            settings=plan.settings.model_copy(update={"max_error_rate": 1.0}),  # all of these rows have failed before
+            settings=with_settings(plan.settings, retry.settings()),
             read=partial(_read_rows, unit_reader(plan.listing), retry.rows_by_unit(positions)),
             loaders=loaders,
             lock=lock,
@@ -80,6 +96,15 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
         manifest = with_scores(plan.settings, manifest)
     pace = progress.rows_per_s() if progress else None
     return summarise(manifest, folder, pace and pace / plan.num_prompts)
+
+
+def with_settings(settings: JobSettings, changes: Mapping[str, Any]) -> JobSettings:
+    """The settings of a retry: no error budget, as all of its rows may have failed before; raises Refused."""
+    changed = {**settings.model_dump(), **changes, "max_error_rate": 1.0}
+    try:
+        return JobSettings.model_validate(changed)
+    except ValidationError as error:
+        raise Refused("\n".join(describe_settings(error))) from error
 
 
 def _read_rows(read: UnitReader, rows: dict[int, list[int]], unit: int, failure: Failure | None = None) -> pa.Table:
@@ -97,7 +122,7 @@ class _Retry:
     @property
     def history(self) -> str:
         """Where the rows of this retry are kept as they were."""
-        return storage.join(self.plan.settings.output, "attempts", f"retry-{self.number:04d}.parquet")
+        return retry_list(self.plan.settings.output, self.number)
 
     def begin(self, manifest: dict[str, Any], choice: Choice) -> npt.NDArray[np.int64]:
         """The positions of the rows to try, written down first; those of a retry that was stopped go before."""
@@ -108,9 +133,14 @@ class _Retry:
             chosen = pa.concat_tables(_select(self.plan.settings.output, manifest, choice))
             if not chosen.num_rows:
                 return np.zeros(0, np.int64)
-            storage.write_atomic(self.history, to_parquet(chosen))
+            record_retry(self.plan.settings.output, self.number, dict(choice.settings))
+            storage.write_atomic(self.history, to_parquet(restore(chosen)))
         positions: npt.NDArray[np.int64] = self._history().column(POSITION).to_numpy()
         return positions
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that this retry was begun with, in place of the run's."""
+        return retry_settings(self.plan.settings.output, self.number)
 
     def rows_by_unit(self, positions: npt.NDArray[np.int64]) -> dict[int, list[int]]:
         """The rows to read of each unit; a row is read once, whichever of its prompts have failed."""
@@ -154,15 +184,16 @@ class _Retry:
             inside = (positions >= start) & (positions < start + file["rows"])
             if inside.any():
                 path = storage.join(folder, file["path"])
-                old = pq.read_table(pa.BufferReader(storage.read_bytes(path)))
+                old = to_travel(read_answers(storage.read_bytes(path)))
                 mixed = _replace(old, positions[inside] - start, new.filter(pa.array(inside)))
-                files.append(write_answers(folder, file["path"], to_parquet(mixed), file["rows"]))
+                files.append(write_answers(folder, file["path"], to_parquet(restore(mixed)), file["rows"]))
             else:
                 files.append(file)
             start += file["rows"]
         counts = in_manifest(_counts_after(manifest, self._history(), new))
         fixed = len(positions) - count_answers(new).errors
         retry = {"history": f"attempts/retry-{self.number:04d}.parquet", "rows": len(positions), "now_ok": fixed}
+        retry["settings"] = self.settings()
         manifest = {**manifest, **counts, "files": files, "retries": [*manifest["retries"], retry]}
         write_manifest(folder, manifest)
         storage.delete(storage.join(folder, "retry"))
@@ -170,38 +201,45 @@ class _Retry:
         return manifest
 
     def _new_answers(self, positions: npt.NDArray[np.int64]) -> pa.Table:
-        """The new answer of each position, its attempt one more than that of the old."""
+        """The new answer of each position, its attempt one more than that of the old, which stays where it is better:
+        where it has a text and the new one has none."""
         units, num_prompts = self.units(positions), self.plan.num_prompts
         tables = []
         for unit, rows in self.rows_by_unit(positions).items():
             first = unit * self.plan.listing.unit_rows
             there = np.repeat((np.array(rows) + first) * num_prompts, num_prompts)
             there += np.tile(np.arange(num_prompts), len(rows))
-            tables.append(units.read(unit).filter(pa.array(np.isin(there, positions))))
-        answers = pa.concat_tables(tables).unify_dictionaries()
-        attempts = pc.add(self._history().column("attempt"), pa.scalar(1, pa.int32()))
+            tables.append(to_travel(units.read(unit)).filter(pa.array(np.isin(there, positions))))
+        answers = pa.concat_tables(tables)
+        before = self._history()
+        attempts = pc.add(before.column("attempt"), pa.scalar(1, pa.int32()))
         index = answers.schema.get_field_index("attempt")
-        return answers.set_column(index, answers.schema.field(index), attempts)
+        answers = answers.set_column(index, answers.schema.field(index), attempts)
+        worse = pc.and_(pc.equal(answers.column("status"), "error"), pc.equal(before.column("status"), "ok"))
+        kept = np.flatnonzero(worse.to_numpy())
+        return _replace(answers, kept, before.drop_columns([POSITION]).take(pa.array(kept)))
 
     def _history(self) -> pa.Table:
-        return pq.read_table(pa.BufferReader(storage.read_bytes(self.history)))
+        return read_answers(storage.read_bytes(self.history))
 
 
 def _select(folder: str, manifest: dict[str, Any], choice: Choice) -> Iterator[pa.Table]:
-    """The failed answers of the chosen kind with their positions, file by file."""
+    """The answers of the chosen kind with their positions, file by file."""
     start = 0
     for file in manifest["files"]:
         with storage.open_url(storage.join(folder, file["path"])) as source, pq.ParquetFile(source) as parquet:
             for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
-                table = pa.Table.from_batches([batch])
+                table = to_travel(pa.Table.from_batches([batch]))
                 positions = pa.array(np.arange(start, start + table.num_rows))
                 yield table.append_column(POSITION, positions).filter(_wanted(table, choice))
                 start += table.num_rows
 
 
 def _wanted(table: pa.Table, choice: Choice) -> pa.ChunkedArray:
-    wanted = pc.equal(table.column("status"), "error")
-    for name, value in (("error_type", choice.error_type), ("error_stage", choice.stage)):
+    names = {"error_type": choice.error_type, "error_stage": choice.stage, "prompt_id": choice.prompt_id}
+    names["finish_reason"] = choice.finish_reason
+    wanted = pc.equal(table.column("status"), "error" if choice.finish_reason is None else "ok")
+    for name, value in names.items():
         if value is not None:
             wanted = pc.and_(wanted, pc.fill_null(pc.equal(table.column(name), value), False))
     return wanted

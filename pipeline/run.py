@@ -24,7 +24,7 @@ from pipeline import storage
 from pipeline.units import to_parquet
 from schemas.errors import Refused
 from schemas.run import ManifestState, RunState
-from schemas.wording import one_line
+from schemas.wording import one_line, printable
 
 FORMAT = 2  # of run.json and manifest.json
 _SEAL = "sha256"  # of the rest of a state file
@@ -57,18 +57,22 @@ def begin_run(
         begun = {"run": uuid.uuid4().hex, "begun": _now(), **wanted, "changes": []}
         storage.write_atomic(_run_path(folder), _to_json(begun))
         return begun
-    if found["fingerprint"] == wanted["fingerprint"]:
-        return found
-    differences = list(_differences(found["identity"], wanted["identity"]))
-    lines = [*differences, *changed_files(folder, files)]
-    fixed = sorted({name for name in FIXED if found["identity"].get(name) != wanted["identity"].get(name)})
-    if fixed or not continue_with_changes:
-        raise RunMismatch(_refusal(folder, lines, fixed if continue_with_changes else []))
-    return _record_change(folder, found, wanted, lines, files)
+    lines = _compare(folder, found, wanted, files, continue_with_changes=continue_with_changes)
+    return found if lines is None else _record_change(folder, found, wanted, lines, files)
+
+
+def check_run(
+    folder: str, description: dict[str, Any], files: pa.Table | None = None, *, continue_with_changes: bool = False
+) -> None:
+    """Raise RunMismatch where `begin_run` would; nothing is written."""
+    if (found := read_run(folder)) is not None:
+        _compare(folder, found, _described(description), files, continue_with_changes=continue_with_changes)
 
 
 def read_run(folder: str) -> dict[str, Any] | None:
     """Return the run.json of a folder, None where there is none; raise RunMismatch where it is not what a run wrote."""
+    if not folder.strip():
+        raise Refused(f"OUT must not be empty, got {folder!r}: is a variable of the shell unset?")
     return _read_state(_run_path(folder), RunState)
 
 
@@ -91,6 +95,22 @@ def settle(folder: str, name: str, value: str, *, continue_with_changes: bool = 
         run["changes"].append({"at": _now(), "differences": [line.strip()]})
     settled[name] = value
     storage.write_atomic(_run_path(folder), _to_json(run))
+
+
+def record_retry(folder: str, number: int, settings: dict[str, Any]) -> None:
+    """Note the settings that a retry has in place of the run's; the run itself stays what it was asked."""
+    run = read_run(folder)
+    assert run is not None
+    changes = [change for change in run["changes"] if change.get("retry") != number]  # one that was never begun
+    if settings or changes != run["changes"]:
+        noted = [{"at": _now(), "retry": number, "settings": settings}] if settings else []
+        storage.write_atomic(_run_path(folder), _to_json({**run, "changes": [*changes, *noted]}))
+
+
+def retry_settings(folder: str, number: int) -> dict[str, Any]:
+    """What `record_retry` has noted of this retry."""
+    changes = (read_run(folder) or {"changes": []})["changes"]
+    return next((change["settings"] for change in changes if change.get("retry") == number), {})
 
 
 def is_complete(folder: str, description: dict[str, Any]) -> bool:
@@ -116,7 +136,9 @@ def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
     same = [pc.equal(both.column(name), both.column(f"{name}_before")) for name in ("size", "version", "num_rows")]
     changed = both.filter(pc.invert(pc.and_(pc.and_(same[0], same[1]), same[2])))
     for what, table in (("added", added), ("removed", removed), ("changed", changed)):
-        yield from (f"  input file {what}: {url}" for url in table.column("url").slice(0, _SHOWN).to_pylist())
+        yield from (
+            f"  input file {what}: {printable(url)}" for url in table.column("url").slice(0, _SHOWN).to_pylist()
+        )
         if table.num_rows > _SHOWN:
             yield f"  and {table.num_rows - _SHOWN:,} more input files {what}"
 
@@ -165,6 +187,19 @@ def _described(description: dict[str, Any]) -> dict[str, Any]:
     described = {"format": FORMAT, "fingerprint": fingerprint(description["identity"]), **description}
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
+
+
+def _compare(
+    folder: str, found: dict[str, Any], wanted: dict[str, Any], files: pa.Table | None, *, continue_with_changes: bool
+) -> list[str] | None:
+    """What differs, None where it is the same run; raises RunMismatch where that may not be."""
+    if found["fingerprint"] == wanted["fingerprint"]:
+        return None
+    lines = [*_differences(found["identity"], wanted["identity"]), *changed_files(folder, files)]
+    fixed = sorted({name for name in FIXED if found["identity"].get(name) != wanted["identity"].get(name)})
+    if fixed or not continue_with_changes:
+        raise RunMismatch(_refusal(folder, lines, fixed if continue_with_changes else []))
+    return lines
 
 
 def _record_change(

@@ -3,13 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import storage
 from pipeline.columns import ColumnChoices, Columns, FileSchema, find_columns, refuse_choices
+from pipeline.finding import LeftOut
 from pipeline.listing import Format, common_folder, count_rows, find_input, format_of, read_footers
 from pipeline.storage import FileInfo
 from schemas.errors import Refused
@@ -47,6 +50,7 @@ class Listing:
     pieces: pa.Table  # PIECES_SCHEMA
     unit_rows: int
     num_rows: int
+    left_out: str = ""  # what the inputs hold besides, for people
 
     @property
     def num_units(self) -> int:
@@ -68,13 +72,20 @@ class Listing:
 
 
 def list_input(
-    inputs: Sequence[str], choices: ColumnChoices, limit: int | None = None, unit_rows: int | None = None
+    inputs: Sequence[str],
+    choices: ColumnChoices,
+    limit: int | None = None,
+    unit_rows: int | None = None,
+    output: str | None = None,
 ) -> Listing:
-    """List, check and cut what the user named; the same files give the same listing. Raises ValueError on bad input."""
+    """List, check and cut what the user named; the same files give the same listing. Raises ValueError on bad input.
+
+    What the job writes to `output` is none of its input.
+    """
     for name, value in (("limit", limit), ("unit_rows", unit_rows)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    found = [find_input(url) for url in inputs]
+    found = [find_input(url, output) for url in inputs]
     format = format_of(found)
     files = list({file.url: file for one in found for file in one.files}.values())  # one named twice is read once
     columns, rows = _look_into(files, format, choices, limit)
@@ -83,10 +94,21 @@ def list_input(
         raise Refused(f"--input must have at least one row, {', '.join(inputs)} has none")
     num_rows = min(total, limit or total)
     used = int(np.searchsorted(np.cumsum(rows), num_rows)) + 1  # files that have rows of the job
-    table = files_table(files[:used], common_folder([one.root for one in found]), rows[:used])
+    table = files_table(files[:used], common_folder([storage.spelled(one.root) for one in found]), rows[:used])
     unit_rows = unit_rows or default_unit_rows(num_rows)
     pieces = cut(table, num_rows, unit_rows)
-    return Listing(format=format, columns=columns, files=table, pieces=pieces, unit_rows=unit_rows, num_rows=num_rows)
+    left_out = LeftOut()
+    for one in found:
+        left_out.update(one.left_out)
+    return Listing(
+        format=format,
+        columns=columns,
+        files=table,
+        pieces=pieces,
+        unit_rows=unit_rows,
+        num_rows=num_rows,
+        left_out=str(left_out),
+    )
 
 
 def default_unit_rows(num_rows: int) -> int:
@@ -122,15 +144,18 @@ def _look_into(
         refuse_choices(choices)
         return Columns(), np.array(count_rows(files, limit), np.int64)
     footers = read_footers([file.url for file in files], limit)
-    columns = find_columns([FileSchema(url=footer.url, schema=footer.schema) for footer in footers], choices)
-    return columns, np.array([footer.num_rows for footer in footers], np.int64)
+    rows = np.array([footer.num_rows for footer in footers], np.int64)
+    before = np.cumsum(rows) - rows
+    decide = (rows > 0) & (before < (limit or np.inf))  # files without rows in the job say nothing of its columns
+    schemas = [FileSchema(url=footer.url, schema=footer.schema) for footer in compress(footers, decide)]
+    return find_columns(schemas, choices) if schemas else Columns(), rows
 
 
 def files_table(files: Sequence[FileInfo], folder: str, rows: npt.NDArray[np.int64]) -> pa.Table:
     """FILES_SCHEMA of these files and their rows; names are below `folder`."""
     columns = {
         "url": [file.url for file in files],
-        "name": [file.url[len(folder) :] for file in files],
+        "name": [storage.spelled(file.url)[len(folder) :] for file in files],
         "size": [file.size for file in files],
         "version": [file.version for file in files],
         "num_rows": rows,

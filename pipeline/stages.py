@@ -1,28 +1,32 @@
-"""The steps of a row's life as callables from table to table, a work unit at a time. The one `except RowError` is here.
+"""The steps of a row's life as callables from table to table, a work unit at a time.
 
 A stage's table starts with its schema's columns (requests, samples, answers); the columns kept for the answers, named
 `keep:<name>`, ride behind them untouched.
 """
 
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from dataclasses import replace
+from functools import partial
+from itertools import chain, islice
+from typing import Protocol
 
 import pyarrow as pa
 import torch
 
-from pipeline.checkpoint import locate
+from pipeline.ahead import Ahead, Room
+from pipeline.checkpoint import adapter_folder, locate
 from pipeline.engine.engine import Engine as TorchEngine
+from pipeline.environment import cpus_here
 from pipeline.fetch import ImageFetcher
 from pipeline.joining import join_answers, samples_of_strips
+from pipeline.kept import restore
 from pipeline.preprocess.conversation import Conversation, ask, images_in_places, parse_messages
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.pdf import PdfPage
-from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
+from pipeline.preprocess.preprocessor import Chat, EncodedImage, Images, Preprocessor
 from pipeline.reader import KEEP
+from pipeline.row_border import NOBODY, Watch, attempt, bounded, readable
 from pipeline.turns import Turns
 from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table
 from schemas.engine import Dtype, EngineSettings, EngineStatistics, Sampling
@@ -31,7 +35,7 @@ from schemas.job import JobSettings, NamedPrompt, fill, parse_prompts
 from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
 from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, samples_to_table, table_to_samples
 
-T = TypeVar("T")
+PAGE_SECONDS = 30  # for drawing a page of a PDF, in a process of its own; a row has longer
 
 
 class Engine(Protocol):
@@ -48,7 +52,12 @@ class Preprocess:
     """Requests to samples, one a row: fetch, decode, tile, render, tokenise. What is wrong with a row is found here."""
 
     def __init__(self, settings: JobSettings) -> None:
-        limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+        limits = ImageLimits(
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            max_aspect=settings.max_image_aspect,
+            page_seconds=min(settings.row_seconds or PAGE_SECONDS, PAGE_SECONDS),
+        )
         self.preprocessor = Preprocessor.load(
             locate(settings.model),
             revision=settings.revision,
@@ -58,16 +67,24 @@ class Preprocess:
         )
         self._prompts = parse_prompts(settings.prompt)
         self._strips = settings.strips == "auto"
-        self._fetch_image = ImageFetcher(max_bytes=settings.max_image_bytes, pdf_dpi=settings.pdf_dpi)
-        self._pool = ThreadPoolExecutor(settings.fetch_threads)
-        self._decoding = threading.Lock()  # one unit at a time; another one is read and fetched meanwhile
+        self._fetch_image = ImageFetcher(
+            max_bytes=settings.max_image_bytes, pdf_dpi=settings.pdf_dpi, roots=settings.allow_root
+        )
+        self._ahead = Ahead[EncodedImage](
+            _size_of, num_threads=settings.fetch_threads, seconds=settings.row_seconds or None
+        )
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        requests = table_to_requests(table)
-        fetched = self._pool.map(self._fetch, requests)  # runs ahead while this thread decodes
-        with self._decoding:
-            samples = [self._sample(request, data) for request, data in zip(requests, fetched, strict=True)]
-        return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
+    def __call__(self, table: pa.Table, watch: Watch = NOBODY) -> pa.Table:
+        requests = _requests(table, watch)
+        images = [self._images_of(row, request, watch) for row, request in enumerate(requests)]
+        wanted = [() if isinstance(own, Failure) else own for own in images]
+        with self._ahead.unit(wanted, partial(self._fetch, watch=watch)) as jobs:
+            samples = []
+            for row, (request, own) in enumerate(zip(requests, images, strict=True)):
+                fetched = own if isinstance(own, Failure) else self._ahead.take(jobs[row])
+                samples.append(self._sample(row, request, fetched, watch))
+        watch.end()
+        return _beside(_sample_table(samples, watch), table.drop_columns(REQUEST_SCHEMA.names))
 
     def render(self, request: Request) -> str:
         """The row's first prompt as the model will read it, for people to look at; raises RowError."""
@@ -76,22 +93,41 @@ class Preprocess:
 
     def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
         """The samples of requests that all failed in the same way."""
-        samples = [self._failed(request, failure) for request in table_to_requests(table)]
-        return _beside(samples_to_table(samples), table.drop_columns(REQUEST_SCHEMA.names))
+        samples = [self._failed(request, failure, NOBODY) for request in _requests(table, NOBODY)]
+        return _beside(_sample_table(samples, NOBODY), table.drop_columns(REQUEST_SCHEMA.names))
 
-    def _fetch(self, request: Request) -> list[bytes | PdfPage] | Failure:
+    def _images_of(self, row: int, request: Request, watch: Watch) -> tuple[ImageRef, ...] | Failure:
+        """What is to be fetched of a row, if that can make a prompt at all."""
         if request.failure is not None:
             return request.failure
-        return attempt(lambda: [self._fetch_image(image) for image in images_of(request)])
 
-    def _sample(self, request: Request, fetched: list[bytes | PdfPage] | Failure) -> Sample:
-        images = fetched if isinstance(fetched, Failure) else attempt(lambda: self._load(fetched))
+        def find() -> tuple[ImageRef, ...]:
+            images = images_of(request)
+            self.preprocessor.check_places(len(images))
+            return images
+
+        if request.messages is not None:
+            watch.begin(row, "prompt")
+        return attempt("prompt", find, watch)
+
+    def _fetch(self, image: ImageRef, room: Room, watch: Watch) -> EncodedImage | Failure:
+        return attempt("fetch", lambda: self._fetch_image(image, room), watch)
+
+    def _sample(self, row: int, request: Request, fetched: Iterator[EncodedImage] | Failure, watch: Watch) -> Sample:
+        """The row's sample. Its time begins with its first image, whose fetching has a time of its own."""
+        images: Images | Failure
+        if isinstance(fetched, Failure):
+            images = fetched
+        else:
+            images = attempt("decode", lambda: self._load(_begun(fetched, row, watch)), watch)
+        watch.begin(row, "prompt")
         if isinstance(images, Failure):
-            return self._failed(request, images)
+            return self._failed(request, images, watch)
+        views = images.views()
         return Sample(
             id=request.id,
             prompts=tuple(
-                self._prompt(request, prompt, view) for view in images.views() for prompt in self._prompts or (None,)
+                self._prompt(request, prompt, view, watch) for view in views for prompt in self._prompts or (None,)
             ),
             image_sizes=images.image_sizes,
             tiles_per_image=images.tiles_per_image,
@@ -100,25 +136,28 @@ class Preprocess:
             strips=images.strips,
         )
 
-    def _load(self, fetched: list[bytes | PdfPage]) -> Images:
+    def _load(self, fetched: Iterator[EncodedImage]) -> Images:
         """The row's images; a page that is alone may be cut into strips."""
-        if self._strips and len(fetched) == 1:
-            return self.preprocessor.load_page(fetched[0])
-        return self.preprocessor.load_images(fetched)
+        if not self._strips:
+            return self.preprocessor.load_images(fetched)
+        pages = list(islice(fetched, 2))
+        if len(pages) == 1:
+            return self.preprocessor.load_page(pages[0])
+        return self.preprocessor.load_images(chain(pages, fetched))
 
-    def _failed(self, request: Request, failure: Failure) -> Sample:
-        prompts = (self._prompt(request, prompt, failure) for prompt in self._prompts or (None,))
+    def _failed(self, request: Request, failure: Failure, watch: Watch) -> Sample:
+        prompts = (self._prompt(request, prompt, failure, watch) for prompt in self._prompts or (None,))
         return Sample(id=request.id, prompts=tuple(prompts))
 
-    def _prompt(self, request: Request, asked: NamedPrompt | None, images: Images | Failure) -> Prompt:
+    def _prompt(self, request: Request, asked: NamedPrompt | None, images: Images | Failure, watch: Watch) -> Prompt:
         """One prompt of the row, the job's or (None) its own; failed where its images or its text are no good."""
         id, text = (asked.id, asked.text) if asked else ("prompt", request.prompt or "")
-        conversation = attempt(lambda: conversation_of(request, asked))
+        conversation = attempt("prompt", lambda: conversation_of(request, asked), watch)
         if isinstance(conversation, Failure):
             return Prompt(id=id, text=text, failure=images if isinstance(images, Failure) else conversation)
         if isinstance(images, Failure):
             return Prompt(id=id, text=conversation.question, failure=images)
-        built = attempt(lambda: self.preprocessor.build_conversation(id, conversation, images))
+        built = attempt("prompt", lambda: self.preprocessor.build_conversation(id, conversation, images), watch)
         return Prompt(id=id, text=conversation.question, failure=built) if isinstance(built, Failure) else built
 
 
@@ -158,7 +197,7 @@ def load_engine(settings: JobSettings) -> TorchEngine:
     """The real engine, on this process's GPU or on all of its machine's cores."""
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(cpus_here())
     return TorchEngine.load(locate(settings.model), settings=engine_settings(settings, on_gpu=on_gpu))
 
 
@@ -175,6 +214,7 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
         slots=settings.slots,
         capacity=settings.capacity,
         revision=settings.revision,
+        adapter=None if settings.adapter is None else str(adapter_folder(settings.adapter)),
         sampling=sampling_of(settings),
     )
 
@@ -211,22 +251,64 @@ def images_of(request: Request) -> tuple[ImageRef, ...]:
     if request.messages is None:
         return request.images
     own = () if request.images == (ImageRef(),) else request.images
-    return images_in_places(parse_messages(request.messages), own)
-
-
-def attempt(step: Callable[[], T]) -> T | Failure:
-    """What `step` returns, or the failure of the row it was for."""
-    try:
-        return step()
-    except RowError as error:
-        return error.failure
+    images = images_in_places(parse_messages(request.messages), own)
+    return tuple(replace(image, table=request.table) for image in images)
 
 
 def final_answers(table: pa.Table) -> pa.Table:
-    """The table as it is written: ANSWER_SCHEMA, then the kept columns under their own names."""
+    """The table as it is written: ANSWER_SCHEMA, then the kept columns under their own names, of their own types."""
     names = [name.removeprefix(KEEP) for name in table.column_names]
     assert names[: len(ANSWER_SCHEMA)] == ANSWER_SCHEMA.names
-    return table.rename_columns(names)
+    return restore(table.rename_columns(names))
+
+
+def _requests(table: pa.Table, watch: Watch) -> list[Request]:
+    """The requests of a table; a row that is none has a failure."""
+    requests = attempt("read", lambda: table_to_requests(table), NOBODY)
+    if not isinstance(requests, Failure):
+        return requests
+    return [_request(table.slice(row, 1), watch) for row in range(table.num_rows)]
+
+
+def _request(row: pa.Table, watch: Watch) -> Request:
+    found = attempt("read", lambda: table_to_requests(row)[0], watch)
+    return Request(id=_any_id(row), images=(), failure=found) if isinstance(found, Failure) else found
+
+
+def _any_id(row: pa.Table) -> str:
+    """A row's id, whatever its bytes are."""
+    return str(row["id"].cast(pa.binary())[0].as_py().decode("utf-8", "backslashreplace"))
+
+
+def _sample_table(samples: list[Sample], watch: Watch) -> pa.Table:
+    """A table of samples; a row that none can be made of fails."""
+    table = attempt("prompt", lambda: samples_to_table(samples), NOBODY)
+    if not isinstance(table, Failure):
+        return table
+    return pa.concat_tables([_one_row(sample, watch) for sample in samples])
+
+
+def _one_row(sample: Sample, watch: Watch) -> pa.Table:
+    table = attempt("prompt", lambda: samples_to_table([sample]), watch)
+    if not isinstance(table, Failure):
+        return table
+    failed = [
+        Prompt(id=readable(prompt.id), text=readable(prompt.text), failure=bounded(prompt.failure or table))
+        for prompt in sample.asked
+    ]
+    return samples_to_table([Sample(id=readable(sample.id), prompts=tuple(failed))])
+
+
+def _begun(fetched: Iterator[EncodedImage], row: int, watch: Watch) -> Iterator[EncodedImage]:
+    """The images, with the row's time running from the moment at which there is one to decode."""
+    watch.end()
+    for image in fetched:
+        watch.begin(row, "decode")
+        yield image
+
+
+def _size_of(image: EncodedImage) -> int:
+    return len(image.data) if isinstance(image, PdfPage) else len(image)
 
 
 def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:

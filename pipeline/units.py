@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.seal import BrokenSeal, check_seal, is_sealed, write_sealed
-from schemas.wording import one_line
+from schemas.wording import one_line, printable, shortened
 
 ROWS_A_GROUP = 10_000
+_BYTES_A_GROUP = 512 * 2**20  # of a column more than 2 GB at once cannot be read where it is nested
 EXAMPLES = 3  # kept of each type of error
+_SHOWN = 300  # characters of an id and of a message in an example
 _RUN, _UNIT = "llava_batch_run", "llava_batch_unit"
 
 
@@ -56,11 +58,19 @@ def count_answers(answers: pa.Table) -> Counts:
     failed = failed.filter(pc.equal(failed.column("status"), "error"))
     types = (
         ErrorType(
-            stage=row["error_stage"], type=row["error_type"], rows=1, examples=(f"{row['id']}: {row['error_message']}",)
+            stage=row["error_stage"],
+            type=row["error_type"],
+            rows=1,
+            examples=(_example(row["id"], row["error_message"]),),
         )
         for row in failed.to_pylist()
     )
     return Counts(rows=answers.num_rows, errors=failed.num_rows, by_type=_merge_types(types))
+
+
+def _example(id: str, message: str) -> str:
+    """A failed row as it may be shown, whatever its data are."""
+    return printable(f"{shortened(id, _SHOWN)}: {shortened(message, _SHOWN)}")
 
 
 def unit_path(folder: str, unit: int) -> str:
@@ -73,6 +83,12 @@ def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
     plain = answers.replace_schema_metadata(None)
     sealed = write_sealed([plain], plain.schema, {_RUN: run, _UNIT: str(unit)})
     storage.write_atomic(unit_path(folder, unit), sealed)
+
+
+def keep_trace(folder: str, name: str, trace: str) -> None:
+    """Put the first traceback of a kind of error in `errors/` of the run folder."""
+    safe = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:100]
+    storage.create_new(storage.join(folder, "errors", f"{safe}.txt"), trace.encode("utf-8", "backslashreplace"))
 
 
 def read_unit_answers(
@@ -88,7 +104,7 @@ def read_unit_answers(
     try:
         if sealed or is_sealed(data):
             check_seal(data)
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        table = read_answers(data)
         marks = _marks(data)
     except (OSError, pa.ArrowException, BrokenSeal) as error:  # of the bytes: storage has raised its own before
         raise BrokenUnit(f"{path} is torn or damaged: {one_line(error)}") from error
@@ -123,9 +139,16 @@ def _named(field: pa.Field | None) -> str:
     return "no column" if field is None else f"{field.name!r} ({field.type})"
 
 
+def read_answers(data: bytes) -> pa.Table:
+    """All of a Parquet file in memory, a row group at a time."""
+    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as parquet:
+        groups = range(parquet.num_row_groups)
+        return pa.concat_tables([parquet.read_row_group(group) for group in groups]) if groups else parquet.read()
+
+
 def done_units(folder: str) -> set[int]:
     """Return the numbers of the units whose files exist: in units/ itself, under exactly the name of a unit."""
-    there = {file.url for file in storage.list_files(storage.join(folder, "units"), (".parquet",))}
+    there = {file.url for file in storage.list_folder(storage.join(folder, "units"), (".parquet",))}
     names = (re.search(r"/unit-(\d{8,})\.parquet$", url) for url in there)
     numbers = {int(name[1]) for name in names if name}
     return {number for number in numbers if storage.absolute(unit_path(folder, number)) in there}
@@ -134,7 +157,8 @@ def done_units(folder: str) -> set[int]:
 def to_parquet(table: pa.Table) -> bytes:
     """One Parquet file of this table: zstd, row groups that a viewer can open."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_A_GROUP, write_page_checksum=True)
+    groups = _rows_a_group(table)
+    pq.write_table(table, buffer, compression="zstd", row_group_size=groups, write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -144,7 +168,7 @@ def stream_to_parquet(tables: Iterator[pa.Table]) -> bytes:
     waiting = [next(tables)]
     with pq.ParquetWriter(buffer, waiting[0].schema, compression="zstd", write_page_checksum=True) as writer:
         for table in tables:
-            if sum(one.num_rows for one in waiting) >= ROWS_A_GROUP:
+            if sum(one.num_rows for one in waiting) >= ROWS_A_GROUP or sum(map(_bytes_of, waiting)) >= _BYTES_A_GROUP:
                 _write_group(writer, waiting)
                 waiting = []
             waiting.append(table)
@@ -154,7 +178,19 @@ def stream_to_parquet(tables: Iterator[pa.Table]) -> bytes:
 
 def _write_group(writer: pq.ParquetWriter, tables: Sequence[pa.Table]) -> None:
     together = pa.concat_tables(tables)
-    writer.write_table(together, row_group_size=max(1, together.num_rows))
+    rows = together.num_rows if _bytes_of(together) <= 2 * _BYTES_A_GROUP else _rows_a_group(together)
+    writer.write_table(together, row_group_size=max(1, rows))
+
+
+def _rows_a_group(table: pa.Table) -> int:
+    """As many rows as a viewer can open, fewer where they are large."""
+    rows = table.num_rows * _BYTES_A_GROUP // max(1, _bytes_of(table))
+    return max(1, min(ROWS_A_GROUP, int(rows)))
+
+
+def _bytes_of(table: pa.Table) -> int:
+    size: int = table.get_total_buffer_size()
+    return size
 
 
 def _merge_types(types: Iterable[ErrorType]) -> tuple[ErrorType, ...]:

@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from pipeline import storage
 from pipeline.checkpoint import Pin
 from pipeline.columns import Columns
+from pipeline.duplicates import find_duplicates
+from pipeline.mend import find_lost
 from pipeline.plan import Plan, plan_job
 from pipeline.reader import read_unit
 from pipeline.run import changed_files, read_manifest, read_run
@@ -55,11 +57,11 @@ def verify_run(folder: str) -> list[str]:
     return problems + list(_verify_answers(plan, manifest))
 
 
-def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None, gpus: int | None = None) -> Plan:
+def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None) -> Plan:
     """The plan that a run.json came from, made anew from its settings for the folder as it is named now."""
     identity = run["identity"]
     try:
-        placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": gpus}
+        placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": None}
         settings, job = JobSettings.model_validate(placed), str(identity["job"])
     except ValidationError as error:
         raise Refused(f"{folder} has settings that are not this release's: {describe_settings(error)[0]}") from error
@@ -92,16 +94,12 @@ def _verify_units(plan: Plan, run: dict[str, Any]) -> Iterator[str]:
 
 def _verify_files(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
     """Files that are missing, foreign, or not the bytes that the manifest states."""
-    there = {storage.absolute(file.url) for file in storage.list_files(storage.join(folder, "answers"), ("",))}
+    there = {storage.absolute(file.url) for file in storage.list_folder(storage.join(folder, "answers"), ("",))}
     stated = {storage.absolute(storage.join(folder, file["path"])): file for file in manifest["files"]}
     yield from (f"answers/ has a file that is not in the manifest: {url}" for url in sorted(there - stated.keys()))
-    for url, file in stated.items():
-        if url not in there:
-            yield f"{file['path']} is missing"
-            continue
-        data = storage.read_bytes(url)
-        if len(data) != file["bytes"] or hashlib.sha256(data).hexdigest() != file["sha256"]:
-            yield f"{file['path']} is not the file that was written: it has {len(data)} bytes or another hash"
+    for lost in find_lost(folder, manifest):
+        mend = "retry-failed was stopped and finishes it" if lost.by_retry else "the run's command answers it again"
+        yield f"{lost}; {mend}"
 
 
 def _verify_scores(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
@@ -134,6 +132,9 @@ def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
         if rows != file["rows"]:
             yield f"{file['path']} must have {file['rows']} answers, it has {rows}"
     missing.update(expected)
+    duplicates = find_duplicates(plan.listing)
+    if duplicates is not None:
+        yield f"ids of the input must differ, {duplicates}"
     if missing or surplus:
         yield from (f"ids of the input cannot be read any more: {message}" for message in islice(input.unread, SHOWN))
     if moved and not missing and not surplus:
@@ -173,7 +174,7 @@ class _Input:
             rows = pieces.select(["name", "start", "num_rows"]).to_pylist()
             return [f"{row['name']}:{row['start'] + i}" for row in rows for i in range(row["num_rows"])]
         if self._plan.listing.format == "parquet":
-            columns = Columns(image=columns.id, id=columns.id)  # any column of texts stands in for images
+            columns = Columns(id=columns.id)
         table = read_unit(pieces, columns, self._plan.listing.format)
         self.unread |= {failure["message"]: None for failure in table.column("failure").drop_null().to_pylist()}
         ids: list[str] = table.column("id").to_pylist()

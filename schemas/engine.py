@@ -86,6 +86,7 @@ class EngineSettings:
     prefill_kernels: PrefillKernels | None = None  # its products and attention; None: cute on Hopper with the packages
     quantize: Quantize | None = None  # of the decoder's layers alone; fp8 is our own, 8bit and 4bit are bitsandbytes'
     revision: str | None = None  # of a hub model: branch, tag or commit
+    adapter: str | None = None  # the folder of a LoRA adapter that is merged into the model as it is loaded
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:

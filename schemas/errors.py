@@ -10,8 +10,11 @@ Any other exception is a bug of ours, whatever it inherits from.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from schemas.wording import shortened
+
 Stage = Literal["read", "fetch", "decode", "prompt", "generate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+MOST = 2_000  # characters of a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,7 @@ class Failure:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
+        object.__setattr__(self, "message", shortened(self.message, MOST))  # whoever wrote it: no secret, no megabyte
 
 
 class Refused(ValueError):
@@ -39,5 +43,5 @@ class RowError(Exception):
     """One row cannot be answered; the others can."""
 
     def __init__(self, stage: Stage, type: str, message: str) -> None:
-        super().__init__(f"{stage}: {type}: {message}")
         self.failure = Failure(stage=stage, type=type, message=message)
+        super().__init__(f"{stage}: {type}: {self.failure.message}")

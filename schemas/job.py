@@ -1,15 +1,18 @@
 """The settings of a job: one frozen record, filled from YAML and flags, checked before anything starts."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.engine import Quantize
 from schemas.errors import Refused
+from schemas.wording import credentials_in, redacted
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -18,7 +21,7 @@ Strips = Literal["auto", "off"]
 # Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
 PLACEMENT = frozenset(
     {"output", "batch_size", "slots", "preprocess_workers", "unit_rows", "max_error_rate", "fetch_threads"}
-    | {"gpus", "gpus_per_model"}
+    | {"gpus", "gpus_per_model", "row_seconds", "dashboard", "worker_logs"}
 )
 
 
@@ -39,12 +42,22 @@ class JobSettings(BaseModel):
         min_length=1, description="Parquet files, image files, folders or globs, local or s3://, gs://; repeatable."
     )
     output: str = Field(min_length=1, description="The run folder, local or s3://, gs://.")
+    allow_root: tuple[str, ...] = Field(
+        (),
+        description="Folders or prefixes, local or s3://, gs://, that the rows of tables may name images in, and no "
+        "others; repeatable. Without any, rows may name all but local files where their table is in a store.",
+    )
     model: str = Field("demo", description="A hub id, a local checkpoint folder, or the bundled demo model.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    adapter: str | None = Field(
+        None,
+        description="A LoRA adapter to merge into the model as it is loaded: a folder, or a hub id with or without "
+        "@revision. With --model ADAPTER alone the base is the one that the adapter names.",
+    )
     prompt: tuple[str, ...] = Field(
         (),
         description="A question for every row, as text or name=text; {column} stands for the row's value, {{ for a "
-        "brace; repeatable. Replaces the job's own.",
+        "brace; @file.txt takes it from a file; repeatable. Replaces the job's own.",
     )
     system: str | None = Field(
         None, description="System message of every row without one; '' leaves out the one the chat format has."
@@ -111,11 +124,48 @@ class JobSettings(BaseModel):
     )
     preprocess_workers: int | None = Field(None, ge=1, description="CPU actors; from the cluster's when not given.")
     fetch_threads: int = Field(16, ge=1, description="Images fetched at once by each preprocessing actor.")
+    dashboard: bool = Field(
+        False, description="Start Ray's dashboard with a Ray of the job's own, and say where it is."
+    )
+    worker_logs: bool = Field(False, description="Show what the workers print.")
     unit_rows: int | None = Field(None, ge=1, le=4096, description="Rows of a work unit; from the input's rows.")
 
     max_image_bytes: int = Field(64 * 2**20, ge=1, description="Larger encoded images become error rows.")
     max_image_pixels: int = Field(100_000_000, ge=1, description="Larger decoded images become error rows.")
+    max_image_aspect: float = Field(
+        1000, ge=1, description="Images with one side more than so many times the other become error rows."
+    )
+    row_seconds: float = Field(
+        60, ge=0, description="A row whose preparation takes longer becomes an error row; 0 for no limit."
+    )
     max_error_rate: float = Field(0.01, ge=0, le=1, description="Stop when more rows fail; counted after 100 rows.")
+
+    @field_validator("input", "allow_root")
+    @classmethod
+    def _spell_all(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_in_utf_8, urls))
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _spell(cls, url: object) -> object:
+        return _in_utf_8(url) if isinstance(url, str) else url
+
+    @model_validator(mode="after")
+    def _check_places(self) -> Self:
+        places = [("input", url) for url in self.input] + [("allow_root", url) for url in self.allow_root]
+        places += [("adapter", self.adapter)] if self.adapter is not None else []
+        for name, url in [*places, ("output", self.output), ("model", self.model)]:
+            flag = f"--{name.replace('_', '-')}"
+            if not url.strip():
+                raise Refused(f"{flag} must not be empty, got {url!r}: is a variable of the shell unset?")
+            if "\0" in url:
+                raise Refused(f"{flag} must not hold a null character, got {url!r}")
+            if (secret := credentials_in(url)) is not None:
+                raise Refused(
+                    f"{flag} {redacted(url)} must not hold {secret}, as the run's files and messages name it: "
+                    "put keys in the environment, or copy a file that is behind http(s) to this machine"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -135,6 +185,15 @@ class JobSettings(BaseModel):
         if twice:
             raise Refused(f"prompt names must differ, got {', '.join(twice)} more than once")
         return self
+
+
+def _in_utf_8(path: str) -> str:
+    """A path of the command line whose bytes are not UTF-8 as the URI of the same place; any other as it is."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "file://" + quote(os.fsencode(os.path.abspath(path)))
+    return path
 
 
 def parse_prompts(texts: tuple[str, ...]) -> tuple[NamedPrompt, ...]:

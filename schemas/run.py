@@ -11,10 +11,6 @@ class _Checked(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class _Change(_Checked):
-    differences: list[str]
-
-
 class _TypeCount(_Checked):
     stage: str
     type: str
@@ -40,7 +36,7 @@ class RunState(_Checked):
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     identity: dict[str, Any]
     settings: dict[str, Any]
-    changes: list[_Change]
+    changes: list[dict[str, Any]]
     settled: dict[str, str] = {}
 
 

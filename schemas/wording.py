@@ -1,5 +1,7 @@
-"""Wording: what is wrong, in lines that name the setting, the rule and the value."""
+"""Wording: what is wrong, in lines that name the setting, the rule and the value; no secret, no control character."""
 
+import re
+import unicodedata
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
 
@@ -23,6 +25,8 @@ def describe_settings(
         place = spell(".".join(map(str, one["loc"])))
         if one["type"] == "extra_forbidden":
             return f"{place} is no setting of {of}{did_you_mean(str(one['loc'][-1]), known)}"
+        if one["type"] == "missing":
+            return f"{place} is required"
         return f"{place}: {rule[0].lower()}{rule[1:]}, got {one['input']!r}"
 
     return [describe(one) for one in error.errors()]
@@ -31,6 +35,76 @@ def describe_settings(
 def one_line(error: BaseException) -> str:
     """What went wrong without its line breaks: stores explain themselves over several lines."""
     return " ".join(str(error).split())
+
+
+def printable(text: str) -> str:
+    """`text` for a line of a terminal or log: whatever is no visible character is escaped, line breaks included."""
+    if text.isprintable():
+        return text
+    return "".join(letter if _is_visible(letter) else _escaped(letter) for letter in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same of every line of a text that has several of its own."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def redacted(text: str) -> str:
+    """`text` with `***` for users, passwords, tokens and signatures of the URLs in it."""
+    if "://" in text:
+        text = _USER.sub("://***@", text)
+    for pattern in (_QUERY, _BEARER):
+        text = pattern.sub(r"\1***", text)
+    return _HUB_TOKEN.sub("***", text)
+
+
+def shortened(text: str, most: int) -> str:
+    """`text`, secrets taken out, cut where it has more than `most` characters."""
+    text = redacted(text[: 10 * most + 1000])  # before it is cut: half a secret is not found any more
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def credentials_in(url: str) -> str | None:
+    """Return what a URL holds that no file may keep: `a user or password`, `a key or signature`; None for neither.
+
+    A path of this machine may have any name; so may an object of a store, apart from its user.
+    """
+    scheme, slashes, rest = url.partition("://")
+    if not slashes or not _SCHEME.fullmatch(scheme) or scheme.lower() in ("file", "local"):
+        return None
+    if _USER.match(url, len(scheme)):
+        return "a user or password"
+    has_query = scheme.lower() not in ("s3", "s3a", "gs", "gcs", "hf")
+    return "a key or signature" if has_query and _QUERY.search(rest) else None
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+# Up to the last @ before a slash; but Azure has container@account there, the hub repository@revision. Or a password
+# that has slashes, as keys of S3 do, and is no port and its path.
+_USER = re.compile(
+    r"://[^/?#\s'\"@:]*:[^/?#\s'\"]*@"  # user:password@
+    r"|(?<!abfs)(?<!bfss)(?<!wasb)(?<!asbs)(?<!az)(?<!hf)://[^/?#\s'\"]*@"  # user@
+    r"|://[^/\s@:]+:(?!\d{1,5}(?:[/?#\s]|$))[^\s@]{0,256}@"
+)
+_SECRETS = (
+    r"x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid|googleaccessid|key-pair-id|policy"
+    r"|sig|signature|(?:access_|auth_?|api_?|id_|refresh_)?(?:token|key)|auth|passw(?:or)?d|pwd|secret|client_secret"
+)
+_QUERY = re.compile(rf"([?&;](?:{_SECRETS})=)[^&;\s'\"<>#]+", re.IGNORECASE)
+_BEARER = re.compile(r"(\b(?:bearer|basic) )[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
+
+
+def _is_visible(letter: str) -> bool:
+    """Whether it prints; blanks of any width do, and the joiners that some scripts and emoji are written with."""
+    return letter.isprintable() or letter in "\u200c\u200d" or unicodedata.category(letter) == "Zs"
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    named = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(letter)
+    return named or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

@@ -6,13 +6,16 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from pipeline.row_border import NOBODY, Watch
 from pipeline.stages import Preprocess
 from schemas.answer import Answer, Generation, answer_from
 from schemas.engine import EngineStatistics, Sampling
 from schemas.job import JobSettings
+from schemas.request import Request
 from schemas.sample import Prompt, Sample
 
 
@@ -39,6 +42,19 @@ def load_echo_engine(settings: JobSettings) -> EchoEngine:
     return EchoEngine()
 
 
+def load_engine_that_counts(settings: JobSettings) -> EchoEngine:
+    """An echo engine whose every answer is the number of tokens it may have, and is cut there."""
+    return CountingEngine()
+
+
+class CountingEngine(EchoEngine):
+    """Answers with each prompt's own longest length."""
+
+    def _echo(self, sample: Sample, prompt: Prompt) -> Generation:
+        most = str(prompt.max_new_tokens)
+        return Generation(text=most, finish_reason="length", num_generated_tokens=1, mean_logprob=0.0)
+
+
 def load_deadly_engine(settings: JobSettings) -> EchoEngine:
     """An echo engine whose process is killed by every sample called `...kills-generate`."""
     return DeadlyEngine()
@@ -57,10 +73,20 @@ class DeadlyEngine(EchoEngine):
 class DeadlyPreprocess(Preprocess):
     """Crashes for real, by reading at address 0, on every request called `...kills-preprocess`."""
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table, watch: Watch = NOBODY) -> pa.Table:
         if any(id.endswith("kills-preprocess") for id in table["id"].to_pylist()):
             ctypes.string_at(0)
-        return super().__call__(table)
+        return super().__call__(table, watch)
+
+
+class StuckPreprocess(Preprocess):
+    """Never comes back, in C code that holds the interpreter, from a row called `...gets-stuck`."""
+
+    def _sample(self, row: int, request: Request, *rest: Any) -> Sample:
+        if request.id.endswith("gets-stuck"):
+            rest[-1].begin(row, "decode")
+            ctypes.PyDLL(None).sleep(1000)
+        return super()._sample(row, request, *rest)
 
 
 def load_engine_that_dies(settings: JobSettings) -> EchoEngine:

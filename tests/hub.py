@@ -1,5 +1,5 @@
-"""A hub of this machine for tests: repositories of datasets over HTTP, in the part of the Hugging Face Hub's API that
-listing and reading them takes.
+"""A hub of this machine for tests: repositories of datasets and models over HTTP, in the part of the Hugging Face Hub's
+API that listing and reading them takes.
 
 huggingface_hub reads HF_ENDPOINT when it is imported, so whoever is to find this hub is a process of its own that
 was started with `hub.environment`.
@@ -20,10 +20,11 @@ TOKEN = "hf_of_somebody_who_may"  # read gated repositories, that is, and know w
 PAGE = 3  # entries of a listing that are sent at once
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
-_INFO = re.compile(rf"/api/datasets/{_REPO}(?:/revision/(?P<revision>[^/]+))?")
-_TREE = re.compile(rf"/api/datasets/{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?")
-_PATHS = re.compile(rf"/api/datasets/{_REPO}/paths-info/(?P<revision>[^/]+)")
-_FILE = re.compile(rf"/datasets/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+_API = r"/api/(?:datasets|models)/"
+_INFO = re.compile(rf"{_API}{_REPO}(?:/revision/(?P<revision>[^/]+))?")
+_TREE = re.compile(rf"{_API}{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?")
+_PATHS = re.compile(rf"{_API}{_REPO}/paths-info/(?P<revision>[^/]+)")
+_FILE = re.compile(rf"/(?:datasets/)?{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
 Files = Mapping[str, bytes]
 
@@ -151,7 +152,9 @@ class Handler(BaseHTTPRequestHandler):
                 revision = match["revision"] and unquote(match["revision"])
                 sha, files = self.hub.commit(match["repo"], revision, known)
                 if shape is _INFO:
-                    self._send_json({"id": match["repo"], "sha": sha, "private": False, "siblings": [], "tags": []})
+                    names = [{"rfilename": name} for name in files]
+                    about = {"id": match["repo"], "sha": sha, "private": False, "siblings": names, "tags": []}
+                    self._send_json(about)
                 elif shape is _PATHS:
                     self._send_json([found for name in form["paths"] if (found := entry(name, files))])
                 else:

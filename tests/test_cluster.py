@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +55,22 @@ class Head:
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[Head]:
+    """A Ray head that asks nobody for a token."""
+    with running_head(tmp_path, {"RAY_AUTH_MODE": "disabled"}) as head:
+        yield head
+
+
+def plain_environment(**changes: str) -> dict[str, str]:
+    """This process's environment without what it knows of any Ray."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **changes}
+
+
+@contextmanager
+def running_head(tmp_path: Path, changes: dict[str, str]) -> Iterator[Head]:
     """A Ray head with a dashboard in a process group of its own, which is all that is stopped at the end."""
     ports = [free_port() for _ in range(4)]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment["RAY_AUTH_MODE"] = "disabled"
-    environment.pop("RAY_ADDRESS", None)
+    environment = plain_environment(**changes)
     names = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
     flags = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
     command = ["ray", "start", "--head", "--block", "--num-cpus=4", "--object-store-memory=200000000", *flags]
@@ -114,3 +126,23 @@ def test_a_submitted_job_writes_its_answers_and_gives_its_exit_status(head: Head
     refused = submit(head, *common, "--output", str(tmp_path / "out2"), "--temperature", "-1")
     assert refused.returncode != 0
     assert "--temperature: input should be greater than or equal to 0" in refused.stdout
+
+
+@pytest.mark.ray
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("auth", ["off", "on"])
+def test_jobs_are_submitted_as_before_on_a_machine_that_has_run_one_of_its_own(auth: str, tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(2)])
+    common = ["caption", "--input", str(source), "--model", str(checkpoint()), "--max-new-tokens", "3"]
+    home, token = tmp_path / "home", tmp_path / "token"
+    home.mkdir()
+    token.write_text("0123456789abcdef" * 4, encoding="ascii")
+    command = [sys.executable, "-m", "jobs", *common, "--output", str(tmp_path / "own")]
+    subprocess.run(command, cwd=ROOT, env=plain_environment(HOME=str(home)), check=True, timeout=300)
+    assert not (home / ".ray").exists()
+    asked = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} if auth == "on" else {}
+    with running_head(tmp_path, {"HOME": str(home), **asked}) as head:
+        done = submit(head, *common, "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert pq.read_table(tmp_path / "out" / "answers").num_rows == 2

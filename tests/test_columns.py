@@ -5,6 +5,10 @@ from pipeline.columns import ColumnChoices, Columns, FileSchema, describe_column
 
 BYTES, TEXT, NUMBER = pa.binary(), pa.string(), pa.int64()
 IMAGE = pa.struct([("bytes", BYTES), ("path", TEXT)])
+TURNS = pa.list_(pa.struct([("role", TEXT), ("content", TEXT)]))
+TURNS_OF_BYTES = pa.list_(pa.struct([("role", TEXT), ("content", BYTES)]))
+OF_NUMBERS = pa.struct([("bytes", pa.list_(pa.uint8())), ("path", TEXT), ("size", NUMBER)])
+LLAVA = pa.list_(pa.struct([("from", TEXT), ("value", TEXT)]))
 
 
 def find(columns: dict[str, pa.DataType], **choices: str | bool | tuple[str, ...]) -> Columns:
@@ -17,7 +21,21 @@ def find(columns: dict[str, pa.DataType], **choices: str | bool | tuple[str, ...
         pytest.param({"image": IMAGE, "label": NUMBER}, "image", "struct", id="struct"),
         pytest.param({"JPG": pa.large_binary()}, "JPG", "bytes", id="any case"),
         pytest.param({"URL": TEXT, "caption": TEXT}, "URL", "uri", id="uri"),
-        pytest.param({"image": pa.list_(NUMBER), "path": TEXT}, "path", "uri", id="a name with another type"),
+        pytest.param({"image": pa.null(), "path": TEXT}, "path", "uri", id="a name without a value"),
+        pytest.param({"url": pa.string_view()}, "url", "uri", id="views of text"),
+        pytest.param({"image": pa.dictionary(pa.int8(), BYTES)}, "image", "bytes", id="bytes pointed at"),
+        pytest.param({"image": pa.binary(4)}, "image", "bytes", id="bytes of one length"),
+        pytest.param({"image": pa.list_(pa.uint8())}, "image", "bytes", id="bytes as numbers"),
+        pytest.param(
+            {"image": pa.struct([("bytes", pa.list_(pa.uint8())), ("path", TEXT), ("size", NUMBER)])},
+            "image",
+            "struct",
+            id="numbers in a struct",
+        ),
+        pytest.param({"images": pa.list_view(pa.binary_view())}, "images", "list of bytes", id="a list of views"),
+        pytest.param(
+            {"photo": BYTES, "tokens": pa.list_(pa.uint8()), "key": BYTES}, "photo", "bytes", id="numbers by type alone"
+        ),
         pytest.param({"photo": BYTES, "note": TEXT}, "photo", "bytes", id="by type alone"),
         pytest.param({"images": pa.list_(BYTES)}, "images", "list of bytes", id="a list of bytes"),
         pytest.param({"images": pa.large_list(TEXT), "tags": pa.list_(TEXT)}, "images", "list of uri", id="of URIs"),
@@ -55,20 +73,78 @@ def test_a_choice_settles_what_is_ambiguous() -> None:
     assert (found.image, found.image_kind, found.id, found.prompt) == ("url", "uri", "key", "question")
 
 
-def test_text_is_the_prompt_only_where_no_better_name_is() -> None:
-    assert find({"image": BYTES, "text": TEXT}).prompt == "text"
-    assert find({"image": BYTES, "text": TEXT, "question": TEXT}).prompt == "question"
+@pytest.mark.parametrize("name", ["text", "TEXT", "caption", "Captions"])
+def test_a_caption_is_no_question_by_itself(name: str) -> None:
+    found = find({"image": BYTES, name: TEXT})
+    assert (found.prompt, found.ignored) == (None, (name,))
+    assert f"prompt: the job's (column '{name}' is ignored; --prompt-column {name} asks it)" in describe_columns(found)
+    assert find({"image": BYTES, name: TEXT}, prompt=name).prompt == name
+    assert find({"image": BYTES, name: TEXT, "Instruction": TEXT}).prompt == "Instruction"
 
 
 def test_a_found_prompt_column_is_ignored_where_the_job_has_prompts_of_its_own() -> None:
-    found = find({"image": BYTES, "prompt": TEXT, "question": TEXT}, own_prompts=True)
-    assert (found.prompt, found.ignored_prompt) == (None, "prompt")
+    found = find({"image": BYTES, "prompt": TEXT, "question": TEXT, "messages": TURNS}, own_prompts=True)
+    assert (found.prompt, found.ignored) == (None, ("prompt", "question", "messages"))
+    assert "--messages-column messages asks it" in "".join(describe_columns(found))
     assert find({"image": BYTES, "question": TEXT}, own_prompts=True, prompt="question").prompt == "question"
+
+
+@pytest.mark.parametrize(
+    ("name", "type", "role"),
+    [
+        pytest.param("image", pa.list_(NUMBER), "image", id="numbers"),
+        pytest.param("image", pa.struct([("array", pa.list_(NUMBER))]), "image", id="an array"),
+        pytest.param("image", pa.struct([("bytes", NUMBER), ("path", TEXT)]), "image", id="no bytes"),
+        pytest.param("Key", pa.float64(), "id", id="floats"),
+        pytest.param("id", pa.struct([("a", TEXT)]), "id", id="structs"),
+        pytest.param("prompt", pa.list_(TEXT), "prompt", id="a list"),
+        pytest.param("prompt", pa.null(), "prompt", id="no value"),
+        pytest.param("prompt", pa.json_(), "prompt", id="JSON"),
+        pytest.param("messages", NUMBER, "messages", id="a number"),
+        pytest.param(
+            "messages", pa.list_(pa.struct([("role", TEXT), ("content", BYTES)])), "messages", id="bytes in it"
+        ),
+        pytest.param(
+            "conversations", pa.struct([("from", pa.list_(TEXT)), ("value", pa.list_(TEXT))]), "messages", id="lists"
+        ),
+    ],
+)
+def test_a_column_of_a_conventional_name_is_never_passed_over(name: str, type: pa.DataType, role: str) -> None:
+    columns = {"image": BYTES, "url" if role == "image" else "note": TEXT, name: type}
+    with pytest.raises(ValueError, match=rf"^column '{name}' must be .* to be the {role}, .*--{role}-column to .*''"):
+        find(columns)
+    columns |= {"photo": BYTES}
+    found = find(columns, **{"image": "photo", role: "photo" if role == "image" else ""})
+    assert name not in found.used()
+
+
+@pytest.mark.parametrize(
+    "type",
+    [
+        pa.uint32(),
+        pa.decimal128(20),
+        pa.uuid(),
+        pa.date32(),
+        pa.string_view(),
+        BYTES,
+        pa.dictionary(pa.int8(), TEXT),
+    ],
+)
+def test_what_has_one_spelling_names_a_row(type: pa.DataType) -> None:
+    assert find({"image": pa.struct([("bytes", BYTES)]), "id": type}).id == "id"
+
+
+def test_no_column_is_a_choice() -> None:
+    columns = {"image": BYTES, "id": TEXT, "prompt": TEXT}
+    assert find(columns, id="", prompt="").used() == ["image"]
+    assert find({"image": pa.list_(NUMBER), "messages": TURNS}, image="").used() == ["messages"]
+    with pytest.raises(ValueError, match="no image column found"):
+        find(columns, image="")
 
 
 def test_the_right_text_rides_along_and_is_never_the_prompt() -> None:
     found = find({"image": BYTES, "text": TEXT}, reference="text")
-    assert (found.prompt, found.ignored_prompt) == (None, None)
+    assert (found.prompt, found.ignored) == (None, ())
     assert [(kept.name, kept.column) for kept in found.keep] == [("reference", "text")]
     assert found.used() == ["image", "text"]
 
@@ -98,22 +174,16 @@ def test_a_wrong_choice_is_named_with_what_there_is(choices: dict[str, str], mes
         find({"image": BYTES, "note": TEXT, "label": NUMBER, "text": TEXT}, **choices)
 
 
-TURNS = pa.list_(pa.struct([("role", TEXT), ("content", TEXT)]))
-
-
 @pytest.mark.parametrize(
     ("columns", "messages", "prompt"),
     [
         pytest.param({"image": BYTES, "messages": TURNS}, "messages", None, id="structs"),
         pytest.param({"image": BYTES, "messages": TEXT}, "messages", None, id="JSON text"),
         pytest.param({"messages": TURNS, "text": TEXT}, "messages", None, id="without images, beside a text"),
-        pytest.param({"image": BYTES, "messages": NUMBER, "question": TEXT}, None, "question", id="another type"),
-        pytest.param(
-            {"image": BYTES, "messages": pa.list_(pa.struct([("role", TEXT), ("content", BYTES)])), "prompt": TEXT},
-            None,
-            "prompt",
-            id="bytes in it",
-        ),
+        pytest.param({"image": BYTES, "messages": pa.json_()}, "messages", None, id="JSON"),
+        pytest.param({"image": BYTES, "conversations": LLAVA}, "conversations", None, id="from and value"),
+        pytest.param({"image": BYTES, "messages": pa.list_(pa.map_(TEXT, TEXT))}, "messages", None, id="maps"),
+        pytest.param({"image": BYTES, "messages": pa.null(), "question": TEXT}, None, "question", id="without a value"),
     ],
 )
 def test_messages_are_found_by_name_and_type(columns, messages: str | None, prompt: str | None) -> None:
@@ -166,6 +236,34 @@ def test_files_must_agree_on_the_columns_that_are_used(other: dict[str, pa.DataT
     ]
     with pytest.raises(ValueError, match=message):
         find_columns(files, ColumnChoices(keep=("note",)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        pytest.param({}, {"prompt": TEXT}, "^a.parquet must have one column 'prompt' as b.parquet has", id="prompt"),
+        pytest.param({"id": TEXT}, {}, "^b.parquet must have one column 'id' as a.parquet has", id="id"),
+        pytest.param({}, {"messages": NUMBER}, "^column 'messages' must .* b.parquet has int64", id="of no use"),
+    ],
+)
+def test_a_column_of_some_of_the_files_is_never_passed_over(first, second, message: str) -> None:
+    files = [
+        FileSchema(url=f"{name}.parquet", schema=pa.schema({"image": BYTES, **columns}))
+        for name, columns in (("a", first), ("b", second))
+    ]
+    with pytest.raises(ValueError, match=message):
+        find_columns(files, ColumnChoices())
+
+
+def test_files_may_lay_out_the_same_values_in_other_ways() -> None:
+    prompts = (pa.null(), TEXT, pa.string_view(), pa.dictionary(pa.int8(), pa.large_string()))
+    files = [
+        FileSchema(url=str(type), schema=pa.schema({"image": BYTES, "prompt": type, "tags": pa.list_(type)}))
+        for type in prompts[1:]
+    ]
+    nothing = FileSchema(url="null", schema=pa.schema({"image": BYTES, "prompt": pa.null(), "tags": pa.null()}))
+    found = find_columns([nothing, *files], ColumnChoices(keep=("tags",)))
+    assert (found.prompt, found.keep[0].type) == ("prompt", pa.list_(TEXT))
 
 
 def test_two_columns_of_one_name_are_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from demo.checkpoint import CHAT_TEMPLATE
 from jobs.__main__ import main
-from pipeline.dryrun import describe_plan, describe_rows
+from pipeline.dryrun import describe_plan, sample_rows
 from pipeline.job import run_job
 from pipeline.plan import Plan, plan_job
 from pipeline.preprocess.template import hash_template
@@ -93,7 +93,7 @@ def test_a_dry_run_shows_the_template_and_a_conversation_as_the_model_reads_it(s
     plan = plan_for(source, system="Be brief.")
     assert "chat     the checkpoint's own template\nsystem   'Be brief.'" in describe_plan(plan)
     assert "messages: column 'messages'" in describe_plan(plan)
-    shown = describe_rows(plan)
+    shown = sample_rows(plan).lines
     assert "'<system>Be brief.<user>Is<image>\\nlike<image>\\n<assistant>'" in shown
     assert "  1  prompt  no image, 0 tiles" in shown
     assert "error at prompt: ImageCountMismatch: " in shown
@@ -102,7 +102,7 @@ def test_a_dry_run_shows_the_template_and_a_conversation_as_the_model_reads_it(s
 def test_a_dry_run_shows_a_prompt_with_its_columns_filled_in(source: Path) -> None:
     plan = plan_for(source, prompt=("t=Translate {caption}: {{}}",), chat_template="vicuna", system="")
     assert "chat     format vicuna\nsystem   ''\nprompt   t: 'Translate {caption}: {{}}'" in describe_plan(plan)
-    shown = describe_rows(plan)
+    shown = sample_rows(plan).lines
     assert "'USER: <image>\\n<image>\\nTranslate two: {} ASSISTANT:'" in shown
     assert "error at prompt: NullInPrompt: the columns a prompt names must not be null, 'caption' is" in shown
 

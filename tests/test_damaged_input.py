@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from pipeline import storage
 from pipeline.columns import ColumnChoices
@@ -68,7 +69,63 @@ def test_rows_of_a_file_that_became_another_one_are_failed_rows(tmp_path: Path) 
         assert failures_of(listing) == [("a.parquet:0", "BrokenFile"), ("a.parquet:1", "BrokenFile")]
 
 
-def test_text_that_is_no_utf8_fails_its_rows(tmp_path: Path) -> None:
-    texts = pa.array([b"one", b"\xff\xfe", b"two"], pa.binary()).view(pa.string())
-    url = write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * 3, "prompt": texts}))
-    assert failures_of(list_input([url], CONVENTION)) == [(f"a.parquet:{row}", "BrokenFile") for row in range(3)]
+def texts(*values: bytes | None) -> pa.Array:
+    """Strings of these bytes, whether they are UTF-8 or not."""
+    return pa.array(values, pa.binary()).view(pa.string())
+
+
+BAD = b"caf\xe9"
+COLUMNS = {
+    "prompt": texts(b"one", b"two", BAD, b"four"),
+    "note": texts(b"one", b"two", BAD, b"four"),
+    "image": pa.StructArray.from_arrays([pa.array([b"1"] * 4), texts(b"a", b"b", BAD, b"d")], names=["bytes", "path"]),
+    "messages": texts(b"[]", b"[]", BAD, b"[]"),
+    "conversations": pa.ListArray.from_arrays(
+        pa.array(range(5), pa.int32()),
+        pa.StructArray.from_arrays([pa.array(["user"] * 4), texts(b"a", b"b", BAD, b"d")], names=["role", "content"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_text_that_is_none_costs_its_row_alone(tmp_path: Path, name: str) -> None:
+    columns = {"id": list("abcd"), "image": [b"1"] * 4, name: COLUMNS[name]}
+    url = write(f"{tmp_path}/a.parquet", pa.table(columns))
+    listing = list_input([url], ColumnChoices(keep=("note",) if name == "note" else ()))
+    assert failures_of(listing) == [None, None, ("c", "InvalidText"), None]
+    message = str(requests_of(listing)[2].failure)
+    assert f"column '{name}' in row 2 of {url} must be UTF-8 text: " in message
+
+
+def test_rows_whose_ids_are_no_text_are_called_after_their_place(tmp_path: Path) -> None:
+    ids = texts(BAD, b"b", BAD, b"d", BAD)
+    url = write(
+        f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * 5, "id": ids, "prompt": texts(*[b"x"] * 3, BAD, BAD)})
+    )
+    listing = list_input([url], CONVENTION)
+    made = [("a.parquet:0", "InvalidText"), None, ("a.parquet:2", "InvalidText")]
+    assert failures_of(listing) == [*made, ("d", "InvalidText"), ("a.parquet:4", "InvalidText")]
+    assert [request.id for request in requests_of(listing)][1] == "b"
+
+
+def test_a_text_that_is_none_in_a_dictionary_costs_its_row_group(tmp_path: Path) -> None:
+    prompts = pa.DictionaryArray.from_arrays(pa.array([0, 0, 1, 0], pa.int8()), texts(b"one", BAD))
+    rows = pa.table({"id": list("abcd"), "image": [b"1"] * 4, "prompt": prompts})
+    url = write(f"{tmp_path}/a.parquet", rows, row_group_size=2, use_dictionary=False)
+    assert failures_of(list_input([url], CONVENTION)) == [None, None, ("c", "InvalidText"), ("d", "InvalidText")]
+
+
+def test_a_row_with_a_bad_value_keeps_the_others(tmp_path: Path) -> None:
+    rows = pa.table({"image": [b"1"] * 2, "note": texts(b"one", BAD), "n": [1, 2]})
+    url = write(f"{tmp_path}/a.parquet", rows)
+    table = read_all(list_input([url], ColumnChoices(keep=("note", "n"))))
+    assert table.column("keep:note").to_pylist() == ["one", None]
+    assert table.column("keep:n").to_pylist() == [1, 2]
+
+
+def test_many_bad_texts_are_found_in_one_reading(tmp_path: Path) -> None:
+    rows = 4096
+    prompts = texts(*[BAD if row % 2 else b"good" for row in range(rows)])
+    url = write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * rows, "prompt": prompts}))
+    failed = [request.failure is not None for request in requests_of(list_input([url], CONVENTION, unit_rows=rows))]
+    assert failed == [False, True] * (rows // 2)

@@ -1,12 +1,14 @@
 import base64
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import storage
-from pipeline.fetch import fetch
+from pipeline.fetch import ImageFetcher, fetch
 from schemas.errors import Failure, RowError
+from schemas.request import ImageRef
 
 pytest_plugins = ["tests.object_store"]
 
@@ -116,3 +118,108 @@ def test_a_bad_data_uri_is_named_in_short(uri: str, type: str) -> None:
     failure = failure_of(uri)
     assert failure.type == type
     assert len(failure.message) < 500
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        pytest.param("http://user:SECRET@127.0.0.1:9/x.png", id="http"),
+        pytest.param("s3://AKIAX:SEC/RET@bucket/x.png", id="keys with a slash"),
+        pytest.param("https://host/x.png?X-Amz-Signature=SECRET", id="signed"),
+        pytest.param(f"http://user:SECRET{'x' * 300}@host/x.png", id="longer than what is shown"),
+    ],
+)
+def test_no_message_holds_the_secret_of_a_uri(uri: str) -> None:
+    assert "SEC" not in failure_of(uri).message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "hf://",
+        "hf://a",
+        "s3://",
+        "s3://bucket",
+        "gs://b/x",
+        "file://other/x.png",
+        "file://",
+        "/a" * 100_000,
+        "C:\\x.png",
+    ],
+)
+def test_what_names_no_file_is_a_failed_row(store: str, uri: str) -> None:
+    assert failure_of(uri).type in ("FetchFailed", "FileNotFound", "UnsupportedScheme")
+
+
+def fetcher(*roots: str) -> ImageFetcher:
+    return ImageFetcher(max_bytes=LIMIT, pdf_dpi=72, roots=roots)
+
+
+def outcome(fetch_image: ImageFetcher, uri: str, table: str | None) -> object:
+    try:
+        return fetch_image(ImageRef(uri=uri, table=table))
+    except RowError as error:
+        return error.failure.type
+
+
+@pytest.mark.parametrize(
+    "spell", [str, Path.as_uri, lambda path: f"file:{path}", lambda path: f"file://localhost{path}"]
+)
+def test_a_row_of_a_table_in_a_store_names_no_local_file_but_below_a_root(tmp_path: Path, spell: Any) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    uri, local, remote = spell(tmp_path / "a.png"), str(tmp_path / "t.parquet"), "s3://b/t.parquet"
+    assert outcome(fetcher(), uri, None) == b"x"
+    assert outcome(fetcher(), uri, local) == b"x"
+    assert outcome(fetcher(), uri, remote) == "NotAllowed"
+    assert outcome(fetcher(str(tmp_path)), uri, remote) == b"x"
+    assert outcome(fetcher("s3://b/"), uri, local) == "NotAllowed"
+    assert outcome(fetcher("s3://b/"), "data:,x", remote) == b"x"
+
+
+def test_roots_are_whole_folders_and_links_do_not_lead_out(tmp_path: Path) -> None:
+    for name in ("in/a.png", "in2/b.png", "out/c.png"):
+        storage.write_atomic(str(tmp_path / name), b"x")
+    (tmp_path / "in" / "link.png").symlink_to("../out/c.png")
+    (tmp_path / "to-in").symlink_to("in")
+    fetch_image, table = fetcher(str(tmp_path / "to-in")), str(tmp_path / "t.parquet")
+    assert outcome(fetch_image, f"{tmp_path}/in/a.png", table) == b"x"
+    assert outcome(fetch_image, f"{tmp_path}/to-in/../in/a.png", table) == b"x"
+    for name in ("in2/b.png", "in/../out/c.png", "in/link.png", "to-in/link.png"):
+        assert outcome(fetch_image, f"{tmp_path}/{name}", table) == "NotAllowed"
+    assert outcome(fetch_image, f"{tmp_path}/in/link.png", None) == b"x"  # the user named it
+
+
+def test_roots_in_a_store_are_prefixes_of_whole_names(bucket: str) -> None:
+    for name in ("in/a.png", "in2/b.png"):
+        storage.write_atomic(f"{bucket}/{name}", b"x")
+    fetch_image = fetcher(f"{bucket}/in/")
+    assert outcome(fetch_image, f"{bucket}/in/a.png", f"{bucket}/t.parquet") == b"x"
+    for name in ("in2/b.png", "in/../in2/b.png", "t.png"):
+        assert outcome(fetch_image, f"{bucket}/{name}", f"{bucket}/t.parquet") == "NotAllowed"
+
+
+@pytest.mark.parametrize(
+    "uri", ["/proc/self/environ", "/dev/zero", "/dev/fd/0", "/sys/kernel/notes", "/dev/../proc/version"]
+)
+def test_a_row_names_no_file_of_the_system(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "link.png").symlink_to(uri)
+    for name in (uri, f"{tmp_path}/link.png"):
+        assert outcome(fetcher(), name, f"{tmp_path}/t.parquet") in ("NotAllowed", "FetchFailed", "FileNotFound")
+
+
+def test_a_pipe_that_a_row_names_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert outcome(fetcher(), f"{tmp_path}/pipe.png", f"{tmp_path}/t.parquet") == "FetchFailed"
+
+
+def test_the_pages_of_a_pdf_are_read_where_images_are(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"x")
+    assert outcome(fetcher(), f"{tmp_path}/a.pdf#page=1", "s3://b/t.parquet") == "NotAllowed"
+
+
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff" + bytes(99), b"\x89PNG\r\n\x1a\n" + bytes(99), bytes(range(256)) * 9])
+def test_bare_base64_says_what_it_lacks_in_few_words(data: bytes) -> None:
+    text = base64.b64encode(data).decode()
+    with pytest.raises(RowError, match=r"BareBase64: .* prefix data:image/\.\.\.;base64,") as caught:
+        ImageFetcher(max_bytes=10**6, pdf_dpi=72)(ImageRef(uri=text, table="/a.parquet"))
+    assert len(str(caught.value)) < 300

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from jobs.benchmarks import BENCHMARKS
+from tests.adapters import attention_pairs, write_adapter
 from tests.hub import TOKEN, Hub, serving
 from tests.inputs import good_row, write_parquet
 from tests.jobs.benchmarks.test_benchmarks import CASES, Case
@@ -154,6 +155,32 @@ def test_what_the_hub_does_not_give_is_said_in_a_line_before_anything_starts(hub
         assert said.count("\n") == 1, said
         assert message in said
     assert not (tmp_path / "o").exists()
+
+
+def files_of(folder: Path, *without: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name not in without}
+
+
+def test_models_and_adapters_of_the_hub_are_proven_by_their_headers(hub: Hub, tmp_path: Path) -> None:
+    base = files_of(checkpoint())
+    larger = base["config.json"].replace(b'"vocab_size": 262', b'"vocab_size": 300')
+    hub.push("a/base", base)
+    hub.push("a/larger", {**base, "config.json": larger})
+    hub.push("a/pickle", {**files_of(checkpoint(), "model.safetensors"), "pytorch_model.bin": b"x"})
+    adapter = write_adapter(tmp_path / "lora", attention_pairs(), base_model_name_or_path="a/base")
+    commit = hub.push("a/lora", files_of(adapter))
+    hub.push("a/both", {**base, **files_of(adapter)})
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    models = ["a/base", "a/larger", "a/pickle", "a/lora", "a/both"]
+    flags = ["--input", str(source), "--output", str(tmp_path / "out"), "--dry-run"]
+    whole, refused, pickled, adapted, both = main_each(hub, [["caption", "--model", one, *flags] for one in models])
+    assert (whole[0], adapted[0]) == (0, 0), (whole, adapted)
+    assert f"adapter  a/lora@{commit}" in adapted[1]
+    assert "4 tensors of a/base changed" in adapted[1]
+    for (status, said), words in ((refused, "must be (300, 64)"), (pickled, "pytorch_model.bin"), (both, "--adapter")):
+        assert status == 2, said
+        assert words in said
+        assert said.count("\n") == 1, said
 
 
 @pytest.mark.soak

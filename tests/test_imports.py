@@ -24,6 +24,16 @@ BANNED = {
         "jobs",
         "demo",
     ),
+    "pipeline/weights": (
+        "ray",
+        "pyarrow",
+        "pandas",
+        "pipeline.engine",
+        "pipeline.sources",
+        "pipeline.run",
+        "jobs",
+        "demo",
+    ),
     "pipeline/sweep": ("torch", "transformers", "ray", "pipeline.engine", "jobs", "demo"),
     "pipeline/run.py": ("torch", "transformers", "ray", "jobs", "demo"),
     **dict.fromkeys(

@@ -98,6 +98,24 @@ def test_before_what_only_one_may_do_the_lock_itself_is_looked_at(folder: str) -
             lock.confirm()
 
 
+def test_a_lock_that_is_gone_is_lost_as_whoever_took_it_may_have_ended(folder: str) -> None:
+    with hold(folder, Timing(beat_s=1000)) as lock:
+        storage.delete(lock.url)
+        with pytest.raises(FolderInUse, match="or removed"):
+            lock.confirm()
+    assert not storage.exists(storage.join(folder, NAME))
+
+
+def test_where_the_store_does_not_answer_nothing_is_confirmed(tmp_path: Path) -> None:
+    with hold(str(tmp_path), Timing(beat_s=1000)) as lock:
+        (tmp_path / NAME).unlink()
+        (tmp_path / NAME).mkdir()  # reading it is an OSError, as of a store that is away
+        with pytest.raises(OSError, match="not a regular file"):
+            lock.confirm()
+        lock.beat()  # the next one tells
+        lock.check()
+
+
 def test_a_lock_that_cannot_be_looked_at_in_the_end_does_not_undo_what_was_done(tmp_path: Path) -> None:
     with hold(str(tmp_path), Timing(beat_s=1000)):
         (tmp_path / NAME).unlink()

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.random_model import write_model
 from pipeline.engine.packages import is_there
-from pipeline.machine import cards_here, check_machine, describe_needs
+from pipeline.environment import cards_here
+from pipeline.machine import check_machine, describe_needs
 from schemas.job import JobSettings
 from tests.tiny import checkpoint
 

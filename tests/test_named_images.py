@@ -163,3 +163,18 @@ def test_a_job_answers_messages_that_bring_their_images(tmp_path: Path) -> None:
     assert [row["error_type"] for row in found] == [None, "FileNotFound"]
     assert found[0]["image_width"] > 0
     assert found[0]["prompt"] == "Alike?"
+
+
+def test_rows_of_a_table_in_a_store_read_local_files_only_below_a_root(bucket: str, tmp_path: Path) -> None:
+    local = str(tmp_path / "a.jpg")
+    Path(local).write_bytes(COLUMN)
+    rows = [{"messages": asking(named(local))}, {"messages": asking(named(data_uri(COLUMN)))}]
+
+    def failures(**changes: object) -> list[str | None]:
+        plan = plan_for(bucket, rows, **changes)
+        samples = table_to_samples(Preprocess(plan.settings)(unit_reader(plan.listing)(0)))
+        return [sample.prompts[0].failure and sample.prompts[0].failure.type for sample in samples]
+
+    assert failures() == ["NotAllowed", None]
+    assert failures(allow_root=(str(tmp_path),)) == [None, None]
+    assert failures(allow_root=(bucket,)) == ["NotAllowed", None]

@@ -1,5 +1,6 @@
 """A row that kills its worker costs only itself. Here a death is an exception that no marker is cleared after."""
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.poison import MAX_LOADS, Guard, Markers, bounded_loading
+from pipeline import storage
+from pipeline.poison import MAX_LOADS, Guard, Marker, Markers, RowWatch, bounded_loading
+from pipeline.watchdog import Note, Watchdog
 from schemas.errors import Failure
 
 ROWS = pa.table({"id": ["a", "b", "poison", "c"]})
@@ -57,7 +60,8 @@ def test_a_unit_that_was_only_near_a_death_is_done_in_full(tmp_path: Path) -> No
 
 
 def test_the_deaths_of_another_drivers_workers_do_not_count(tmp_path: Path) -> None:
-    Markers(folder=str(tmp_path), driver="before").put("unit-00000007-preprocess", row=0, deaths={0: 5})
+    before = Marker(driver="before", deaths={"0": 5}, slow={"1": "decode"})
+    Markers(folder=str(tmp_path), driver="before").put("unit-00000007-preprocess", row=0, known=before)
     seen = []
     good = ROWS.slice(0, 2)
 
@@ -109,6 +113,54 @@ def test_a_suspect_unit_is_alone_in_its_actor(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert [at_once for at_once, rows in most if rows == 1] == [1, 1]
+
+
+class HastyWatchdog(Watchdog):
+    """Has no patience with row `poison`: leaves its note and kills at once."""
+
+    def expect(self, name: str, until: float, note: Note) -> None:
+        if list(json.loads(note.text)["slow"])[-1] == "2":
+            storage.write_atomic(note.url, note.text.encode())
+            raise Died
+
+
+def slow(tmp_path: Path, known: Marker | None = None) -> tuple[pa.Table, int]:
+    """Rows of which one takes too long, done as Ray would restart the worker."""
+    markers = Markers(folder=str(tmp_path), driver="d")
+    if known is not None:
+        markers.put("unit-00000007-preprocess", known=known)
+
+    def attempt() -> pa.Table:
+        watch = RowWatch(HastyWatchdog(), 60, lambda *_: None)
+
+        def step(table: pa.Table) -> pa.Table:
+            for row in range(table.num_rows):
+                watch.begin(row, "decode")
+            return pa.table({"id": [id.upper() for id in table["id"].to_pylist()]})
+
+        return Guard("preprocess", markers, give_up, watch=watch)(7, lambda _: ROWS, step)
+
+    return try_until_done(attempt)
+
+
+def test_a_row_that_takes_too_long_is_given_up_after_one_death(tmp_path: Path) -> None:
+    result, deaths = slow(tmp_path)
+    assert (result["id"].to_pylist(), deaths) == (["A", "B", "poison: TimedOut", "C"], 1)
+    assert not list((tmp_path / "markers").iterdir())
+
+
+def test_what_was_known_of_other_rows_is_not_forgotten_where_one_takes_too_long(tmp_path: Path) -> None:
+    result, deaths = slow(tmp_path, Marker(driver="d", slow={"1": "fetch"}, deaths={"0": 2}))
+    assert (result["id"].to_pylist(), deaths) == (["a: WorkerDied", "b: TimedOut", "poison: TimedOut", "C"], 1)
+
+
+def test_a_failure_says_where_the_time_went(tmp_path: Path) -> None:
+    markers = Markers(folder=str(tmp_path), driver="d")
+    markers.put("unit-00000007-preprocess", known=Marker(driver="d", slow={"0": "prompt"}))
+    given_up: list[Failure] = []
+    guard = Guard("preprocess", markers, lambda table, failure: given_up.append(failure) or table)
+    guard(7, lambda _: ROWS.slice(0, 1), upper)
+    assert [(failure.stage, failure.type) for failure in given_up] == [("prompt", "TimedOut")]
 
 
 def test_loading_is_given_up_after_some_deaths_of_the_same_actor(tmp_path: Path) -> None:

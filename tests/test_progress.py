@@ -78,3 +78,19 @@ def test_the_first_line_is_shown_however_long_the_machine_has_been_up(uptime_s: 
     progress = Progress(total_rows=100, out=out, every_s=3600, clock=lambda: uptime_s)
     progress.add(receipt(rows=1))
     assert out.getvalue() == "1 of 100 answers, 0 failed\n"
+
+
+def test_whoever_waits_is_told_for_what_unless_units_come_in() -> None:
+    out, now = io.StringIO(), [0.0]
+    progress = Progress(total_rows=100, out=out, clock=lambda: now[0])
+    progress.say_if_silent("waiting for machines")
+    progress.add(receipt(rows=1))
+    now[0] = 29.0
+    progress.say_if_silent("busy")
+    now[0] = 31.0
+    progress.say_if_silent("waiting for workers")
+    assert out.getvalue().splitlines() == [
+        "waiting for machines",
+        "1 of 100 answers, 0 failed",
+        "1 of 100 answers, 0 failed; waiting for workers",
+    ]

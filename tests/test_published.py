@@ -110,7 +110,7 @@ def test_four_prompts_about_an_image_are_answered_as_if_asked_alone(shrunk: Shru
 def test_the_whole_config_is_recognised(published: Published, tmp_path: Path) -> None:
     write_config(published, tmp_path, shrunk=False, tokenizer=spelling_tokenizer(published))
     facts = read_facts(str(tmp_path), None)
-    assert ONE_QUESTION[choose_template("auto", facts.text)] == ONE_QUESTION[published.format]
+    assert ONE_QUESTION[choose_template("auto", facts)] == ONE_QUESTION[published.format]
     assert facts.image_token_id == published.image_token_id == published.special["<image>"]
     ends = {published.special[token] for token in (published.eos, "<|end_of_text|>") if token in published.special}
     assert set(facts.eos_token_ids) == ends  # Llama-3's config leaves out the second

@@ -1,17 +1,19 @@
 """Answers are scored against the texts that the input says are right, row by row and together."""
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.answering import Loaders
 from pipeline.plan import Plan, find_complete
-from pipeline.run import read_manifest
+from pipeline.retry import Choice, retry_failed
+from pipeline.run import read_manifest, write_manifest
 from pipeline.scores import SCORES_SCHEMA, Scores, score_run, scores_in
 from pipeline.scoring.reading import add_up, read_against
 from pipeline.verify import verify_run
+from tests.fakes import load_echo_engine
 from tests.inputs import bad_row, good_row, write_parquet
 from tests.test_verify import run_without_ray
 
@@ -49,11 +51,21 @@ def test_a_row_that_failed_has_read_nothing_and_one_without_a_truth_is_not_score
     assert (rows[0]["cer"], rows[0]["character_edits"]) == (None, None)
 
 
+def test_a_retry_that_was_killed_before_its_scores_is_finished_by_the_next_call(tmp_path: Path) -> None:
+    _, scores = scored(tmp_path)
+    manifest = read_manifest(str(tmp_path / "out"))
+    del manifest["scores"]
+    write_manifest(str(tmp_path / "out"), manifest)
+    nothing_left = Choice(error_type="Nothing")
+    assert retry_failed(str(tmp_path / "out"), nothing_left, Loaders(engine=load_echo_engine)).scores == scores
+    assert verify_run(str(tmp_path / "out")) == []
+
+
 def test_a_run_that_was_killed_before_its_scores_is_scored_by_the_same_command(tmp_path: Path) -> None:
     plan, scores = scored(tmp_path)
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = read_manifest(str(tmp_path / "out"))
     del manifest["scores"]
-    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(str(tmp_path / "out"), manifest)
     summary = find_complete(plan)
     assert summary is not None
     assert summary.scores == scores

@@ -1,5 +1,7 @@
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -7,6 +9,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.columns import ColumnChoices
+from pipeline.kept import restore
 from pipeline.reader import read_unit, unit_reader
 from pipeline.sources import cut, default_unit_rows, list_input
 from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
@@ -111,12 +114,13 @@ KEPT = {
 def test_kept_columns_ride_along_with_their_own_types(root: str) -> None:
     for name in ("a", "b"):
         write(storage.join(root, f"{name}.parquet"), pa.table({"image": [b"1", b"2"], **KEPT}), row_group_size=1)
-    table = read_unit_zero(root, ColumnChoices(keep=("tags", "kind", "at=when", "box", "score")))
+    travelling = read_unit_zero(root, ColumnChoices(keep=("tags", "kind", "at=when", "box", "score")))
+    table = restore(travelling)
     assert table.column_names == [*REQUEST_SCHEMA.names, "keep:tags", "keep:kind", "keep:at", "keep:box", "keep:score"]
     for name, kept in (("keep:tags", "tags"), ("keep:kind", "kind"), ("keep:at", "when"), ("keep:box", "box")):
         assert table.column(name).type == KEPT[kept].type
         assert table.column(name).to_pylist() == KEPT[kept].to_pylist() * 2
-    assert table.take([3, 0]).num_rows == 2  # dictionaries of several files are one
+    assert travelling.take([3, 0]).combine_chunks().num_rows == 2  # whatever their own types cannot do
 
 
 def read_unit_zero(root: str, choices: ColumnChoices) -> pa.Table:
@@ -130,6 +134,51 @@ def test_a_column_that_is_all_null_in_one_file_has_the_type_of_the_others(tmp_pa
     table = read_unit_zero(str(tmp_path), ColumnChoices(keep=("note",)))
     assert table.column("keep:note").to_pylist() == [None, 1]
     assert table.column("prompt").to_pylist() == [None, "What?"]
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        pytest.param(pa.table({}), id="no columns"),
+        pytest.param(
+            pa.table({"image": pa.array([], pa.float64()), "prompt": pa.array([], pa.int64())}), id="other types"
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["0", "b", "z"])
+def test_files_without_rows_decide_nothing(tmp_path: Path, empty: pa.Table, name: str) -> None:
+    for one in "ac":
+        write(f"{tmp_path}/{one}.parquet", pa.table({"image": [b"1"], "prompt": [f"{one}?"]}))
+    write(f"{tmp_path}/{name}.parquet", empty)
+    assert [request.prompt for request in requests_of(list_input([str(tmp_path)], CONVENTION))] == ["a?", "c?"]
+
+
+def test_files_without_rows_in_the_job_decide_nothing(tmp_path: Path) -> None:
+    write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"]}))
+    write(f"{tmp_path}/b.parquet", pa.table({"image": [1], "prompt": [2]}))
+    assert len(requests_of(list_input([str(tmp_path)], CONVENTION, limit=1))) == 1
+    with pytest.raises(ValueError, match=r"'prompt' must be a string .*b\.parquet has int64"):
+        list_input([str(tmp_path)], CONVENTION, limit=2)
+
+
+IDS = {
+    "decimal": (pa.array([Decimal(10), Decimal(-3)], pa.decimal128(20)), ["10", "-3"]),
+    "uuid": (
+        pa.ExtensionArray.from_storage(pa.uuid(), pa.array([UUID(int=1).bytes, None], pa.binary(16))),
+        [str(UUID(int=1)), "a.parquet:1"],
+    ),
+    "date": (pa.array([date(2026, 1, 2), None]), ["2026-01-02", "a.parquet:1"]),
+    "view": (pa.array(["a", ""], pa.string_view()), ["a", ""]),
+    "bytes": (pa.array([b"a", b"b"]), ["a", "b"]),
+    "dictionary": (pa.array([7, 8]).dictionary_encode(), ["7", "8"]),
+}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_ids_of_any_plain_type_are_their_text(tmp_path: Path, name: str) -> None:
+    column, ids = IDS[name]
+    write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1", b"2"], "id": column}))
+    assert [request.id for request in requests_of(list_input([str(tmp_path)], CONVENTION))] == ids
 
 
 @pytest.mark.parametrize("seed", range(8))

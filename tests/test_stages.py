@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from pipeline.engine.engine import Engine
+from pipeline.preprocess.preprocessor import EncodedImage, Images
+from pipeline.row_border import Nobody
 from pipeline.stages import Generate, Preprocess, final_answers
 from schemas.answer import ANSWER_SCHEMA, Answer, table_to_answers
 from schemas.engine import EngineSettings
@@ -53,6 +55,109 @@ def test_a_bad_image_costs_nobody_else_their_sample(image: ImageRef, stage: str,
     assert first.prompts[0].failure is None
     assert last.prompts[0].failure is None
     assert table.column("keep:n").to_pylist() == [0, 1, 2]
+
+
+def failures(samples: list[Sample]) -> list[tuple[str, str] | None]:
+    """Stage and type of each row's first prompt."""
+    found = [sample.prompts[0].failure for sample in samples]
+    return [failure and (failure.stage, failure.type) for failure in found]
+
+
+def naming(url: str) -> str:
+    """Messages whose image is at that URL, any half of a surrogate pair escaped."""
+    return json.dumps([{"role": "user", "content": [{"type": "image", "url": url}, {"type": "text", "text": "?"}]}])
+
+
+@pytest.mark.parametrize(
+    ("image", "failure"),
+    [
+        pytest.param(ImageRef(uri="x.pdf#page=" + "1" * 5000), None, id="page number"),
+        pytest.param(ImageRef(uri="hf://"), None, id="no repository"),
+        pytest.param(ImageRef(uri="/" + "a" * 2_000_000), None, id="long path"),
+        pytest.param(ImageRef(uri="a" * 2_000_000), None, id="long name"),
+        pytest.param(ImageRef(uri="a.pdf#page=" * 200_000), None, id="many pages"),
+        pytest.param(ImageRef(uri="/\0/x.png"), ("fetch", "FetchFailed"), id="null character"),
+        pytest.param(ImageRef(uri="data:" + "a" * 2_000_000), None, id="data without a comma"),
+    ],
+)
+def test_no_uri_costs_more_than_its_row(image: ImageRef, failure: tuple[str, str] | None) -> None:
+    good, bad, last = table_to_samples(Preprocess(settings())(requests(GOOD, image, GOOD)))
+    assert failures([good, last]) == [None, None]
+    (found,) = failures([bad])
+    assert found is not None
+    assert found[0] == "fetch"
+    assert failure in (None, found)
+    assert len(bad.prompts[0].failure.message) < 2100
+
+
+@pytest.mark.parametrize("messages", [
+    naming("\ud800.png"), '[' * 100_000, '[{"role": ' + "1" * 5000 + "}]", naming("a" * 10**6), "[null]", "[[]]", "{}",
+    json.dumps([{"role": "user", "content": "?"}] * 50_000),
+    json.dumps([{"role": ("user", "assistant")[i % 2], "content": "?"} for i in range(20_001)]),
+    json.dumps([{"role": "user", "content": [{"type": "text", "text": "x"}] * 100_000}]),
+    json.dumps([{"role": "user", "content": [{"type": "image", "url": "/large.bmp"}] * 250}]),
+    json.dumps([{"role": "user", "content": "x" * 10**7}]),
+])  # fmt: skip
+def test_no_messages_cost_more_than_their_row(messages: str) -> None:
+    rows = [Request(id=id, images=(), messages=text) for id, text in (("a", naming_nothing()), ("b", messages))]
+    good, bad = rows_to_samples(*rows)
+    assert failures([good]) == [None]
+    assert failures([bad]) != [None]
+    assert len(bad.prompts[0].failure.message) < 2100
+
+
+def naming_nothing() -> str:
+    return json.dumps([{"role": "user", "content": "Hello!"}])
+
+
+def test_a_row_that_is_no_text_costs_itself_alone() -> None:
+    table = requests(GOOD, OTHER, GOOD)
+    broken = pa.array([b"What?", b"Wh\xff?", b"What?"], pa.binary()).view(pa.string())
+    table = table.set_column(2, "prompt", broken)
+    samples = table_to_samples(Preprocess(settings())(table))
+    assert failures(samples) == [None, ("read", "UnicodeDecodeError"), None]
+    assert [sample.id for sample in samples] == ["r0", "r1", "r2"]
+
+
+def test_an_id_that_is_no_text_is_written_as_escapes() -> None:
+    table = requests(GOOD, GOOD).set_column(0, "id", pa.array([b"a\xff", b"b"], pa.binary()).view(pa.string()))
+    first, second = table_to_samples(Preprocess(settings())(table))
+    assert (first.id, second.id) == ("a\\xff", "b")
+    assert failures([first, second]) == [("read", "UnicodeDecodeError"), None]
+
+
+class BuggyPreprocess(Preprocess):
+    """Has a bug in what it does of each row, one that shows for `r1`."""
+
+    bug: BaseException = ZeroDivisionError("a bug")
+
+    def _load(self, fetched: Iterator[EncodedImage]) -> Images:
+        images = super()._load(fetched)
+        if images.image_sizes[0].width == 88:
+            raise self.bug
+        return images
+
+
+class Traces(Nobody):
+    """Keeps the tracebacks."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+
+    def keep(self, failure: Failure, trace: str) -> None:
+        self.kept[f"{failure.stage}-{failure.type}"] = trace
+
+
+def test_a_bug_costs_the_rows_in_which_it_shows_and_its_traceback_is_kept() -> None:
+    traces, wide = Traces(), ImageRef(data=encoded(Image.new("RGB", (88, 20))))
+    samples = table_to_samples(BuggyPreprocess(settings())(requests(GOOD, wide, GOOD), traces))
+    assert failures(samples) == [None, ("decode", "ZeroDivisionError"), None]
+    assert "in _load" in traces.kept["decode-ZeroDivisionError"]
+
+
+def test_a_file_named_more_often_than_the_context_has_room_for_is_not_fetched() -> None:
+    many = Request(id="many", images=(ImageRef(uri="/no/such.bmp"),) * 250, prompt="What?")
+    assert failures(rows_to_samples(many)) == [("prompt", "PromptTooLong")]
 
 
 def test_a_prompt_that_is_too_long_fails_alone() -> None:

@@ -38,62 +38,15 @@ def test_a_second_write_replaces_the_first_and_leaves_nothing_else(root: str) ->
     storage.write_atomic(url, b"old")
     storage.write_atomic(url, b"new")
     assert storage.read_bytes(url) == b"new"
-    assert [file.url for file in storage.list_files(root, (".bin", ".tmp"))] == [url]
+    assert [file.url for file in storage.list_folder(root, (".bin", ".tmp"))] == [url]
 
 
 def test_a_new_file_is_seen_at_once(root: str) -> None:
-    assert storage.list_files(root, (".a",)) == []
+    assert storage.list_folder(root, (".a",)) == []
     assert not storage.exists(storage.join(root, "x.a"))
     storage.write_atomic(storage.join(root, "x.a"), b"1")
     assert storage.exists(storage.join(root, "x.a"))
-    assert len(storage.list_files(root, (".a",))) == 1
-
-
-def test_a_folder_is_listed_with_all_below_it_sorted_and_without_hidden_files(root: str) -> None:
-    for name in ("b.jpg", "a/z.JPG", "a/.hidden.jpg", ".cache/c.jpg", "notes.txt", "a.d/y.jpg"):
-        storage.write_atomic(storage.join(root, "in", name), name.encode())
-    found = storage.list_files(storage.join(root, "in"), (".jpg",))
-    assert [file.url for file in found] == [storage.join(root, "in", n) for n in ("a.d/y.jpg", "a/z.JPG", "b.jpg")]
-    assert [file.size for file in found] == [9, 7, 5]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "names"),
-    [
-        pytest.param("*.jpg", ["a.jpg", "b.jpg"], id="files"),
-        pytest.param("d*", ["d/c.jpg", "d/e/f.jpg"], id="folders with all below"),
-        pytest.param("**", ["a.jpg", "b.jpg", "d/c.jpg", "d/e/f.jpg"], id="each file once"),
-        pytest.param("[ax].jpg", ["a.jpg"], id="class"),
-        pytest.param("a.jpg", ["a.jpg"], id="one file"),
-        pytest.param("nothing*", [], id="nothing"),
-        pytest.param("nothing", [], id="no such name"),
-    ],
-)
-def test_a_glob_lists_files_and_folders(root: str, pattern: str, names: list[str]) -> None:
-    for name in ("a.jpg", "b.jpg", "d/c.jpg", "d/e/f.jpg", "d/g.txt"):
-        storage.write_atomic(storage.join(root, name), b"x")
-    found = storage.list_files(storage.join(root, pattern), (".jpg",))
-    assert [file.url for file in found] == [storage.join(root, name) for name in names]
-
-
-def test_a_name_with_brackets_is_taken_as_it_is(root: str) -> None:
-    url = storage.join(root, "scan [1].jpg")
-    storage.write_atomic(url, b"x")
-    assert [file.url for file in storage.list_files(url, (".jpg",))] == [url]
-
-
-def test_a_file_has_one_version_however_it_is_listed_and_another_after_a_change(root: str) -> None:
-    url = storage.join(root, "d", "a.jpg")
-
-    def versions() -> set[str]:
-        patterns = (url, storage.join(root, "d"), storage.join(root, "d", "*.jpg"))
-        return {file.version for pattern in patterns for file in storage.list_files(pattern, (".jpg",))}
-
-    storage.write_atomic(url, b"1")
-    before = versions()
-    storage.write_atomic(url, b"2")
-    assert len(before) == 1
-    assert before.isdisjoint(versions())
+    assert len(storage.list_folder(root, (".a",))) == 1
 
 
 def test_a_file_a_folder_and_nothing_can_be_deleted(root: str) -> None:
@@ -101,7 +54,75 @@ def test_a_file_a_folder_and_nothing_can_be_deleted(root: str) -> None:
         storage.write_atomic(storage.join(root, name), b"x")
     for name in ("a.jpg", "d", "d", "none.jpg"):
         storage.delete(storage.join(root, name))
-    assert [file.url for file in storage.list_files(root, (".jpg",))] == [storage.join(root, "keep.jpg")]
+    assert [file.url for file in storage.list_folder(root, (".jpg",))] == [storage.join(root, "keep.jpg")]
+
+
+NAMES = ("out[1]", "out?", "out*", "out#1", "out 1", "out%20", "öut+&='", "{out}", "out?x#y")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_of_our_own_is_no_pattern(root: str, name: str) -> None:
+    for beside in ("out", "out1", "outx", name):
+        storage.write_atomic(storage.join(root, beside, "units", "a.parquet"), b"x")
+    mine = storage.join(root, name)
+    assert [file.url for file in storage.list_folder(mine)] == [storage.join(mine, "units", "a.parquet")]
+    storage.delete(storage.join(mine, "units"))
+    assert storage.list_folder(mine) == []
+    assert not storage.exists(mine) or storage.local_path(mine)
+    assert len(storage.list_folder(root)) == 3
+
+
+def test_a_thousand_files_and_one_are_deleted_and_no_neighbour(bucket: str) -> None:
+    filesystem, key = storage.remote(bucket)
+    filesystem.pipe({f"{key}/units/{number}": b"" for number in range(1001)})
+    storage.write_atomic(f"{bucket}/units2/a", b"x")
+    storage.delete(f"{bucket}/units")
+    assert [file.url for file in storage.list_folder(bucket)] == [f"{bucket}/units2/a"]
+
+
+@pytest.mark.parametrize("name", ["a b.png", "a%20b.png", "café.png", "a#1.png", "a+b.png", "a?b", "a\nb", "~", "a::b"])
+def test_a_file_uri_names_the_file_that_made_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(name.encode())
+    uri = (tmp_path / name).as_uri()
+    path = uri.removeprefix("file://")
+    for spelling in (uri, f"file://localhost{path}", f"FILE:{path}", f"{tmp_path}/{name}"):
+        assert storage.read_bytes(spelling) == name.encode()
+        assert storage.absolute(spelling) == f"{tmp_path}/{name}"
+
+
+@pytest.mark.parametrize("uri", ["file://other/a.png", "file://a.png", "file://"])
+def test_a_file_uri_of_another_machine_is_refused(uri: str) -> None:
+    with pytest.raises(storage.UnsupportedScheme, match="must be file:///PATH"):
+        storage.read_bytes(uri)
+
+
+def test_a_name_that_is_not_utf_8_has_a_url_and_is_spelled_in_ascii(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 %.png")
+    url = storage.as_url(path)
+    storage.write_atomic(url, b"x")
+    assert url == f"file://{tmp_path}/caf%E9%20%25.png"
+    assert storage.local_path(url) == path
+    assert [file.url for file in storage.list_folder(str(tmp_path))] == [url]
+    assert storage.spelled(url) == f"{tmp_path}/caf\\xe9 %.png"
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        pytest.param("s3://KEY:SECRET@bucket/a", "a user or password", id="keys"),
+        pytest.param("http://me:SECRET@host/a", "a user or password", id="password"),
+        pytest.param("https://host/a?X-Amz-Signature=SECRET", "a key or signature", id="signed"),
+    ],
+)
+def test_a_url_with_a_secret_is_refused_without_it(url: str, what: str) -> None:
+    with pytest.raises(storage.UnsupportedScheme, match=what) as caught:
+        storage.open_url(url)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_version_of_an_object_is_read_and_never_written(bucket: str) -> None:
+    with pytest.raises(storage.UnsupportedScheme, match="versionId"):
+        storage.write_atomic(f"{bucket}/a?versionId=1", b"x")
 
 
 def test_what_is_not_there_is_a_file_not_found(root: str) -> None:
@@ -151,8 +172,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
+    for read in (storage.read_bytes, storage.open_url):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(str(tmp_path / "pipe"))
     with pytest.raises(OSError, match="not a regular file"):
-        storage.read_bytes(str(tmp_path / "pipe"))
+        storage.read_bytes("/dev/zero", 10)
 
 
 def test_local_paths_have_one_spelling(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ import pytest
 from jobs.__main__ import main
 from pipeline import storage
 from pipeline.merge import finish_run
-from pipeline.plan import Plan, plan_job
+from pipeline.plan import Plan, find_complete, plan_job
 from pipeline.reader import unit_reader
 from pipeline.run import begin_run, write_manifest
 from pipeline.stages import Generate, Preprocess, final_answers
 from pipeline.units import to_parquet, unit_path, write_unit
 from pipeline.verify import verify_run
+from schemas.errors import Refused
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine
 from tests.inputs import bad_row, good_row, write_parquet
@@ -70,6 +71,34 @@ def test_a_whole_run_is_green(tmp_path: Path, changes: dict[str, object]) -> Non
     assert verify_run(str(tmp_path / "out")) == []
 
 
+@pytest.mark.parametrize("name", ["out", "out[1]", "deep/out?", "out#1 %20"])
+def test_a_run_folder_inside_its_input_is_none_of_it(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.jpg").write_bytes(good_row(i)["image"]["bytes"])
+    output = str(folder / name)
+    plan = run_without_ray(tmp_path, output, input=(str(folder),))
+    again = plan_job("caption", plan.settings, "Q?")
+    assert again.identity() == plan.identity()
+    assert "folders of runs" in again.listing.left_out
+    assert find_complete(again) is not None
+    assert verify_run(output) == []
+
+
+@pytest.mark.parametrize(
+    ("input", "output"),
+    [("in", "in"), ("in", "in/../in/"), ("in/answers", "in"), ("in/link", "in"), ("in/input.parquet", "in")],
+)
+def test_what_a_job_writes_is_never_its_input(tmp_path: Path, input: str, output: str) -> None:
+    (tmp_path / "in" / "answers").mkdir(parents=True)
+    write_parquet(tmp_path / "in" / "input.parquet", [good_row(0)])
+    (tmp_path / "in" / "link").symlink_to("answers")
+    places = {"input": (f"{tmp_path}/{input}",), "output": f"{tmp_path}/{output}", "model": str(checkpoint())}
+    with pytest.raises(Refused, match="must be another folder|must not be what this job writes"):
+        plan_job("caption", JobSettings.model_validate(places), "Q?")
+
+
 def test_rows_without_ids_and_image_files_are_green(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([{"image": good_row(i)["image"]["bytes"]} for i in range(9)])
     pq.write_table(table, tmp_path / "in.parquet")
@@ -117,7 +146,8 @@ def test_a_torn_answer_file_is_named(tmp_path: Path) -> None:
 def test_a_missing_answer_file_is_named(tmp_path: Path) -> None:
     run_without_ray(tmp_path)
     (tmp_path / "out" / "answers" / "part-00000.parquet").unlink()
-    assert verify_run(str(tmp_path / "out")) == ["answers/part-00000.parquet is missing"]
+    (problem,) = verify_run(str(tmp_path / "out"))
+    assert problem == "answers/part-00000.parquet is missing; the run's command answers it again"
 
 
 def test_a_run_whose_model_is_gone_can_be_verified(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.finding import find_files
 from pipeline.listing import PARQUET_SUFFIXES
 from pipeline.storage import FileInfo
 from schemas.errors import Refused
@@ -35,12 +36,12 @@ def read_rows(path: str, columns: Sequence[str], optional: Sequence[str] = ()) -
 def files_of(path: str, suffixes: tuple[str, ...], what: str) -> list[FileInfo]:
     """The files of a folder, glob or path by their names; raises ValueError where there are none."""
     try:
-        files = storage.list_files(path, suffixes)
+        files = find_files(path, suffixes).files
     except OSError as error:
         raise Refused(f"{path} cannot be listed: {one_line(error)}") from error
     if not files:
         raise Refused(f"{path} must name {what}, none is there")
-    return files
+    return list(files)
 
 
 def encoded(image: dict[str, Any] | bytes | None) -> bytes:

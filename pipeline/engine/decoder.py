@@ -15,6 +15,7 @@ from pipeline.engine.device import Lanes
 from pipeline.engine.fused import Fused, sequences
 from pipeline.engine.places import Blocks, Layout, Segment
 from pipeline.engine.spread import moved, spread
+from pipeline.preprocess.facts import attention_window
 from schemas.errors import Refused
 
 BACKBONES = ("llama", "mistral", "qwen2")
@@ -180,7 +181,6 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
     rope = (text.rope_parameters or {}).get("rope_type", "default")
     if rope not in ROPE_TYPES:
         raise Refused(f"the text backbone's rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope!r}")
-    slides = getattr(text, "use_sliding_window", True)
     return DecoderShape(
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
@@ -189,5 +189,5 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
         context=text.max_position_embeddings,
-        window=getattr(text, "sliding_window", None) if slides else None,
+        window=attention_window(config),
     )

@@ -48,6 +48,18 @@ class Draft:
         """Whether every token was drawn from numbers that are numbers."""
         return math.isfinite(self._logprob)
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is something to answer with: a first try that was finite is, whatever becomes of the second."""
+        return self.finite or self.is_second
+
+    def abandon(self) -> bool:
+        """End a second try that cannot go on, so that the first stands; False where this is the first."""
+        if self._first is None:
+            return False
+        self.finish_reason = "length"
+        return True
+
     def add(self, token_id: int, logprob: float) -> None:
         """Take the next token, and find out whether it is the last."""
         if self.finish_reason is not None:
@@ -73,10 +85,10 @@ class Draft:
     def generation(self) -> Generation:
         """The finished answer; its text ends before the end token, the stop string or the repeats.
 
-        Of two tries it is the second only if that came to its own end.
+        Of two tries it is the second only if that came to its own end, with numbers that are numbers.
         """
         assert self.finish_reason is not None
-        if self._first is not None and self.finish_reason != "stop":
+        if self._first is not None and (self.finish_reason != "stop" or not self.finite):
             return replace(self._first.generation(), num_tries=2)
         return Generation(
             text=self._text(),

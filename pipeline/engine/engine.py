@@ -248,7 +248,7 @@ def _product_rate(model: LoadedModel, settings: EngineSettings) -> float:
 
 def _answer(row: Row) -> Answer:
     """The answer of a row: generated, or failed here or before."""
-    if row.failure is None and row.draft is not None and not row.draft.finite:
+    if row.failure is None and row.draft is not None and not row.draft.has_answer:
         rule = "the network's numbers must be finite, float16 overflows where bfloat16 and float32 do not"
         row.failure = Failure(stage="generate", type="NotFinite", message=f"{rule}; some were not")
     if row.failure is not None:

@@ -1,5 +1,6 @@
 """The checkpoint in memory: transformers' network, its tokenizer, and the few numbers the engine takes from them."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
+    GenerationConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
     PreTrainedConfig,
@@ -23,6 +25,9 @@ from pipeline.engine.packages import check_packages
 from pipeline.engine.spread import device_map, devices_of, place, spread
 from pipeline.engine.vision import Vision
 from pipeline.preprocess.facts import end_token_ids
+from pipeline.preprocess.pixels import read_scale
+from pipeline.weights.merging import merged_tensors
+from pipeline.weights.proof import check_loaded
 from schemas.engine import EngineSettings
 from schemas.errors import Refused
 
@@ -68,22 +73,45 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
         raise Refused(f"quantize must be left out, {model!r} is quantised already ({_method(stored)})")
     if devices[0].type == "cuda":
         check_memory(config, settings, min(torch.cuda.mem_get_info(device)[0] for device in devices))
-    loaded = AutoModelForImageTextToText.from_pretrained(
-        model,
-        revision=settings.revision,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=getattr(torch, settings.dtype),
-        attn_implementation=settings.attention,
-        **_placed(config, devices, settings),
-    )
-    network = cast(LlavaNextForConditionalGeneration, loaded)
+    network = _load_network(model, config, devices, settings)
     if getattr(network, "is_loaded_in_8bit", False):  # of every product it would say that it rounds to float16
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # The backend is named because the default follows what is installed; only its mean and std are used.
     processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
     network.requires_grad_(False).eval()
     return make_ready(network, processor, settings)
+
+
+def _load_network(
+    model: str, config: PreTrainedConfig, devices: Sequence[torch.device], settings: EngineSettings
+) -> LlavaNextForConditionalGeneration:
+    """The network with all of its weights, an adapter merged into them; raises Refused where any would be made up."""
+    told = {
+        "use_safetensors": True,
+        "dtype": getattr(torch, settings.dtype),
+        "attn_implementation": settings.attention,
+        "ignore_mismatched_sizes": True,  # the report is checked instead: it names them all
+        "output_loading_info": True,
+        **_placed(config, devices, settings),
+    }
+    loaded: Any
+    if settings.adapter is None:
+        hub = {"revision": settings.revision, "trust_remote_code": False}
+        loaded = AutoModelForImageTextToText.from_pretrained(model, **hub, **told)
+    else:
+        with merged_tensors(model, settings.revision, config, settings.adapter) as tensors:
+            loaded = LlavaNextForConditionalGeneration.from_pretrained(None, config=config, state_dict=tensors, **told)
+    network, report = cast(tuple[LlavaNextForConditionalGeneration, dict[str, Any]], loaded)
+    check_loaded(report, config, model)
+    if settings.adapter is not None:
+        _set_generation(network, model, settings)
+    return network
+
+
+def _set_generation(network: LlavaNextForConditionalGeneration, model: str, settings: EngineSettings) -> None:
+    """Give the network the base's generation_config.json, which transformers looks for only where it finds weights."""
+    with contextlib.suppress(OSError):  # a checkpoint need not have one
+        network.generation_config = GenerationConfig.from_pretrained(model, revision=settings.revision or "main")
 
 
 def make_ready(
@@ -96,11 +124,11 @@ def make_ready(
     return LoadedModel(
         network=network,
         decoder=decoder,
-        vision=Vision(network, images.image_mean, images.image_std),
+        vision=Vision(network, read_scale(images)),
         tokenizer=tokenizer,
         image_token_id=network.config.image_token_id,
         stop_ids=_stop_ids(network, tokenizer, settings.sampling.stop),
-        num_tokens=max(tokenizer.get_vocab().values()) + 1,
+        num_tokens=min(max(tokenizer.get_vocab().values()) + 1, network.config.get_text_config().vocab_size),
     )
 
 

@@ -1,7 +1,12 @@
 """The packages that some settings need beside the engine's own: named, with the line that installs them."""
 
 from importlib.util import find_spec
+from typing import Any
 
+from transformers import PreTrainedConfig
+from transformers.quantizers.auto import AutoHfQuantizer
+
+from pipeline.weights.network import quantization_of
 from schemas.engine import EngineSettings
 from schemas.errors import Refused
 
@@ -18,6 +23,20 @@ def check_packages(settings: EngineSettings) -> None:
             f"quantize {settings.quantize!r} needs the package bitsandbytes on the machines that generate: "
             "pip install bitsandbytes, or quantize 'fp8'"
         )
+
+
+def check_quantised(config: PreTrainedConfig, model: str) -> None:
+    """Raise Refused where this machine lacks the package that a checkpoint's weights were packed by."""
+    stored: Any = quantization_of(config)
+    if stored is None:
+        return
+    try:
+        AutoHfQuantizer.from_config(stored, pre_quantized=True).validate_environment(device_map=None, weights_only=True)
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"model {model!r} is quantised by a package that is not here: {reason}") from error
+    except (ValueError, RuntimeError, NotImplementedError):
+        return  # what only a machine with cards can tell, it will
 
 
 def is_there(module: str) -> bool:

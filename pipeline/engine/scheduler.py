@@ -118,7 +118,9 @@ class Scheduler:
 
     def _fail(self, families: Iterable[Family], shortage: str) -> None:
         for row in (row for family in families for row in family.rows):
-            row.failure, row.wanted = _too_large(row, shortage), False
+            row.wanted = False
+            if not draft_of(row).abandon():  # a second try: the first one's answer stands
+                row.failure = _too_large(row, shortage)
             self._finish(row)
 
     def _decode(self) -> list[Launched]:

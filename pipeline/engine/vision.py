@@ -12,30 +12,34 @@ from pipeline.engine.block import DETERMINISTIC
 from pipeline.engine.device import to_device
 from pipeline.engine.features import feature_index
 from pipeline.preprocess.geometry import Anyres
+from pipeline.preprocess.pixels import PixelScale
 from schemas.sample import Sample, Size
 
 
-def normalise(tiles: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalise(tiles: Tensor, scale: PixelScale) -> Tensor:
     """(n, tile, tile, 3) uint8 to (n, 3, tile, tile) float32, bit-equal to transformers' torchvision processor.
 
     That processor folds its rescaling by 1/255 into mean and std; the order of roundings here is the same.
     """
-    scale = 1.0 / (1 / 255)  # not 255: the processor divides by its stored factor
-    shift = (torch.tensor(mean) * scale).to(tiles.device)[:, None, None]
-    spread = (torch.tensor(std) * scale).to(tiles.device)[:, None, None]
-    return tiles.permute(0, 3, 1, 2).float().sub_(shift).div_(spread)
+    pixels = tiles.permute(0, 3, 1, 2).float()
+    if scale.mean is None or scale.std is None:
+        return pixels if scale.factor is None else pixels.mul_(scale.factor)
+    folded = 1.0 if scale.factor is None else 1.0 / scale.factor  # not 255: the processor divides by its stored factor
+    shift = (torch.tensor(scale.mean) * folded).to(tiles.device)[:, None, None]
+    spread = (torch.tensor(scale.std) * folded).to(tiles.device)[:, None, None]
+    return pixels.sub_(shift).div_(spread)
 
 
 class Vision:
     """transformers' tower and projector, up to the layer whose features the checkpoint takes."""
 
-    def __init__(self, network: LlavaNextForConditionalGeneration, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, network: LlavaNextForConditionalGeneration, scale: PixelScale) -> None:
         config: Any = network.config
         model = network.model
         self._tower: Any = model.vision_tower
         self._projector = model.multi_modal_projector
         self._newline = model.image_newline
-        self._mean, self._std = mean, std
+        self._scale = scale
         self._skips_class_token = config.vision_feature_select_strategy == "default"
         layer = config.vision_feature_layer
         depth = config.vision_config.num_hidden_layers + 1  # the state before the first layer counts
@@ -70,7 +74,7 @@ class Vision:
         missing = tiles_per_call - len(tiles)
         full = np.concatenate([tiles, np.zeros((missing, *tiles.shape[1:]), np.uint8)]) if missing else tiles
         device = self._newline.device
-        pixels = normalise(to_device(full, device), self._mean, self._std).to(self._newline.dtype)
+        pixels = normalise(to_device(full, device), self._scale).to(self._newline.dtype)
         states = self._states(pixels)
         features: Tensor = self._projector(states[:, 1:] if self._skips_class_token else states)
         return features.flatten(0, 1)

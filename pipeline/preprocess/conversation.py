@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import Any, Literal, TypeAlias
 
 from schemas.errors import RowError
@@ -14,6 +15,9 @@ Part: TypeAlias = str | None  # a text; None is the place of an image
 _KINDS = ("image", "image_url")  # types of parts that are images
 _SOURCES = ("url", "path", "image", "image_url", "base64")  # how such a part names its image
 _OTHERS = ("data", "source")  # how parts of other makers do
+_IMAGE = "<image>"  # in a text of LLaVA's own data
+_ROLES = {"human": "user", "gpt": "assistant"}  # as LLaVA's own data calls them
+_ROLES_SHOWN = 99
 _NAMES_ONE = re.compile(r'"(url|path|image|image_url)"\s*:\s*["{]')
 
 
@@ -67,17 +71,22 @@ def parse_messages(text: str) -> Conversation:
     Content is a text, or a list of parts: {"type": "text", "text": ...}, {"type": "image"} for the row's next image,
     {"type": "image_url", "image_url": {"url": ...}} or {"type": "image", "url": ...} for one that is named. `<image>`
     in a text is text.
+
+    Messages of {from, value} are LLaVA's own training data: `<image>` in them is an image, and an answer after the last
+    question is what was to be learnt, so it is left out.
     """
     messages = _parse_json(text)
+    if any(map(_is_llava, messages)):
+        messages = _without_last_answer([_from_llava(message) for message in messages])
     uris = tuple(_uri(part) for part in _image_parts(messages))
     system = None
-    if isinstance(messages[0], dict) and messages[0].get("role") == "system":
+    if messages and isinstance(messages[0], dict) and messages[0].get("role") == "system":
         system = _system(messages[0])
         messages = messages[1:]
     turns = tuple(_turn(message) for message in messages)
     found = [turn.role for turn in turns]
     if found != [("user", "assistant")[number % 2] for number in range(len(turns))] or len(turns) % 2 == 0:
-        order = ", ".join(found) or "no user"
+        order = ", ".join(found[:_ROLES_SHOWN]) or "no user"
         raise _bad(f"after the system message user and assistant must take turns, the user first and last, got {order}")
     return Conversation(turns=turns, system=system, uris=uris)
 
@@ -105,13 +114,13 @@ def with_whole_paths(text: str, whole: Callable[[str], str]) -> str:
         return text
     try:
         messages = json.loads(text)
-    except (ValueError, RecursionError):
+        for part in _image_parts(messages):
+            for place, name in _named(part):
+                if name != "base64" and isinstance(place.get(name), str):
+                    place[name] = whole(place[name])
+        return json.dumps(messages)
+    except (ValueError, RecursionError):  # ValueError: a path with half of a surrogate pair is no text, either
         return text
-    for part in _image_parts(messages):
-        for place, name in _named(part):
-            if name != "base64" and isinstance(place.get(name), str):
-                place[name] = whole(place[name])
-    return json.dumps(messages)
 
 
 def _parse_json(text: str) -> list[Any]:
@@ -123,6 +132,37 @@ def _parse_json(text: str) -> list[Any]:
     if not isinstance(messages, list) or not messages:
         raise _bad(f"messages must be a list of at least one message, got {_shown(messages)}")
     return messages
+
+
+def _is_llava(message: object) -> bool:
+    return isinstance(message, dict) and message.get("role") is None and "from" in message
+
+
+def _from_llava(message: object) -> object:
+    """A message of {from, value} as one of {role, content}."""
+    if not isinstance(message, dict) or not _is_llava(message):
+        return message
+    speaker, value = message["from"], message.get("value")
+    role = _ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
+    return {"role": role, "content": _llava_parts(value) if isinstance(value, str) else value}
+
+
+def _llava_parts(value: str) -> list[dict[str, str]]:
+    """Texts and images as LLaVA was trained on them: one image comes first, several stay where they stand."""
+    texts = value.split(_IMAGE)
+    if len(texts) == 2:
+        texts = ["", "".join(texts).strip()]
+    parts: list[dict[str, str]] = []
+    for number, text in enumerate(texts):
+        parts += [{"type": "image"}] if number else []
+        text = text.removeprefix("\n") if number else text  # chat formats write a line break after an image
+        parts += [{"type": "text", "text": text}] if text else []
+    return parts
+
+
+def _without_last_answer(messages: list[Any]) -> list[Any]:
+    last = messages[-1]
+    return messages[:-1] if isinstance(last, dict) and last.get("role") == "assistant" else messages
 
 
 def _system(message: dict[str, Any]) -> str:
@@ -157,13 +197,9 @@ def _parts(message: dict[str, Any]) -> tuple[Part, ...]:
 
 def _joined(parts: list[Part]) -> tuple[Part, ...]:
     """The parts with texts side by side as one: a special token cut in two must not come together later."""
-    joined: list[Part] = []
-    for part in parts:
-        if part is not None and joined and joined[-1] is not None:
-            joined[-1] += part
-        else:
-            joined.append(part)
-    return tuple(joined)
+    runs = groupby(parts, key=lambda part: part is None)
+    joined = [[None] * len(list(run)) if is_image else ["".join(map(str, run))] for is_image, run in runs]
+    return tuple(chain.from_iterable(joined))
 
 
 def _part(part: object) -> Part:

@@ -1,12 +1,15 @@
 """Facts: what a checkpoint's own files say of it, and nothing that had to be guessed."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, GenerationConfig, LlavaNextConfig, PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
+from pipeline.preprocess.files import load_config, load_generation_config
 from pipeline.preprocess.formats import TextFacts, published_format
 from pipeline.preprocess.geometry import Anyres
+from pipeline.preprocess.pixels import PixelScale
 from schemas.errors import Refused
 from schemas.sample import Size
 
@@ -32,19 +35,25 @@ class ModelFacts:
     eos_token_ids: tuple[int, ...]  # any of them ends an answer
     pad_token_id: int | None
     context: int  # tokens of prompt and answer together
+    pixels: PixelScale | None = None  # None where the image processor's settings were not asked for
 
 
 def read_facts(model: str, revision: str | None) -> ModelFacts:
-    """The facts in a checkpoint's config; raises ValueError where it is missing or not LLaVA-NeXT's."""
-    try:
-        config = AutoConfig.from_pretrained(model, revision=revision or "main", trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise Refused(f"model {model!r} must be a checkpoint's folder or a hub id: {error}") from error
-    if not isinstance(config, LlavaNextConfig):
-        raise Refused(f"model {model!r} must be a LLaVA-NeXT checkpoint (llava_next), got {config.model_type!r}")
+    """Read the facts in a checkpoint's configs; raises Refused where one is missing or cannot work."""
+    config = load_config(model, revision)
     vision: Any = config.vision_config  # typed as a dict as well, which they are no longer once loaded
     text: Any = config.text_config
-    generation = _read_generation(model, revision)
+    generation = load_generation_config(model, revision)
+    strategy = _checked_strategy(model, vision.model_type, config.vision_feature_select_strategy)
+    _check_text(model, text)
+    rows = text.vocab_size
+    _check_ids("image_token_index", [config.image_token_index], rows)
+    _check_feature_layers(config.vision_feature_layer, vision.num_hidden_layers)
+    ends = end_token_ids(generation, text)
+    _check_ids("eos_token_id", ends, rows)
+    pads = _token_ids(generation, text, "pad_token_id")
+    if text.pad_token_id is not None and not -rows <= text.pad_token_id < rows:  # torch refuses it as well, and later
+        raise _no_row("pad_token_id", text.pad_token_id, rows)
     return ModelFacts(
         model=model,
         revision=revision,
@@ -52,13 +61,13 @@ def read_facts(model: str, revision: str | None) -> ModelFacts:
         anyres=Anyres(
             tile=vision.image_size,
             patch=vision.patch_size,
-            grids=tuple(Size(width, height) for height, width in config.image_grid_pinpoints or ()),
+            grids=_grids(config.image_grid_pinpoints or ()),
         ),
-        feature_strategy=_checked_strategy(model, vision.model_type, config.vision_feature_select_strategy),
+        feature_strategy=strategy,
         image_token_id=config.image_token_index,
-        eos_token_ids=end_token_ids(generation, text),
-        pad_token_id=next(iter(_token_ids(generation, text, "pad_token_id")), None),
-        context=text.max_position_embeddings,
+        eos_token_ids=ends,
+        pad_token_id=next(iter(pads), None),
+        context=_context(text),
     )
 
 
@@ -80,6 +89,30 @@ def end_token_ids(generation: GenerationConfig | None, text: PreTrainedConfig) -
     return tuple(dict.fromkeys((*stated, *more)))
 
 
+def attention_window(text: PreTrainedConfig) -> int | None:
+    """Return how many tokens attention reaches back, where transformers limits it; raises Refused.
+
+    A prompt and its answer that fit the window are attended as if there were none, and longer ones are errors of their
+    rows. Mistral's window is every layer's. Qwen2's is that of the layers called sliding_attention, and none where all
+    reach everything. Llama has none, whatever its config says.
+    """
+    whole: Any = text
+    if whole.model_type not in ("mistral", "qwen2"):
+        return None
+    window: int | None = whole.sliding_window
+    if whole.model_type == "qwen2":
+        kinds = set(whole.layer_types)
+        if unknown := kinds - {"full_attention", "sliding_attention"}:
+            raise Refused(f"layer_types must be full_attention or sliding_attention, got {', '.join(sorted(unknown))}")
+        if "sliding_attention" not in kinds:
+            return None
+        if window is None:
+            raise Refused("layer_types of sliding_attention must have use_sliding_window and a sliding_window")
+    if window is not None and window < 1:
+        raise Refused(f"sliding_window must be at least 1, got {window}")
+    return window
+
+
 def _checked_strategy(model: str, tower: str, strategy: str) -> str:
     if STRATEGIES.get(tower) != strategy:
         known = ", ".join(f"{name} with {needed!r}" for name, needed in STRATEGIES.items())
@@ -87,15 +120,50 @@ def _checked_strategy(model: str, tower: str, strategy: str) -> str:
     return strategy
 
 
-def _read_generation(model: str, revision: str | None) -> GenerationConfig | None:
-    try:
-        return GenerationConfig.from_pretrained(model, revision=revision or "main")
-    except OSError:  # a checkpoint need not have one: its config says the same
-        return None
+def _check_text(model: str, text: PreTrainedConfig) -> None:
+    """Raise Refused for a kind of config that lacks what every text backbone of LLaVA-NeXT has."""
+    needed = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+    if missing := [name for name in needed if not hasattr(text, name)]:
+        raise Refused(f"the text_config of {model!r} must have {', '.join(missing)}, {text.model_type!r} has none")
+
+
+def _grids(pinpoints: Iterable[Any]) -> tuple[Size, ...]:
+    for one in pinpoints:
+        if not isinstance(one, list | tuple) or len(one) != 2 or not all(isinstance(side, int) for side in one):
+            raise Refused(f"image_grid_pinpoints must be pairs of height and width, got {one!r}")
+    return tuple(Size(width, height) for height, width in pinpoints)
+
+
+def _context(text: PreTrainedConfig) -> int:
+    context, window = getattr(text, "max_position_embeddings", None), attention_window(text)
+    if not isinstance(context, int) or context < 1:
+        raise Refused(f"max_position_embeddings must be at least 1, got {context!r}")
+    return min(context, window or context)
+
+
+def _check_feature_layers(stated: int | list[int], depth: int) -> None:
+    """Raise Refused for a layer that the vision tower has not got; it has a state before the first one as well."""
+    layers = [stated] if isinstance(stated, int) else stated
+    if not layers or not all(-depth - 1 <= layer <= depth for layer in layers):
+        rule = f"between {-depth - 1} and {depth}, as the vision tower has {depth} layers"
+        raise Refused(f"vision_feature_layer must be {rule}, got {stated}")
+
+
+def _check_ids(name: str, ids: Iterable[int], rows: int) -> None:
+    for id in ids:
+        if not 0 <= id < rows:
+            raise _no_row(name, id, rows)
+
+
+def _no_row(name: str, id: int, rows: int) -> Refused:
+    return Refused(f"{name} must be a token of the network, whose embedding table has {rows} rows, got {id}")
 
 
 def _token_ids(generation: GenerationConfig | None, text: PreTrainedConfig, name: str) -> tuple[int, ...]:
     """The ids that the generation config states under this name, else the text config's."""
     stated = [getattr(config, name, None) for config in (generation, text)]
-    value: int | list[int] = next((one for one in stated if one is not None), [])
-    return (value,) if isinstance(value, int) else tuple(value)
+    value: Any = next((one for one in stated if one is not None), [])
+    ids = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
+        raise Refused(f"{name} must be a token's id or a list of them, got {value!r}")
+    return tuple(ids)

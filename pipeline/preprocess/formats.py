@@ -19,6 +19,11 @@ class ChatFormat:
     system_inside: bool = False  # the system message opens the first user turn
     markers: tuple[str, ...] = ()  # tokens of their own, which the vocabulary must have
 
+    @property
+    def end(self) -> str:
+        """The token that ends an answer, which is the last of the markers."""
+        return self.markers[-1]
+
 
 _VICUNA_SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "

@@ -5,9 +5,12 @@ Every rounding here is that of LLaVA-NeXT in transformers: one token of differen
 
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from schemas.errors import Refused
 from schemas.sample import Size
+
+Resample: TypeAlias = Literal["bicubic", "bilinear"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,7 @@ class Anyres:
     tile: int
     patch: int
     grids: tuple[Size, ...]
+    resample: Resample = "bicubic"  # how an image is scaled
 
     def __post_init__(self) -> None:
         if not 1 <= self.patch <= self.tile:

@@ -1,16 +1,20 @@
 """From an image's encoded bytes to upright RGB pixels, and from those to uint8 tiles."""
 
 import io
+import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.preprocess.geometry import Anyres, scaled_size, select_grid
+from pipeline.preprocess.geometry import Anyres, Resample, scaled_size, select_grid
+from pipeline.preprocess.kinds import kind_of, without_bytes
 from schemas.errors import Refused, RowError
 from schemas.sample import Size, Tiles
 
@@ -18,6 +22,11 @@ from schemas.sample import Size, Tiles
 # of a few bytes, being loops in Python (DDS, QOI), TGA has no signature, and for EPS Pillow starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 MOST_PIXELS = 178_956_970  # where Pillow itself refuses, whatever limit is asked for
+_BAND = 2**22  # pixels that are converted at once
+_SCANS = 32  # of a JPEG of any size; encoders write some 10
+_SCANNED_PIXELS = 4_000_000_000  # over all scans of a JPEG that has more: some seconds
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in a scan FF 00 is a byte of it, FF D0 to FF D7 divide it
+_SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,15 +45,19 @@ class ImageLimits:
 
     max_bytes: int = 64 * 2**20
     max_pixels: int = 100_000_000  # 300 MB once decoded
+    max_aspect: float = 1000  # of the longer side to the shorter: resizing holds all rows at a tile's width
+    page_seconds: float = 30  # for drawing a page of a PDF
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
             raise Refused(f"max_bytes must be at least 1, got {self.max_bytes}")
+        if self.max_aspect < 1:
+            raise Refused(f"max_aspect must be at least 1, got {self.max_aspect}")
         if not 1 <= self.max_pixels <= MOST_PIXELS:
             raise Refused(f"max_pixels must be between 1 and {MOST_PIXELS}, got {self.max_pixels}")
 
 
-def decode(data: bytes, limits: ImageLimits) -> Image.Image:
+def decode(data: bytes | memoryview, limits: ImageLimits) -> Image.Image:
     """The first frame, upright and in RGB; what is transparent is shown on white, 16 bits are scaled to 8.
 
     Not safe to call from several threads at once before Python 3.14: hiding warnings changes the whole process.
@@ -60,14 +73,13 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
         except RowError:
             raise
         except UnidentifiedImageError as error:  # its own text holds a memory address: another one in every run
-            message = f"the bytes, which begin with {bytes(data[:16])!r}, are no readable {', '.join(FORMATS)}"
+            message = f"the bytes look like {kind_of(data)}, they are no readable {', '.join(FORMATS)}"
             raise RowError("decode", "NotAnImage", message) from error
         except Image.DecompressionBombError as error:
             raise RowError("decode", "TooManyPixels", str(error)) from error
         except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more
-            raise RowError(
-                "decode", "BrokenImage", f"the image cannot be decoded: {type(error).__name__}: {error}"
-            ) from error
+            said = f"{type(error).__name__}: {without_bytes(str(error))}"
+            raise RowError("decode", "BrokenImage", f"the image cannot be decoded: {said}") from error
 
 
 def tile_image(image: Image.Image, anyres: Anyres) -> Tiles:
@@ -82,54 +94,122 @@ def tile_image(image: Image.Image, anyres: Anyres) -> Tiles:
     pixels = _pixels(image)
     canvas = torch.zeros((grid.height, grid.width, 3), dtype=torch.uint8)
     left, top = (grid.width - scaled.width) // 2, (grid.height - scaled.height) // 2
-    canvas[top : top + scaled.height, left : left + scaled.width] = _resized(pixels, scaled)
+    canvas[top : top + scaled.height, left : left + scaled.width] = _resized(pixels, scaled, anyres.resample)
 
     tile = anyres.tile
     cut = canvas.view(grid.height // tile, tile, grid.width // tile, tile, 3).transpose(1, 2)
     tiles = torch.empty((1 + cut.shape[0] * cut.shape[1], tile, tile, 3), dtype=torch.uint8)
-    tiles[0] = _resized(pixels, Size(tile, tile))
+    tiles[0] = _resized(pixels, Size(tile, tile), anyres.resample)
     tiles[1:].view(cut.shape).copy_(cut)
     return tiles.numpy()
 
 
-def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
+def check_aspect(size: Size, most: float) -> None:
+    """Raise RowError where one side is too many times the other."""
+    longer, shorter = max(size.width, size.height), min(size.width, size.height)
+    if longer > most * shorter:
+        message = f"one side is {longer / max(1, shorter):.0f} times the other, {size.width}x{size.height} pixels"
+        raise RowError("decode", "AspectTooLarge", f"{message}; the limit is {most:g} (--max-image-aspect)")
+
+
+def _check_scans(data: bytes | memoryview, num_pixels: int) -> None:
+    """Raise RowError for a JPEG that goes over its pixels so often that a small file takes minutes."""
+    most = max(_SCANS, _SCANNED_PIXELS // num_pixels)
+    if _most_scans(data) > most and (found := sum(1 for _ in _scans(data))) > most:
+        message = f"the JPEG has {found} scans over {num_pixels} pixels, the limit is {most}: encode it again"
+        raise RowError("decode", "TooManyScans", message)
+
+
+def _most_scans(data: bytes | memoryview) -> int:
+    """How often the start of a scan could be meant: metadata and pixels may hold the same two bytes."""
+    values = np.frombuffer(data, np.uint8)
+    return int(np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)))
+
+
+def _scans(data: bytes | memoryview) -> Iterator[int]:
+    """The places of the scans of the first picture in a JPEG file."""
+    found = _MARKER.search(data, 2)
+    while found is not None and found[0][1] != _END:
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        if found[0][1] == _SCAN:
+            yield found.start()
+        found = _MARKER.search(data, found.end() + (0 if found[0][1] in _ALONE else max(2, length)))
+
+
+def _decode(data: bytes | memoryview, limits: ImageLimits) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if image.width * image.height > limits.max_pixels:
             size = f"{image.width}x{image.height}"
             message = f"the image has {size} pixels, the limit is {limits.max_pixels} in all"
             raise RowError("decode", "TooManyPixels", message)
+        check_aspect(Size(image.width, image.height), limits.max_aspect)
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(data, image.width * image.height)
         image.load()
         orientation = image.getexif().get(ORIENTATION)
         upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
         return _to_rgb(upright)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, band: int = _BAND) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_8_bits(image)
+        white = _white_of(image, band)
+        image = _joined((_to_8_bits(rows, white) for rows in _bands(image, band)), image.size)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _joined(map(_on_white, _bands(image, band)), image.size)
     return image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or floats as 8 bits, scaled: Pillow would clip, and show nearly everything as white.
+def _bands(image: Image.Image, num_pixels: int) -> Iterator[Image.Image]:
+    """The image some rows at a time: what a conversion takes on its way is several times what it is given."""
+    rows = max(1, num_pixels // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _joined(bands: Iterator[Image.Image], size: tuple[int, int]) -> Image.Image:
+    """The image that these bands make, top to bottom; of the mode that they have."""
+    first = next(bands)
+    if first.size == size:
+        return first
+    whole, top = Image.new(first.mode, size), first.height
+    whole.paste(first)
+    for band in bands:
+        whole.paste(band, (0, top))
+        top += band.height
+    return whole
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _white_of(image: Image.Image, band: int) -> float:
+    """The value of white in an image of 16 or 32 bits or floats.
 
     16 bits are always the full range; 32 bits and floats say nothing of theirs, so the largest value decides.
     """
+    if image.mode not in ("I", "F"):
+        return 65535.0
+    largest = max(float(_numbers(rows).max()) for rows in _bands(image, band))
+    if image.mode == "F":
+        return max(1.0, largest)
+    return 255.0 if largest <= 255 else max(65535.0, largest)
+
+
+def _numbers(image: Image.Image) -> npt.NDArray[np.float32]:
     values = np.array(image, np.float32)
     np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)
-    largest = float(values.max())
-    if image.mode == "F":
-        white = max(1.0, largest)
-    elif image.mode == "I":
-        white = 255.0 if largest <= 255 else max(65535.0, largest)
-    else:
-        white = 65535.0
+    return values
+
+
+def _to_8_bits(image: Image.Image, white: float) -> Image.Image:
+    """Grey of 16 or 32 bits or floats as 8 bits, scaled: Pillow would clip, and show nearly everything as white."""
+    values = _numbers(image)
     clear = values == image.info["transparency"] if "transparency" in image.info else None
     grey = np.rint(values.clip(min=0, out=values) * (255 / white)).astype(np.uint8)
     if clear is not None:
@@ -143,15 +223,24 @@ def _pixels(image: Image.Image) -> torch.Tensor:
     Pillow keeps RGB in four bytes a pixel. Arrow borrows that memory, where it is in one piece, instead of copying.
     """
     try:
-        flat = from_dlpack(pa.array(image).values)
+        flat = _borrowed(image)
     except ValueError:  # a large image is kept in several pieces
-        flat = torch.from_numpy(np.array(image))
+        flat = torch.empty(image.width * image.height * 4, dtype=torch.uint8)
+        done = 0
+        for band in _bands(image, _BAND // 4):
+            size = band.width * band.height * 4
+            flat[done : done + size] = _borrowed(band)
+            done += size
     return flat.view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
 
 
-def _resized(pixels: torch.Tensor, size: Size) -> torch.Tensor:
+def _borrowed(image: Image.Image) -> torch.Tensor:
+    return from_dlpack(pa.array(image).values)
+
+
+def _resized(pixels: torch.Tensor, size: Size, resample: Resample) -> torch.Tensor:
     """The pixels at another size, (height, width, 3)."""
     if pixels.shape[2:] != (size.height, size.width):
         shape = [size.height, size.width]
-        pixels = torch.nn.functional.interpolate(pixels, size=shape, mode="bicubic", antialias=True)
+        pixels = torch.nn.functional.interpolate(pixels, size=shape, mode=resample, antialias=True)
     return pixels[0, :3].permute(1, 2, 0)

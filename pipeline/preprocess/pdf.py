@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".pdf"
 INSTALL = "PDFs are read by pypdfium2, which is not installed: pip install -e '.[pdf]'"
-_PAGE = re.compile(r"(.+\.pdf)#page=([1-9][0-9]*)", re.DOTALL | re.IGNORECASE)
+_PAGE = re.compile(r"(.+\.pdf)#page=([1-9][0-9]{0,8})", re.DOTALL | re.IGNORECASE)
 _POINTS_AN_INCH = 72
 _PASSWORD, _SECURITY = 4, 5  # error codes of PDFium
 _PDFIUM = threading.Lock()  # it must not run in two threads at once
@@ -73,8 +73,13 @@ def count_pages(source: bytes | IO[bytes]) -> int:
         return len(document)
 
 
-def render_page(wanted: PdfPage, max_pixels: int) -> Image.Image:
-    """The page on white paper, in RGB, annotations and filled-in fields included; raises RowError."""
+def render_page(
+    wanted: PdfPage, max_pixels: int, max_aspect: float = math.inf, room: Callable[[int], None] = lambda _: None
+) -> Image.Image:
+    """The page on white paper, in RGB, annotations and filled-in fields included; raises RowError.
+
+    `room` is told the page's pixels before it is drawn.
+    """
     with _opened(wanted.data) as document:
         if wanted.page > len(document):
             message = f"the PDF must have a page {wanted.page}, it has {len(document)}: was the file replaced?"
@@ -82,11 +87,15 @@ def render_page(wanted: PdfPage, max_pixels: int) -> Image.Image:
         document.init_forms()
         page = document[wanted.page - 1]
         scale = wanted.dpi / _POINTS_AN_INCH
-        width, height = (math.ceil(side * scale) for side in page.get_size())
+        width, height = (max(1, math.ceil(side * scale)) for side in page.get_size())
         if width * height > max_pixels:
             size = f"{width}x{height} pixels at {wanted.dpi} dpi"
             message = f"the page has {size}, the limit is {max_pixels} in all: lower --pdf-dpi"
             raise RowError("decode", "TooManyPixels", message)
+        if max(width, height) > max_aspect * min(width, height):
+            message = f"the page is {width}x{height} pixels, one side must be at most {max_aspect:g} times the other"
+            raise RowError("decode", "AspectTooLarge", f"{message} (--max-image-aspect)")
+        room(width * height)
         image: Image.Image = page.render(scale=scale).to_pil().convert("RGB")
         return image
 

@@ -1,23 +1,29 @@
 """Preprocessor: what turns encoded images and prompts into the parts of a sample, for one checkpoint."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from itertools import chain
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from pipeline.preprocess.conversation import Conversation, ask
 from pipeline.preprocess.facts import ModelFacts, read_facts
+from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.geometry import num_image_tokens
 from pipeline.preprocess.image import ImageLimits, decode, tile_image
-from pipeline.preprocess.pdf import PdfPage, render_page
+from pipeline.preprocess.page_renderer import PageRenderer
+from pipeline.preprocess.pdf import PdfPage
+from pipeline.preprocess.pixels import read_pixels
 from pipeline.preprocess.prompt import PromptBuilder
 from pipeline.preprocess.strips import cut_page
 from pipeline.preprocess.template import choose_template
-from schemas.errors import Refused
+from schemas.errors import Refused, RowError
 from schemas.sample import Prompt, Size, Strip, Tiles, no_tiles
+
+EncodedImage: TypeAlias = bytes | memoryview | PdfPage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +69,14 @@ class Preprocessor:
         self.facts = facts
         self._prompts = prompts
         self._limits = limits
+        self._draw = PageRenderer(
+            max_pixels=limits.max_pixels, max_aspect=limits.max_aspect, seconds=limits.page_seconds
+        )
         self._max_new_tokens = max_new_tokens
         self._system = system
+        if system:
+            prompts.check_system(system)
         self._prefix = prompts.prefix(system)
-        if system and self.render(ask("x", 0)) == prompts.render(replace(ask("x", 0), system="")):
-            raise Refused(f"--system must have a chat template that writes it, the model's leaves out {system!r}")
 
     @staticmethod
     def load(
@@ -76,42 +85,57 @@ class Preprocessor:
         """Read the config and the tokenizer, no weights, of a checkpoint: a folder or a hub id."""
         chat = chat or Chat()
         facts = read_facts(model, revision)
-        prompts = PromptBuilder.load(
-            model,
-            revision,
-            image_token_id=facts.image_token_id,
-            context=facts.context,
-            template=choose_template(chat.template, facts.text),
-        )
+        processor = load_processor(model, revision)
+        pixels = read_pixels(processor.image_processor, facts.anyres)
+        prompts = PromptBuilder.load(processor, facts, choose_template(chat.template, facts, processor))
         return Preprocessor(
-            facts=facts, prompts=prompts, limits=limits, max_new_tokens=max_new_tokens, system=chat.system
+            facts=replace(facts, anyres=replace(facts.anyres, resample=pixels.resample), pixels=pixels.scale),
+            prompts=prompts,
+            limits=limits,
+            max_new_tokens=max_new_tokens,
+            system=chat.system,
         )
 
     def describe(self) -> dict[str, Any]:
         """What run.json says of the model: its facts, and the hash of what renders its prompts."""
         return {**asdict(self.facts), "chat_template_hash": self._prompts.template_hash}
 
-    def load_images(self, images: Sequence[bytes | PdfPage]) -> Images:
-        """Decode or render, and tile, the images of one row."""
-        if not images:
-            return Images()
-        return self._tiled(map(self._pixels, images), images[0])
+    def check_places(self, num_images: int) -> None:
+        """Raise RowError where so many images leave no room in the context, however small they are."""
+        least = num_images * self.facts.anyres.patches_per_side**2
+        if least >= self.facts.context:
+            message = (
+                f"{num_images} images are at least {least} image tokens, the model's context is {self.facts.context}"
+            )
+            raise RowError("prompt", "PromptTooLong", message)
 
-    def _tiled(self, images: Iterable[Image.Image], first: bytes | PdfPage) -> Images:
-        anyres = self.facts.anyres
-        sizes, tiles = [], []
+    def load_images(self, images: Iterable[EncodedImage]) -> Images:
+        """Decode or render, and tile, the images of one row, one at a time."""
+        encoded = iter(images)
+        first = next(encoded, None)
+        if first is None:
+            return Images()
+        return self._tiled(map(self._pixels, chain([first], encoded)), first)
+
+    def _tiled(self, images: Iterable[Image.Image], first: EncodedImage) -> Images:
+        anyres, context = self.facts.anyres, self.facts.context
+        sizes, tiles, tokens = [], [], []
         for image in images:
             sizes.append(Size(image.width, image.height))
+            tokens.append(num_image_tokens(sizes[-1], anyres))
+            if sum(tokens) >= context:  # before more of them are tiled
+                message = f"{len(sizes)} images are {sum(tokens)} image tokens, the model's context is {context}"
+                raise RowError("prompt", "PromptTooLong", message)
             tiles.append(tile_image(image, anyres))
         return Images(
             image_sizes=tuple(sizes),
             tiles_per_image=tuple(len(of_image) for of_image in tiles),
-            image_tokens=tuple(num_image_tokens(size, anyres) for size in sizes),
+            image_tokens=tuple(tokens),
             tiles=tiles[0] if len(tiles) == 1 else np.concatenate(tiles),
             image_sha256=_sha256(first),
         )
 
-    def load_page(self, page: bytes | PdfPage) -> Images:
+    def load_page(self, page: EncodedImage) -> Images:
         """Decode or render one image and tile it, in strips where `cut_page` says so."""
         anyres = self.facts.anyres
         image = self._pixels(page)
@@ -132,9 +156,9 @@ class Preprocessor:
             ),
         )
 
-    def _pixels(self, image: bytes | PdfPage) -> Image.Image:
+    def _pixels(self, image: EncodedImage) -> Image.Image:
         if isinstance(image, PdfPage):
-            return render_page(image, self._limits.max_pixels)
+            return self._draw(image)
         return decode(image, self._limits)
 
     def build_prompt(self, prompt_id: str, text: str, images: Images) -> Prompt:
@@ -161,5 +185,5 @@ class Preprocessor:
         return replace(conversation, system=self._system) if conversation.system is None else conversation
 
 
-def _sha256(image: bytes | PdfPage) -> str:
+def _sha256(image: EncodedImage) -> str:
     return image.sha256() if isinstance(image, PdfPage) else hashlib.sha256(image).hexdigest()

@@ -3,20 +3,31 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
-from transformers import AutoProcessor, PreTrainedTokenizerBase
+from transformers import LlavaNextProcessor, PreTrainedTokenizerBase
 
 from pipeline.preprocess.conversation import Conversation, ask
+from pipeline.preprocess.facts import ModelFacts
 from pipeline.preprocess.formats import FORMATS
-from pipeline.preprocess.template import Render, hash_template, renderer
+from pipeline.preprocess.own import THREE_TURNS, own_template
+from pipeline.preprocess.template import CHECKPOINT, Render, hash_template, renderer
 from schemas.errors import Refused, RowError
 from schemas.sample import TokenIds
 
 # Who speaks and where the images are, whatever the texts: which special tokens the template writes follows from it.
 _Outline: TypeAlias = tuple[bool | None, tuple[tuple[str, tuple[bool, ...]], ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLimits:
+    """What a network says of tokens."""
+
+    image_token_id: int
+    context: int  # tokens of prompt and answer together
+    rows: int  # of the embedding table
 
 
 class PromptBuilder:
@@ -30,48 +41,51 @@ class PromptBuilder:
         self,
         *,
         tokenizer: PreTrainedTokenizerBase,
-        image_token_id: int,
-        context: int,
+        limits: TokenLimits,
         render: Render,
         markers: tuple[str, ...] = (),  # tokens the renderer writes, special or not
         template_hash: str = "",
     ) -> None:
         self.template_hash = template_hash
-        self.context = context
-        self.image_token_id = image_token_id
+        self.context = limits.context
+        self.image_token_id = limits.image_token_id
         self._tokenizer = tokenizer
         self._render = render
-        special = [*tokenizer.all_special_ids, *_added_special(tokenizer), *_ids_of(tokenizer, markers), image_token_id]
-        self._literals = _pattern(tokenizer.convert_ids_to_tokens(special))
+        self._rows = limits.rows
+        named = [*tokenizer.all_special_ids, *_added_special(tokenizer), *_ids_of(tokenizer, markers)]
+        special = {*named, self.image_token_id, *self._turn_tokens()}
+        self._literals = _pattern(tokenizer.convert_ids_to_tokens(list(special)))
         # a letter that the tokenizer does not know becomes its unknown token: no reason to refuse a prompt
-        self._special_ids = [id for id in set(special) if id != tokenizer.unk_token_id]
+        self._special_ids = [id for id in special if id != tokenizer.unk_token_id]
         self._own_special: dict[_Outline, list[int]] = {}
+        self._most_letters: int | None = None
         self._check_template()
 
     @staticmethod
-    def load(
-        model: str, revision: str | None, *, image_token_id: int, context: int, template: str = "checkpoint"
-    ) -> "PromptBuilder":
-        """The tokenizer of a checkpoint, a folder or a hub id, with a template as `choose_template` gives it.
-
-        Raises ValueError where the checkpoint lacks what is needed.
-        """
-        try:  # backend: the image processor is not used, and the default one needs torchvision
-            processor = AutoProcessor.from_pretrained(
-                model, revision=revision or "main", trust_remote_code=False, backend="pil"
-            )
-        except (OSError, ValueError) as error:
-            raise Refused(f"model {model!r} must have a tokenizer and a processor config: {error}") from error
+    def load(processor: LlavaNextProcessor, facts: ModelFacts, template: str = CHECKPOINT) -> "PromptBuilder":
+        """The builder of a checkpoint's prompts, with a template as `choose_template` gives it; raises Refused where
+        the checkpoint lacks what is needed."""
         tokenizer = processor.tokenizer
-        own = processor.chat_template or tokenizer.chat_template
+        _check_tokens(processor, facts)
+        own = own_template(processor) if template == CHECKPOINT else None
         return PromptBuilder(
             tokenizer=tokenizer,
-            image_token_id=image_token_id,
-            context=context,
+            limits=TokenLimits(image_token_id=facts.image_token_id, context=facts.context, rows=facts.text.vocabulary),
             render=renderer(template, tokenizer, own),
             template_hash=hash_template(template, own),
             markers=FORMATS[template].markers if template in FORMATS else (),
         )
+
+    def check_system(self, system: str) -> None:
+        """Raise Refused where the template refuses or leaves out a system message."""
+        for num_images in (0, 1):
+            try:
+                self._expected_special(replace(ask("x", num_images), system=system))
+            except RowError as error:
+                what = f"takes {system!r}: {error.failure.message}"
+                if error.failure.type == _LEFT_OUT:
+                    what = f"writes it, the model's leaves out {system!r}"
+                raise Refused(f"--system must have a chat template that {what}") from error
 
     def render(self, conversation: Conversation) -> str:
         """The string that is tokenised: one `<image>` an image, special tokens in the texts broken."""
@@ -83,6 +97,7 @@ class PromptBuilder:
         They leave `room` new tokens in the context.
         """
         _check_conversation(conversation, len(image_tokens))
+        self._check_letters(conversation)
         ids = self._tokenise(self.render(conversation))
         self._check_special(ids, conversation)
         ids = expand(ids, self.image_token_id, image_tokens)
@@ -104,7 +119,25 @@ class PromptBuilder:
         bos = self._tokenizer.bos_token
         begun = bool(bos) and rendered.startswith(str(bos))  # by the template: the tokenizer would add a second one
         encoded = self._tokenizer(rendered, add_special_tokens=not begun, return_attention_mask=False, verbose=False)
-        return np.asarray(encoded["input_ids"], np.int32)
+        ids = np.asarray(encoded["input_ids"], np.int32)
+        if ids.max(initial=0) >= self._rows:  # of a tokenizer that is larger than the network's table
+            names = ", ".join(self._tokenizer.convert_ids_to_tokens(sorted(set(ids[ids >= self._rows].tolist()))))
+            message = f"the prompt must keep to the {self._rows} tokens of the network, it brings in {names}"
+            raise RowError("prompt", "UnknownToken", message)
+        return ids
+
+    def _check_letters(self, conversation: Conversation) -> None:
+        """What can be no prompt of the context, however it is tokenised, is neither rendered nor tokenised."""
+        if self._most_letters is None:
+            longest = max(len(token.encode()) for token in self._tokenizer.get_vocab())
+            self._most_letters = self.context * longest * _COMPOSED
+        letters = sum(len(part or "") for turn in conversation.turns for part in turn.parts)
+        letters += len(conversation.system or "")
+        if letters > self._most_letters or len(conversation.turns) > self.context:
+            message = (
+                f"{letters} letters in {len(conversation.turns)} turns, the model's context is {self.context} tokens"
+            )
+            raise RowError("prompt", "PromptTooLong", message)
 
     def _break(self, text: str) -> str:
         return self._literals.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
@@ -125,11 +158,46 @@ class PromptBuilder:
         """The special tokens of a harmless conversation like it: those that the template itself writes."""
         outline = _outline(conversation)
         if outline not in self._own_special:
-            harmless = self._render(conversation.with_texts(lambda _: "x"))
+            expected = self._special_in(self._tokenise(self._render_harmless(conversation)))
+            if len(conversation.turns) > _TURNS:
+                return expected
             if len(self._own_special) >= _OUTLINES:
                 self._own_special.clear()
-            self._own_special[outline] = self._special_in(self._tokenise(harmless))
+            self._own_special[outline] = expected
         return self._own_special[outline]
+
+    def _render_harmless(self, conversation: Conversation) -> str:
+        """The conversation with a word of its own in place of every text; raises RowError where the template leaves
+        one out, and so would leave out the text."""
+        words: list[str] = []
+
+        def word(_: str) -> str:
+            words.append(f"x{len(words)}x")
+            return words[-1]
+
+        harmless = conversation.with_texts(word)
+        rendered = self._render(harmless)
+        if "'type': 'text'" in rendered:
+            raise RowError("prompt", "TemplateError", "the chat template writes a list of parts where it takes texts")
+        lost = [number for number, one in enumerate(words) if one not in rendered.lower()]
+        if lost:
+            in_turns = sum(part is not None for turn in harmless.turns for part in turn.parts)
+            what = "the system message" if lost[0] >= in_turns else f"text {lost[0] + 1} of {in_turns} of the turns"
+            raise RowError("prompt", _LEFT_OUT, f"the chat template must write every text, it leaves out {what}")
+        return rendered
+
+    def _turn_tokens(self) -> set[int]:
+        """The added tokens that the template writes, whatever the tokenizer's flag says of them: whoever could write
+        them in a text could play a turn."""
+        probes = [ask("x", 0), ask("x", 1), THREE_TURNS]
+        written: set[int] = set()
+        for probe in [*probes, *(replace(probe, system="x") for probe in probes)]:
+            try:
+                written.update(self._tokenise(self._render(probe)).tolist())
+            except RowError:  # a template need not take all of them
+                continue
+        added = self._tokenizer.added_tokens_decoder
+        return {id for id in written if id in added and _can_mark(str(added[id].content))}
 
     def _check_template(self) -> None:
         for num_images in (0, 1, 2):
@@ -137,7 +205,7 @@ class PromptBuilder:
             try:
                 found = self._expected_special(conversation).count(self.image_token_id)
             except RowError as error:
-                raise Refused(error.failure.message) from error
+                raise Refused(f"{error.failure.message}; set --chat-template") from error
             if found != num_images:
                 raise Refused(
                     f"the chat template must write one image token (id {self.image_token_id}) an image, "
@@ -146,6 +214,9 @@ class PromptBuilder:
 
 
 _OUTLINES = 4096  # kept at once
+_LEFT_OUT = "TextLeftOut"
+_TURNS = 64  # of the longest that is kept
+_COMPOSED = 4  # letters that a tokenizer may make one of before it begins: combining accents, syllables
 
 
 def common_length(prompts: Sequence[TokenIds]) -> int:
@@ -191,6 +262,23 @@ def _ids_of(tokenizer: PreTrainedTokenizerBase, markers: tuple[str, ...]) -> lis
     if missing:
         raise Refused(f"--chat-template must suit the model, whose vocabulary has no {', '.join(missing)}")
     return [vocabulary[marker] for marker in markers]
+
+
+def _check_tokens(processor: LlavaNextProcessor, facts: ModelFacts) -> None:
+    """Raise Refused where tokenizer and config mean different tokens by an image, or where no token ends an answer."""
+    id, literal = processor.image_token_id, processor.image_token
+    if id != facts.image_token_id:
+        raise Refused(
+            f"image_token_index must be the id of the processor's image_token {literal!r}, which is {id}, "
+            f"got {facts.image_token_id}"
+        )
+    if not facts.eos_token_ids and processor.tokenizer.eos_token_id is None:
+        raise Refused("the checkpoint must name an eos_token_id (generation_config.json or config.json), none found")
+
+
+def _can_mark(token: str) -> bool:
+    """Whether a token can open or close a turn: blanks and mere words are in every text."""
+    return len(token) > 1 and not token.isspace() and not token.strip().isalnum()
 
 
 def _added_special(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -3,14 +3,16 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import LlavaNextProcessor, PreTrainedTokenizerBase
 
-from pipeline.preprocess.conversation import Conversation, Part
-from pipeline.preprocess.formats import FORMATS, TextFacts, published_format, render_format
-from schemas.errors import Refused, RowError
+from pipeline.preprocess.conversation import Conversation
+from pipeline.preprocess.facts import ModelFacts
+from pipeline.preprocess.files import load_processor
+from pipeline.preprocess.formats import FORMATS, published_format, render_format
+from pipeline.preprocess.own import difference, named_templates, render_jinja
+from schemas.errors import Refused
 
 # A conversation -> the string that the model was trained to see before its answer.
 Render: TypeAlias = Callable[[Conversation], str]
@@ -18,14 +20,18 @@ Render: TypeAlias = Callable[[Conversation], str]
 CHECKPOINT = "checkpoint"
 
 
-def choose_template(choice: str, text: TextFacts) -> str:
-    """What `--chat-template` comes to: a format's name, `checkpoint`, or the text of a Jinja template.
+def choose_template(choice: str, facts: ModelFacts, processor: LlavaNextProcessor | None = None) -> str:
+    """Return what `--chat-template` comes to: a format's name, `checkpoint`, or the text of a Jinja template.
 
-    `auto` is the format of a published checkpoint that has this text backbone, and the checkpoint's own template where
-    there is none. What this returns it returns as it is: it can be asked again, on another machine.
+    `auto` is the checkpoint's own template; but for a published checkpoint, with the template it was shipped with or
+    none, the format it was trained in. What this returns it returns as it is: it can be asked again, on another
+    machine. The processor is read where it is needed and not given.
     """
     if choice == "auto":
-        return published_format(text) or CHECKPOINT
+        format = published_format(facts.text)
+        if format is None:
+            return CHECKPOINT
+        return _own_or(format, facts, processor or load_processor(facts.model, facts.revision))
     if choice == CHECKPOINT or choice in FORMATS or is_template(choice):
         return choice
     if choice.endswith((".jinja", ".jinja2", ".j2")):
@@ -34,11 +40,25 @@ def choose_template(choice: str, text: TextFacts) -> str:
     raise Refused(f"--chat-template must be one of {known}, or a .jinja file, got {choice!r}")
 
 
-def describe_template(template: str) -> str:
-    """What `choose_template` chose, in a word or two."""
+def _own_or(format: str, facts: ModelFacts, processor: LlavaNextProcessor) -> str:
+    differs = difference(format, facts, processor)
+    if differs is None:
+        return format
+    if not named_templates(processor):
+        raise Refused(f"--chat-template must say how the model is asked, which has no chat template: {differs}")
+    return CHECKPOINT
+
+
+def describe_template(template: str, facts: ModelFacts, processor: LlavaNextProcessor) -> str:
+    """Describe what `choose_template` chose, and how a checkpoint of a published one's shape differs from it."""
     if is_template(template):
         return f"a Jinja template of {len(template)} characters"
-    return "the checkpoint's own template" if template == CHECKPOINT else f"format {template}"
+    format = published_format(facts.text)
+    differs = difference(format, facts, processor) if format else None
+    if template == CHECKPOINT:
+        asks = f" ({differs}, which --chat-template {format} asks in)" if differs else ""
+        return f"the checkpoint's own template{asks}"
+    return f"format {template}" + (f" (the checkpoint may be asked otherwise: {differs})" if differs else "")
 
 
 def is_template(text: str) -> bool:
@@ -61,28 +81,6 @@ def renderer(template: str, tokenizer: PreTrainedTokenizerBase, own: str | None)
     if jinja is None:
         raise Refused("the model must have a chat template (chat_template.jinja), found none; set --chat-template")
     return lambda conversation: render_jinja(tokenizer, jinja, conversation)
-
-
-def render_jinja(tokenizer: PreTrainedTokenizerBase, template: str, conversation: Conversation) -> str:
-    """The conversation through a Jinja chat template, up to where the answer starts."""
-    try:
-        rendered = tokenizer.apply_chat_template(
-            _messages(conversation), chat_template=template, tokenize=False, add_generation_prompt=True
-        )
-    except TemplateError as error:
-        raise RowError("prompt", "TemplateError", f"the chat template refuses the messages: {error}") from error
-    return str(rendered)
-
-
-def _messages(conversation: Conversation) -> list[dict[str, Any]]:
-    """What templates take: they drop a content that is not a list without a word."""
-    system = [{"role": "system", "content": [_part(conversation.system)]}] if conversation.system else []
-    turns = [{"role": turn.role, "content": [_part(part) for part in turn.parts]} for turn in conversation.turns]
-    return [*system, *turns]
-
-
-def _part(part: Part) -> dict[str, str]:
-    return {"type": "image"} if part is None else {"type": "text", "text": part}
 
 
 def _read_template(path: str) -> str:

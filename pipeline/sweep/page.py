@@ -1,5 +1,6 @@
 """The table of a sweep for people: Markdown, and one page that needs nothing but itself."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -130,34 +131,57 @@ def _markdown_table(columns: Sequence[Column], results: Iterable[Result]) -> str
 def _html_row(result: Result, results: Sequence[Result]) -> str:
     cells = "".join(_html_cell(column, result) for column in COLUMNS)
     kind = "headline" if result.headline else "other"
-    return f'<tr class="{kind}"><td>{_drawing(result, results)}</td>{cells}</tr>'
+    return f'<tr class="{kind}"><td class="drawing">{_drawing(result, results)}</td>{cells}</tr>'
 
 
 def _html_cell(column: Column, result: Result) -> str:
     key, text = column.key(result), escape(column.text(result))
     bold = text.startswith("**")
     text = f"<b>{text.strip('*')}</b>" if bold else text
-    return f'<td{_kind(column)} data-key="{"" if key is None else escape(str(key))}">{text}</td>'
+    key = "" if key is None else escape(str(key))
+    return f'<td{_kind(column)} data-key="{key}" data-title="{escape(column.title)}">{text}</td>'
 
 
 def _kind(column: Column) -> str:
-    return ' class="number"' if column.title not in _WORDS else ""
+    if column.title in ("score", "difference"):
+        return f' class="number {column.title}"'
+    return ' class="number"' if column.title not in _WORDS else ' class="word"'
 
 
 def _drawing(result: Result, results: Sequence[Result]) -> str:
-    """The score with its interval on the axis that all cells of this benchmark and metric share."""
+    """The score with its interval on the axis that all cells of this benchmark and metric share, its ends labelled."""
     same = [one for one in results if (one.benchmark, one.metric) == (result.benchmark, result.metric)]
-    least = min(one.low for one in same if one.low is not None)
-    most = max(one.high for one in same if one.high is not None)
+    bounds = [value for one in same for value in (one.low, one.score, one.high) if value is not None]
+    least, most = axis_of(bounds)
 
-    def x(value: float | None) -> float:
-        return round(6 + 128 * ((value or 0.0) - least) / ((most - least) or 1.0), 1)
+    def x(value: float) -> float:
+        return round(_MARGIN + (_WIDTH - 2 * _MARGIN) * (value - least) / (most - least), 1)
 
-    low, dot, high = x(result.low), x(result.score), x(result.high)
-    return (
-        f'<svg width="140" height="16" role="img"><title>{least:.3f} to {most:.3f}</title>'
-        f'<line x1="{low}" x2="{high}" y1="8" y2="8"/><circle cx="{dot}" cy="8" r="4"/></svg>'
-    )
+    marks = "".join(f'<path d="M{x(end)} 5v6"/>' for end in (least, most))
+    if result.low is not None and result.high is not None:
+        marks += f'<line x1="{x(result.low)}" x2="{x(result.high)}" y1="8" y2="8"/>'
+    if result.score is not None:
+        marks += f'<circle cx="{x(result.score)}" cy="8" r="4"/>'
+    ends = f'<text x="1" y="22">{least:g}</text><text x="{_WIDTH - 1}" y="22" text-anchor="end">{most:g}</text>'
+    axis = f'<path d="M{x(least)} 8H{x(most)}"/>'
+    return f'<svg width="{_WIDTH}" height="24" role="img"><title>{least:g} to {most:g}</title>{axis}{marks}{ends}</svg>'
+
+
+_WIDTH, _MARGIN = 140, 6  # of a drawing, pixels; a dot at either end is whole
+
+
+def axis_of(values: Sequence[float]) -> tuple[float, float]:
+    """Round ends around these values: 0 and the next of 1, 2, 5, 10, ... on the sides that they are on."""
+    least, most = min(values, default=0.0), max(values, default=0.0)
+    return (-_round_up(-least) if least < 0 else 0.0), (_round_up(most) if most > 0 or least >= 0 else 0.0)
+
+
+def _round_up(value: float) -> float:
+    """The least of 1, 2 or 5 times a power of ten that is no less; 1 for 0."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(float(f"{step * power:.3g}") for step in (1, 2, 5, 10) if value <= step * power * (1 + 1e-9))
 
 
 _STYLE = """
@@ -171,9 +195,21 @@ th[aria-sort=ascending]::after { content: " \\25B4"; }
 th[aria-sort=descending]::after { content: " \\25BE"; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 tbody tr:hover { background: #8881; }
-svg { vertical-align: middle; } svg line { stroke: var(--mark); stroke-width: 2; opacity: .5; }
-svg circle { fill: var(--mark); }
-input[type=search] { padding: .3rem .5rem; width: 20rem; font: inherit; } label { margin-left: 1rem; }
+svg { vertical-align: middle; } svg line { stroke: var(--mark); stroke-width: 3; opacity: .5; }
+svg circle { fill: var(--mark); } svg path { stroke: #888; } svg text { font-size: 10px; fill: #888; }
+input[type=search] { padding: .3rem .5rem; width: 20rem; max-width: 100%; box-sizing: border-box; font: inherit; }
+label { margin-left: 1rem; }
+@media (max-width: 48rem) {
+  body { margin: 1rem auto; } label { display: block; margin: .5rem 0; }
+  thead { display: none; } table, tbody { display: block; white-space: normal; }
+  tr:not([hidden]) { display: grid; grid-template-columns: 140px 1fr; gap: 0 1rem; align-items: center; }
+  tr { border-bottom: 1px solid var(--line); padding: .6rem 0; }
+  td { border: 0; padding: .1rem 0; } td.word, td.difference { grid-column: 1 / -1; } td:empty { display: none; }
+  td[data-title]::before { content: attr(data-title) " "; color: #888; }
+  td.drawing { order: -2; } td.score { order: -1; font-size: 1.1rem; font-weight: 600; text-align: left; }
+  td.score::before { content: none !important; }
+  td.number:not(.score) { text-align: left; }
+}
 """
 _SCRIPT = """
 const body = document.querySelector("tbody"), heads = [...document.querySelectorAll("th")];

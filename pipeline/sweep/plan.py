@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from pipeline.checkpoint import with_base
+from pipeline.environment import cards_here
 from pipeline.lock import hold
-from pipeline.machine import cards_here, check_machine
+from pipeline.machine import check_machine
 from pipeline.plan import Plan, plan_job
 from pipeline.run import RunMismatch, begin_run, is_complete, read_run
 from pipeline.stages import Preprocess
@@ -58,26 +60,27 @@ def plan_sweep(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> Swee
     cells = cells_of(settings, benchmarks)
     cards = cards_here()
     for cell in {(cell.engine_key(), cell.sampling_key()): cell for cell in cells}.values():
-        check_machine(cell.job, cards)  # refuses here what the actors could only die of
+        check_machine(with_base(cell.job), cards)  # refuses here what the actors could only die of
     askings = list({cell.asking.folder: cell.asking for cell in cells}.values())
     if not all(is_made(asking) for asking in askings):
         with hold(settings.output):
             for asking in askings:
                 write_input(asking)
-    models: dict[tuple[str, str | None, str], Plan] = {}
+    models: dict[tuple[str | None, ...], Plan] = {}
     described: dict[JobSettings, dict[str, Any]] = {}
     return SweepPlan(settings=settings, cells=tuple(_planned(cell, models, described) for cell in cells))
 
 
 def _planned(
-    cell: Cell, models: dict[tuple[str, str | None, str], Plan], described: dict[JobSettings, dict[str, Any]]
+    cell: Cell, models: dict[tuple[str | None, ...], Plan], described: dict[JobSettings, dict[str, Any]]
 ) -> PlannedCell:
     """The plan of a cell; each model is looked at once, and each way of preparing rows tried once."""
     job = cell.job
-    key = (job.model, job.revision, job.chat_template)
+    key = (job.model, job.revision, job.adapter, job.chat_template)
     if key in models:
         known = models[key]
-        job = job.model_copy(update={"chat_template": known.settings.chat_template})
+        found = ("model", "revision", "adapter", "chat_template")
+        job = job.model_copy(update={name: getattr(known.settings, name) for name in found})
         plan = plan_job("sweep", job, "", known.model)
     else:
         plan = models[key] = plan_job("sweep", job, "")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.answering import ErrorBudgetSpent, Loaders, check_budget, say
-from pipeline.dataflow import EngineNotLoaded, Placement, RunFailed, place, run_units
+from pipeline.dataflow import EngineNotLoaded, Placement, RunFailed, place, run_units, said_while_waiting
 from pipeline.job import ROUNDS
 from pipeline.lock import Lock
 from pipeline.merge import BrokenUnits, finish_run
@@ -183,15 +183,16 @@ def _answer(cells: Sequence[CellRun], call: Call) -> None:
     progress = Progress(total_rows=sum(cell.planned.plan.rows_of(unit) for cell in open for unit in cell.todo))
     say(f"{progress.total_rows:,} answers to give in {len(open)} cells of {settings.model}; loading the model")
     efforts = Efforts(folder=call.folder)
-    for receipt in run_units(queue, work, placement):
-        call.lock.check()
-        progress.add(receipt)
-        cell = open[receipt.part]
-        cell.take(receipt, efforts.add(cell.name, receipt), call.limits)
-        if not cell.open:
-            efforts.write()
-        if call.limits.over():
-            break
+    with said_while_waiting(placement, progress.say_if_silent):
+        for receipt in run_units(queue, work, placement):
+            call.lock.check()
+            progress.add(receipt)
+            cell = open[receipt.part]
+            cell.take(receipt, efforts.add(cell.name, receipt), call.limits)
+            if not cell.open:
+                efforts.write()
+            if call.limits.over():
+                break
     progress.end()
     efforts.write()
 

@@ -39,7 +39,9 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
         reasons: dict[CellName, str] = {}
         if engines := list(plan.engines()):
             call = Call(folder=output, loaders=loaders, lock=lock, limits=_limits(plan))
-            with on_cluster():
+            asked = [planned.plan.settings for cells in engines for planned in cells]
+            dashboard, logs = any(one.dashboard for one in asked), any(one.worker_logs for one in asked)
+            with on_cluster(dashboard=dashboard, worker_logs=logs):
                 for cells in engines:
                     reasons |= _answer(cells, call)
         say("scoring")

@@ -10,6 +10,7 @@ from demo.checkpoint import Shape, build_config
 from pipeline.engine.features import feature_index
 from pipeline.engine.vision import Vision, normalise
 from pipeline.preprocess.geometry import num_image_tokens, num_tiles
+from pipeline.preprocess.pixels import PixelScale
 from schemas.sample import Size
 from tests.engine.oracle import mixed_questions
 
@@ -43,11 +44,11 @@ def by_layer(request):
 
 @pytest.mark.parametrize("tiles_per_call", [1, 4, 64])
 def test_features_are_those_of_transformers_whatever_layer_and_call(by_layer, oracle, tiles_per_call) -> None:
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    scale = PixelScale(factor=1 / 255, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
     samples = [oracle.sample(question) for question in mixed_questions()]
-    found = Vision(by_layer, mean, std).encode(samples, tiles_per_call)
+    found = Vision(by_layer, scale).encode(samples, tiles_per_call)
     for sample, features in zip(samples, found, strict=True):
-        pixels = normalise(torch.from_numpy(sample.tiles), mean, std)
+        pixels = normalise(torch.from_numpy(sample.tiles), scale)
         size = torch.tensor([[sample.image_sizes[0].height, sample.image_sizes[0].width]])
         (expected,) = by_layer.get_image_features(pixel_values=pixels, image_sizes=size).pooler_output
         torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
@@ -57,7 +58,8 @@ def test_features_are_those_of_transformers_whatever_layer_and_call(by_layer, or
 def test_a_tile_has_the_same_features_beside_any_others(oracle, dtype) -> None:
     network = oracle.model.network.model
     samples = [oracle.sample(question) for question in mixed_questions()]
-    vision = Vision(LlavaNextForConditionalGeneration(network.config).to(dtype).eval(), (0.5,) * 3, (0.3,) * 3)
+    scale = PixelScale(factor=1 / 255, mean=(0.5,) * 3, std=(0.3,) * 3)
+    vision = Vision(LlavaNextForConditionalGeneration(network.config).to(dtype).eval(), scale)
     together = vision.encode(samples, 8)
     for sample, features in zip(samples, together, strict=True):
         assert torch.equal(vision.encode([sample], 8)[0], features)

@@ -1,8 +1,10 @@
 """Answers that go round in a circle are cut, tried once more, and cost no other row a bit of its own."""
 
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from pipeline.engine.draft import Draft
 from pipeline.engine.engine import Engine
@@ -106,6 +108,42 @@ def test_a_row_whose_second_try_does_not_end_is_answered_by_its_first_without_th
     assert answer.finish_reason == "repetition"
     assert num_kept + SPAN - LONGEST_CYCLE <= (answer.num_generated_tokens or 0) < LIMITS[0]
     assert str(uncut.text).startswith(f"{answer.text} ")
+
+
+def test_a_second_try_of_numbers_that_are_none_leaves_the_first_answer_standing(oracle) -> None:
+    prompt = oracle.sample(questions()[0]).prompts[0]
+    first = Draft(oracle.model, LOOPING, prompt)
+    while first.finish_reason is None:
+        first.add(5, -0.5)
+    second = first.second_try()
+    assert second is not None
+    second.add(5, math.nan)
+    second.add(oracle.model.stop_ids[0], -0.5)
+    assert second.has_answer
+    assert second.generation() == replace(first.generation(), num_tries=2)
+
+
+@pytest.mark.parametrize("place", ["prefill", "tower"])
+def test_a_second_try_without_memory_leaves_the_first_answer_standing(oracle, place) -> None:
+    samples = [oracle.sample(question) for question in questions()]
+    settings = replace(SETTINGS, sampling=replace(LOOPING, repetition_penalty=0.7))
+    plain = list(Engine(oracle.model, settings).generate(samples))
+    engine = Engine(oracle.model, settings)
+
+    def check(module, inputs):
+        if engine.statistics().num_second_tries and (place == "tower" or len(inputs[0]) > 16):
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    tower = oracle.model.network.model.vision_tower.embeddings
+    module = tower if place == "tower" else oracle.model.decoder.blocks[0].before_attention
+    handle = module.register_forward_pre_hook(check)
+    answers = list(engine.generate(samples))
+    handle.remove()
+    assert [answer.status for answer in answers] == ["ok"] * len(samples)
+    assert engine.statistics().num_out_of_memory > 0
+    kept = [(mine, its) for mine, its in zip(answers, plain, strict=True) if its.finish_reason == "repetition"]
+    assert kept
+    assert all(mine == its for mine, its in kept)
 
 
 def test_one_row_that_runs_away_changes_no_number_of_the_others(oracle) -> None:

@@ -27,7 +27,7 @@ def plan_of(argv: Sequence[str]) -> Plan:
 def main(argv: Sequence[str]) -> int:
     try:
         plan = plan_of(argv)
-        return run_to_status(lambda: report(run_job(plan, LOADERS)))
+        return run_to_status(lambda: report(run_job(plan, LOADERS), 1.0))
     except ValueError as error:  # as jobs/__main__.py
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -105,7 +105,7 @@ class Scene:
     def assert_whole(self) -> None:
         """verify is green and the ids are those of the input, each once and in order."""
         assert verify_run(self.url) == []
-        files = storage.list_files(f"{self.url}/answers", (".parquet",))
+        files = storage.list_folder(f"{self.url}/answers", (".parquet",))
         tables = [pq.read_table(pa.BufferReader(storage.read_bytes(file.url))) for file in files]
         ids = pa.concat_tables(tables)["id"].to_pylist()
         assert ids == [f"row-{i}" for i in range(self.rows)]

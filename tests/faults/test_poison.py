@@ -12,6 +12,7 @@ from pipeline.plan import Plan, plan_job
 from schemas.job import JobSettings
 from tests.fakes import (
     DeadlyPreprocess,
+    StuckPreprocess,
     load_deadly_engine,
     load_echo_engine,
     load_engine_that_dies,
@@ -46,6 +47,15 @@ def test_rows_that_kill_their_worker_become_errors_and_their_neighbours_are_answ
     }
     assert len({a["id"] for a in answers}) == 40
     assert not (tmp_path / "out" / "markers").exists()
+
+
+def test_a_row_that_holds_its_interpreter_for_ever_is_timed_out_and_its_neighbours_are_answered(tmp_path: Path) -> None:
+    plan = plan_for(tmp_path, {10: "gets-stuck"}, rows=16, row_seconds=5)
+    summary = run_job(plan, Loaders(engine=load_echo_engine, preprocess=StuckPreprocess))
+    answers = pq.read_table(tmp_path / "out" / "answers").to_pylist()
+    failed = {a["id"]: (a["error_stage"], a["error_type"]) for a in answers if a["status"] == "error"}
+    assert (summary.rows, summary.errors) == (16, 1)
+    assert failed == {"row-10-gets-stuck": ("decode", "TimedOut")}
 
 
 @pytest.mark.soak

@@ -9,11 +9,12 @@ import pytest
 from pipeline import storage
 from pipeline.answering import Loaders
 from pipeline.job import run_job
-from pipeline.plan import plan_job
-from pipeline.retry import Choice, retry_failed
+from pipeline.plan import find_complete, plan_job
+from pipeline.retry import Choice, retry_failed, with_settings
 from pipeline.verify import verify_run
+from schemas.errors import Refused
 from schemas.job import JobSettings
-from tests.fakes import load_echo_engine
+from tests.fakes import load_echo_engine, load_engine_that_counts
 from tests.inputs import bad_row, good_row, picture, write_parquet
 from tests.tiny import checkpoint
 
@@ -69,6 +70,48 @@ def test_a_retry_that_was_killed_before_its_manifest_is_mended_by_the_same_call(
     summary = retry_failed(out, Choice(), Loaders(engine=load_echo_engine))
     assert (summary.ok, verify_run(out)) == (3, [])
     assert pq.read_table(f"{out}/answers")["attempt"].to_pylist() == [1, 2, 1]
+
+
+def test_chosen_answers_are_given_again_under_other_settings_as_a_recorded_change(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [bad_row(i, "decode" if i == 1 else "") for i in range(3)])
+    out = str(tmp_path / "out")
+    base = {"input": (str(source),), "output": out, "model": str(checkpoint()), "max_error_rate": 1.0}
+    base["max_new_tokens"] = 5
+    plan = plan_job("caption", JobSettings.model_validate({**base, "prompt": ("a=A?", "b=B?")}), "Q?")
+    run_job(plan, load_engine_that_counts)
+    settings = {"max_new_tokens": 9}
+    choice = Choice(finish_reason="length", prompt_id="a", settings=settings)
+    assert retry_failed(out, choice, Loaders(engine=load_engine_that_counts)).errors == 2
+    after = pq.read_table(f"{out}/answers").to_pylist()
+    assert [(a["prompt_id"], a["attempt"], a["text"]) for a in after if a["status"] == "ok"] == [
+        (prompt, 2 if prompt == "a" else 1, "9" if prompt == "a" else "5") for prompt in "abab"
+    ]
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [(change["retry"], change["settings"]) for change in run["changes"]] == [(1, settings)]
+    assert run["settings"]["max_new_tokens"] == 5
+    assert find_complete(plan) is not None  # the run is what it was asked
+    assert verify_run(out) == []
+
+
+def test_a_text_stays_where_the_new_try_has_none(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(2)])
+    out = str(tmp_path / "out")
+    base = {"input": (str(source),), "output": out, "model": str(checkpoint()), "max_error_rate": 1.0}
+    run_job(plan_job("caption", JobSettings.model_validate(base), "Q?"), load_echo_engine)
+    before = pq.read_table(f"{out}/answers")
+    choice = Choice(finish_reason="stop", settings={"max_image_bytes": 1})  # no image is so small
+    assert retry_failed(out, choice, Loaders(engine=load_echo_engine)).errors == 0
+    assert pq.read_table(f"{out}/answers") == before
+    assert verify_run(out) == []
+
+
+def test_settings_that_are_none_are_refused_before_anything_is_tried(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    settings = JobSettings(input=(str(source),), output=str(tmp_path / "out"), model=str(checkpoint()))
+    with pytest.raises(Refused, match="min_new_tokens must be at most max_new_tokens"):
+        with_settings(settings, {"min_new_tokens": 999})
+    with pytest.raises(Refused, match="excludes --stage"):
+        Choice(finish_reason="length", stage="fetch")
 
 
 def test_a_run_that_is_not_complete_cannot_be_retried(tmp_path: Path) -> None:

@@ -1,12 +1,20 @@
 """The command line: what it takes from flags and YAML, what it refuses and how, before anything starts."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from jobs.__main__ import main
+from jobs.flags import HEADINGS
+from schemas.job import JobSettings
 from tests.inputs import bad_row, good_row, write_parquet
+from tests.test_verify import run_without_ray
 from tests.tiny import checkpoint
 
 
@@ -58,7 +66,9 @@ def test_ocr_asks_its_own_question_and_leaves_room_for_long_answers(source: str,
             ["--temperature", "-1"], "--temperature: input should be greater than or equal to 0, got", id="value"
         ),
         pytest.param(
-            ["--tempreature", "1"], "Unknown option: --tempreature. Did you mean --temperature?", id="unknown flag"
+            ["--tempreature", "1"],
+            "--tempreature is no flag of caption; did you mean --temperature?",
+            id="unknown flag",
         ),
         pytest.param(["--limit", "x"], "--limit: input should be a valid integer", id="not a number"),
         pytest.param(
@@ -94,6 +104,114 @@ def test_a_missing_input_is_refused(tmp_path: Path, capsys) -> None:
 def test_a_model_that_is_nowhere_is_refused(source: str, tmp_path: Path, capsys) -> None:
     assert main(["caption", "--input", source, "--output", "out", "--model", str(tmp_path)]) == 2
     assert "--model must be a checkpoint folder with a config.json" in capsys.readouterr().err
+
+
+def test_a_dry_run_whose_rows_all_fail_is_no_success(tmp_path: Path, capsys) -> None:
+    source = str(write_parquet(tmp_path / "in.parquet", [bad_row(i, "decode") for i in range(3)]))
+    assert main(dry_run(source)) == 1
+    assert "error: all 3 rows that were read fail" in capsys.readouterr().err
+    assert main(dry_run(source, "--max-error-rate", "1")) == 0
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("below", "message"),
+    [("", "a-file is in the way"), ("/out", "a-file is in the way"), ("/" + "x" * 300, "a-file is in the way")],
+)
+def test_an_output_that_cannot_be_made_is_refused_before_anything_starts(
+    source: str, tmp_path: Path, dry: list[str], below: str, message: str, capsys
+) -> None:
+    file = tmp_path / "a-file"
+    file.write_text("mine", encoding="utf-8")
+    flags = ["--input", source, "--model", str(checkpoint()), *dry]
+    assert main(["caption", *flags, "--output", f"{file}{below}"]) == 2
+    assert message in capsys.readouterr().err
+    assert file.read_text(encoding="utf-8") == "mine"
+    assert main(["caption", *flags, "--output", f"{tmp_path}/{'x' * 300}"]) == 2
+    assert main(["caption", *flags, "--output", "https://example.com/out"]) == 2
+
+
+def test_a_dry_run_says_that_the_folder_holds_another_run(tmp_path: Path, capsys) -> None:
+    settings = run_without_ray(tmp_path).settings
+    flags = ["--input", *settings.input, "--output", settings.output, "--model", settings.model, "--unit-rows", "8"]
+    assert main(["caption", *flags, "--dry-run", "--prompt", "Another?"]) == 2
+    said = capsys.readouterr().err
+    assert "holds another run" in said
+    assert "max_new_tokens" not in said
+    assert main(["caption", *flags, "--dry-run"]) == 0
+
+
+def test_the_version_is_that_of_the_project(capsys) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == project["project"]["version"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--inptu", "a", "--output", "b"], "--inptu is no flag of caption; did you mean --input?"),
+        (["--input", "a", "--outptu=b"], "--outptu is no flag of caption; did you mean --output?"),
+        (
+            ["--input", "a", "--output", "b", "--max_new_tokens", "x"],
+            "--max-new-tokens: input should be a valid integer",
+        ),
+        (["--input", "a"], "--output is required"),
+        ([], "parameter --input requires an argument"),
+    ],
+)
+def test_a_flag_that_is_wrong_or_missing_is_named(flags: list[str], message: str, capsys) -> None:
+    assert main(["caption", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_setting_stands_under_a_heading(capsys) -> None:
+    named = [name for names in HEADINGS.values() for name in names]
+    assert sorted(named) == sorted(JobSettings.model_fields)
+    assert main(["ocr", "--help"]) == 0
+    shown = capsys.readouterr().out
+    places = [shown.index(f" {heading} ") for heading in HEADINGS]
+    assert places == sorted(places)
+    assert shown.index("llava-batch ocr --input scans/") < places[0]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_commands_and_flags(shell: str, capsys) -> None:
+    assert main(["completion", shell]) == 0
+    shown = capsys.readouterr().out
+    assert "retry-failed" in shown
+    assert "max-new-tokens" in shown
+
+
+def test_a_run_without_gpus_says_nothing_of_cards(source: str, capsys) -> None:
+    assert main(dry_run(source, "--gpus", "0")) == 0
+    assert "memory" not in capsys.readouterr().err
+
+
+def test_a_hub_that_cannot_be_reached_is_refused_in_one_line_without_trying_again(source: str, tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        told = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache")}
+        for job in ("caption", "ocr"):
+            command = [sys.executable, "-m", "jobs", job, "--input", source, "--output", str(tmp_path / "out")]
+            done = subprocess.run(
+                [*command, "--model", "some/model"],
+                env=without_hub(**told),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 2, done.stderr
+            (line,) = done.stderr.splitlines()
+            assert line.startswith("error: --model 'some/model' is neither a folder here nor to be had from the hub: ")
+            assert f"{endpoint} cannot be reached" in line
+
+
+def without_hub(**changes: str) -> dict[str, str]:
+    """The environment without what says how the hub is to be reached."""
+    names = ("HF_HUB_OFFLINE", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+    return {**{name: value for name, value in os.environ.items() if name not in names}, **changes}
 
 
 @pytest.mark.ray

@@ -148,3 +148,55 @@ def test_a_second_system_message_is_refused() -> None:
 def test_every_text_is_changed_and_no_image() -> None:
     conversation = Conversation(turns=ask("a", 1).turns, system="b").with_texts(str.upper)
     assert (conversation.system, conversation.turns[0].parts) == ("B", (None, "A"))
+
+
+def llava(*values: str) -> Conversation:
+    """LLaVA's own form of a conversation, the human first."""
+    return parse(*({"from": ("human", "gpt")[i % 2], "value": value} for i, value in enumerate(values)))
+
+
+@pytest.mark.parametrize(
+    ("value", "parts"),
+    [
+        pytest.param("<image>\nHow many?", (None, "How many?"), id="first"),
+        pytest.param("How many?\n<image>", (None, "How many?"), id="one comes first wherever it stands"),
+        pytest.param("Is <image>\nlike <image>?", ("Is ", None, "like ", None, "?"), id="several stay in place"),
+        pytest.param("<image>\n<image>\nSame?", (None, None, "Same?"), id="two"),
+        pytest.param("<image>", (None,), id="alone"),
+        pytest.param(" Hi.\n", (" Hi.\n",), id="none"),
+    ],
+)
+def test_image_in_a_text_of_llavas_own_data_is_an_image(value: str, parts: tuple[str | None, ...]) -> None:
+    conversation = llava(value)
+    assert conversation.turns == (Turn(role="user", parts=parts),)
+    assert conversation.uris == (None,) * parts.count(None)
+
+
+def test_the_answer_that_was_to_be_learnt_is_left_out_and_earlier_ones_are_history() -> None:
+    conversation = llava("<image>\na", "b", "c", "d")
+    assert [(turn.role, turn.parts) for turn in conversation.turns] == [
+        ("user", (None, "a")),
+        ("assistant", ("b",)),
+        ("user", ("c",)),
+    ]
+
+
+def test_llavas_data_may_have_a_system_message_and_nulls_of_a_struct() -> None:
+    system = {"from": "system", "value": "Be brief.", "role": None}
+    assert parse(system, {"from": "human", "value": "Hi."}, {"from": "gpt", "value": "No."}).system == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        pytest.param({"from": "gpt", "value": "x"}, "take turns, .* got no user", id="an answer alone"),
+        pytest.param({"from": "tool", "value": "x"}, "role must be user or assistant, .* got 'tool'", id="another"),
+        pytest.param({"from": ["human"], "value": "x"}, "role must be .* got", id="no name"),
+        pytest.param({"from": "human", "value": None}, "content must be a text .* got None", id="no value"),
+        pytest.param({"from": "human"}, "content must be a text .* got None", id="nothing"),
+        pytest.param({"from": "system", "value": "<image>"}, "a system message must be text", id="system"),
+    ],
+)
+def test_llavas_data_that_cannot_be_asked_fails_the_row(message: object, why: str) -> None:
+    with pytest.raises(RowError, match=f"prompt: BadMessages: .*{why}"):
+        parse(message)

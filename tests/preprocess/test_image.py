@@ -1,5 +1,6 @@
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from PIL import Image
 from transformers import LlavaNextImageProcessorPil
 
 from pipeline.engine.vision import normalise
-from pipeline.preprocess.image import FORMATS, ImageLimits, decode, tile_image
+from pipeline.preprocess.geometry import Resample
+from pipeline.preprocess.image import FORMATS, ImageLimits, _scans, _to_rgb, decode, tile_image
+from pipeline.preprocess.pixels import read_scale
 from schemas.errors import RowError
 from tests.images import encoded, noise, random_sizes, real_images
 from tests.preprocess.test_geometry import LLAVA, PINPOINTS
@@ -19,6 +22,7 @@ SIZES = [
     *((335, 337), (1008, 336), (336, 1008), (2, 7), (5000, 3), (640, 480), (480, 640), (1024, 768), (1920, 1080)),
     *random_sizes(190, most=1200),
 ]
+RESAMPLES: dict[Resample, int] = {"bicubic": 3, "bilinear": 2}  # with Pillow's numbers
 CHECKPOINT = {
     "size": {"shortest_edge": 336},
     "crop_size": {"height": 336, "width": 336},
@@ -26,30 +30,34 @@ CHECKPOINT = {
 }
 
 
-def test_normalised_tiles_are_bit_for_bit_those_of_transformers_with_torchvision() -> None:
+@pytest.mark.parametrize("resample", RESAMPLES)
+def test_normalised_tiles_are_bit_for_bit_those_of_transformers_with_torchvision(resample: Resample) -> None:
     pytest.importorskip("torchvision")
     from transformers import LlavaNextImageProcessor
 
-    processor = LlavaNextImageProcessor(**CHECKPOINT)
-    scale = list(processor.image_mean), list(processor.image_std)
+    processor = LlavaNextImageProcessor(**CHECKPOINT, resample=RESAMPLES[resample])
+    scale, anyres = read_scale(processor), replace(LLAVA, resample=resample)
     differing = []
     for width, height in [*SIZES, (4000, 3000)]:
         image = noise(width, height)
         expected = processor(image, return_tensors="pt")["pixel_values"][0]
-        if not torch.equal(normalise(torch.from_numpy(tile_image(image, LLAVA)), *scale), expected):
+        if not torch.equal(normalise(torch.from_numpy(tile_image(image, anyres)), scale), expected):
             differing.append((width, height))
     assert not differing
 
 
-def test_tiles_are_within_two_levels_of_transformers_with_pillow() -> None:
+@pytest.mark.parametrize("resample", RESAMPLES)
+def test_tiles_are_within_two_levels_of_transformers_with_pillow(resample: Resample) -> None:
     # Pillow resizes a tall image by height first, torch by width first always: only where values reach the ends of
     # their range, and are clipped between the two, does that make more of a difference than rounding.
-    processor = LlavaNextImageProcessorPil(**CHECKPOINT, do_rescale=False, do_normalize=False)
+    raw = {"do_rescale": False, "do_normalize": False, "resample": RESAMPLES[resample]}
+    processor = LlavaNextImageProcessorPil(**CHECKPOINT, **raw)
+    anyres = replace(LLAVA, resample=resample)
     differing = {}
     for width, height in [*SIZES, (4000, 3000)]:
         image = noise(width, height, low=80, high=176)
         expected = processor(image, return_tensors="np")["pixel_values"][0].transpose(0, 2, 3, 1)
-        levels = np.abs(tile_image(image, LLAVA).astype(np.int16) - expected).max()
+        levels = np.abs(tile_image(image, anyres).astype(np.int16) - expected).max()
         if levels > 2:
             differing[width, height] = levels
     assert len(SIZES) >= 200
@@ -186,7 +194,7 @@ def test_every_real_picture_is_decoded_to_rgb_of_its_size() -> None:
 
 @pytest.mark.parametrize(("data", "kind", "message"), [
     pytest.param(b"", "EmptyImage", "the image has no bytes", id="empty"),
-    pytest.param(b"<!DOCTYPE html><html>", "NotAnImage", "begin with b'<!DOCTYPE html><', are no", id="a web page"),
+    pytest.param(b"<!DOCTYPE html><html>", "NotAnImage", "look like HTML, they are no readable", id="a web page"),
     pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9", "NotAnImage", "no readable JPEG", id="PostScript"),
     pytest.param(encoded(noise(99, 99), "JPEG")[:2000], "BrokenImage", "truncated", id="truncated JPEG"),
     pytest.param(encoded(noise(99, 99), "JPEG")[:100], "BrokenImage", "", id="JPEG without a whole header"),
@@ -237,9 +245,60 @@ def test_a_text_that_unpacks_to_gigabytes_is_refused() -> None:
         decode(data, LIMITS)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 10**8), (10**8, 1), (3, 3001), (2002, 2)])
+def test_a_shape_that_is_extreme_is_refused_by_the_header_alone(width, height) -> None:
+    with pytest.raises(RowError, match=f"AspectTooLarge: .* {width}x{height} pixels; the limit is 1000"):
+        decode(png(width, height, b""), LIMITS)
+
+
+def test_a_shape_at_the_limit_is_an_image() -> None:
+    assert decode(encoded(noise(2000, 2)), LIMITS).size == (2000, 2)
+    with pytest.raises(RowError, match="one side is 10 times the other, 20x2 pixels; the limit is 9"):
+        decode(encoded(noise(20, 2)), ImageLimits(max_aspect=9))
+
+
+def jpeg_of_scans(more: int, side: int = 64, **options: object) -> bytes:
+    """A JPEG whose last scan is there so many times more."""
+    data = encoded(noise(side, side), "JPEG", **options)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * more + b"\xff\xd9"
+
+
+def test_a_jpeg_that_goes_over_its_pixels_for_ever_is_not_decoded() -> None:
+    blank = encoded(Image.new("L", (9000, 9000)), "JPEG", progressive=True)
+    last = blank[blank.rindex(b"\xff\xda") : -2]
+    with pytest.raises(RowError, match="TooManyScans: the JPEG has 106 scans over 81000000 pixels, the limit is 49"):
+        decode(blank[:-2] + last * 100 + b"\xff\xd9", LIMITS)
+
+
+def test_scans_that_are_few_for_their_pixels_are_read() -> None:
+    assert decode(jpeg_of_scans(50, progressive=True), LIMITS).size == (64, 64)
+
+
+def test_what_only_looks_like_scans_is_not_counted() -> None:
+    whole = encoded(noise(8, 8), "JPEG", comment=b"\xff\xda" * 9000) + b"\xff\xda" * 9000
+    assert list(_scans(whole)) == [whole.index(b"\xff\xda\x00\x0c")]
+    assert (
+        len(list(_scans(jpeg_of_scans(7, progressive=True))))
+        == len(list(_scans(jpeg_of_scans(0, progressive=True)))) + 7
+    )
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "I;16", "I", "F"])
+def test_an_image_converted_in_bands_is_the_one_converted_at_once(mode) -> None:
+    large = Image.fromarray(np.random.default_rng(0).integers(0, 2**15, (70, 9)).astype(np.int32))
+    image = noise(9, 70).convert(mode) if mode in ("P", "LA", "RGBA") else large.convert(mode)
+    if mode == "RGBA":
+        image.putalpha(noise(9, 70).convert("L"))
+    if mode in ("P", "I;16"):
+        image.info["transparency"] = image.getpixel((3, 3))
+    assert np.array_equal(_to_rgb(image, band=90), _to_rgb(image))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"max_aspect": 0.5}, "max_aspect must be at least 1, got 0.5"),
         ({"max_bytes": 0}, "max_bytes must be at least 1, got 0"),
         ({"max_pixels": 0}, "max_pixels must be between 1 and 178956970, got 0"),
         ({"max_pixels": 10**9}, "max_pixels must be between 1 and 178956970, got 1000000000"),

@@ -94,9 +94,17 @@ def test_one_broken_image_fails_the_row() -> None:
 
 
 def test_images_that_are_too_long_for_the_context_fail_the_prompt() -> None:
-    images = tiny().load_images([encoded(noise(90, 90))] * 15)
-    with pytest.raises(RowError, match="prompt: PromptTooLong: .* image tokens .* the model's context is 1024"):
-        tiny().build_prompt("p", "Hello?", images)
+    decoded = []
+    images = (decoded.append(number) or encoded(noise(90, 90)) for number in range(99))
+    with pytest.raises(RowError, match="prompt: PromptTooLong: 12 images are .* image tokens, .* context is 1024"):
+        tiny().load_images(images)
+    assert len(decoded) == 12
+
+
+def test_places_are_counted_before_there_is_an_image() -> None:
+    tiny().check_places(15)
+    with pytest.raises(RowError, match="PromptTooLong: 99 images are at least .* image tokens, .* context is 1024"):
+        tiny().check_places(99)
 
 
 def test_an_answer_gets_what_its_prompt_leaves_of_the_context() -> None:

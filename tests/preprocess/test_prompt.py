@@ -1,4 +1,5 @@
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,8 +7,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from pipeline.preprocess.conversation import ask
-from pipeline.preprocess.prompt import PromptBuilder, expand
-from pipeline.preprocess.template import render_jinja
+from pipeline.preprocess.facts import read_facts
+from pipeline.preprocess.files import load_processor
+from pipeline.preprocess.own import render_jinja
+from pipeline.preprocess.prompt import PromptBuilder, TokenLimits, expand
 from schemas.errors import RowError
 from tests.images import noise
 from tests.tiny import checkpoint
@@ -26,7 +29,11 @@ BOS = 0
 
 @functools.cache
 def builder(backbone: str = "llama") -> PromptBuilder:
-    return PromptBuilder.load(str(checkpoint(backbone)), None, image_token_id=IMAGE, context=1024)
+    return load(checkpoint(backbone))
+
+
+def load(folder: Path) -> PromptBuilder:
+    return PromptBuilder.load(load_processor(str(folder), None), read_facts(str(folder), None))
 
 
 def ids_of(prompts: PromptBuilder, text: str, image_tokens: list[int], max_new_tokens: int = 1) -> np.ndarray:
@@ -120,12 +127,12 @@ def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path) -> None:
     processor.chat_template = processor.tokenizer.chat_template = None
     processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="must have a chat template"):
-        PromptBuilder.load(str(tmp_path), None, image_token_id=IMAGE, context=1024)
+        PromptBuilder.load(load_processor(str(tmp_path), None), read_facts(str(checkpoint()), None))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="must have a tokenizer and a processor config"):
-        PromptBuilder.load(str(tmp_path), None, image_token_id=IMAGE, context=1024)
+        load_processor(str(tmp_path), None)
 
 
 def test_expanding_repeats_the_kth_image_to_the_kth_count() -> None:
@@ -154,7 +161,6 @@ def word_builder(
     tokenizer = word_tokenizer(scheme)
     return PromptBuilder(
         tokenizer=tokenizer,
-        image_token_id=IMAGE,
-        context=1024,
+        limits=TokenLimits(image_token_id=IMAGE, context=1024, rows=len(tokenizer)),
         render=lambda conversation: render_jinja(tokenizer, template, conversation),
     )

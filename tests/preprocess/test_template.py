@@ -8,7 +8,8 @@ import pytest
 from transformers import AutoProcessor
 
 from pipeline.preprocess.conversation import Conversation, ask, parse_messages
-from pipeline.preprocess.formats import TextFacts
+from pipeline.preprocess.facts import ModelFacts, read_facts
+from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
 from pipeline.preprocess.template import choose_template, describe_template
@@ -16,9 +17,12 @@ from schemas.errors import RowError
 from schemas.sample import Size
 from tests.tiny import checkpoint
 
-TINY = TextFacts(backbone="llama", width=64, layers=2, vocabulary=262)
-MISTRAL = TextFacts(backbone="mistral", width=4096, layers=32, vocabulary=32064)
 JINJA = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{{ p.text or '<image>' }}{% endfor %}|{% endfor %}"
+
+
+@functools.cache
+def facts() -> ModelFacts:
+    return read_facts(str(checkpoint()), None)
 
 
 @functools.cache
@@ -35,37 +39,39 @@ def conversation(*contents: object) -> Conversation:
     return parse_messages(json.dumps([{"role": roles[i % 2], "content": c} for i, c in enumerate(contents)]))
 
 
-def test_auto_is_the_format_of_a_published_model_and_the_own_template_of_any_other() -> None:
-    assert choose_template("auto", MISTRAL) == "mistral"
-    assert choose_template("auto", TINY) == "checkpoint"
+def test_auto_is_the_own_template_of_a_model_that_is_no_published_one() -> None:
+    assert choose_template("auto", facts()) == "checkpoint"
 
 
 @pytest.mark.parametrize("choice", ["checkpoint", "vicuna", "110b", JINJA])
 def test_what_was_chosen_stays_chosen(choice: str) -> None:
-    assert choose_template(choice, MISTRAL) == choice
+    assert choose_template(choice, facts()) == choice
 
 
 def test_a_jinja_file_is_chosen_as_its_text(tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text(JINJA)
-    assert choose_template(str(tmp_path / "mine.jinja"), TINY) == JINJA
-    assert describe_template(JINJA) == f"a Jinja template of {len(JINJA)} characters"
+    assert choose_template(str(tmp_path / "mine.jinja"), facts()) == JINJA
+    assert (
+        describe_template(JINJA, facts(), load_processor(str(checkpoint()), None))
+        == f"a Jinja template of {len(JINJA)} characters"
+    )
 
 
 def test_what_is_no_template_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be one of auto, checkpoint, mistral, .* or a .jinja file, got 'llama'"):
-        choose_template("llama", TINY)
+        choose_template("llama", facts())
     with pytest.raises(ValueError, match=r"no.jinja must be a Jinja file: .*No such file"):
-        choose_template(str(tmp_path / "no.jinja"), TINY)
+        choose_template(str(tmp_path / "no.jinja"), facts())
     (tmp_path / "plain.jinja").write_text("hello")
     with pytest.raises(ValueError, match=r"plain.jinja must be a Jinja file, it has neither \{\{ nor \{% in it"):
-        choose_template(str(tmp_path / "plain.jinja"), TINY)
+        choose_template(str(tmp_path / "plain.jinja"), facts())
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
         pytest.param("72b", r"whose vocabulary has no <\|im_start\|>, <\|im_end\|>", id="another family's tokens"),
-        pytest.param("{{ messages[0].content }}", "one image token .* got 0 for 1 images", id="for plain strings"),
+        pytest.param("{{ messages[0].content }}", "writes a list of parts", id="for plain strings"),
         pytest.param("{% for %}", "the chat template .* refuses|refuses the messages", id="no Jinja"),
         pytest.param("{{ raise_exception('no') }}", "refuses the messages: no", id="raises"),
     ],

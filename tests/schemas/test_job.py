@@ -1,5 +1,7 @@
 """What the settings take, and what they say when they refuse."""
 
+import os
+
 import pytest
 from pydantic import ValidationError
 
@@ -31,6 +33,14 @@ def test_settings_are_frozen() -> None:
         pytest.param({"prompt": ("{}",)}, r"must name a column or be doubled, got '\{\}'", id="no name"),
         pytest.param({"temprature": 1}, "Extra inputs are not permitted", id="unknown key"),
         pytest.param({"input": ()}, "at least 1 item", id="no input"),
+        pytest.param({"input": ("a", "")}, "--input must not be empty, got ''", id="an empty input"),
+        pytest.param({"output": "a\0b"}, "--output must not hold a null character", id="a null character"),
+        pytest.param({"output": " "}, "--output must not be empty, got ' '", id="a blank output"),
+        pytest.param({"allow_root": ("",)}, "--allow-root must not be empty", id="an empty root"),
+        pytest.param({"input": ("http://me:x@h/a",)}, r"--input http://\*\*\*@h/a must not hold a user", id="password"),
+        pytest.param({"output": "s3://me:x@b/a"}, r"--output s3://\*\*\*@b/a must not hold a user", id="output"),
+        pytest.param({"adapter": "https://t@h/a"}, r"--adapter https://\*\*\*@h/a must not hold a user", id="adapter"),
+        pytest.param({"model": "https://h/a?sig=x"}, r"--model https://h/a\?sig=\*\*\* must not", id="signed"),
     ],
 )
 def test_a_bad_setting_is_refused(changes: dict[str, object], message: str) -> None:
@@ -87,3 +97,10 @@ def test_the_settings_of_an_ocr_job_are_those_of_any_job_with_other_defaults() -
 def test_a_bad_value_for_reading_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
         JobSettings.model_validate({"input": ("a",), "output": "o", field: value})
+
+
+def test_a_path_that_is_not_utf_8_is_its_uri() -> None:
+    found = settings(input=(os.fsdecode(b"/in/caf\xe9/*.png"), "/in/é"), output=os.fsdecode(b"/\xff"))
+    assert found.input == ("file:///in/caf%E9/%2A.png", "/in/é")
+    assert found.output == "file:///%FF"
+    assert JobSettings.model_validate_json(found.model_dump_json()) == found

@@ -59,7 +59,7 @@ def test_a_file_that_is_no_mapping_or_is_not_there_is_refused(tmp_path: Path, ca
     assert main(["sweep", "--config", str(tmp_path / "list.yaml")]) == 2
     assert main(["sweep", "--config", str(tmp_path / "none.yaml")]) == 2
     said = capsys.readouterr().err
-    assert "must be a mapping of settings, it is list" in said
+    assert "must be a mapping of settings, it is a list" in said
     assert "none.yaml cannot be read: No such file" in said
 
 

@@ -3,7 +3,9 @@
 import re
 from html.parser import HTMLParser
 
-from pipeline.sweep.page import to_html, to_markdown
+import pytest
+
+from pipeline.sweep.page import axis_of, to_html, to_markdown
 from pipeline.sweep.results import RESULT_SCHEMA, Result, results_to_table, table_to_results
 
 BASE = Result(
@@ -86,6 +88,37 @@ def test_the_page_is_well_formed_loads_nothing_and_escapes_what_it_shows() -> No
 def test_a_sweep_of_which_nothing_is_complete_has_a_table_all_the_same() -> None:
     assert "0 of 1 cells complete." in to_markdown([MISSING])
     assert "0 of 1 cells complete." in to_html([MISSING])
+
+
+@pytest.mark.parametrize(
+    ("values", "axis"),
+    [
+        pytest.param([0.25, 1.0], (0.0, 1.0), id="shares"),
+        pytest.param([0.0, 0.0], (0.0, 1.0), id="nothing right"),
+        pytest.param([640.0, 1000.0], (0.0, 1000.0), id="of a thousand"),
+        pytest.param([0.2, 0.33], (0.0, 0.5), id="small"),
+        pytest.param([-0.3, 1.2], (-0.5, 2.0), id="below 0"),
+        pytest.param([-3.0, -1.0], (-5.0, 0.0), id="all below 0"),
+        pytest.param([], (0.0, 1.0), id="none"),
+    ],
+)
+def test_an_axis_has_round_ends_around_all_its_scores(values: list[float], axis: tuple[float, float]) -> None:
+    assert axis_of(values) == axis
+
+
+def test_a_dot_at_either_end_of_the_scale_stands_at_its_tick_and_the_ends_are_labelled() -> None:
+    ends = [Result(**{**_fields(BASE), "score": at, "low": at, "high": at}) for at in (0.0, 1.0)]
+    drawings = re.findall(r"<svg.*?</svg>", to_html(ends))
+    dots = [re.search(r'circle cx="([\d.]+)"', drawing)[1] for drawing in drawings]
+    for drawing in drawings:
+        assert [f'd="M{dot} 5v6"' in drawing for dot in dots] == [True, True]
+        assert re.findall(r">([\d.]+)</text>", drawing) == ["0", "1"]
+
+
+def test_on_a_phone_a_row_is_a_card_that_names_its_values() -> None:
+    page = to_html(RESULTS)
+    assert "@media (max-width: 48rem)" in page
+    assert '<td class="number score" data-key="0.5" data-title="score">0.500 [0.250, 0.750]</td>' in page
 
 
 def _fields(result: Result) -> dict[str, object]:

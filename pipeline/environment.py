@@ -1,0 +1,109 @@
+"""Environment: what this process finds around it: the cluster it is told of, cores, cards, a folder for sockets."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from schemas.errors import Refused
+
+
+def cluster_address() -> str | None:
+    """The cluster that RAY_ADDRESS names; None where it is empty or asks for a Ray of this process's own."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return None if address in ("", "local") else address
+
+
+def cpus_here() -> int:
+    """The cores that this process may use, by its affinity and its container's quota; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *quotas()]))
+
+
+def quotas(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """What cgroups grant in whole cores: those that this process is in, of version 2 and of version 1."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        for folder in _cgroups(root, own):
+            try:
+                words = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
+                quota, period = map(int, words)
+            except (OSError, ValueError):  # no such file, or `max`: no quota
+                continue
+            if quota > 0 < period:
+                yield max(1, quota // period)
+
+
+def _cgroups(root: Path, own: Path) -> Iterator[Path]:
+    """The folders of this process's cgroups and of all around them."""
+    yield from (root, root / "cpu", root / "cpu,cpuacct")
+    with contextlib.suppress(OSError):
+        for line in own.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "cpu", "cpu,cpuacct"):
+                place = root / controllers / path.lstrip("/")
+                yield from (place, *(above for above in place.parents if root in above.parents))
+
+
+def cards_here() -> tuple[int, ...]:
+    """The memory of the GPUs that this process may use. Asked of the driver's own tool: torch would leave half a GB on
+    a card."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    asked = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    found = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    cards = tuple(int(line) * 2**20 for line in found.stdout.splitlines() if line.strip().isdigit())
+    return visible_cards(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def check_gpus(wanted: int | None, cards: tuple[int, ...]) -> None:
+    """Raise Refused where a Ray of this process's own can never have them; what a cluster has it says itself."""
+    if not cluster_address() and (wanted or 0) > len(cards):
+        raise Refused(
+            f"gpus must be at most the {len(cards)} GPUs that can be used on this machine, got {wanted}: ask for fewer "
+            "(--gpus 0 answers on the CPU), or set RAY_ADDRESS to a cluster that has them"
+        )
+
+
+def visible_cards(cards: tuple[int, ...], visible: str | None) -> tuple[int, ...]:
+    """The cards that CUDA_VISIBLE_DEVICES leaves: those before the first that is not there, as CUDA has it."""
+    if visible is None:
+        return cards
+    left: list[int] = []
+    for name in (one.strip() for one in visible.split(",")):
+        if name.isdigit() and int(name) < len(cards):
+            left.append(cards[int(name)])
+        elif name.startswith(("GPU-", "MIG-")) and cards:
+            left.append(min(cards))
+        else:
+            break
+    return tuple(left)
+
+
+_SOCKET_PATH = 107  # bytes of a path that a socket can have
+_BELOW = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+
+
+def socket_folder() -> str:
+    """The folder below which a Ray of this process's own keeps its sockets and logs: Ray's own choice where that is
+    short enough and can be written, else another. Raises Refused where there is none."""
+    chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    for folder in (chosen, "/tmp", "/var/tmp", "/dev/shm"):
+        for below in ("ray", f"ray-{os.getuid()}"):  # the first may be another user's
+            place = os.path.join(os.path.abspath(folder), below)
+            if len(os.fsencode(folder)) + _BELOW <= _SOCKET_PATH and _can_be_written(place):
+                return place
+    longest = _SOCKET_PATH - _BELOW
+    raise Refused(f"TMPDIR must be a folder that can be written, of at most {longest} characters, got {chosen}")
+
+
+def object_store_folder(otherwise: str) -> str | None:
+    """Where a Ray of this process's own keeps objects: None for shared memory, `otherwise` where there is none."""
+    return None if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK | os.X_OK) else otherwise
+
+
+def _can_be_written(folder: str) -> bool:
+    there = folder if os.path.exists(folder) else os.path.dirname(folder)
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)

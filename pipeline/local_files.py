@@ -1,0 +1,73 @@
+"""Local files: those of this machine, opened only where they have bytes of their own, written and created whole."""
+
+import contextlib
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from typing import IO
+
+
+def open_regular(path: str) -> IO[bytes]:
+    """Open a file that has bytes of its own: a pipe would be waited for, a device has no end."""
+
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may already do something
+        raise OSError(f"{path} is not a regular file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it was replaced meanwhile
+        os.close(descriptor)
+        raise OSError(f"{path} is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Every visible file below a folder, none where there is no folder. Links to folders are not followed."""
+    folders = [path] if os.path.isdir(path) else []
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file():
+                    yield entry.path, entry.stat()
+
+
+def write_whole(path: str, data: bytes) -> None:
+    """Put `data` at `path` in one step, over what was there."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    half = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")  # hidden from listings
+    try:
+        with open(half, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+    except BaseException:  # an interrupt as well must not leave half a file behind
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(half)
+        raise
+
+
+def create_whole(path: str, data: bytes) -> bool:
+    """Put `data` at `path` in one step where nothing is; False where something is."""
+    whole = f"{path}.{uuid.uuid4().hex}.tmp"
+    write_whole(whole, data)
+    try:
+        os.link(whole, path)  # one step, on network drives as well
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(whole)
+    return True
+
+
+def delete_all(path: str) -> None:
+    """Delete a file, a link, or a folder with all below it."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)

@@ -1,0 +1,109 @@
+"""Mend: answer files of a complete run that are gone or torn, found and put back from their units, answered again.
+
+A file holds the answers of consecutive units, so that what is lost is known by its number. Units go last, as in a
+merge: a kill at any point only repeats it.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.merge import Units, clear_work, in_manifest, merge_parts, parts_of
+from pipeline.run import write_manifest
+from pipeline.units import Counts, count_answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A file of the manifest that is not the one that was written; or that a retry has put in its place since."""
+
+    path: str
+    what: str
+    by_retry: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
+
+
+def find_lost(folder: str, manifest: dict[str, Any]) -> list[Lost]:
+    """The files of a complete run that are gone, torn or newer than its manifest."""
+    return list(_find_lost(folder, manifest))
+
+
+def find_gone(folder: str, manifest: dict[str, Any]) -> list[Lost]:
+    """Those whose answers nothing but answering them again can give: not what a stopped retry will finish."""
+    return [lost for lost in find_lost(folder, manifest) if not lost.by_retry]
+
+
+def _find_lost(folder: str, manifest: dict[str, Any]) -> Iterator[Lost]:
+    retrying = is_retried(folder, manifest)
+    for file in manifest["files"]:
+        try:
+            data = storage.read_bytes(storage.join(folder, file["path"]))
+        except FileNotFoundError:
+            yield Lost(path=file["path"], what="is missing")
+            continue
+        if len(data) == file["bytes"] and hashlib.sha256(data).hexdigest() == file["sha256"]:
+            continue
+        what = f"is not the file that was written: it has {len(data)} bytes or another hash"
+        yield Lost(path=file["path"], what=what, by_retry=retrying and _rows_of(data) == file["rows"])
+
+
+def is_retried(folder: str, manifest: dict[str, Any]) -> bool:
+    """Whether a retry has begun that was not finished."""
+    return storage.exists(retry_list(folder, len(manifest["retries"]) + 1))
+
+
+def retry_list(folder: str, number: int) -> str:
+    """Where a retry keeps the rows that it answers again; there before it changes anything."""
+    return storage.join(folder, "attempts", f"retry-{number:04d}.parquet")
+
+
+def lost_units(units: Units, lost: list[Lost]) -> list[int]:
+    """The units whose answers were in these files."""
+    return [unit for part in _parts_of(units, lost).values() for unit in part]
+
+
+def mend_run(units: Units, manifest: dict[str, Any], lost: list[Lost]) -> dict[str, Any]:
+    """Merge the units of the lost files into their places, and count anew. Raises BrokenUnits."""
+    again, _ = merge_parts(units, _parts_of(units, lost))
+    put_back = {file["path"]: file for file in again}
+    files = [put_back.get(file["path"], file) for file in manifest["files"]]
+    counts = sum((_count(units.folder, file["path"]) for file in files), Counts())
+    mended = [
+        *manifest.get("mended", []),
+        {"files": [file["path"] for file in again], "rows": sum(file["rows"] for file in again)},
+    ]
+    manifest = {**manifest, **in_manifest(counts), "files": files, "mended": mended}
+    manifest.pop("scores", None)  # of the answers as they were
+    write_manifest(units.folder, manifest)
+    clear_work(units.folder)
+    return manifest
+
+
+def _parts_of(units: Units, lost: list[Lost]) -> dict[str, list[int]]:
+    paths = {one.path for one in lost}
+    return {path: part for path, part in parts_of(units).items() if path in paths}
+
+
+_COUNTED = ["status", "error_stage", "error_type", "id", "error_message"]
+
+
+def _count(folder: str, path: str) -> Counts:
+    counts = Counts()
+    with storage.open_url(storage.join(folder, path)) as source, pq.ParquetFile(source) as parquet:
+        for group in range(parquet.num_row_groups):
+            counts += count_answers(parquet.read_row_group(group, columns=_COUNTED))
+    return counts
+
+
+def _rows_of(data: bytes) -> int | None:
+    try:
+        return int(pq.ParquetFile(pa.BufferReader(data)).metadata.num_rows)
+    except (OSError, pa.ArrowException):
+        return None

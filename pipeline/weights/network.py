@@ -1,0 +1,96 @@
+"""The tensors that a checkpoint's network needs, and which of them each name in its files stands for.
+
+Both are transformers' own: its module tree on the meta device, and the renamings that it loads by.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, PreTrainedConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from schemas.errors import Refused
+
+LAYERS = "model.language_model.layers."
+_TOWER_LAYER = re.compile(r"model\.vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\.")
+# Buffers that older versions of transformers saved, and the parts of a tower behind the features that are taken.
+_BUFFERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|position_ids)$")
+_BEHIND = re.compile(r"model\.vision_tower\.(?:vision_model\.)?(post_layernorm|head)\.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What transformers would load a config's checkpoint into."""
+
+    shapes: dict[str, tuple[int, ...]]
+    tied: dict[str, str]  # a tensor and the one whose numbers it has
+    renamings: list[Any]  # by which it is loaded, in order
+    converters: list[Any]
+    prefix: str
+    is_unused: Callable[[str], bool]  # as `unused_by` has it
+
+    def name_of(self, stored: str) -> str:
+        """Return the network's name for a tensor that the files call `stored`; one that it has not got is no error."""
+        shapes: Any = self.shapes
+        name, _ = rename_source_key(stored, self.renamings, self.converters, self.prefix, shapes)
+        if name not in shapes and stored in shapes:
+            return stored
+        return str(name)
+
+    def missing(self, found: Iterable[str]) -> list[str]:
+        """Return the tensors that answers need and that are not in `found`, tied ones as transformers ties them."""
+        there = set(found)
+        for one, other in self.tied.items():
+            if one in there or other in there:
+                there |= {one, other}
+        return [name for name in self.shapes if name not in there and not self.is_unused(name)]
+
+
+def network_of(config: PreTrainedConfig) -> Network:
+    """Return what a checkpoint of this config needs; raises Refused where there can be no such network."""
+    try:
+        with torch.device("meta"):
+            built: Any = LlavaNextForConditionalGeneration(cast(LlavaNextConfig, config))
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"config.json must describe a network, this one cannot be built: {reason}") from error
+    return tensors_of(built)
+
+
+def tensors_of(built: LlavaNextForConditionalGeneration) -> Network:
+    """Return the same of a network that is there."""
+    rules = get_model_conversion_mapping(built)
+    whole: Any = built
+    return Network(
+        shapes={name: tuple(tensor.shape) for name, tensor in whole.state_dict().items()},
+        tied=dict(whole.all_tied_weights_keys),
+        renamings=[rule for rule in rules if isinstance(rule, WeightRenaming)],
+        converters=[rule for rule in rules if isinstance(rule, WeightConverter)],
+        prefix=whole.base_model_prefix,
+        is_unused=unused_by(whole.config),
+    )
+
+
+def quantization_of(config: PreTrainedConfig) -> object | None:
+    """Return how a checkpoint's weights are packed, as its config says it; None where they are not."""
+    text: Any = config.get_text_config()
+    return getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
+
+
+def unused_by(config: PreTrainedConfig) -> Callable[[str], bool]:
+    """Return what tells known buffers, and the parts of the tower behind the features taken: no answer needs them."""
+    whole: Any = config
+    depth = whole.vision_config.num_hidden_layers + 1  # the state before the first layer counts
+    taken = whole.vision_feature_layer
+    used = max(layer % depth for layer in ([taken] if isinstance(taken, int) else taken))
+
+    def is_unused(name: str) -> bool:
+        layer = _TOWER_LAYER.match(name)
+        behind = layer is not None and int(layer[1]) >= used
+        return behind or _BUFFERS.search(name) is not None or _BEHIND.match(name) is not None
+
+    return is_unused

@@ -1,0 +1,114 @@
+"""Proof that a checkpoint can be loaded: its files hold what its config's network needs, no more and no less."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.utils.quantization_config import QuantizationMethod
+
+from pipeline.weights.adapter import changes_of, describe_changes, read_lora
+from pipeline.weights.headers import Stored, describe_shape, stored_tensors
+from pipeline.weights.network import LAYERS, Network, network_of, quantization_of, unused_by
+from schemas.errors import Refused
+
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_LAYER = re.compile(re.escape(LAYERS) + r"(\d+)\.")
+
+
+def prove_checkpoint(place: str, config: PreTrainedConfig) -> None:
+    """Raise Refused, naming the first tensor, where the files at `place` lack, contradict or exceed the network.
+
+    `place` is a folder here or on the hub; only headers are read. Of weights that another package packed, which have
+    tensors of their own, the names are checked, and of what is not packed the shapes as well.
+    """
+    stored = stored_tensors(place, getattr(config, "transformers_weights", None))
+    network = network_of(config)
+    packed = quantization_of(config) is not None
+    if packed:
+        _check_method(place, quantization_of(config))
+    problems = list(_problems(stored, network, packed))
+    if problems:
+        raise Refused(f"{place} must have the tensors that its config.json describes: {_first_of(problems)}")
+
+
+def prove_adapter(folder: Path, config: PreTrainedConfig, base: str) -> Iterator[str]:
+    """Return what is to be said of an adapter; raises Refused where it cannot be merged into a base of this config."""
+    if quantization_of(config) is not None:
+        raise Refused(f"--adapter must have a base that is not quantised, {base!r} is: give the one it was made from")
+    lora = read_lora(folder)
+    changes = changes_of(folder, lora, network_of(config))
+    return describe_changes(lora, changes, base)
+
+
+def check_loaded(report: Mapping[str, Any], config: PreTrainedConfig, model: str) -> None:
+    """Raise Refused where transformers' own report of a load says that anything was made up or left over."""
+    is_unused = unused_by(config)
+    packed = quantization_of(config) is not None  # whose tensors are the package's own matter
+    problems = [
+        *(f"{name} was not there" for name in sorted(report["missing_keys"]) if not is_unused(name)),
+        *(f"{name} has another shape" for name, *_ in sorted(report["mismatched_keys"]) if not is_unused(name)),
+        *(f"{name} has no place" for name in sorted(report["unexpected_keys"]) if not packed and not is_unused(name)),
+        *(" ".join(str(message).split()) for message in report["error_msgs"]),
+    ]
+    if problems:
+        raise Refused(f"{model} must load as a whole: {_first_of(problems)}")
+
+
+def _check_method(place: str, stored: object) -> None:
+    """Refuse a way of packing that transformers does not know: it would take packed numbers for weights."""
+    told = stored if isinstance(stored, dict) else getattr(stored, "to_dict", dict)()
+    method = told.get("quant_method") or ("bitsandbytes" if {"load_in_8bit", "load_in_4bit"} & set(told) else None)
+    known = {str(getattr(one, "value", one)) for one in QuantizationMethod}
+    if str(getattr(method, "value", method)) not in known:
+        raise Refused(f"{place} must be quantised by a method that transformers knows, its config.json has {method!r}")
+
+
+def _problems(stored: Mapping[str, Stored], network: Network, packed: bool) -> Iterator[str]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for name in stored:
+        names[network.name_of(name)].append(name)
+    yield from _lacking(network, names, packed)
+    order = {name: place for place, name in enumerate(network.shapes)}
+    for name, sources in sorted(names.items(), key=lambda item: order.get(item[0], len(order))):
+        if len(sources) > 1:
+            yield f"{name} must be there once, it is there as {' and as '.join(sources)}"
+        elif name in network.shapes:
+            yield from _differing(network.shapes[name], sources[0], stored[sources[0]], packed)
+        elif not network.is_unused(name) and not (packed and _of_a_module(name, network)):
+            yield _extra(sources[0], name, stored[sources[0]])
+
+
+def _lacking(network: Network, names: Mapping[str, list[str]], packed: bool) -> Iterator[str]:
+    found = set(names)
+    if packed:  # any tensor of a module may stand for its weight
+        modules = {name[: at.start()] for name in names for at in re.finditer(r"\.", name)}
+        found |= {name for name in network.shapes if name.endswith(".weight") and name[: -len(".weight")] in modules}
+    for name in network.missing(found):
+        yield f"{name} {describe_shape(network.shapes[name])} is missing"
+
+
+def _differing(needed: tuple[int, ...], name: str, stored: Stored, packed: bool) -> Iterator[str]:
+    if stored.dtype not in _FLOATS:
+        if not packed:
+            yield f"{name} must hold floating-point numbers, it has {stored.dtype} in {stored.file}"
+    elif stored.shape != needed and not (packed and name.endswith(".weight") and len(needed) > 1):
+        shapes = f"{describe_shape(needed)}, it is {describe_shape(stored.shape)}"
+        yield f"{name} must be {shapes} in {stored.file}"
+
+
+def _of_a_module(name: str, network: Network) -> bool:
+    """Whether a tensor belongs to one of the network's modules that have a weight."""
+    return any(name[: at.start()] + ".weight" in network.shapes for at in re.finditer(r"\.", name))
+
+
+def _extra(source: str, name: str, stored: Stored) -> str:
+    layer = _LAYER.match(name)
+    why = f"the config has no text layer {layer[1]}" if layer else "the network has no such tensor"
+    return f"{source} {describe_shape(stored.shape)} in {stored.file} is one too many, {why}"
+
+
+def _first_of(problems: list[str]) -> str:
+    return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
