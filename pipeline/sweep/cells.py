@@ -119,7 +119,7 @@ def _cell(settings: SweepSettings, name: CellName, asking: Asking) -> Cell:
         "output": storage.join(settings.output, "cells", str(name)),
         "id_column": "id",
         "image_column": "images",
-        "prompt_column": "prompt",
+        "messages_column": "messages",
     }
     return Cell(name=name, asking=asking, job=_checked(str(name), given))
 

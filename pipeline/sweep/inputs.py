@@ -21,7 +21,8 @@ INPUT_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("images", pa.list_(pa.large_binary()), nullable=False),  # encoded as the dataset has them
-        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),  # for people; the job asks the messages
+        pa.field("messages", pa.string(), nullable=False),  # which say where no image is meant
     ]
 )
 ROWS_A_GROUP = 100
@@ -90,7 +91,9 @@ def _groups(asking: Asking) -> Iterator[pa.Table]:
 
 
 def _row(question: Question) -> dict[str, object]:
-    return {"id": question.id, "images": list(question.images), "prompt": question.prompt}
+    content = [{"type": "image"}] * len(question.images) + [{"type": "text", "text": question.prompt}]
+    messages = json.dumps([{"role": "user", "content": content}])
+    return {"id": question.id, "images": list(question.images), "prompt": question.prompt, "messages": messages}
 
 
 def _read_made(asking: Asking) -> dict[str, Any] | None:
