@@ -16,12 +16,14 @@ from tests.engine.oracle import FP32, mixed_questions
 from tests.tiny import checkpoint
 
 
-def drafted(oracle, text: str, max_new_tokens: int = 99, end: bool = True, **sampling) -> Generation:
+def drafted(
+    oracle, text: str, max_new_tokens: int = 99, end: bool = True, logprob: float = -0.5, **sampling
+) -> Generation:
     """What becomes of a model that writes this text, and then its end token or nothing."""
     prompt = Prompt(id="p", text="?", token_ids=np.ones(1, np.int32), max_new_tokens=max_new_tokens)
     draft = Draft(oracle.with_text, Sampling(**sampling), prompt)
     for token in oracle.with_text.tokenizer.encode(text, add_special_tokens=False) + [EOS] * end:
-        draft.add(token, -0.5)
+        draft.add(token, logprob)
     return draft.generation()
 
 
@@ -35,7 +37,11 @@ def drafted(oracle, text: str, max_new_tokens: int = 99, end: bool = True, **sam
         pytest.param("été là", ("à",), "été l", 9, id="a character of two tokens"),
         pytest.param("a dog", ("cat",), "a dog", 6, id="never written"),
         pytest.param(".a", (".",), "", 1, id="nothing before it"),
-        pytest.param("a<pad>b<pad>c!", ("bc",), "a", 5, id="special tokens in between have no text"),
+        pytest.param("a<pad>b<pad>c!", ("bc",), "abc!", 7, id="special tokens in between stand for their names"),
+        pytest.param("a<pad>b<pad>c!", ("b<pad>c",), "a", 5, id="a special token amid a stop text"),
+        pytest.param("a b<pad>\nc", ("<pad>\n",), "a b", 5, id="one before other text"),
+        pytest.param("a b<user>", ("b<user>", "<user>"), "a ", 4, id="the one that begins first"),
+        pytest.param("a b<user>c", ("r>c",), "a b", 5, id="a special token's name in part"),
     ],
 )
 def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(oracle, written, stop, text, num_tokens):
