@@ -132,7 +132,7 @@ class Draft:
             self._num_kept = self._own(lambda: self._at_a_character(runaway.whole_rounds(self.num_tokens)), 0)
 
     def _at_a_character(self, num: int) -> int:
-        """So many tokens, or a few more or less where these end inside a character: a round may begin anywhere in it."""
+        """So many tokens, or a few more or less where these end inside a character: a round may begin in one."""
         more = range(num, min(num + _LONGEST_CHARACTER, self.num_tokens + 1))
         fewer = range(num - 1, max(num - _LONGEST_CHARACTER, 0), -1)
         return next((n for n in (*more, *fewer) if not self._decode(self._token_ids[:n]).endswith(_BROKEN)), num)
