@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipeline.preprocess.geometry import Anyres, scaled_size, select_grid
-from pipeline.preprocess.strips import MOST_STRIPS, cut_page, cut_rows, ink_rows, strip_height
+from pipeline.preprocess.ink import ink_rows
+from pipeline.preprocess.strips import MOST_STRIPS, cut_page, cut_rows, strip_height
 from schemas.errors import RowError
 from schemas.sample import Size
 
