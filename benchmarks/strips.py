@@ -63,12 +63,13 @@ TEXTS: dict[str, Callable[[random.Random, int], str]] = {
     "unique": lambda rng, i: " ".join("".join(rng.choices("abdegilmnoprstuy", k=rng.randint(3, 7))) for _ in range(3)),
     "accented": lambda rng, i: rng.choice(("GRÖSSE ÜBER ÄMTER", "ÖFEN ÄRZTE ÜBUNG", "ÉTÉ À NÎMES")) + f" {i}",
 }
-FRAMES = ("plain", "framed", "ruled", "grid", "shaded", "striped", "pale", "jpeg")
+FRAMES = ("plain", "framed", "ruled", "grid", "shaded", "striped", "pale", "jpeg", "textured")
 
 
 def draw_page(frame: str, texts: Sequence[str], width: int = 460) -> tuple[Image.Image, list[Line]]:
     """One column of lines on a page of a kind, and where they stand."""
-    page = Image.new("RGB", (width, 2 * _TOP + _LEADING * len(texts)), "white")
+    size = (width, 2 * _TOP + _LEADING * len(texts))
+    page = Image.effect_noise(size, 90).convert("RGB") if frame == "textured" else Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=_FONT)
     _decorate(pen, frame, len(texts), page.size)
     lines = []

@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from difflib import SequenceMatcher
+from difflib import Match, SequenceMatcher
 from itertools import islice, pairwise
 from typing import get_args
 
@@ -13,6 +13,8 @@ from schemas.sample import Sample, Size, Strip
 
 _SLACK = 1.5  # words are not spread evenly over a strip
 _LEAST_WORDS, _LEAST_LETTERS = 3, 8  # that must agree before text counts as read twice
+_LIKE = 0.75  # of letters: half a line read badly against the whole one
+_LINE, _WORD = r"[^\n]*\S[^\n]*", r"\S+"
 
 
 def samples_of_strips(sample: Sample) -> Iterator[Sample]:
@@ -64,6 +66,8 @@ def _join(sample: Sample, answers: Sequence[Answer]) -> Answer:
         num_image_tokens=_total([answer.num_image_tokens for answer in answers]),
         num_generated_tokens=_total([answer.num_generated_tokens for answer in answers]),
         num_tries=max((answer.num_tries for answer in answers if answer.num_tries), default=None),
+        num_cut_tokens=_total([answer.num_cut_tokens for answer in answers]),
+        first_text=None,
         image_width=page.width,
         image_height=page.height,
         num_tiles=sample.tiles_per_image[0],
@@ -76,6 +80,7 @@ def _join(sample: Sample, answers: Sequence[Answer]) -> Answer:
     return replace(
         joined,
         text=join_texts([str(answer.text) for answer in answers], sample.strips),
+        first_text=_first_text(answers, sample.strips),
         finish_reason=max((answer.finish_reason for answer in answers), key=_REASONS.index),
         mean_logprob=_mean_logprob(answers),
     )
@@ -97,6 +102,14 @@ def _failed(joined: Answer, answer: Answer, which: str) -> Answer:
     )
 
 
+def _first_text(answers: Sequence[Answer], strips: Sequence[Strip]) -> str | None:
+    """The page as its first tries had read it, where a second one is the answer of some strip."""
+    if all(answer.first_text is None for answer in answers):
+        return None
+    texts = [answer.text if answer.first_text is None else answer.first_text for answer in answers]
+    return join_texts([text or "" for text in texts], strips)
+
+
 def _total(counts: Sequence[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
@@ -111,17 +124,54 @@ def _mean_logprob(answers: Sequence[Answer]) -> float:
 def _without_overlap(above: str, below: str, share: float) -> str:
     """Both texts, cut where they agree: at the end of one and the beginning of the other, at most `share` of `below`.
 
-    Of a line that a cut runs through one of the two has only half; it is dropped with what the other has whole. Where
-    nothing agrees all of both stays: rather twice than not at all.
+    Of a line that a border runs through one of the two has only half; it is dropped with what the other has whole.
+    Where anything speaks against it all of both stays: rather twice than not at all.
     """
     if not above or not below or not share:
         return above + ("\n" if above and below else "") + below
-    ends, begins = list(re.finditer(r"\S+", above)), list(re.finditer(r"\S+", below))
-    window = math.ceil(len(begins) * share * _SLACK) + _LEAST_WORDS
-    ends, begins = ends[-window:], begins[:window]
-    tail, head = [word[0] for word in ends], [word[0] for word in begins]
-    match = SequenceMatcher(None, tail, head, autojunk=False).find_longest_match()
-    agreed = "".join(tail[match.a : match.a + match.size])
-    if match.size < _LEAST_WORDS and len(agreed) < _LEAST_LETTERS:
+    by_lines = "\n" in above and "\n" in below
+    ends, begins = (list(re.finditer(_LINE if by_lines else _WORD, text)) for text in (above, below))
+    said, again = [part[0] for part in ends], [part[0] for part in begins]
+    room = math.ceil(len(again) * share * _SLACK)  # parts of the lower strip that the upper one shows too
+    match = _agreement(said, again, room, aside=1 if by_lines else room)
+    if match is None:
         return f"{above}\n{below}"
-    return above[: ends[match.a + match.size - 1].end()] + below[begins[match.b + match.size - 1].end() :]
+    last, first = match.a + match.size, match.b + match.size
+    spoilt = [*said[last:], *again[: match.b]]
+    others = {*" ".join(said[:last]).split(), *" ".join(again[match.b :]).split()}
+    if not _has_numbers_of(" ".join(spoilt).split(), others) or not (by_lines or _is_half(said[last:], again[first:])):
+        return f"{above}\n{below}"
+    if (said[last:] and not again[first:]) or (again[: match.b] and not said[: match.a]):
+        return f"{above}\n{below}"  # what is aside is no half of a line that the other has
+    return above[: ends[last - 1].end()] + below[begins[first - 1].end() :]
+
+
+def _agreement(above: Sequence[str], below: Sequence[str], room: int, aside: int) -> Match | None:
+    """The lines or words at the end of one and the beginning of the other, with at most so many aside that a border may
+    have spoilt. None where they are few, more than there is room for, or there twice: equal lines of a table, as any
+    that repeat, may be these or others."""
+    match = SequenceMatcher(None, above, below, autojunk=False).find_longest_match()
+    agreed = above[match.a : match.a + match.size]
+    words = " ".join(agreed).split()
+    enough = len(words) >= _LEAST_WORDS or len("".join(words)) >= _LEAST_LETTERS
+    near = len(above) - match.a - match.size <= aside and match.b <= aside and match.size <= room + _LEAST_WORDS
+    parts = [part for part in (agreed, agreed[1:], agreed[:-1]) if part]
+    once = all(_times(part, texts) == 1 for part in parts for texts in (above, below))
+    return match if enough and near and once else None
+
+
+def _times(part: Sequence[str], texts: Sequence[str]) -> int:
+    """How often these stand in a row among others."""
+    return sum(texts[i : i + len(part)] == part for i in range(len(texts) - len(part) + 1))
+
+
+def _is_half(words: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether words are the first of others, read badly; one with a digit never is unless it is the same."""
+    text, whole = " ".join(words), " ".join(others[: len(words)])
+    likeness = SequenceMatcher(None, text, whole, autojunk=False).ratio()
+    return not words or (likeness >= _LIKE and _has_numbers_of(words, others[: len(words)]))
+
+
+def _has_numbers_of(words: Sequence[str], others: Collection[str]) -> bool:
+    """Whether all that has a digit is there too: what differs in one is another number."""
+    return all(word in others for word in words if any(letter.isdigit() for letter in word))
