@@ -132,8 +132,8 @@ def _without_overlap(above: str, below: str, share: float) -> str:
     by_lines = "\n" in above and "\n" in below
     ends, begins = (list(re.finditer(_LINE if by_lines else _WORD, text)) for text in (above, below))
     said, again = [part[0] for part in ends], [part[0] for part in begins]
-    room = math.ceil(len(again) * share * _SLACK)  # parts of the lower strip that the upper one shows too
-    match = _agreement(said, again, room, aside=1 if by_lines else room)
+    shown = len(again) * share * _SLACK  # parts of the lower strip that the upper one shows too
+    match = _same_lines(said, again, max(1, int(shown))) if by_lines else _same_words(said, again, math.ceil(shown))
     if match is None:
         return f"{above}\n{below}"
     last, first = match.a + match.size, match.b + match.size
@@ -146,18 +146,33 @@ def _without_overlap(above: str, below: str, share: float) -> str:
     return above[: ends[last - 1].end()] + below[begins[first - 1].end() :]
 
 
-def _agreement(above: Sequence[str], below: Sequence[str], room: int, aside: int) -> Match | None:
-    """The lines or words at the end of one and the beginning of the other, with at most so many aside that a border may
-    have spoilt. None where they are few, more than there is room for, or there twice: equal lines of a table, as any
-    that repeat, may be these or others."""
-    match = SequenceMatcher(None, above, below, autojunk=False).find_longest_match()
+def _same_lines(above: Sequence[str], below: Sequence[str], most: int) -> Match | None:
+    """The lines at the end of one and the beginning of the other, with one aside that a border may run through. None
+    where they are more than both strips show, or any of them is there twice: equal lines may be these or others."""
+    match = _longest_match(above, below)
     agreed = above[match.a : match.a + match.size]
-    words = " ".join(agreed).split()
-    enough = len(words) >= _LEAST_WORDS or len("".join(words)) >= _LEAST_LETTERS
-    near = len(above) - match.a - match.size <= aside and match.b <= aside and match.size <= room + _LEAST_WORDS
+    near = len(above) - match.a - match.size <= 1 and match.b <= 1 and match.size <= most
+    once = all(texts.count(line) == 1 for line in agreed for texts in (above, below))
+    return match if near and once and _is_enough(agreed) else None
+
+
+def _same_words(above: Sequence[str], below: Sequence[str], most: int) -> Match | None:
+    """The same of texts without lines: at most so many words are aside, and no part of a repeated phrase counts."""
+    match = _longest_match(above, below)
+    agreed = above[match.a : match.a + match.size]
+    near = len(above) - match.a - match.size <= most and match.b <= most and match.size <= most + _LEAST_WORDS
     parts = [part for part in (agreed, agreed[1:], agreed[:-1]) if part]
     once = all(_times(part, texts) == 1 for part in parts for texts in (above, below))
-    return match if enough and near and once else None
+    return match if near and once and _is_enough(agreed) else None
+
+
+def _longest_match(above: Sequence[str], below: Sequence[str]) -> Match:
+    return SequenceMatcher(None, above, below, autojunk=False).find_longest_match()
+
+
+def _is_enough(agreed: Sequence[str]) -> bool:
+    words = " ".join(agreed).split()
+    return len(words) >= _LEAST_WORDS or len("".join(words)) >= _LEAST_LETTERS
 
 
 def _times(part: Sequence[str], texts: Sequence[str]) -> int:
