@@ -27,7 +27,7 @@ def samples_of_strips(sample: Sample) -> Iterator[Sample]:
         yield Sample(
             id=f"{sample.id}#strip={number}",
             prompts=tuple(islice(prompts, len(sample.asked))),
-            image_sizes=(Size(sample.image_sizes[0].width, strip.bottom - strip.top),),
+            image_sizes=(Size((strip.right or sample.image_sizes[0].width) - strip.left, strip.bottom - strip.top),),
             tiles_per_image=(strip.num_tiles,),
             tiles=sample.tiles[tiles : tiles + strip.num_tiles],
         )
@@ -47,7 +47,7 @@ def join_texts(texts: Sequence[str], strips: Sequence[Strip]) -> str:
     """The texts of strips in order, a line for each; what two overlapping strips both read is there once."""
     joined = texts[0]
     for (above, below), text in zip(pairwise(strips), texts[1:], strict=True):
-        shared = above.bottom - below.top
+        shared = above.bottom - below.top if above.left == below.left else 0  # columns of print have nothing in common
         joined = _without_overlap(joined, text, share=max(0.0, shared / (below.bottom - below.top)))
     return joined
 

@@ -1,13 +1,15 @@
 """Strips: where a page is cut so that its letters reach the model large enough to be read. Numbers in, numbers out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.preprocess.columns import Region, regions
 from pipeline.preprocess.geometry import Anyres, select_grid
-from pipeline.preprocess.ink import Rows, ink_rows
+from pipeline.preprocess.ink import Mask, Rows, ink_mask, rows_of
 from schemas.errors import RowError
 from schemas.sample import Size
 
@@ -20,25 +22,42 @@ _OVERLAP = 5  # a strip cut through ink repeats a fifth of its height: a line no
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Rows of a page, `bottom` not among them."""
+    """Rows of a page, `bottom` not among them; of a column of print the columns of pixels from `left` to `right`, which
+    is 0 for the page's own width."""
 
     top: int
     bottom: int
+    left: int = 0
+    right: int = 0
 
 
 def cut_page(image: Image.Image, anyres: Anyres) -> tuple[Span, ...]:
-    """The strips to read a page in, top to bottom; () where one view of the whole is as good.
+    """The strips to read a page in, top to bottom; () where one view of the whole is as good. Columns of print are read
+    one after the other, each in strips of its own.
 
     Raises RowError where there would be more than MOST_STRIPS.
     """
-    height = strip_height(Size(image.width, image.height), anyres)
+    page = Size(image.width, image.height)
+    height = strip_height(page, anyres)
     if height is None:
         return ()
-    spans = cut_rows(ink_rows(image, height // 2), height)
+    mask = ink_mask(image, height // 2)
+    spans = tuple(span for region in regions(mask) for span in _cut_region(mask, region, page, anyres))
     if len(spans) > MOST_STRIPS:
         message = f"the page must be read in at most {MOST_STRIPS} strips, {image.width}x{image.height} pixels take"
         raise RowError("decode", "TooManyStrips", f"{message} {len(spans)}: cut it, or use --strips off")
     return spans if len(spans) > 1 else ()
+
+
+def _cut_region(mask: Mask, region: Region, page: Size, anyres: Anyres) -> Iterator[Span]:
+    """The strips of some rows, or of one column of print in them, which may be narrower and so shown larger."""
+    columns = region.columns
+    own = page if columns is None else Size(columns.right - columns.left, page.height)
+    inked = mask[region.top : region.bottom, slice(None) if columns is None else slice(columns.left, columns.right)]
+    height = strip_height(own, anyres) or region.bottom - region.top
+    for span in cut_rows(rows_of(inked), height):
+        sides = {} if columns is None else {"left": columns.left, "right": columns.right}
+        yield Span(top=region.top + span.top, bottom=region.top + span.bottom, **sides)
 
 
 def strip_height(page: Size, anyres: Anyres) -> int | None:
