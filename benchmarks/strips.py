@@ -7,6 +7,7 @@ Every line of print that is read in no strip, or that joining drops, is lost; on
 last line of stdout is one JSON object.
 """
 
+import io
 import json
 import random
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from demo.checkpoint import DEMO, anyres_of
@@ -69,7 +71,7 @@ FRAMES = ("plain", "framed", "ruled", "grid", "shaded", "striped", "pale", "jpeg
 def draw_page(frame: str, texts: Sequence[str], width: int = 460) -> tuple[Image.Image, list[Line]]:
     """One column of lines on a page of a kind, and where they stand."""
     size = (width, 2 * _TOP + _LEADING * len(texts))
-    page = Image.effect_noise(size, 90).convert("RGB") if frame == "textured" else Image.new("RGB", size, "white")
+    page = _noise(size) if frame == "textured" else Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=_FONT)
     _decorate(pen, frame, len(texts), page.size)
     lines = []
@@ -124,10 +126,13 @@ def _decorate(pen: ImageDraw.ImageDraw, frame: str, count: int, size: tuple[int,
         pen.line((width // 2, 3, width // 2, height - 4), fill="black", width=2)
 
 
-def _recompressed(page: Image.Image) -> Image.Image:
-    from io import BytesIO
+def _noise(size: tuple[int, int]) -> Image.Image:
+    grey = np.random.default_rng(0).normal(160, 60, (size[1], size[0])).clip(0, 255)
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
-    file = BytesIO()
+
+def _recompressed(page: Image.Image) -> Image.Image:
+    file = io.BytesIO()
     page.save(file, "JPEG", quality=60)
     return Image.open(file).convert("RGB")
 
