@@ -59,7 +59,7 @@ def _side_by_side(mask: Mask) -> list[Region] | None:
     if corridor is None:
         return None
     top, bottom = corridor
-    blank = ~mask[top:bottom].any(axis=0)
+    blank: Rows = np.asarray(~mask[top:bottom].any(axis=0))
     least = max(2, int(_GUTTER * mask.shape[1]))
     gutters = [run for run in _runs_of(blank) if run[1] - run[0] >= least and run[0] > 0 and run[1] < len(blank)]
     edges = [0, *((left + right) // 2 for left, right in gutters), len(blank)]
@@ -74,7 +74,7 @@ def _corridor(mask: Mask) -> tuple[int, int] | None:
     """The rows in which something white runs down between print on either side: as many rows of print as there are."""
     step = max(1, int(_GUTTER * mask.shape[1]) // 2)
     padded = np.pad(mask, ((0, 0), (0, -mask.shape[1] % step)))
-    blocks = padded.reshape(len(mask), -1, step).any(axis=2)
+    blocks: Mask = np.asarray(padded.reshape(len(mask), -1, step).any(axis=2))
     before = np.logical_or.accumulate(blocks, axis=1)
     behind = np.logical_or.accumulate(blocks[:, ::-1], axis=1)[:, ::-1]
     best, found = 0, None

@@ -77,7 +77,7 @@ def _inked(pixels: Pixels, noise: float) -> Mask:
     around = np.pad(peaks, ((_REACH, _REACH), (1, 1)))
     nearby = np.max(np.lib.stride_tricks.sliding_window_view(around, (2 * _REACH + 1, 3)), axis=(2, 3))
     threshold = np.maximum(noise, _RINGING * nearby)[..., None]
-    return (contrast > threshold).reshape(len(pixels), -1)[:, : pixels.shape[1]]
+    return np.asarray((contrast > threshold).reshape(len(pixels), -1)[:, : pixels.shape[1]])
 
 
 def _long_runs(mask: Mask, length: int) -> Mask:

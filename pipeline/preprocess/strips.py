@@ -10,6 +10,7 @@ from PIL import Image
 from pipeline.preprocess.columns import Region, regions
 from pipeline.preprocess.geometry import Anyres, select_grid
 from pipeline.preprocess.ink import Mask, Rows, ink_mask, rows_of
+from pipeline.preprocess.ink import ink_rows as ink_rows
 from schemas.errors import RowError
 from schemas.sample import Size
 
