@@ -251,8 +251,11 @@ def _answer(row: Row) -> Answer:
     if row.failure is None and row.draft is not None and not row.draft.has_answer:
         rule = "the network's numbers must be finite, float16 overflows where bfloat16 and float32 do not"
         row.failure = Failure(stage="generate", type="NotFinite", message=f"{rule}; some were not")
-    if row.failure is not None:
+    generation = None
+    if row.failure is None:
+        assert row.draft is not None
+        generation, row.failure = row.draft.generation(), row.draft.failure
+    if row.failure is not None or generation is None:
         empty = replace(row.prompt, token_ids=np.zeros(0, np.int32), num_common=0, failure=row.failure)
         return answer_from(row.sample, empty, None)
-    assert row.draft is not None
-    return answer_from(row.sample, row.prompt, row.draft.generation())
+    return answer_from(row.sample, row.prompt, generation)
