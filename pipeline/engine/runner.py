@@ -47,7 +47,7 @@ class Runner:
         self._device, self._decoder = model.device, model.decoder
         self._kernel, write = _kernels(sizes)
         shape = cache_shape(model.decoder.shape, sizes.pages)
-        self._cache = Cache(shape, model.decoder.rotary(sizes.capacity), model.decoder.parts, write)
+        self.cache = Cache(shape, model.decoder.rotary(sizes.capacity), model.decoder.parts, write)
         self._num_pages = num_pages(sizes.capacity)  # of a row, at most
         stop_ids = () if sampling.ignore_eos else model.stop_ids
         self._sampler = Sampler(sampling, model.num_tokens, torch.tensor(stop_ids, dtype=torch.int64).to(self._device))
@@ -105,7 +105,7 @@ class Runner:
                 if len(self._prefixes) == _MOST_PREFIXES:
                     del self._prefixes[next(iter(self._prefixes))]
                 self._prefixes[name] = self._learn(segments[0].prefix, segments[0].seats[0], batch.num_places)
-            self._cache.paste(self._prefixes[name], [seat for one in segments for seat in one.seats])
+            self.cache.paste(self._prefixes[name], [seat for one in segments for seat in one.seats])
 
     def _learn(self, prefix: TokenIds, seat: Seat, num_places: int) -> Stored:
         """Run a prefix in the pages of a row that is about to be.
@@ -114,12 +114,12 @@ class Runner:
         """
         num_places = min(num_places, self._sizes.prefill_tokens)
         self._run(prefix_alone(prefix, seat, num_places, self._sizes.bucket), ())
-        return self._cache.copy(seat, len(prefix))
+        return self.cache.copy(seat, len(prefix))
 
     def _run(self, batch: Batch, pictures: Iterable[Pictures]) -> Tensor:
         """What becomes of the tokens that others are drawn after, (drawn, hidden)."""
         x, attend = self._embed(batch, pictures), self._kernel or attend_one_by_one
-        hidden = self._decoder.prefill(x, self._layout(batch), self._cache, attend, self._fused)
+        hidden = self._decoder.prefill(x, self._layout(batch), self.cache, attend, self._fused)
         self.counts["prefills"] += 1
         self.counts["tokens"] += batch.num_tokens
         self.counts["prefix tokens"] += batch.num_prefix_tokens
@@ -194,7 +194,7 @@ class Runner:
         rows, slots = slice(self._slots.num_rows), slice(self._slots.num)
         x = self._decoder.embed(self._slots.token_ids[rows])
         attend = self._kernel or partial(attend_together, span=span)
-        hidden = self._decoder.step(x, self._slots.positions[rows], self._slots.tables[slots], self._cache, attend)
+        hidden = self._decoder.step(x, self._slots.positions[rows], self._slots.tables[slots], self.cache, attend)
         self._slots.advance(self._sampler.draw(self._decoder.logits(hidden), self._slots.state()))
 
     @torch.inference_mode()
@@ -221,7 +221,7 @@ class Runner:
     @torch.inference_mode()
     def clear(self, seat: Seat) -> None:
         """Forget the numbers of a row that overflowed: they would spoil the next in its pages, masked or not."""
-        self._cache.clear(seat)
+        self.cache.clear(seat)
 
     def _to_device(self, numbers: npt.NDArray[np.int64]) -> Tensor:
         return to_device(numbers, self._device)

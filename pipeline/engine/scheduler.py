@@ -46,6 +46,16 @@ class Scheduler:
         """Whether there is nothing to do until more is added."""
         return not (self._waiting or self._seats or self._unread)
 
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """What the rows at work have."""
+        return tuple(self._seats)
+
+    @property
+    def num_free_pages(self) -> int:
+        """Pages that no row has."""
+        return self._free.num_pages
+
     def add(self, families: Iterable[Family]) -> None:
         """Take rows in."""
         self._waiting.add(families)

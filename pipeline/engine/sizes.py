@@ -39,12 +39,14 @@ def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
     shape, on_gpu = model.decoder.shape, model.device.type == "cuda"
     capacity = round_up(row_capacity(shape, settings), settings.bucket)
     prefill_tokens = settings.prefill_tokens or (PREFILL_TOKENS if on_gpu else 1)
-    fit = _pages_in_memory(model, capacity, prefill_tokens) if on_gpu else None
-    slots = settings.slots or (settings.batch_size if fit is None else _slots(fit, capacity))
-    most = slots * num_pages(capacity)  # more than that are never asked for
+    least = num_pages(capacity)
+    fit = settings.pages or (_pages_in_memory(model, capacity, prefill_tokens) if on_gpu else None)
+    if fit is not None and fit < least:
+        raise Refused(f"pages must be at least {least}, which hold the {capacity} tokens of a row, got {fit}")
+    slots = settings.slots or (_slots(fit, capacity) if on_gpu and fit else settings.batch_size)
     return Sizes(
         slots=slots,
-        pages=most if fit is None else min(fit, most),
+        pages=min(fit or slots * least, slots * least),
         capacity=capacity,
         bucket=settings.bucket,
         prefill_tokens=prefill_tokens,
