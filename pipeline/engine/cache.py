@@ -92,7 +92,8 @@ class Cache:
     def clear(self, seat: Seat) -> None:
         """Make a row's pages safe for other rows after numbers that overflowed."""
         for stored in (*self._keys, *self._values):
-            stored.unflatten(1, (-1, PAGE))[:, list(seat.pages)] = 0
+            for page in seat.pages:
+                stored[:, page * PAGE : (page + 1) * PAGE].zero_()
 
     @property
     def _devices(self) -> set[torch.device]:

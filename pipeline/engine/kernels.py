@@ -48,8 +48,15 @@ def attend_pages(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, 
             head_dim=head_dim,
             places=PAGE,
             num_warps=4 if rows <= 64 else 8,
-            num_stages=3 if rows <= 64 else 2,
+            num_stages=_stages(rows, keys.dtype.itemsize),
         )
+
+
+def _stages(rows: int, itemsize: int) -> int:
+    """Pages on their way at once; where a page is must be known before it can be, which takes stages of its own."""
+    if rows == _LEAST_ROWS and itemsize == 2:
+        return 5
+    return 3 if rows <= 64 else 2
 
 
 @triton.jit
