@@ -60,6 +60,7 @@ class Options:
     attention: Attention
     gpus_per_model: int
     slots: int | None
+    pages: int | None
     capacity: int | None
     budget: int | None
     bucket: int
@@ -84,6 +85,7 @@ class Options:
             attention=self.attention,
             num_devices=self.gpus_per_model,
             slots=self.slots,
+            pages=self.pages,
             capacity=self.capacity,
             prefill_tokens=self.budget,
             bucket=self.bucket,
@@ -251,7 +253,8 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--attention", choices=get_args(Attention), default="sdpa", help="of the vision tower")
     parser.add_argument("--gpus-per-model", type=int, default=1)
     parser.add_argument("--slots", type=int)
-    parser.add_argument("--capacity", type=int, help="tokens a slot holds")
+    parser.add_argument("--pages", type=int, help="of 64 tokens, for all slots")
+    parser.add_argument("--capacity", type=int, help="tokens of a row, at most")
     parser.add_argument("--budget", type=int, help="tokens of one prefill")
     parser.add_argument("--bucket", type=int, default=16)
     parser.add_argument("--decode-kernel", choices=get_args(DecodeKernel))

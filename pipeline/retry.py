@@ -258,7 +258,7 @@ def _replace(old: pa.Table, positions: npt.NDArray[np.int64], new: pa.Table) -> 
     """`old` with its rows at `positions` replaced by those of `new`, in order."""
     order = np.arange(old.num_rows)
     order[positions] = old.num_rows + np.arange(len(positions))
-    return pa.concat_tables([old, new.cast(old.schema)]).take(pa.array(order)).combine_chunks()
+    return pa.concat_tables([old, new.select(old.column_names).cast(old.schema)]).take(pa.array(order)).combine_chunks()
 
 
 def _counts_after(manifest: dict[str, Any], before: pa.Table, after: pa.Table) -> Counts:

@@ -24,7 +24,7 @@ from pipeline.plan import Plan, plan_job
 from pipeline.reader import read_unit
 from pipeline.run import changed_files, read_manifest, read_run
 from pipeline.units import BrokenUnit, count_answers, done_units
-from schemas.answer import ANSWER_SCHEMA, table_to_answers
+from schemas.answer import answer_schema_of, table_to_answers
 from schemas.errors import Refused
 from schemas.job import JobSettings, parse_prompts
 from schemas.wording import describe_settings
@@ -229,8 +229,9 @@ def _tables_of(url: str) -> Iterator[pa.Table]:
 
 
 def _verify_rows(table: pa.Table, path: str) -> Iterator[str]:
-    columns = table.select(table.column_names[: len(ANSWER_SCHEMA)]).schema.remove_metadata()
-    if columns.names != ANSWER_SCHEMA.names or columns.types != ANSWER_SCHEMA.types:
+    expected = answer_schema_of(table)
+    columns = table.select(table.column_names[: len(expected)]).schema.remove_metadata()
+    if columns.names != expected.names or columns.types != expected.types:
         yield f"{path} must begin with the columns of an answer, it has {', '.join(table.column_names)}"
         return
     try:

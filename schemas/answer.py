@@ -47,6 +47,8 @@ class Answer:
     error_message: str | None = None
     attempt: int = 1
     strips: tuple[StripAnswer, ...] | None = None
+    num_cut_tokens: int | None = None
+    first_text: str | None = None
 
     def __post_init__(self) -> None:
         if (self.status == "error") != (self.text is None) or (self.status == "error") != (
@@ -89,9 +91,13 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("error_type", pa.string()),
         pa.field("error_message", pa.string()),
         pa.field("attempt", pa.int32(), nullable=False),
-        pa.field("strips", pa.list_(_STRIP)),  # top to bottom; null where the image was read as a whole
+        pa.field("strips", pa.list_(_STRIP)),  # in reading order; null where the image was read as a whole
+        pa.field("num_cut_tokens", pa.int32()),  # drawn, and cut from the end of the text as repetition
+        pa.field("first_text", pa.string()),  # what the first try had read, where the second one is the answer
     ]
 )
+
+ADDED = ("num_cut_tokens", "first_text")  # behind the columns that answers have had from the beginning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +112,8 @@ class Generation:
     num_generated_tokens: int
     mean_logprob: float
     num_tries: int = 1
+    num_cut_tokens: int = 0
+    first_text: str | None = None
 
 
 def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -> Answer:
@@ -131,6 +139,8 @@ def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -
         error_stage=failure.stage if failure else None,
         error_type=failure.type if failure else None,
         error_message=failure.message if failure else None,
+        num_cut_tokens=generation.num_cut_tokens if generation else None,
+        first_text=generation.first_text if generation else None,
     )
 
 
@@ -142,8 +152,17 @@ def answers_to_table(answers: Sequence[Answer]) -> pa.Table:
 
 
 def table_to_answers(table: pa.Table) -> list[Answer]:
-    """The answers of a table that starts with ANSWER_SCHEMA's columns; kept columns are ignored."""
-    return [_row_to_answer(row) for row in table.select(ANSWER_SCHEMA.names).to_pylist()]
+    """The answers of a table that starts with ANSWER_SCHEMA's columns, written before some were ADDED or after; kept
+    columns are ignored."""
+    names = answer_schema_of(table).names
+    return [_row_to_answer(row) for row in table.select(names).to_pylist()]
+
+
+def answer_schema_of(table: pa.Table) -> pa.Schema:
+    """ANSWER_SCHEMA, or without what was ADDED where the table's answers were written before."""
+    if set(ADDED) <= set(table.column_names):
+        return ANSWER_SCHEMA
+    return pa.schema([field for field in ANSWER_SCHEMA if field.name not in ADDED])
 
 
 def _row_to_answer(row: dict[str, Any]) -> Answer:

@@ -51,6 +51,15 @@ class Question:
         """The score of an answer to this question."""
         return Judged(id=self.id, score=score, parsed=parsed, split=self.split, cluster=self.cluster, counts=counts)
 
+    def marked(self, answer: str, score: float, parsed: str | None, beside: tuple[float, ...] = ()) -> "Judged":
+        """The score of an answer, and what other rules give beside; of one that says nothing each is 0.
+
+        It is wrong even where the truth, brought to what is compared, is nothing too.
+        """
+        if not answer.strip():
+            return self.judged(0.0, None, (0.0,) * len(beside))
+        return self.judged(score, parsed, beside)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:

@@ -18,7 +18,7 @@ BLOCK = 16  # neighbouring tokens that attend to a slot together
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 # Settings that the engine chooses for the device it finds where they are None.
-_SIZES = ("slots", "capacity", "prefill_tokens", "tiles_per_call")
+_SIZES = ("slots", "pages", "capacity", "prefill_tokens", "tiles_per_call")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,8 @@ class EngineSettings:
     batch_size: int = 16  # prompts generated together where `slots` is None and the device is no GPU
     look_ahead: int = 1024  # prompts a caller's stream is read ahead, so that those of like length share a prefill
     slots: int | None = None  # prompts generated together; None: batch_size, or on a GPU what its free memory holds
-    capacity: int | None = None  # tokens of prompt and answer a slot holds; None: the model's context, 4096 at most
+    pages: int | None = None  # of 64 tokens, for all slots; None: what they could need, on a GPU as far as memory goes
+    capacity: int | None = None  # tokens of one prompt and its answer; None: the model's context, 4096 at most
     bucket: int = BLOCK  # a prompt takes its length in a prefill, rounded up to a multiple of this
     prefill_tokens: int | None = None  # places of one prefill, whole rows; None: 16896 on a GPU, else one row
     tiles_per_call: int | None = None  # tiles the vision tower sees at once; None: 80 on a GPU, else 1

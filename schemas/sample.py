@@ -55,11 +55,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strip:
-    """Rows of a page that are read as a picture of their own, `bottom` not among them, and how many tiles it has."""
+    """Rows of a page that are read as a picture of their own, `bottom` not among them, and how many tiles it has.
+
+    Of a column of print it has the columns of pixels from `left` to `right`, which is 0 for the page's own width.
+    """
 
     top: int
     bottom: int
     num_tiles: int
+    left: int = 0
+    right: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +110,9 @@ _PROMPT = pa.struct(
     ]
 )
 _SIZE = pa.struct([pa.field("width", pa.int32(), nullable=False), pa.field("height", pa.int32(), nullable=False)])
-_STRIP = pa.struct([pa.field(name, pa.int32(), nullable=False) for name in ("top", "bottom", "num_tiles")])
+_STRIP = pa.struct(
+    [pa.field(name, pa.int32(), nullable=False) for name in ("top", "bottom", "num_tiles", "left", "right")]
+)
 
 SAMPLE_SCHEMA = pa.schema(
     [

@@ -129,3 +129,37 @@ def test_strips_that_do_not_overlap_keep_lines_that_are_equal() -> None:
 def test_text_repeated_far_from_the_cut_is_no_overlap() -> None:
     below = "completely different words stand here and go on and on until at last Terms apply to all of it"
     assert join_texts(["Terms apply to all of it", below], STRIPS) == f"Terms apply to all of it\n{below}"
+
+
+@pytest.mark.parametrize(
+    ("above", "below"),
+    [
+        pytest.param(
+            "2024-01-05 08:00 OK\n2024-01-05 08:15 no\n2024-01-05 08:30 up",
+            "2024-01-05 08:45 OK\n2024-01-05 09:00 no\n2024-01-05 09:15 up", id="lines that begin with a date",
+        ),
+        pytest.param(
+            "Delivery Monday 0.50\nDelivery Tuesday 1.50\nDelivery Friday 2.50",
+            "Delivery Sunday 3.50\nDelivery Monday 4.50\nDelivery Tuesday 5.50", id="names that come again",
+        ),
+        pytest.param(
+            "Item 01 0.00 0.00 0.00\nItem 02 0.00 0.00 0.00\nItem 03 0.00 0.00 0.00",
+            "Item 04 0.00 0.00 0.00\nItem 05 0.00 0.00 0.00\nItem 06 0.00 0.00 0.00", id="numbered rows",
+        ),
+        pytest.param("0.00 0.00 0.00\n" * 3 + "0.00 0.00 0.00", "0.00 0.00 0.00\n0.00 0.00 0.00", id="equal rows"),
+        pytest.param("0.00 0.00 0.00 0.00", "0.00 0.00 0.00 0.00", id="equal cells without a line break"),
+        pytest.param("See you on Monday at 08:30", "at 09:30 See you on Monday", id="words in a circle"),
+        pytest.param("The price of a\nwhole day\nTerms\nLast", "whole day\nAny other line\nEnd", id="two lines aside"),
+        pytest.param("See the list below on Friday", "See the list below on Sunday at home", id="another weekday"),
+    ],
+)  # fmt: skip
+def test_no_line_is_dropped_because_others_are_like_it(above: str, below: str) -> None:
+    assert join_texts([above, below], STRIPS) == f"{above}\n{below}"
+
+
+def test_a_page_whose_strip_was_tried_twice_says_what_was_read_at_first() -> None:
+    answers = answered(a_page(), ["One", "1", "Two", "2"], ["stop"] * 4, [0.0] * 4)
+    answers[2] = replace(answers[2], first_text="Two two two", num_cut_tokens=0)
+    a, b = join_answers([a_page()], answers)
+    assert (a.text, a.first_text, b.first_text) == ("One\nTwo", "One\nTwo two two", None)
+    assert (a.num_cut_tokens, b.num_cut_tokens) == (0, 0)

@@ -28,7 +28,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 def judge(question: Question, answer: str) -> Judged:
     """Right within five per cent, or right as text."""
     answer = answer.strip()
-    return question.judged(float(relaxed_match(answer, question.reference.answers[0])), answer or None)
+    return question.marked(answer, float(relaxed_match(answer, question.reference.answers[0])), answer or None)
 
 
 CHARTQA = Benchmark(

@@ -26,7 +26,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 def judge(question: Question, answer: str) -> Judged:
     """ANLS as the paper has it; the lenient one, which lmms-eval publishes, is counted beside it."""
     answer, accepted = answer.strip(), question.reference.answers
-    return question.judged(anls(answer, accepted), answer or None, (anls_lenient(answer, accepted),))
+    return question.marked(answer, anls(answer, accepted), answer or None, (anls_lenient(answer, accepted),))
 
 
 DOCVQA = Benchmark(

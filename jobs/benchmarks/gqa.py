@@ -33,8 +33,8 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 def judge(question: Question, answer: str) -> Judged:
     """GQA's exact match of the answer as LLaVA hands it in; lmms-eval's, which folds more, is counted beside it."""
     accepted = question.reference.answers
-    return question.judged(
-        float(gqa_match(answer, accepted)), answer.strip() or None, (float(folded_match(answer, accepted)),)
+    return question.marked(
+        answer, float(gqa_match(answer, accepted)), answer.strip() or None, (float(folded_match(answer, accepted)),)
     )
 
 

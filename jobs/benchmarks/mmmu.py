@@ -42,7 +42,7 @@ def judge(question: Question, answer: str) -> Judged:
     """Right by MMMU's own parser, but a letter that it would draw by lot is wrong."""
     truth = question.reference
     if not truth.options:
-        return question.judged(float(open_match(answer, truth.answers)), answer.strip() or None)
+        return question.marked(answer, float(open_match(answer, truth.answers)), answer.strip() or None)
     letter = mmmu_letter(answer, truth.options)
     return question.judged(float(letter in truth.answers), letter)
 

@@ -35,7 +35,7 @@ def judge(question: Question, answer: str) -> Judged:
         hit = wide = contains_formula(answer, accepted)
     else:
         hit, wide = contains_answer(answer, accepted), contains_answer_of_any_width(answer, accepted)
-    return question.judged(float(hit), answer.strip() or None, (float(wide),))
+    return question.marked(answer, float(hit), answer.strip() or None, (float(wide),))
 
 
 def _hits(group: Sequence[Judged]) -> list[float]:

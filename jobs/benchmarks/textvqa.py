@@ -26,7 +26,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 def judge(question: Question, answer: str) -> Judged:
     """TextVQA's accuracy, which normalises every text."""
-    return question.judged(m4c_accuracy(answer, question.reference.answers), m4c_normalised(answer) or None)
+    return question.marked(answer, m4c_accuracy(answer, question.reference.answers), m4c_normalised(answer) or None)
 
 
 TEXTVQA = Benchmark(

@@ -28,7 +28,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 def judge(question: Question, answer: str) -> Judged:
     """VQA's own accuracy of the answer as LLaVA hands it in, normalised."""
     handed_in = m4c_normalised(answer)
-    return question.judged(vqa_accuracy(handed_in, question.reference.answers), handed_in or None)
+    return question.marked(answer, vqa_accuracy(handed_in, question.reference.answers), handed_in or None)
 
 
 VQAV2 = Benchmark(

@@ -1,4 +1,4 @@
-"""Attention of a prompt to itself, and of tokens to what their slots hold."""
+"""Attention of a prompt to itself, and of tokens to what the cache holds of their rows."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from pipeline.engine.pages import PAGE, num_pages
 from pipeline.engine.places import Blocks, Segment, round_up
 
 # The CPU's flash kernel walks over keys in blocks of this: whole blocks behind a row change none of its bits.
 SPAN_STEP = 512
+_TOGETHER = 16  # rows whose pages are copied to one place at a time
 
 Causal = Callable[[Tensor, Tensor, Tensor], Tensor]  # see `causal`
-# queries (tokens, heads, head_dim), keys and values of all slots, where the queries stand, what is written: as queries
+# queries (tokens, heads, head_dim), keys and values of all places, where the queries stand, what is written: as queries
 Attend = Callable[[Tensor, Tensor, Tensor, Blocks, Tensor], None]
 
 
@@ -27,23 +29,29 @@ def causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def causal_behind_prefix(
-    queries: Tensor, keys: Tensor, values: Tensor, segment: Segment, attend: Causal = causal
+    queries: Tensor, stored: tuple[Tensor, Tensor], table: Tensor, segment: Segment, attend: Causal = causal
 ) -> Tensor:
-    """`causal` of a segment of the queries, whose slot, (slots, kv_heads, capacity, head_dim), holds the job's prefix
-    and what is its own.
+    """`causal` of a segment of the queries, the pages of whose row hold the job's prefix and what is its own.
 
     As many queries as the prefix has tokens stand before its own, whosever they are, and are dropped: each of its own
     stands where it would in the whole prompt, in the same block of a kernel, and has the same numbers bit for bit.
     """
     first, end = segment.first - segment.start, segment.first + segment.width
     asked = queries[first:end] if first >= 0 else pad(queries[:end], (0, 0, 0, 0, -first, 0))
-    own_keys, own_values = (one[segment.slots[0], :, : len(asked)].transpose(0, 1) for one in (keys, values))
-    return attend(asked, own_keys, own_values)[segment.start :]
+    held = (paged(one, table[: num_pages(len(asked))])[:, : len(asked)].transpose(0, 1) for one in stored)
+    return attend(asked, *held)[segment.start :]
+
+
+def paged(stored: Tensor, tables: Tensor) -> Tensor:
+    """What (kv_heads, places, head_dim) holds in the pages of each table, (..., pages), one page behind the other:
+    (kv_heads, ..., places, head_dim)."""
+    held: Tensor = stored.unflatten(1, (-1, PAGE))[:, tables]
+    return held.flatten(-3, -2)
 
 
 def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """New tokens, (rows, length, heads, head_dim), attend to their slots, (rows, kv_heads, span, head_dim), up to
-    their own (rows, length) positions.
+    """New tokens, (rows, length, heads, head_dim), attend to what there is of their rows, (rows, kv_heads, span,
+    head_dim), up to their own (rows, length) positions.
 
     The heads that share keys stand in the queries' length, so that keys and values are read once and never repeated.
     """
@@ -58,20 +66,23 @@ def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> 
 
 
 def attend_together(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, out: Tensor, *, span: int) -> None:
-    """One token of every slot in turn attends to the slot's first `span` places, up to its own position."""
-    rows, reached = slice(len(keys)), slice(span)
-    keys, values = keys[:, :, reached], values[:, :, reached]
-    out[rows] = cached(queries[rows, None], keys, values, blocks.positions[:, None])[:, 0]
+    """One token of every slot in turn attends to its row's first `span` places, up to its own position."""
+    tables = blocks.tables[:, : num_pages(span)]
+    for first in range(0, len(tables), _TOGETHER):
+        rows = slice(first, min(first + _TOGETHER, len(tables)))
+        key, value = (paged(one, tables[rows]).transpose(0, 1) for one in (keys, values))
+        out[rows] = cached(queries[rows, None], key, value, blocks.positions[rows, None])[:, 0]
 
 
 def attend_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, out: Tensor) -> None:
-    """Every block's tokens attend to their slot, (slots, kv_heads, capacity, head_dim), up to their own positions: one
-    block after the other, as far as it reaches, so that none knows of the others."""
+    """Every block's tokens attend to the pages of their row up to their own positions: one block after the other, as
+    far as it reaches, so that none knows of the others."""
     own = torch.arange(blocks.width, device=queries.device)
-    places = zip(blocks.firsts.tolist(), blocks.slots.tolist(), blocks.positions.tolist(), strict=True)
-    for first, slot, position in places:
-        here, reached = slice(first, first + blocks.width), slice(round_up(position + blocks.width, SPAN_STEP))
-        key, value = keys[None, slot, :, reached], values[None, slot, :, reached]
+    places = zip(blocks.firsts.tolist(), blocks.tables, blocks.positions.tolist(), strict=True)
+    for first, table, position in places:
+        here = slice(first, first + blocks.width)
+        reached = table[: num_pages(round_up(position + blocks.width, SPAN_STEP))]
+        key, value = (paged(one, reached)[None] for one in (keys, values))
         out[here] = cached(queries[None, here], key, value, (position + own)[None])[0]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.engine.pages import Seat
 from pipeline.engine.places import Segment, round_up
 from pipeline.engine.rows import Family, Row
 from schemas.sample import TokenIds
@@ -53,8 +54,8 @@ class Batch:
         return sum((s.end * (s.end + 1) - s.start * (s.start + 1)) // 2 for s in self.segments)
 
 
-def lay_out(families: Sequence[Family], seats: Sequence[Sequence[int]], num_places: int, step: int) -> Batch:
-    """The batch of some families, whose rows have these slots; every segment takes a multiple of `step` places."""
+def lay_out(families: Sequence[Family], seats: Sequence[Sequence[Seat]], num_places: int, step: int) -> Batch:
+    """The batch of some families, whose rows have these seats; every segment takes a multiple of `step` places."""
     segments: list[Segment] = []
     first = 0
     for family, own in zip(families, seats, strict=True):
@@ -65,23 +66,23 @@ def lay_out(families: Sequence[Family], seats: Sequence[Sequence[int]], num_plac
     return Batch(segments=tuple(segments), rows=rows, num_places=max(num_places, first))
 
 
-def prefix_alone(prefix: TokenIds, slot: int, num_places: int, step: int) -> Batch:
-    """The batch of a job's prefix: a prompt of nobody's, for the keys and values that it leaves in the slot."""
+def prefix_alone(prefix: TokenIds, seat: Seat, num_places: int, step: int) -> Batch:
+    """The batch of a job's prefix: a prompt of nobody's, for the keys and values that it leaves in the seat's pages."""
     width = round_up(len(prefix), step)
-    own = Segment(token_ids=prefix, prefix=prefix[:0], first=0, width=width, start=0, slots=(slot,), ends=True)
+    own = Segment(token_ids=prefix, prefix=prefix[:0], first=0, width=width, start=0, seats=(seat,), ends=True)
     return Batch(segments=(own,), rows=(), num_places=max(num_places, width))
 
 
-def _segments(family: Family, slots: Sequence[int], first: int, step: int) -> Iterator[Segment]:
+def _segments(family: Family, seats: Sequence[Seat], first: int, step: int) -> Iterator[Segment]:
     """What the family's rows share, and what each goes on with where there are several."""
     alone, prefix, shared = len(family.rows) == 1, family.prefix, family.num_shared
     own = family.shared[len(prefix) :]
     width = round_up(len(own), step)
     yield Segment(
-        token_ids=own, prefix=prefix, first=first, width=width, start=len(prefix), slots=tuple(slots), ends=alone
+        token_ids=own, prefix=prefix, first=first, width=width, start=len(prefix), seats=tuple(seats), ends=alone
     )
-    for row, slot in () if alone else zip(family.rows, slots, strict=True):
+    for row, seat in () if alone else zip(family.rows, seats, strict=True):
         first += width
         rest = family.rest(row)
         width = round_up(len(rest), step)
-        yield Segment(token_ids=rest, prefix=rest[:0], first=first, width=width, start=shared, slots=(slot,), ends=True)
+        yield Segment(token_ids=rest, prefix=rest[:0], first=first, width=width, start=shared, seats=(seat,), ends=True)

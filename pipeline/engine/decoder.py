@@ -13,7 +13,8 @@ from pipeline.engine.block import Block, DecoderShape, Halves, RmsNorm
 from pipeline.engine.cache import Cache
 from pipeline.engine.device import Lanes
 from pipeline.engine.fused import Fused, sequences
-from pipeline.engine.places import Blocks, Layout, Segment
+from pipeline.engine.pages import PAGE
+from pipeline.engine.places import Blocks, Layout, Moves, Segment
 from pipeline.engine.spread import moved, spread
 from pipeline.preprocess.facts import attention_window
 from schemas.errors import Refused
@@ -84,9 +85,9 @@ class Decoder:
         return cos.to(self.dtype), sin.to(self.dtype)
 
     def prefill(
-        self, x: Tensor, layout: Layout, cache: Cache, attend_slots: Attend, fused: Fused | None = None
+        self, x: Tensor, layout: Layout, cache: Cache, attend_pages: Attend, fused: Fused | None = None
     ) -> Tensor:
-        """Run the segments of a batch, (places, hidden), and keep their keys and values in their slots; returns what
+        """Run the segments of a batch, (places, hidden), and keep their keys and values in their pages; returns what
         became of the tokens that others are drawn after, (drawn, hidden).
 
         A segment's padding comes behind it: causality hides that from it, so no number of it depends on the padding,
@@ -97,10 +98,10 @@ class Decoder:
 
         def attend(part: int, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             own, stored = here[part], cache.of(layer)
+            cache.fill(layer, own.moves, keys, values)
             if layer == self.shape.layers - 1:
-                cache.fill(layer, own.segments, keys, values)
                 out = torch.zeros_like(queries, memory_format=torch.contiguous_format)
-                attend_slots(queries.contiguous(), *stored, own.drawn, out)
+                attend_pages(queries.contiguous(), *stored, own.drawn, out)
                 return out
             if fused is None:
                 out = torch.empty_like(queries, memory_format=torch.contiguous_format)
@@ -108,35 +109,37 @@ class Decoder:
                 out = fused.causal_each(queries, keys, values, alone[part])
             out[own.num_used :] = 0
 
-            def attend_one(segment: Segment) -> None:
+            def attend_one(segment: Segment, table: Tensor) -> None:
                 places = slice(segment.first, segment.first + segment.width)
                 if len(segment.prefix):
-                    cache.fill(layer, [segment], keys, values)
-                    out[places] = causal_behind_prefix(queries, *stored, segment, fused.causal if fused else causal)
+                    kernel = fused.causal if fused else causal
+                    out[places] = causal_behind_prefix(queries, stored, table, segment, kernel)
                 else:
                     out[places] = causal(queries[places], keys[places], values[places])
 
-            others = [segment for segment in own.segments if not len(segment.prefix)]
-            left = [one for one in own.segments if len(one.prefix) or (fused is None and not one.goes_on)]
-            fill = partial(cache.fill, layer, others, keys, values)
-            self._lanes[part].run([fill, *(partial(attend_one, segment) for segment in left)])
+            rows = zip(own.segments, own.tables, strict=True)
+            left = [one for one in rows if len(one[0].prefix) or (fused is None and not one[0].goes_on)]
+            self._lanes[part].run(partial(attend_one, *one) for one in left)
             if own.blocks is not None:
-                attend_slots(queries.contiguous(), *stored, own.blocks, out)
+                attend_pages(queries.contiguous(), *stored, own.blocks, out)
             return out
 
         return self._through(x, layout.positions, cache, attend, layout.wanted, fused)
 
-    def step(self, x: Tensor, positions: Tensor, cache: Cache, attend_slots: Attend) -> Tensor:
-        """Run one more token of every slot, (rows, hidden) with (rows,) positions in the slots' order; returns what
-        became of them. Rows behind the slots' are nobody's."""
-        slots = torch.arange(cache.shape.slots, device=x.device)
-        blocks = Blocks(firsts=slots, slots=slots, positions=positions[: len(slots)], width=1)
-        here = [blocks.to(part.device) for part in self.parts]
+    def step(self, x: Tensor, positions: Tensor, tables: Tensor, cache: Cache, attend_pages: Attend) -> Tensor:
+        """Run one more token of every slot, (rows, hidden) with (rows,) positions in the slots' order, whose pages are
+        in `tables`, (slots, pages); returns what became of them. Rows behind the slots' are nobody's."""
+        slots, own = torch.arange(len(tables), device=x.device), positions[: len(tables)]
+        pages = tables.gather(1, (own // PAGE)[:, None])[:, 0]
+        moves = Moves(sources=slots, targets=pages * PAGE + own % PAGE)
+        blocks = Blocks(firsts=slots, tables=tables, positions=own, width=1)
+        here = [(moves.to(part.device), blocks.to(part.device)) for part in self.parts]
 
         def attend(part: int, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.put(layer, here[part], keys[: len(slots)], values[: len(slots)])
+            targets, queried = here[part]
+            cache.fill(layer, targets, keys, values)
             out = torch.zeros_like(queries, memory_format=torch.contiguous_format)
-            attend_slots(queries.contiguous(), *cache.of(layer), here[part], out)
+            attend_pages(queries.contiguous(), *cache.of(layer), queried, out)
             return out
 
         return self._through(x, positions, cache, attend)

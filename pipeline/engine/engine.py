@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -14,6 +14,7 @@ import torch
 from pipeline.engine.arithmetic import arithmetic, product_rate
 from pipeline.engine.draft import Draft
 from pipeline.engine.model import LoadedModel, load_model, stopping_at
+from pipeline.engine.pages import num_pages
 from pipeline.engine.rows import Family, Row, families, prefix_length
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
@@ -155,7 +156,7 @@ class Engine:
             self._check_end()
             answerable = [row for row in rows if self._prepare(row)]
             if answerable:
-                self._added += families(answerable, self.sizes.drawn, self._model.image_token_id)
+                self._added += families(answerable, self._most_together(answerable), self._model.image_token_id)
                 self._changed.notify_all()
         return rows
 
@@ -179,6 +180,10 @@ class Engine:
             row.draft = Draft(self._model, self._settings.sampling, row.prompt)
         row.done = row.failure is not None
         return not row.done
+
+    def _most_together(self, rows: Sequence[Row]) -> int:
+        """Rows of a sample that the engine has places for at once, whatever else is at work."""
+        return min(self.sizes.drawn, self.sizes.pages // max(num_pages(row.most_tokens) for row in rows))
 
     def _wait(self, caller: _Caller, row: Row) -> Answer:
         with self._changed:
@@ -251,8 +256,11 @@ def _answer(row: Row) -> Answer:
     if row.failure is None and row.draft is not None and not row.draft.has_answer:
         rule = "the network's numbers must be finite, float16 overflows where bfloat16 and float32 do not"
         row.failure = Failure(stage="generate", type="NotFinite", message=f"{rule}; some were not")
-    if row.failure is not None:
+    generation = None
+    if row.failure is None:
+        assert row.draft is not None
+        generation, row.failure = row.draft.generation(), row.draft.failure
+    if row.failure is not None or generation is None:
         empty = replace(row.prompt, token_ids=np.zeros(0, np.int32), num_common=0, failure=row.failure)
         return answer_from(row.sample, empty, None)
-    assert row.draft is not None
-    return answer_from(row.sample, row.prompt, row.draft.generation())
+    return answer_from(row.sample, row.prompt, generation)

@@ -11,6 +11,7 @@ from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, Pre
 from pipeline.engine.block import DecoderShape
 from pipeline.engine.cache import CacheShape
 from pipeline.engine.decoder import decoder_shape
+from pipeline.engine.pages import num_pages
 from schemas.engine import EngineSettings
 from schemas.errors import Refused
 
@@ -18,7 +19,7 @@ SPARE_BYTES = 8 * 2**30  # for what the vision tower computes, its features, pre
 # Of one on a GPU: enough for rows to fill it to the last percent, and its products, cut into tiles of 128 by 256, are
 # whole waves of 132 processors.
 PREFILL_TOKENS = 16896
-_LONGEST = 4096  # tokens a slot holds where nothing else is said: the largest picture, a question, a page of text
+_LONGEST = 4096  # tokens of a row where nothing else is said: the largest picture, a question, a page of text
 # Bytes of a quantised weight, its share of the scales included: one for a row of some thousand, or for 64 of 4 bits.
 _PACKED_BYTES = {"fp8": 1.001, "8bit": 1.001, "4bit": 0.5 + 4 / 64}
 
@@ -29,20 +30,20 @@ class Memory:
 
     weights: int  # of all cards
     weights_a_card: int
-    slot: int  # keys and values of one row, on all cards
-    slot_a_card: int
+    row: int  # keys and values of the longest row, on all cards
+    row_a_card: int
     computing: int  # on each card, however many rows there are
 
     @property
     def least(self) -> int:
         """What a card must have free before anything is loaded: for one row."""
-        return self.weights_a_card + self.slot_a_card + self.computing
+        return self.weights_a_card + self.row_a_card + self.computing
 
 
 def memory_of(config: PreTrainedConfig, settings: EngineSettings) -> Memory:
     """What a model of this config needs on a GPU; raises ValueError for a network that the engine cannot run."""
     shape = decoder_shape(config.get_text_config())
-    capacity, itemsize = slot_capacity(shape, settings), getattr(torch, settings.dtype).itemsize
+    capacity, itemsize = row_capacity(shape, settings), getattr(torch, settings.dtype).itemsize
     with torch.device("meta"):
         network: Any = LlavaNextForConditionalGeneration(cast(LlavaNextConfig, config))
     text = network.model.language_model
@@ -52,12 +53,12 @@ def memory_of(config: PreTrainedConfig, settings: EngineSettings) -> Memory:
     first = (sum(weight.numel() for weight in network.parameters()) - in_layers) * itemsize - last
     a_card = -(-shape.layers // settings.num_devices)
     ends = first + last if settings.num_devices == 1 else max(first, last)
-    slot = cache_shape(shape, 1, capacity).slot_bytes(getattr(torch, settings.dtype))
+    row = cache_shape(shape, num_pages(capacity)).num_bytes(getattr(torch, settings.dtype))
     return Memory(
         weights=first + last + shape.layers * layer,
         weights_a_card=ends + a_card * layer,
-        slot=slot,
-        slot_a_card=slot // shape.layers * a_card,
+        row=row,
+        row_a_card=row // shape.layers * a_card,
         computing=activation_bytes(shape, settings.prefill_tokens or PREFILL_TOKENS, itemsize) + SPARE_BYTES,
     )
 
@@ -79,23 +80,21 @@ def describe_memory(needed: Memory, settings: EngineSettings) -> str:
     cards = f" over {settings.num_devices} cards" if settings.num_devices > 1 else ""
     return (
         f"{needed.weights / 1e9:.1f} GB of weights ({settings.quantize or settings.dtype}){cards} and "
-        f"{needed.slot / 1e9:.1f} GB for each row at work need cards of {needed.least / 1e9:.0f} GB or more"
+        f"{needed.row / 1e9:.1f} GB for each row at work need cards of {needed.least / 1e9:.0f} GB or more"
     )
 
 
-def slot_capacity(shape: DecoderShape, settings: EngineSettings) -> int:
-    """Tokens a slot must hold; raises ValueError beyond what the model reaches."""
+def row_capacity(shape: DecoderShape, settings: EngineSettings) -> int:
+    """Tokens a row may have; raises ValueError beyond what the model reaches."""
     limit = min(shape.context, shape.window or shape.context)
     if settings.capacity and settings.capacity > limit:
         raise Refused(f"capacity must be at most the model's {limit} tokens, got {settings.capacity}")
     return settings.capacity or min(limit, _LONGEST)
 
 
-def cache_shape(shape: DecoderShape, slots: int, capacity: int) -> CacheShape:
-    """The cache that so many slots need."""
-    return CacheShape(
-        layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, slots=slots, capacity=capacity
-    )
+def cache_shape(shape: DecoderShape, pages: int) -> CacheShape:
+    """The cache of so many pages."""
+    return CacheShape(layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, pages=pages)
 
 
 def activation_bytes(shape: DecoderShape, prefill_tokens: int, itemsize: int) -> int:

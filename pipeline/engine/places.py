@@ -1,4 +1,4 @@
-"""Where tokens that run together stand: in their prompts, in the batch and in their slots."""
+"""Where tokens that run together stand: in their prompts, in the batch and in the cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,25 +8,26 @@ import torch
 from torch import Tensor
 
 from pipeline.engine.device import to_device
+from pipeline.engine.pages import Ints, Seat, num_pages
 from schemas.engine import BLOCK
 from schemas.sample import TokenIds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Tokens of a prompt in a row; their keys and values go to the slot of every row that has them."""
+    """Tokens of a prompt in a row; their keys and values go to the pages of every row that has them."""
 
     token_ids: TokenIds
-    prefix: TokenIds  # the job's, before them: run once for all rows; its keys and values are in their slots already
+    prefix: TokenIds  # the job's, before them: run once for all rows; its keys and values are in their pages already
     first: int  # the place of the first of them in the batch
     width: int  # places, the padding behind them included
     start: int  # the position of the first of them in its prompt
-    slots: tuple[int, ...]
+    seats: tuple[Seat, ...]
     ends: bool  # whether the prompt ends here, so that a token is drawn behind it
 
     @property
     def goes_on(self) -> bool:
-        """Whether it attends to what another segment of its batch puts into its slot."""
+        """Whether it attends to what another segment of its batch puts into its row's pages."""
         return self.start > len(self.prefix)
 
     @property
@@ -37,16 +38,27 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
-    """Tokens that attend to what their slots hold, `width` of one prompt in a row a block; all are (blocks,)."""
+    """Tokens that attend to what the cache holds of their rows, `width` of one prompt in a row a block."""
 
-    firsts: Tensor  # the place of a block's first token
-    slots: Tensor
-    positions: Tensor  # of that token in its slot
+    firsts: Tensor  # (blocks,) the place of a block's first token
+    tables: Tensor  # (blocks, pages) the pages of its row
+    positions: Tensor  # (blocks,) of that token in its prompt
     width: int
 
     def to(self, device: torch.device) -> "Blocks":
-        firsts, slots, positions = (one.to(device) for one in (self.firsts, self.slots, self.positions))
-        return Blocks(firsts=firsts, slots=slots, positions=positions, width=self.width)
+        firsts, tables, positions = (one.to(device) for one in (self.firsts, self.tables, self.positions))
+        return Blocks(firsts=firsts, tables=tables, positions=positions, width=self.width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moves:
+    """Whose keys and values go where; both are (moves,)."""
+
+    sources: Tensor  # places in the batch
+    targets: Tensor  # places in the cache
+
+    def to(self, device: torch.device) -> "Moves":
+        return Moves(sources=self.sources.to(device), targets=self.targets.to(device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +67,9 @@ class Layout:
 
     segments: tuple[Segment, ...]
     positions: Tensor  # (places,)
-    blocks: Blocks | None  # of the segments that go on from what their slots hold
+    moves: Moves  # of all their tokens
+    tables: Tensor  # (segments, pages) the pages of a segment's first row
+    blocks: Blocks | None  # of the segments that go on from what other segments put there
     wanted: Tensor  # (drawn,) the places that a token is drawn after, and place 0 where there are fewer
     drawn: Blocks  # those places, among themselves
 
@@ -68,6 +82,8 @@ class Layout:
         return Layout(
             segments=self.segments,
             positions=self.positions.to(device),
+            moves=self.moves.to(device),
+            tables=self.tables.to(device),
             blocks=None if self.blocks is None else self.blocks.to(device),
             wanted=self.wanted.to(device),
             drawn=self.drawn.to(device),
@@ -77,32 +93,51 @@ class Layout:
 def layout(
     segments: tuple[Segment, ...], *, num_places: int, num_drawn: int, capacity: int, device: torch.device
 ) -> Layout:
-    """The numbers of a batch's segments on the device, for slots of `capacity` places."""
+    """The numbers of a batch's segments on the device, for rows of at most `capacity` tokens."""
     positions = np.zeros(num_places, np.int64)
-    for segment in segments:  # padding may reach beyond the slot, where there are no angles for it
+    for segment in segments:  # padding may reach beyond the capacity, where there are no angles for it
         own = np.arange(segment.start, segment.start + segment.width)
         positions[segment.first : segment.first + segment.width] = own.clip(max=capacity - 1)
+    tables = np.stack([segment.seats[0].table(num_pages(capacity)) for segment in segments])
     later = [
-        (segment.first + i, segment.slots[0], segment.start + i)
-        for segment in segments
+        (segment.first + i, number, segment.start + i)
+        for number, segment in enumerate(segments)
         if segment.goes_on
         for i in range(0, segment.width, BLOCK)
     ]
     wanted = np.zeros(num_drawn, np.int64)
-    ends = [(segment.first + len(segment.token_ids) - 1, segment) for segment in segments if segment.ends]
-    wanted[: len(ends)] = [place for place, _ in ends]
+    ends = [(number, segment) for number, segment in enumerate(segments) if segment.ends]
+    wanted[: len(ends)] = [segment.first + len(segment.token_ids) - 1 for _, segment in ends]
+    drawn = [(i, number, segment.end - 1) for i, (number, segment) in enumerate(ends)]
     return Layout(
         segments=segments,
         positions=to_device(positions, device),
-        blocks=_blocks(later, BLOCK, device) if later else None,
+        moves=_moves(segments, device),
+        tables=to_device(tables, device),
+        blocks=_blocks(later, tables, BLOCK, device) if later else None,
         wanted=to_device(wanted, device),
-        drawn=_blocks([(i, one.slots[0], one.end - 1) for i, (_, one) in enumerate(ends)], 1, device),
+        drawn=_blocks(drawn, tables, 1, device),
     )
 
 
-def _blocks(found: Sequence[tuple[int, int, int]], width: int, device: torch.device) -> Blocks:
-    firsts, slots, positions = to_device(np.array(found, np.int64).reshape(-1, 3).T.copy(), device)
-    return Blocks(firsts=firsts, slots=slots, positions=positions, width=width)
+def moves_to(seats: Sequence[Seat], start: int, end: int, first: int = 0) -> Ints:
+    """Return sources and targets, (2, moves), of a prompt's positions that stand in the batch from place `first` on, to
+    each of these rows."""
+    sources = np.tile(np.arange(first, first + end - start), len(seats))
+    return np.stack([sources, np.concatenate([seat.places(start, end) for seat in seats])])
+
+
+def _moves(segments: Sequence[Segment], device: torch.device) -> Moves:
+    own = [moves_to(one.seats, one.start, one.end, one.first) for one in segments]
+    sources, targets = to_device(np.concatenate(own, axis=1), device)
+    return Moves(sources=sources, targets=targets)
+
+
+def _blocks(found: Sequence[tuple[int, int, int]], tables: Ints, width: int, device: torch.device) -> Blocks:
+    """`found` has every block's first place, the number of its segment and the position."""
+    numbers = np.array(found, np.int64).reshape(-1, 3)
+    firsts, positions = to_device(numbers[:, ::2].T.copy(), device)
+    return Blocks(firsts=firsts, tables=to_device(tables[numbers[:, 1]], device), positions=positions, width=width)
 
 
 def round_up(length: int, multiple: int) -> int:

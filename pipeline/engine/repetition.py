@@ -1,30 +1,58 @@
-"""Runaway repetition: when an answer goes round in a circle, and where the circle begins."""
+"""Runaway repetition: when an answer goes round in a circle that would fill its room, and how much of it is kept."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-SPAN = 384  # tokens that must be one cycle over and over
-LONGEST_CYCLE = 96  # tokens, so that a cycle is seen four times at least
-LOOK_EVERY = 16  # tokens
+SPAN = 384  # tokens at the end of a full room that must be one cycle over and over
+EARLY = 1536  # tokens that must be before the room is full, or half of it if that is more
+ROUNDS = 4  # that are seen at least
+LOOK_EVERY = 64  # tokens
+_CERTAIN = math.log(0.5)  # of filling the room
 
 
-def find_runaway(token_ids: Sequence[int]) -> int | None:
-    """How many tokens stand before the repeats, the cycle's first round among them; None where nothing runs away.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runaway:
+    """Repeats at the end of an answer: from `start` on its tokens are a cycle of so many, over and over."""
 
-    An answer runs away when its last SPAN tokens are a cycle of at most LONGEST_CYCLE tokens, repeated without any
-    difference; it is looked at whenever its length is a multiple of LOOK_EVERY. Much that is printed repeats for less:
-    leaders of dots, columns of zeros, empty lines of a form. What counts up or changes a word a round is not found.
+    start: int
+    cycle: int
+
+    def whole_rounds(self, num_tokens: int) -> int:
+        """Return how many of so many tokens are left without the round that has only begun."""
+        return num_tokens - (num_tokens - self.start) % self.cycle
+
+
+def find_runaway(token_ids: Sequence[int], logprobs: Sequence[float] = (), room: float = math.inf) -> Runaway | None:
+    """Find the repeats of an answer that has `room` tokens at most; None where it may yet come to an end of its own.
+
+    Print repeats too, so a circle counts as one in two cases only. The room is full, and its last SPAN tokens are one.
+    Or half the room is, and EARLY tokens at least, and the model is certain: were every token to come as likely as the
+    last ones were, it would more likely than not fill the room. What counts up or changes a word a round is no circle.
     """
-    if len(token_ids) < SPAN or len(token_ids) % LOOK_EVERY:
+    num = len(token_ids)
+    if num >= room:
+        return find_cycle(token_ids, SPAN)
+    span = max(EARLY, room // 2)  # without an end of the room there is no circle that would fill it
+    if num < span or num % LOOK_EVERY or sum(logprobs[-SPAN:]) / SPAN * (room - num) < _CERTAIN:
         return None
-    tail = list(token_ids[-SPAN:])
-    cycle = next((length for length in range(1, LONGEST_CYCLE + 1) if _is_cycle(tail, length)), None)
+    return find_cycle(token_ids, int(span))
+
+
+def find_cycle(token_ids: Sequence[int], span: int) -> Runaway | None:
+    """Find the shortest cycle that the last `span` tokens are, at least ROUNDS times, and where it began."""
+    if len(token_ids) < span:
+        return None
+    tail = list(token_ids[-span:])
+    cycle = next((length for length in range(1, span // ROUNDS + 1) if _is_cycle(tail, length)), None)
     if cycle is None:
         return None
-    start = len(token_ids) - SPAN
+    start = len(token_ids) - span
     while start > 0 and token_ids[start - 1] == token_ids[start - 1 + cycle]:
         start -= 1
-    return start + cycle
+    return Runaway(start=start, cycle=cycle)
 
 
 def _is_cycle(tokens: list[int], length: int) -> bool:
-    return tokens[-1] == tokens[-1 - length] and tokens[length:] == tokens[:-length]
+    """The last tokens first: most lengths are no cycle of theirs, and whole lists need not be compared."""
+    return tokens[-4:] == tokens[-4 - length : -length] and tokens[length:] == tokens[:-length]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipeline.engine.draft import Draft
+from pipeline.engine.pages import num_pages
 from pipeline.engine.places import round_up
 from pipeline.preprocess.prompt import common_length
 from schemas.errors import Failure
@@ -24,6 +25,11 @@ class Row:
     failure: Failure | None = None
     done: bool = False
     wanted: bool = True  # until its caller goes away
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of prompt and answer, at most."""
+        return len(self.prompt.token_ids) + self.prompt.max_new_tokens
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -54,6 +60,11 @@ class Family:
     def wanted(self) -> bool:
         """Whether anyone still waits for one of its rows."""
         return any(row.wanted for row in self.rows)
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the cache that its rows need together."""
+        return sum(num_pages(row.most_tokens) for row in self.rows)
 
     @property
     def prefix(self) -> TokenIds:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from pipeline.engine.attention import SPAN_STEP, Attend, attend_one_by_one, attend_together
 from pipeline.engine.batch import Batch, prefix_alone
-from pipeline.engine.cache import Cache, Stored
+from pipeline.engine.cache import Cache, Stored, Write, write_plainly
 from pipeline.engine.device import Reading, Stopwatch, side_stream, to_device
 from pipeline.engine.draft import Draft
 from pipeline.engine.fused import fused_kernels
 from pipeline.engine.memory import cache_shape
 from pipeline.engine.model import LoadedModel
+from pipeline.engine.pages import PAGE, Seat, num_pages
 from pipeline.engine.places import Layout, Segment, layout, round_up
 from pipeline.engine.rows import Family, Pictures, Row, draft_of
 from pipeline.engine.sampling import DrawState, Sampler, row_seed
@@ -44,13 +45,14 @@ class Runner:
     def __init__(self, model: LoadedModel, sampling: Sampling, sizes: Sizes) -> None:
         self._model, self._sampling, self._sizes = model, sampling, sizes
         self._device, self._decoder = model.device, model.decoder
-        shape = cache_shape(model.decoder.shape, sizes.slots, sizes.capacity)
-        self._cache = Cache(shape, model.decoder.rotary(sizes.capacity), model.decoder.parts)
+        self._kernel, write = _kernels(sizes)
+        shape = cache_shape(model.decoder.shape, sizes.pages)
+        self.cache = Cache(shape, model.decoder.rotary(sizes.capacity), model.decoder.parts, write)
+        self._num_pages = num_pages(sizes.capacity)  # of a row, at most
         stop_ids = () if sampling.ignore_eos else model.stop_ids
         self._sampler = Sampler(sampling, model.num_tokens, torch.tensor(stop_ids, dtype=torch.int64).to(self._device))
         self._num_seen = self._sampler.width if sampling.penalises else 0
-        self._slots = Slots(sizes.slots, self._num_seen, self._device)
-        self._kernel = _kernel(sizes)
+        self._slots = Slots(sizes.slots, self._num_pages, self._num_seen, self._device)
         self._fused = fused_kernels(sizes.prefill_kernels)
         self._tiles_per_call = sizes.tiles_per_call
         self._prefixes: dict[bytes, Stored] = {}
@@ -93,7 +95,7 @@ class Runner:
             return self._begin(batch, self._run(batch, pictures))
 
     def _begin_with_prefixes(self, batch: Batch) -> None:
-        """Let slots begin with the prefix of their rows' job, which is run when its first row comes."""
+        """Let rows begin with the prefix of their job, which is run when its first row comes."""
         begun: dict[bytes, list[Segment]] = {}
         for segment in batch.segments:
             if len(segment.prefix):
@@ -102,22 +104,22 @@ class Runner:
             if name not in self._prefixes:
                 if len(self._prefixes) == _MOST_PREFIXES:
                     del self._prefixes[next(iter(self._prefixes))]
-                self._prefixes[name] = self._learn(segments[0].prefix, segments[0].slots[0], batch.num_places)
-            self._cache.paste(self._prefixes[name], [slot for one in segments for slot in one.slots])
+                self._prefixes[name] = self._learn(segments[0].prefix, segments[0].seats[0], batch.num_places)
+            self.cache.paste(self._prefixes[name], [seat for one in segments for seat in one.seats])
 
-    def _learn(self, prefix: TokenIds, slot: int, num_places: int) -> Stored:
-        """Run a prefix in a slot that is about to be filled.
+    def _learn(self, prefix: TokenIds, seat: Seat, num_places: int) -> Stored:
+        """Run a prefix in the pages of a row that is about to be.
 
         A prefill's places, even where the batch has more: what else is in it must not decide how this is rounded.
         """
         num_places = min(num_places, self._sizes.prefill_tokens)
-        self._run(prefix_alone(prefix, slot, num_places, self._sizes.bucket), ())
-        return self._cache.copy(slot, len(prefix))
+        self._run(prefix_alone(prefix, seat, num_places, self._sizes.bucket), ())
+        return self.cache.copy(seat, len(prefix))
 
     def _run(self, batch: Batch, pictures: Iterable[Pictures]) -> Tensor:
         """What becomes of the tokens that others are drawn after, (drawn, hidden)."""
         x, attend = self._embed(batch, pictures), self._kernel or attend_one_by_one
-        hidden = self._decoder.prefill(x, self._layout(batch), self._cache, attend, self._fused)
+        hidden = self._decoder.prefill(x, self._layout(batch), self.cache, attend, self._fused)
         self.counts["prefills"] += 1
         self.counts["tokens"] += batch.num_tokens
         self.counts["prefix tokens"] += batch.num_prefix_tokens
@@ -149,10 +151,13 @@ class Runner:
         num, endings = len(batch.rows), batch.endings
         self.counts["drawn"] += num
         slots, lengths = np.full(len(hidden), self._slots.dummy, np.int64), np.zeros(len(hidden), np.int64)
-        slots[:num], lengths[:num] = [s.slots[0] for s in endings], [s.end for s in endings]
+        slots[:num], lengths[:num] = [s.seats[0].slot for s in endings], [s.end for s in endings]
+        tables = np.zeros((len(hidden), self._num_pages), np.int64)
+        tables[:num] = [s.seats[0].table(self._num_pages) for s in endings]
         state = self._state(batch.rows, len(hidden))
         draw = self._sampler.draw(self._decoder.logits(hidden), state)
-        self._slots.begin(self._to_device(slots), self._to_device(lengths), state, draw)
+        taken, positions, pages = (self._to_device(numbers) for numbers in (slots, lengths, tables))
+        self._slots.begin(taken, positions, pages, state=state, draw=draw)
         drafts = tuple((place, draft_of(row)) for place, row in enumerate(batch.rows))
         return Launched(reading=Reading(draw.token_ids, draw.logprobs), drafts=drafts)
 
@@ -180,16 +185,16 @@ class Runner:
             if self._graph is not None:
                 self._graph.replay()
             else:
-                self._step(min(round_up(longest + 1, SPAN_STEP), self._sizes.capacity))
+                self._step(min(round_up(longest + 1, SPAN_STEP), self._num_pages * PAGE))
         self.counts["decode steps"] += 1
         self.counts["slots"] += self._slots.num
         return Reading(self._slots.token_ids[: self._slots.num], self._slots.logprobs[: self._slots.num])
 
     def _step(self, span: int) -> None:
-        rows = slice(self._slots.num_rows)
+        rows, slots = slice(self._slots.num_rows), slice(self._slots.num)
         x = self._decoder.embed(self._slots.token_ids[rows])
         attend = self._kernel or partial(attend_together, span=span)
-        hidden = self._decoder.step(x, self._slots.positions[rows], self._cache, attend)
+        hidden = self._decoder.step(x, self._slots.positions[rows], self._slots.tables[slots], self.cache, attend)
         self._slots.advance(self._sampler.draw(self._decoder.logits(hidden), self._slots.state()))
 
     @torch.inference_mode()
@@ -198,25 +203,25 @@ class Runner:
         that it sees first, and those are a step's in every engine, recorded or not, on one device or on several."""
         with _beside(self._device):
             for _ in range(3):  # lets libraries allocate what they would not while recording
-                self._step(self._sizes.capacity)
+                self._step(self._num_pages * PAGE)
 
     @torch.inference_mode()
     def capture(self) -> None:
         """Record the decode step as one CUDA graph; to be called after warming up, while every slot rests."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=side_stream(self._device)):  # its own is the first device's that had one
-            self._step(self._sizes.capacity)
+            self._step(self._num_pages * PAGE)
         self._graph = graph
 
     @torch.inference_mode()
-    def rest(self, slots: Sequence[int]) -> None:
-        """Let slots rest until their next prefill."""
-        self._slots.rest(self._to_device(np.array(slots, np.int64)))
+    def rest(self, seats: Sequence[Seat]) -> None:
+        """Let slots rest until their next prefill: no step from now on reads or writes their pages."""
+        self._slots.rest(self._to_device(np.array([seat.slot for seat in seats], np.int64)))
 
     @torch.inference_mode()
-    def clear(self, slot: int) -> None:
-        """Forget the numbers of a slot that overflowed: they would spoil the next row's, masked or not."""
-        self._cache.clear(slot)
+    def clear(self, seat: Seat) -> None:
+        """Forget the numbers of a row that overflowed: they would spoil the next in its pages, masked or not."""
+        self.cache.clear(seat)
 
     def _to_device(self, numbers: npt.NDArray[np.int64]) -> Tensor:
         return to_device(numbers, self._device)
@@ -232,10 +237,10 @@ def _beside(device: torch.device) -> Iterator[None]:
     current.wait_stream(stream)
 
 
-def _kernel(sizes: Sizes) -> Attend | None:
-    """Our own attention to slots, where it is asked for."""
+def _kernels(sizes: Sizes) -> tuple[Attend | None, Write]:
+    """Our own attention to what the cache holds, where it is asked for, and what writes there."""
     if sizes.decode_kernel == "sdpa":
-        return None
-    from pipeline.engine.kernels import attend_slots  # here, as triton comes with torch for GPUs alone
+        return None, write_plainly
+    from pipeline.engine.kernels import attend_pages, write_pages  # here, as triton comes with torch for GPUs alone
 
-    return attend_slots
+    return attend_pages, write_pages

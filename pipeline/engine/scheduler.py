@@ -1,4 +1,4 @@
-"""Which rows run when: prefill as soon as slots are free, else one token more in every slot."""
+"""Which rows run when: prefill as soon as slots and pages are free, else one token more in every slot."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -6,17 +6,20 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from pipeline.engine.batch import lay_out
+from pipeline.engine.pages import Seat, Seats
 from pipeline.engine.rows import Family, Row, alone, draft_of
 from pipeline.engine.runner import Launched, Runner
 from pipeline.engine.sizes import Sizes
 from pipeline.engine.waiting import Waiting
 from schemas.errors import Failure
 
+_PART = 2  # a prefill's rows take at most this part of all pages: it need not wait until nearly all others have ended
 _AT_HAND = 4  # prefills' worth of families whose features are kept: enough of them to fill one to its end
 
 
 class Scheduler:
-    """Rows take a slot when they are prefilled and leave it at their last token: the slots never wait for the longest.
+    """Rows take a slot, and all pages that they may need, when they are prefilled, and leave them at their last token:
+    the slots never wait for the longest, and no row at work ever lacks a page.
 
     Reading a step's tokens lags one step behind launching it on a GPU, which so never waits for the host; a row's last
     step is therefore one too many, and ignored.
@@ -29,9 +32,10 @@ class Scheduler:
             step=sizes.bucket,
             tiles_per_call=sizes.tiles_per_call,
             most_rows=sizes.drawn,
+            most_pages=sizes.pages // _PART,
         )
-        self._free = list(range(sizes.slots))
-        self._seats: dict[int, Row] = {}
+        self._free = Seats(num_slots=sizes.slots, num_pages=sizes.pages)
+        self._seats: dict[Seat, Row] = {}
         self._unread: deque[Launched] = deque()
         self._lags = on_gpu
         self._num_done = 0
@@ -42,6 +46,16 @@ class Scheduler:
         """Whether there is nothing to do until more is added."""
         return not (self._waiting or self._seats or self._unread)
 
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """What the rows at work have."""
+        return tuple(self._seats)
+
+    @property
+    def num_free_pages(self) -> int:
+        """Pages that no row has."""
+        return self._free.num_pages
+
     def add(self, families: Iterable[Family]) -> None:
         """Take rows in."""
         self._waiting.add(families)
@@ -51,7 +65,7 @@ class Scheduler:
         short = not self._seats or (not more_to_come and self._is_short_worth_it)
         before = self._num_done
         self._see(1, short)
-        chosen = self._waiting.take(len(self._free), short=short)
+        chosen = self._waiting.take(self._free.num_slots, self._free.num_pages, short=short)
         launched = self._prefill(chosen) if chosen else self._decode()
         if chosen:  # what the host does for it costs nothing while a GPU is at work on a prefill
             self._see(_AT_HAND, short)
@@ -67,7 +81,7 @@ class Scheduler:
     def drop_unwanted(self) -> None:
         """Forget the rows that nobody waits for any more."""
         self._waiting.drop_unwanted()
-        self._leave([slot for slot, row in self._seats.items() if not row.wanted])
+        self._leave([seat for seat, row in self._seats.items() if not row.wanted])
 
     def _see(self, prefills: int, short: bool) -> None:
         """Compute features until those of so many prefills are at hand."""
@@ -92,7 +106,7 @@ class Scheduler:
         self._waiting.drop_unwanted()
 
     def _prefill(self, families: Sequence[Family]) -> list[Launched]:
-        seats = [[self._free.pop() for _ in family.rows] for family in families]
+        seats = [[self._free.take(row.most_tokens) for row in family.rows] for family in families]
         batch = lay_out(families, seats, self._waiting.num_places, self._sizes.bucket)
         try:
             launched = [self._runner.prefill(batch, [family.pictures for family in families])]
@@ -105,13 +119,13 @@ class Scheduler:
             self._seats.update(zip(own, family.rows, strict=True))
         return launched
 
-    def _give_way(self, families: Sequence[Family], seats: Sequence[Sequence[int]], shortage: str) -> None:
+    def _give_way(self, families: Sequence[Family], seats: Sequence[Sequence[Seat]], shortage: str) -> None:
         """Run out of memory: try half as many places; a family too large alone fails."""
         torch.cuda.empty_cache()
         self.counts["out of memory"] += 1
-        slots = [slot for own in seats for slot in own]
-        self._runner.rest(slots)
-        self._free.extend(slots)
+        taken = [seat for own in seats for seat in own]
+        self._runner.rest(taken)
+        self._free.take_back(taken)
         if self._waiting.shrink(families):
             return
         self._fail(families, shortage)
@@ -137,7 +151,9 @@ class Scheduler:
             torch.cuda.empty_cache()
             self.counts["out of memory"] += 1
             reading = self._runner.decode(max(lengths))
-        return [Launched(reading=reading, drafts=tuple((slot, draft_of(row)) for slot, row in self._seats.items()))]
+        return [
+            Launched(reading=reading, drafts=tuple((seat.slot, draft_of(row)) for seat, row in self._seats.items()))
+        ]
 
     def _postprocess(self, keep: int) -> None:
         while len(self._unread) > keep:
@@ -145,7 +161,7 @@ class Scheduler:
             token_ids, logprobs = launched.reading.wait()
             for place, draft in launched.drafts:
                 draft.add(int(token_ids[place]), logprobs[place])
-        done = {slot: row for slot, row in self._seats.items() if draft_of(row).finish_reason}
+        done = {seat: row for seat, row in self._seats.items() if draft_of(row).finish_reason}
         self._leave(list(done))
         for row in done.values():
             if (second := draft_of(row).second_try()) is not None:
@@ -162,14 +178,14 @@ class Scheduler:
         self.counts["prompt tokens"] += len(row.prompt.token_ids)
         self.counts["answer tokens"] += draft_of(row).num_tokens
 
-    def _leave(self, slots: Sequence[int]) -> None:
-        if not slots:
+    def _leave(self, seats: Sequence[Seat]) -> None:
+        if not seats:
             return
-        self._runner.rest(slots)
-        for slot in slots:
-            if not draft_of(self._seats.pop(slot)).finite:
-                self._runner.clear(slot)
-            self._free.append(slot)
+        self._runner.rest(seats)
+        for seat in seats:
+            if not draft_of(self._seats.pop(seat)).finite:
+                self._runner.clear(seat)
+        self._free.take_back(seats)
 
 
 def _too_large(row: Row, shortage: str) -> Failure:

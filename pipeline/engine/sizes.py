@@ -6,8 +6,9 @@ import torch
 
 from pipeline.engine.block import DecoderShape
 from pipeline.engine.fused import prefill_kernels
-from pipeline.engine.memory import PREFILL_TOKENS, SPARE_BYTES, activation_bytes, cache_shape, slot_capacity
+from pipeline.engine.memory import PREFILL_TOKENS, SPARE_BYTES, activation_bytes, cache_shape, row_capacity
 from pipeline.engine.model import LoadedModel
+from pipeline.engine.pages import PAGE, num_pages
 from pipeline.engine.places import round_up
 from schemas.engine import DecodeKernel, EngineSettings, PrefillKernels
 from schemas.errors import Refused
@@ -15,14 +16,16 @@ from schemas.errors import Refused
 _MOST_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
 _SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
 _MOST_DRAWN = 64
+_A_ROW = 2048  # tokens of a row with a picture: so many slots are had as such rows fit, whatever the capacity is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     """The shapes of everything the engine runs; see EngineSettings for what each is."""
 
-    slots: int
-    capacity: int
+    slots: int  # rows of a decode step, at work or not
+    pages: int  # of the cache, shared by the rows as each needs them
+    capacity: int  # tokens of a row, at most
     bucket: int
     prefill_tokens: int
     tiles_per_call: int
@@ -34,11 +37,16 @@ class Sizes:
 def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
     """The sizes for this model on its device; raises ValueError where one cannot be."""
     shape, on_gpu = model.decoder.shape, model.device.type == "cuda"
-    capacity = round_up(slot_capacity(shape, settings), settings.bucket)
+    capacity = round_up(row_capacity(shape, settings), settings.bucket)
     prefill_tokens = settings.prefill_tokens or (PREFILL_TOKENS if on_gpu else 1)
-    slots = settings.slots or (_slots_in_memory(model, capacity, prefill_tokens) if on_gpu else settings.batch_size)
+    least = num_pages(capacity)
+    fit = settings.pages or (_pages_in_memory(model, capacity, prefill_tokens) if on_gpu else None)
+    if fit is not None and fit < least:
+        raise Refused(f"pages must be at least {least}, which hold the {capacity} tokens of a row, got {fit}")
+    slots = settings.slots or (_slots(fit, capacity) if on_gpu and fit else settings.batch_size)
     return Sizes(
         slots=slots,
+        pages=min(fit or slots * least, slots * least),
         capacity=capacity,
         bucket=settings.bucket,
         prefill_tokens=prefill_tokens,
@@ -62,19 +70,26 @@ def _fits_tiles(shape: DecoderShape) -> bool:
     return shape.head_dim in (64, 128) and not shape.hidden % 64 and not shape.intermediate % 64
 
 
-def _slots_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> int:
-    """Slots that fit beside the weights and what one prefill needs."""
+def _pages_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> int:
+    """Pages that fit beside the weights and one prefill; raises ValueError where the longest row does not."""
     shape, dtype = model.decoder.shape, model.decoder.dtype
     computing = activation_bytes(shape, prefill_tokens, dtype.itemsize) + SPARE_BYTES
-    layer_bytes = cache_shape(shape, 1, capacity).slot_bytes(dtype) // shape.layers
+    layer_bytes = cache_shape(shape, 1).num_bytes(dtype) // shape.layers
     parts = model.decoder.parts
     free = [_free_bytes(part.device) for part in parts]
     fit = min((room - computing) // (len(part.layers) * layer_bytes) for part, room in zip(parts, free, strict=True))
-    if fit < 1:
+    least = num_pages(capacity)
+    if fit < least:
         raise Refused(
-            f"capacity must leave room for one slot, {capacity} tokens are {layer_bytes * shape.layers / 2**30:.1f} "
-            f"GiB and {sum(free) / 2**30:.1f} GiB are free beside the weights"
+            f"capacity must leave room for one row, {capacity} tokens are "
+            f"{least * layer_bytes * shape.layers / 2**30:.1f} GiB and {sum(free) / 2**30:.1f} GiB are free beside the "
+            "weights"
         )
+    return fit
+
+
+def _slots(pages: int, capacity: int) -> int:
+    fit = pages * PAGE // min(_A_ROW, capacity)
     return min(_MOST_SLOTS, fit // _SLOT_STEP * _SLOT_STEP or fit)
 
 

@@ -1,8 +1,9 @@
-"""What each slot carries from step to step beside its keys and values: a few numbers, on the device."""
+"""What each slot carries from step to step: a few numbers and the pages of its row, on the device."""
 
 import torch
 from torch import Tensor
 
+from pipeline.engine.pages import EMPTY, IDLE
 from pipeline.engine.places import round_up
 from pipeline.engine.sampling import Draw, DrawState
 from schemas.engine import BLOCK
@@ -14,12 +15,14 @@ class Slots:
     In a block that is not whole a CPU's bfloat16 products round a row by where it stands.
     """
 
-    def __init__(self, num: int, num_seen: int, device: torch.device) -> None:
+    def __init__(self, num: int, num_pages: int, num_seen: int, device: torch.device) -> None:
         self.num, self.num_rows = num, round_up(num, BLOCK)
         size = self.num_rows + 1
         self.token_ids, self.positions, self.running, self.seeds, self.steps = (
             torch.zeros(size, dtype=torch.int64, device=device) for _ in range(5)
         )
+        self.tables = torch.full((size, num_pages), EMPTY, dtype=torch.int64, device=device)
+        self.tables[:, 0] = IDLE
         self.logprobs = torch.zeros(size, device=device)
         self.seen = torch.zeros(size, num_seen, dtype=torch.bool, device=device) if num_seen else None
         self.penalties = torch.ones(size, device=device) if num_seen else None
@@ -37,8 +40,10 @@ class Slots:
             seeds=self.seeds[: self.num_rows], steps=self.steps[: self.num_rows], seen=seen, penalties=penalties
         )
 
-    def begin(self, slots: Tensor, positions: Tensor, state: DrawState, draw: Draw) -> None:
-        """Set slots to work behind their prompts, `positions` long, and the first tokens drawn."""
+    def begin(self, slots: Tensor, positions: Tensor, tables: Tensor, *, state: DrawState, draw: Draw) -> None:
+        """Set slots to work behind their prompts, `positions` long, in the pages of their rows, and the first tokens
+        drawn."""
+        self.tables.index_copy_(0, slots, tables)
         self.token_ids.index_copy_(0, slots, draw.token_ids)
         self.positions.index_copy_(0, slots, positions)
         self.seeds.index_copy_(0, slots, state.seeds)
@@ -58,6 +63,8 @@ class Slots:
         self.steps[: self.num_rows].add_(running)
 
     def rest(self, slots: Tensor) -> None:
-        """Let slots rest at their first place: no later step reads or writes further into them."""
+        """Let slots rest at the first place of a page that is nobody's: no later step reads or writes their rows'."""
+        self.tables.index_fill_(0, slots, EMPTY)
+        self.tables[:, 0].index_fill_(0, slots, IDLE)
         self.running.index_fill_(0, slots, 0)
         self.positions.index_fill_(0, slots, 0)

@@ -73,8 +73,19 @@ class Vision:
         """The features of all patches of a call, (patches, width)."""
         missing = tiles_per_call - len(tiles)
         full = np.concatenate([tiles, np.zeros((missing, *tiles.shape[1:]), np.uint8)]) if missing else tiles
+        full = np.ascontiguousarray(full)  # one layout for all calls: a convolution rounds otherwise in another
         device = self._newline.device
         pixels = normalise(to_device(full, device), self._scale).to(self._newline.dtype)
+        if device.type == "cpu":
+            return torch.cat([self._features(tile) for tile in pixels.split(1)])
+        return self._features(pixels)
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """The features of all patches of some tiles, (patches, width).
+
+        On a CPU this is for one tile at a time: a BLAS may round the last rows of a product in another way than the
+        others, and 577 rows a tile are a multiple of no block.
+        """
         states = self._states(pixels)
         features: Tensor = self._projector(states[:, 1:] if self._skips_class_token else states)
         return features.flatten(0, 1)

@@ -1,5 +1,6 @@
 """Families that wait: first for the vision tower, then for a place in a prefill."""
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -13,9 +14,11 @@ class Waiting:
     A family larger than a prefill has one of its own size to itself.
     """
 
-    def __init__(self, *, num_places: int, step: int, tiles_per_call: int, most_rows: int) -> None:
+    def __init__(
+        self, *, num_places: int, step: int, tiles_per_call: int, most_rows: int, most_pages: int = sys.maxsize
+    ) -> None:
         self.num_places, self.tiles_per_call = num_places, tiles_per_call
-        self._step, self._most_rows = step, most_rows
+        self._step, self._most_rows, self._most_pages = step, most_rows, most_pages
         self._unseen = deque[Family]()
         self._ready = deque[Family]()
 
@@ -54,17 +57,18 @@ class Waiting:
         self._ready += (family for family in self._unseen if not family.pictures.num_tiles)
         self._unseen = deque(family for family in self._unseen if family.pictures.num_tiles)
 
-    def take(self, free: int, *, short: bool) -> list[Family] | None:
+    def take(self, free: int, free_pages: int = sys.maxsize, *, short: bool) -> list[Family] | None:
         """The families of the next prefill: the oldest, and those that fill it up best. None while it is not full and
-        may not be short, or while the free slots do not hold it: what is full is waited for, so that nothing younger
-        overtakes the oldest for ever."""
+        may not be short, or while the free slots and pages do not hold it: what is full is waited for, so that nothing
+        younger overtakes the oldest for ever."""
         if not self._ready:
             return None
-        chosen = self._fitting(self._most_rows)
+        chosen = self._fitting(self._most_rows, self._most_pages)
         full = len(chosen) < len(self._ready) or sum(map(self._size, chosen)) >= self.num_places
         if short and not full:
-            chosen = self._fitting(free)
-        if not chosen or not (full or short) or sum(len(family.rows) for family in chosen) > free:
+            chosen = self._fitting(free, free_pages)
+        num_rows, num_pages = (sum(needs) for needs in zip(*map(_needs, chosen), strict=True))
+        if not (full or short) or num_rows > free or num_pages > free_pages:
             return None
         taken = set(map(id, chosen))
         self._ready = deque(family for family in self._ready if id(family) not in taken)
@@ -88,17 +92,24 @@ class Waiting:
     def _size(self, family: Family) -> int:
         return family.num_places(self._step)
 
-    def _fitting(self, most_rows: int) -> list[Family]:
+    def _fitting(self, most_rows: int, most_pages: int) -> list[Family]:
+        """The oldest, whatever it needs, and those beside it that fill a prefill best within these bounds."""
         oldest, *others = self._ready
         room = (self.num_places - self._size(oldest)) // self._step
         found = [others[i] for i in best_sum([self._size(family) // self._step for family in others], room)]
-        chosen, num_rows = [], 0
-        for family in (oldest, *found):
-            num_rows += len(family.rows)
-            if num_rows > most_rows:
+        chosen, num_rows, num_pages = [oldest], *_needs(oldest)
+        for family in found:
+            more_rows, more_pages = _needs(family)
+            num_rows, num_pages = num_rows + more_rows, num_pages + more_pages
+            if num_rows > most_rows or num_pages > most_pages:
                 break
             chosen.append(family)
         return chosen
+
+
+def _needs(family: Family) -> tuple[int, int]:
+    """Slots and pages."""
+    return len(family.rows), family.num_pages
 
 
 def best_sum(sizes: Sequence[int], room: int) -> list[int]:

@@ -142,7 +142,7 @@ class Preprocessor:
         spans = cut_page(image, anyres)
         if not spans:
             return self._tiled([image], page)
-        parts = [image.crop((0, span.top, image.width, span.bottom)) for span in spans]
+        parts = [image.crop((span.left, span.top, span.right or image.width, span.bottom)) for span in spans]
         tiles = [tile_image(part, anyres) for part in parts]
         return Images(
             image_sizes=(Size(image.width, image.height),),
@@ -151,7 +151,7 @@ class Preprocessor:
             tiles=np.concatenate(tiles),
             image_sha256=_sha256(page),
             strips=tuple(
-                Strip(top=span.top, bottom=span.bottom, num_tiles=len(own))
+                Strip(top=span.top, bottom=span.bottom, num_tiles=len(own), left=span.left, right=span.right)
                 for span, own in zip(spans, tiles, strict=True)
             ),
         )

@@ -5,6 +5,14 @@ from collections.abc import Sequence
 from string import ascii_uppercase, punctuation
 
 LETTERS = ascii_uppercase
+# What VLMEvalKit looks for, letter by letter.
+_FAILED = "Failed to obtain answer via API"
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
 _PUNCTUATION = str.maketrans("", "", punctuation)
 
 
@@ -42,8 +50,13 @@ def first_letter(answer: str, num_options: int) -> str | None:
 def inferred_letter(answer: str, options: Sequence[str]) -> str | None:
     """As VLMEvalKit's can_infer for MMBench: the one letter among the last words, or the one option that is named.
 
-    Of the rest MMBench's own server asks a language model; here they are None.
+    A refusal, and the Z that stands for one where no letter of an option does, is None whatever else is said. Of the
+    rest MMBench's own server asks a language model; here they are None.
     """
+    if _FAILED in answer:
+        return _option_named(answer, options)
+    if any(phrase in answer for phrase in _REFUSALS) or _is_none_of(answer, len(options)):
+        return None
     return _letter_alone(answer, len(options)) or _option_named(answer, options)
 
 
@@ -66,8 +79,17 @@ def mmmu_letter(answer: str, options: Sequence[str]) -> str | None:
     return max(places, key=lambda letter: places[letter]) if max(places.values()) >= 0 else None
 
 
+def _is_none_of(answer: str, num_options: int) -> bool:
+    words = _words(answer)
+    return "Z" in words and not set(words) & set(LETTERS[:num_options])
+
+
+def _words(answer: str) -> list[str]:
+    return re.sub(r"[.()\[\],:;!*#{}]", " ", answer).split()
+
+
 def _letter_alone(answer: str, num_options: int) -> str | None:
-    words = re.sub(r"[.()\[\],:;!*#{}]", " ", answer).split()
+    words = _words(answer)
     found = [letter for letter in LETTERS[:num_options] if letter in words]
     if len(found) == 1 and words.index(found[0]) > len(words) - 5:
         return found[0]

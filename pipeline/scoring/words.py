@@ -18,9 +18,11 @@ _WORD = re.compile(
     | (?:[a-z]\.){2,}                               # u.s., a.m.
     | (?:mr|mrs|ms|dr|st|vs|etc|jr|sr|prof|ave|blvd|inc|co|ltd|no(?=\.\s*\d))\.
     | \d+:\d+                                       # 12:30pm is two words, 19th is one
-    | (?:(?<!\w)[+-])?\d++(?:[,.:/-]\d++)*+(?![^\W\d_])  # 3.5, 1,000, 1/2, 1990-95, -2
-    | n't | '(?:s|m|d|ll|re|ve)(?!\w)
-    | [^\W_]+?(?=n't(?!\w))                         # do of don't
+    | \d+(?:,\d{3})+(?=-[^\W\d_])(?:-[^\W_]+)+          # 1,000-foot
+    | (?<!\w)'\d+s(?!\w)                             # '60s
+    | (?:(?<!\w)[+-])?\d++(?:[,.:/-]\d++)*+(?!-?[^\W\d_])  # 3.5, 1,000, 1/2, 1990-95, -2
+    | n't | 'n'(?=[^\W_]) | '(?:s|m|d|ll|re|ve)(?!\w)
+    | [^\W_]+?(?=n't(?!\w)|'n'[^\W_])                # do of don't, rock of rock'n'roll
     | [^\W_]+(?:[-&_/.](?=[^\W_])[^\W_]+)*(?:'(?!(?:s|m|d|ll|re|ve)(?!\w))[^\W_]+)*
     | '' | `` | \.\.\. | -- | [?!]{2,} | \*+ | \S
     """,
@@ -34,12 +36,16 @@ _PARTED = {
     "gimme": ("gim", "me"),
     "lemme": ("lem", "me"),
 }
+_PLAIN = str.maketrans(
+    {"\u2019": "'", "\u2018": "`", '"': " '' ", "\u201c": " '' ", "\u201d": " '' ", "\u2026": " ... "}
+    | dict.fromkeys("\u2013\u2014", " -- ")
+)
 _SPELT = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 
 
 def plain_words(text: str) -> tuple[str, ...]:
     """The words of one caption by rules of our own; brackets are spelt out, as the original leaves them in."""
-    said = text.lower().replace("\u2019", "'").replace("\u2018", "`").replace('"', " '' ")
+    said = text.lower().translate(_PLAIN)
     found: list[str] = []
     for word in _WORD.findall(said):
         found += _PARTED.get(word, (_SPELT.get(word, word),))

@@ -3,12 +3,13 @@
 import torch
 
 from pipeline.engine.batch import lay_out
+from pipeline.engine.pages import PAGE
 from pipeline.engine.places import layout
-from tests.engine.waiting import family
+from tests.engine.waiting import family, seats
 
 
 def three_and_one():
-    return lay_out([family("a", 20, num_rows=3), family("b", 18)], [[4, 0, 6], [2]], num_places=128, step=16)
+    return lay_out([family("a", 20, num_rows=3), family("b", 18)], [seats(4, 0, 6), seats(2)], num_places=128, step=16)
 
 
 def test_segments_stand_side_by_side_in_whole_steps() -> None:
@@ -24,15 +25,15 @@ def test_segments_stand_side_by_side_in_whole_steps() -> None:
     assert batch.token_ids.tolist() == expected
 
 
-def test_what_rows_share_goes_to_the_slot_of_each() -> None:
+def test_what_rows_share_goes_to_the_pages_of_each() -> None:
     batch = three_and_one()
-    assert [s.slots for s in batch.segments] == [(4, 0, 6), (4,), (0,), (6,), (2,)]
-    assert [s.slots[0] for s in batch.endings] == [4, 0, 6, 2]
+    assert [[seat.slot for seat in s.seats] for s in batch.segments] == [[4, 0, 6], [4], [0], [6], [2]]
+    assert [s.seats[0].slot for s in batch.endings] == [4, 0, 6, 2]
     assert [row.sample.id for row in batch.rows] == ["a", "a", "a", "b"]
 
 
 def test_a_batch_larger_than_a_prefill_has_its_own_size() -> None:
-    assert lay_out([family("a", 200)], [[0]], num_places=128, step=16).num_places == 208
+    assert lay_out([family("a", 200)], [seats(0)], num_places=128, step=16).num_places == 208
 
 
 def test_pairs_are_what_a_loop_counts() -> None:
@@ -48,15 +49,25 @@ def test_a_layout_has_positions_blocks_and_the_tokens_that_others_follow() -> No
     assert found.positions[32:48].tolist() == [20, 21, 22, *[23] * 13]
     assert found.wanted.tolist() == [32, 48, 64, 97, *[0] * 12]
     assert found.blocks is not None
-    assert (found.blocks.firsts.tolist(), found.blocks.slots.tolist()) == ([32, 48, 64], [4, 0, 6])
+    assert (found.blocks.firsts.tolist(), found.blocks.tables.tolist()) == ([32, 48, 64], [[14], [10], [16]])
     assert (found.blocks.positions.tolist(), found.blocks.width) == ([20, 20, 20], 16)
     assert (found.drawn.firsts.tolist(), found.drawn.positions.tolist()) == ([0, 1, 2, 3], [20, 20, 20, 17])
+    assert found.drawn.tables.tolist() == [[14], [10], [16], [12]]
+
+
+def test_every_token_goes_to_the_place_of_its_position_in_the_pages_of_each_row_that_has_it() -> None:
+    batch = lay_out([family("a", 70, num_rows=2)], [seats(3, 0, pages=2)], num_places=128, step=16)
+    found = layout(batch.segments, num_places=128, num_drawn=16, capacity=100, device=torch.device("cpu")).moves
+    shared = [16 * PAGE + i if i < PAGE else 17 * PAGE + i - PAGE for i in range(70)]
+    others = [place - 6 * PAGE for place in shared]
+    assert found.sources.tolist() == [*range(70), *range(70), 80, 96]
+    assert found.targets.tolist() == [*shared, *others, 17 * PAGE + 6, 11 * PAGE + 6]
 
 
 def test_behind_a_prefix_stand_the_other_tokens_where_they_do_in_their_prompts() -> None:
     """The rests of a family are behind what it shares: they alone read their slots in blocks."""
     one, three = family("a", 40, num_common=32), family("b", 50, num_rows=3, num_common=32)
-    batch = lay_out([one, three], [[1], [4, 0, 6]], num_places=128, step=16)
+    batch = lay_out([one, three], [seats(1), seats(4, 0, 6)], num_places=128, step=16)
     assert [(s.first, s.width, len(s.prefix), s.start, s.end) for s in batch.segments] == [
         (0, 16, 32, 32, 40),
         (16, 32, 32, 32, 50),

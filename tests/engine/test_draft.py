@@ -12,16 +12,18 @@ from pipeline.engine.model import load_model
 from schemas.answer import Generation
 from schemas.engine import Sampling
 from schemas.sample import Prompt
-from tests.engine.oracle import FP32, mixed_questions
+from tests.engine.oracle import FP32, Spelled, mixed_questions
 from tests.tiny import checkpoint
 
 
-def drafted(oracle, text: str, max_new_tokens: int = 99, end: bool = True, **sampling) -> Generation:
+def drafted(
+    oracle, text: str, max_new_tokens: int = 99, end: bool = True, logprob: float = -0.5, **sampling
+) -> Generation:
     """What becomes of a model that writes this text, and then its end token or nothing."""
     prompt = Prompt(id="p", text="?", token_ids=np.ones(1, np.int32), max_new_tokens=max_new_tokens)
     draft = Draft(oracle.with_text, Sampling(**sampling), prompt)
     for token in oracle.with_text.tokenizer.encode(text, add_special_tokens=False) + [EOS] * end:
-        draft.add(token, -0.5)
+        draft.add(token, logprob)
     return draft.generation()
 
 
@@ -35,7 +37,11 @@ def drafted(oracle, text: str, max_new_tokens: int = 99, end: bool = True, **sam
         pytest.param("été là", ("à",), "été l", 9, id="a character of two tokens"),
         pytest.param("a dog", ("cat",), "a dog", 6, id="never written"),
         pytest.param(".a", (".",), "", 1, id="nothing before it"),
-        pytest.param("a<pad>b<pad>c!", ("bc",), "a", 5, id="special tokens in between have no text"),
+        pytest.param("a<pad>b<pad>c!", ("bc",), "abc!", 7, id="special tokens in between stand for their names"),
+        pytest.param("a<pad>b<pad>c!", ("b<pad>c",), "a", 5, id="a special token amid a stop text"),
+        pytest.param("a b<pad>\nc", ("<pad>\n",), "a b", 5, id="one before other text"),
+        pytest.param("a b<user>", ("b<user>", "<user>"), "a ", 4, id="the one that begins first"),
+        pytest.param("a b<user>c", ("r>c",), "a b", 5, id="a special token's name in part"),
     ],
 )
 def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(oracle, written, stop, text, num_tokens):
@@ -77,3 +83,32 @@ def test_the_engine_stops_one_row_at_its_stop_string_and_lets_the_others_go_on(o
     answers = list(Engine(oracle.with_text, settings).generate(samples))
     assert [answer.text for answer in answers] == [whole[0].split(stop)[0], *whole[1:]]
     assert [answer.finish_reason for answer in answers] == ["stop"] + ["length"] * (len(whole) - 1)
+
+
+class Unreadable(Spelled):
+    """A vocabulary whose own code raises over answers that begin with one token."""
+
+    def __init__(self, token_id: int) -> None:
+        self.token_id = token_id
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool) -> str:
+        if token_ids[:1] == [self.token_id]:
+            raise OverflowError("no such piece")
+        return super().decode(token_ids, skip_special_tokens)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(cut_repetition=True), Sampling(stop=("###",))])
+def test_what_a_vocabulary_raises_over_one_answer_is_that_rows_error(oracle, sampling) -> None:
+    samples = [oracle.sample(question) for question in mixed_questions()]
+    whole = [str(answer.text) for answer in oracle.engine().generate(samples)]
+    first = int(whole[0].split()[0])
+    broken = Unreadable(first)
+    broken.backend_tokenizer = oracle.with_text.tokenizer.backend_tokenizer
+    answers = list(Engine(replace(oracle.model, tokenizer=broken), replace(FP32, sampling=sampling)).generate(samples))
+    for answer, text in zip(answers, whole, strict=True):
+        if text.split()[0] == str(first):
+            assert (answer.status, answer.error_stage, answer.error_type) == ("error", "generate", "Undecodable")
+            assert str(answer.error_message).endswith("it raised OverflowError: no such piece")
+        else:
+            assert (answer.status, answer.text) == ("ok", text)
+    assert {answer.status for answer in answers} == {"ok", "error"}

@@ -16,7 +16,7 @@ from pipeline.engine.model import load_model
 from pipeline.engine.places import Segment, layout
 from schemas.engine import EngineSettings
 from tests.engine.oracle import FP32
-from tests.engine.waiting import family
+from tests.engine.waiting import family, seats
 from tests.tiny import checkpoint
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def segment(first: int, width: int, start: int) -> Segment:
     nobody = np.zeros(0, np.int32)
-    return Segment(token_ids=nobody, prefix=nobody, first=first, width=width, start=start, slots=(0,), ends=True)
+    return Segment(token_ids=nobody, prefix=nobody, first=first, width=width, start=start, seats=(), ends=True)
 
 
 def test_a_cpu_has_pytorchs_own() -> None:
@@ -75,10 +75,11 @@ def test_a_prefill_by_other_kernels_leaves_no_place_out(backbone) -> None:
     decoder = load_model(str(checkpoint(backbone)), FP32).decoder
     prefix = np.ones(64, np.int32)
     families = [family("a", 20, num_rows=3), family("p", 90, num_common=64), family("b", 18)]
-    batches = [prefix_alone(prefix, 5, 288, 16), lay_out(families, [[4, 0, 6], [5], [2]], num_places=288, step=16)]
+    own = [seats(4, 0, 6, pages=2), seats(5, pages=2), seats(2, pages=2)]
+    batches = [prefix_alone(prefix, own[1][0], 288, 16), lay_out(families, own, num_places=288, step=16)]
     found = []
     for fused in (None, OneByOne()):
-        cache = Cache(cache_shape(decoder.shape, 7, 128), decoder.rotary(128), decoder.parts)
+        cache = Cache(cache_shape(decoder.shape, 30), decoder.rotary(128), decoder.parts)
         for batch in batches:
             places = layout(batch.segments, num_places=288, num_drawn=16, capacity=128, device=CPU)
             x = decoder.embed(torch.from_numpy(batch.token_ids))

@@ -10,11 +10,13 @@ from torch.nn.functional import linear, silu
 
 from demo.checkpoint import Shape
 from pipeline.engine.attention import attend_one_by_one, causal
+from pipeline.engine.cache import write_plainly
 from pipeline.engine.engine import Engine
 from pipeline.engine.fused import fused_kernels, missing_packages, sequences
 from pipeline.engine.linear import quantise
 from pipeline.engine.model import load_model
-from pipeline.engine.places import Blocks, Segment
+from pipeline.engine.pages import PAGE
+from pipeline.engine.places import Blocks, Moves, Segment
 from schemas.engine import EngineSettings, Sampling
 from tests.engine import prefixes
 from tests.engine.oracle import Oracle, Question, mixed_questions
@@ -98,18 +100,38 @@ def test_a_prefix_that_is_run_once_changes_no_bit_in_any_company(folder, quantiz
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (8, 8, 64), (4, 1, 16), (64, 8, 128)])
 def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, head_dim, width) -> None:
-    from pipeline.engine.kernels import attend_slots
+    from pipeline.engine.kernels import attend_pages
 
     torch.manual_seed(0)
-    keys, values = (torch.randn(6, kv_heads, 700, head_dim, dtype=dtype, device="cuda") for _ in range(2))
+    keys, values = (torch.randn(kv_heads, 80 * PAGE, head_dim, dtype=dtype, device="cuda") for _ in range(2))
     queries = torch.randn(6 * width, heads, head_dim, dtype=dtype, device="cuda")
-    slots, positions = torch.tensor([3, 1, 0, 2, 5, 4]), torch.tensor([0, 1, 63, 64, 500, 700 - width])
-    blocks = Blocks(firsts=torch.arange(6) * width, slots=slots, positions=positions, width=width).to(keys.device)
+    tables, positions = torch.randperm(80)[:66].view(6, 11), torch.tensor([0, 1, 63, 64, 500, 704 - width])
+    blocks = Blocks(firsts=torch.arange(6) * width, tables=tables, positions=positions, width=width).to(keys.device)
     found, expected = torch.zeros_like(queries), torch.zeros_like(queries, dtype=torch.float32)
-    attend_slots(queries, keys, values, blocks, found)
+    attend_pages(queries, keys, values, blocks, found)
     attend_one_by_one(queries.float(), keys.float(), values.float(), blocks, expected)
     error = (found.float() - expected).norm() / expected.norm()
     assert error.item() < (1e-5 if dtype == torch.float32 else 1e-2)
+    moved = torch.randperm(80)  # the same rows in other pages have the same bits
+    keys, values = (one.unflatten(1, (80, PAGE))[:, moved.argsort()].flatten(1, 2) for one in (keys, values))
+    again = torch.zeros_like(queries)
+    attend_pages(queries, keys, values, replace(blocks, tables=moved.to(keys.device)[blocks.tables]), again)
+    assert torch.equal(again, found)
+
+
+@pytest.mark.parametrize("num", [1, 15, 200])
+def test_keys_and_values_are_written_where_they_are_to_go(num) -> None:
+    from pipeline.engine.kernels import write_pages
+
+    torch.manual_seed(0)
+    found = [torch.zeros(4, 5 * PAGE, 64, dtype=torch.bfloat16, device="cuda") for _ in range(2)]
+    expected = [torch.zeros_like(one) for one in found]
+    keys, values = torch.randn(250, 12, 64, dtype=torch.bfloat16, device="cuda").split((4, 8), dim=1)
+    moves = Moves(sources=torch.randint(250, (num,)), targets=torch.randperm(5 * PAGE)[:num]).to(keys.device)
+    write_pages(*found, keys, values[:, :4], moves)
+    write_plainly(*expected, keys, values[:, :4], moves)
+    assert all(map(torch.equal, found, expected))
+    assert int((found[0] != 0).any(-1).sum()) == 4 * num
 
 
 @CUTE
@@ -138,7 +160,7 @@ def test_fused_attention_agrees_with_pytorchs_whatever_stands_between(heads, kv_
     )
     nobody = np.zeros(0, np.int32)
     segments = [
-        Segment(token_ids=nobody, prefix=nobody, first=first, width=width, start=start, slots=(0,), ends=True)
+        Segment(token_ids=nobody, prefix=nobody, first=first, width=width, start=start, seats=(), ends=True)
         for first, width, start in zip(places, widths, (0, 48, 0, 0), strict=True)
     ]
     found = hopper.causal_each(queries, keys, values, sequences(segments, 2048, queries.device))

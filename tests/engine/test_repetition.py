@@ -8,7 +8,7 @@ import torch
 
 from pipeline.engine.draft import Draft
 from pipeline.engine.engine import Engine
-from pipeline.engine.repetition import LONGEST_CYCLE, SPAN, find_runaway
+from pipeline.engine.repetition import EARLY, ROUNDS, SPAN, Runaway, find_runaway
 from pipeline.engine.rows import Row, draft_of, families
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
@@ -23,53 +23,80 @@ SETTINGS = replace(FP32, slots=8, sampling=LOOPING)
 LIMITS = (480, 60, 480, 480, 40, 480, 30)
 
 
-def first_runaway(token_ids: list[int]) -> tuple[int, int] | None:
-    """At which length a runaway is found, and how many tokens are kept."""
-    found = ((n, find_runaway(token_ids[:n])) for n in range(1, len(token_ids) + 1))
-    return next(((n, kept) for n, kept in found if kept is not None), None)
+CERTAIN, UNSURE = -1e-5, -0.5  # log-probabilities of every token
 
 
-@pytest.mark.parametrize("cycle", [1, 2, 7, 48, LONGEST_CYCLE])
+def looping(text: str, rounds: int, room: int, logprob: float = CERTAIN) -> list[int]:
+    """The lengths at which a circle is found in an answer that goes round in one until its room is full."""
+    token_ids = (list(text.encode()) * rounds)[:room]
+    return [n for n in range(1, room + 1) if find_runaway(token_ids[:n], [logprob] * n, room)][:1]
+
+
+@pytest.mark.parametrize("cycle", [1, 2, 7, 48, SPAN // ROUNDS])
 @pytest.mark.parametrize("before", [0, 1, 100])
-def test_a_circle_is_found_after_the_span_and_its_first_round_kept(cycle: int, before: int) -> None:
-    token_ids = [*range(1000, 1000 + before), *(list(range(cycle)) * 2 * SPAN)[: 2 * SPAN]]
-    found = first_runaway(token_ids)
-    assert found is not None
-    assert before + SPAN <= found[0] <= before + SPAN + 15
-    assert found[1] == before + cycle
+def test_a_circle_that_has_filled_the_room_is_found_with_its_beginning(cycle: int, before: int) -> None:
+    token_ids = [*range(1000, 1000 + before), *(list(range(cycle)) * 2 * SPAN)[: SPAN + 30]]
+    found = find_runaway(token_ids, [UNSURE] * len(token_ids), room=len(token_ids))
+    assert found == Runaway(start=before, cycle=cycle)
+    assert found.whole_rounds(len(token_ids)) == before + (SPAN + 30) // cycle * cycle
+    assert find_runaway(token_ids, [UNSURE] * len(token_ids), room=len(token_ids) + 1) is None
 
 
 @pytest.mark.parametrize(
-    "token_ids",
+    ("room", "logprob", "length"),
     [
-        pytest.param([7] * (SPAN - 1), id="a line of dots just short of the span"),
-        pytest.param(list(range(LONGEST_CYCLE + 1)) * 9, id="a round longer than the longest"),
-        pytest.param([t for i in range(200) for t in (1, 2, 3, i)], id="an item that counts up"),
-        pytest.param([t for i in range(99) for t in [*[5] * 60, i]], id="a contents page: leaders and page numbers"),
-        pytest.param(([*[0, 9] * 10, 8] * 18)[:378], id="a table of 18 rows of ten zeros"),
-        pytest.param([*[3] * 300, 4, *[3] * 300], id="an interruption"),
+        pytest.param(4096, CERTAIN, 2048, id="half of a large room"),
+        pytest.param(2000, CERTAIN, EARLY, id="most of a small one"),
+        pytest.param(4096, UNSURE, 4096, id="all of it where the model is not certain of the next round"),
+        pytest.param(400, CERTAIN, 400, id="all of the smallest"),
+        pytest.param(SPAN - 1, CERTAIN, None, id="too small to tell"),
     ],
 )
-def test_what_print_repeats_is_no_runaway(token_ids: list[int]) -> None:
-    assert first_runaway(token_ids) is None
+def test_a_circle_runs_until_it_is_known_that_it_would_fill_the_room(room, logprob, length) -> None:
+    assert looping("the cat and ", 999, room, logprob) == ([] if length is None else [length])
 
 
-def test_the_repeats_are_cut_from_the_text_and_counted_as_drawn(oracle) -> None:
-    cut = drafted(oracle, "Total 6.30" + " 0." * 400, max_new_tokens=4000, cut_repetition=True)
-    assert (cut.text, cut.finish_reason) == ("Total 6.30 0.", "repetition")
-    assert cut.num_generated_tokens == 400  # the first multiple of 16 from 9 + 384 on
-    whole = drafted(oracle, "Total 6.30" + " 0." * 400, max_new_tokens=4000)
-    assert (len(whole.text), whole.finish_reason) == (1210, "stop")
+PRINT = {
+    "laughter": "ha" * 400,
+    "rows of zeros": "0,0,0,0,0,0\n" * 30,
+    "a table of equal cells": "| 0.00 | 0.00 | 0.00 |\n" * 60,
+    "a form of empty rows": "Name: ________  Date: ______\n" * 40,
+    "a refrain": "\n\n".join(["Row, row, row your boat\nGently down the stream\nLife is but a dream"] * 12),
+    "blank lines": "Top" + "\n" * 500 + "Bottom",
+    "leaders of dots": "Chapter 1 " + "." * 900 + " 3",
+    "binary digits": "01" * 300,
+    "nulls": "[" + "null, " * 200 + "null]",
+    "one emoji": "🙂" * 250,
+}
 
 
-def test_a_form_with_many_equal_lines_is_read_to_its_end(oracle) -> None:
-    form = "\n".join(["Name: ______________", "Date: ____"] * 10) + "\n" + "\n".join(["." * 72] * 4)
-    assert drafted(oracle, form, max_new_tokens=999, cut_repetition=True).text == form
+@pytest.mark.parametrize("logprob", [CERTAIN, UNSURE])
+@pytest.mark.parametrize("name", PRINT)
+def test_print_that_repeats_and_comes_to_its_end_is_kept(oracle, name: str, logprob: float) -> None:
+    read = drafted(oracle, PRINT[name], max_new_tokens=4096, logprob=logprob, cut_repetition=True)
+    assert (read.text, read.finish_reason, read.num_cut_tokens) == (PRINT[name], "stop", 0)
+
+
+def test_whole_rounds_up_to_the_cut_are_kept_and_what_is_cut_is_counted(oracle) -> None:
+    cut = drafted(oracle, "Total 6.30" + " 0.5" * 900, max_new_tokens=2000, logprob=CERTAIN, cut_repetition=True)
+    assert (cut.text, cut.finish_reason) == ("Total 6.30" + " 0.5" * 397, "repetition")
+    assert (cut.num_generated_tokens, cut.num_cut_tokens) == (1600, 2)
+
+
+@pytest.mark.parametrize(("before", "letter"), [("Line。", "あ"), ("Say 🙂", "😂"), ("", "é")])
+@pytest.mark.parametrize("room", [1200, 1201, 1202, 1203])
+def test_a_cut_is_never_inside_a_character(oracle, before: str, letter: str, room: int) -> None:
+    cut = drafted(oracle, before + letter * 999, max_new_tokens=room, end=False, cut_repetition=True)
+    assert cut.finish_reason == "repetition"
+    assert cut.text == before + letter * ((room - len(before.encode())) // len(letter.encode()))
+    assert cut.num_cut_tokens == room - len(cut.text.encode())
 
 
 def test_nothing_is_cut_before_min_new_tokens(oracle) -> None:
     text = "a" * 600
-    assert drafted(oracle, text, max_new_tokens=999, cut_repetition=True, min_new_tokens=601).text == text
+    cut = {"max_new_tokens": 600, "end": False, "cut_repetition": True}
+    assert drafted(oracle, text, min_new_tokens=601, **cut).finish_reason == "length"
+    assert drafted(oracle, text, min_new_tokens=600, **cut).finish_reason == "repetition"
 
 
 def test_a_row_that_ran_away_is_answered_by_its_second_try_if_that_ends(oracle) -> None:
@@ -78,9 +105,13 @@ def test_a_row_that_ran_away_is_answered_by_its_second_try_if_that_ends(oracle) 
     engine = Engine(oracle.model, SETTINGS)
     answers = {answer.id: answer for answer in engine.generate(samples)}
     plain = {a.id: a for a in Engine(oracle.model, replace(SETTINGS, sampling=Sampling())).generate(samples)}
+    uncut = replace(SETTINGS, sampling=replace(LOOPING, cut_repetition=False))
+    first = {answer.id: answer.text for answer in Engine(oracle.model, uncut).generate(samples)}
     ended = [id for id in answers if answers[id].finish_reason == "stop"]
     assert ended
     for id in ended:
+        assert str(first[id]).startswith(f"{answers[id].first_text} ")
+        assert answers[id].num_cut_tokens == 0
         assert (answers[id].text, answers[id].mean_logprob) == (plain[id].text, plain[id].mean_logprob)
     assert engine.statistics().num_rows == len(samples)
 
@@ -105,9 +136,9 @@ def test_a_row_whose_second_try_does_not_end_is_answered_by_its_first_without_th
     whole = replace(sampling, cut_repetition=False)
     (uncut,) = Engine(oracle.model, replace(SETTINGS, sampling=whole)).generate([sample])
     num_kept = len(str(answer.text).split())
-    assert answer.finish_reason == "repetition"
-    assert num_kept + SPAN - LONGEST_CYCLE <= (answer.num_generated_tokens or 0) < LIMITS[0]
-    assert str(uncut.text).startswith(f"{answer.text} ")
+    assert (answer.finish_reason, answer.first_text) == ("repetition", None)
+    assert num_kept + (answer.num_cut_tokens or 0) == answer.num_generated_tokens == LIMITS[0]
+    assert str(uncut.text).startswith(str(answer.text))
 
 
 def test_a_second_try_of_numbers_that_are_none_leaves_the_first_answer_standing(oracle) -> None:

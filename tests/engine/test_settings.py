@@ -42,6 +42,7 @@ def test_a_bad_sampling_value_is_refused_by_name_and_value(field, value) -> None
         ("look_ahead", 0),
         ("tiles_per_call", 0),
         ("slots", 0),
+        ("pages", 0),
         ("capacity", -1),
         ("bucket", 0),
         ("bucket", 24),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.engine.attention import attend_together, cached
+from pipeline.engine.attention import attend_together, cached, paged
 from pipeline.engine.batch import lay_out
 from pipeline.engine.cache import Cache
 from pipeline.engine.decoder import Decoder
@@ -19,7 +19,7 @@ from pipeline.engine.places import Blocks, layout
 from pipeline.engine.spread import device_map, spread
 from schemas.engine import EngineSettings
 from tests.engine.oracle import FP32, mixed_questions
-from tests.engine.waiting import family
+from tests.engine.waiting import family, seats
 from tests.tiny import checkpoint
 
 TEXTS = ("What is this?", "Where is it?", "How many of them are there, and of which colour?")
@@ -73,12 +73,11 @@ def pretended(decoder: Decoder, devices: list[torch.device]) -> Decoder:
 
 
 def attend_shapes(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, out: Tensor) -> None:
-    """Attention of blocks to slots that needs no number from a device: those here have none."""
-    rows = len(blocks.slots)
+    """Attention of blocks to pages that needs no number from a device: those here have none."""
+    rows = len(blocks.tables)
     here, at = queries[: rows * blocks.width].unflatten(0, (rows, blocks.width)), blocks.positions[:, None]
-    out[: rows * blocks.width] = cached(
-        here, keys[blocks.slots], values[blocks.slots], at.expand(-1, blocks.width)
-    ).flatten(0, 1)
+    key, value = (paged(one, blocks.tables).transpose(0, 1) for one in (keys, values))
+    out[: rows * blocks.width] = cached(here, key, value, at.expand(-1, blocks.width)).flatten(0, 1)
 
 
 @torch.inference_mode()
@@ -87,13 +86,15 @@ def test_nothing_meets_a_number_of_another_device() -> None:
     decoder = load_model(str(checkpoint()), FP32).decoder
     with FakeTensorMode():
         decoder = pretended(decoder, [torch.device("cpu"), torch.device("meta")])
-        cache = Cache(cache_shape(decoder.shape, 3, 64), decoder.rotary(64), decoder.parts)
-        batch = lay_out([family("a", 20, num_rows=2), family("b", 7)], [[0, 1], [2]], num_places=96, step=16)
+        cache = Cache(cache_shape(decoder.shape, 20), decoder.rotary(64), decoder.parts)
+        families = [family("a", 20, num_rows=2), family("b", 7)]
+        batch = lay_out(families, [seats(0, 1), seats(2)], num_places=96, step=16)
         places = layout(batch.segments, num_places=96, num_drawn=16, capacity=64, device=torch.device("cpu"))
         x = decoder.embed(torch.zeros(96).long())
         states: list[Tensor] = [decoder.prefill(x, places, cache, attend_shapes)]
-        states.append(decoder.step(x[:16], torch.zeros(16).long(), cache, partial(attend_together, span=64)))
-        cache.clear(0)
+        attend = partial(attend_together, span=64)
+        states.append(decoder.step(x[:16], torch.zeros(16).long(), torch.ones(3, 1).long(), cache, attend))
+        cache.clear(seats(0)[0])
         assert {state.device.type for state in states} == {"cpu"}
         assert {decoder.logits(state).device.type for state in states} == {"cpu"}
         assert {stored.device.type for stored in cache.of(1)} == {"meta"}

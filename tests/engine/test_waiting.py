@@ -10,8 +10,8 @@ from pipeline.engine.waiting import Waiting, best_sum
 from tests.engine.waiting import drafted, family, names
 
 
-def waiting(*added, places: int = 32, tiles: int = 4, rows: int = 8) -> Waiting:
-    queue = Waiting(num_places=places, step=8, tiles_per_call=tiles, most_rows=rows)
+def waiting(*added, places: int = 32, tiles: int = 4, rows: int = 8, pages: int = 99) -> Waiting:
+    queue = Waiting(num_places=places, step=8, tiles_per_call=tiles, most_rows=rows, most_pages=pages)
     queue.add(added)
     return queue
 
@@ -62,6 +62,25 @@ def test_a_full_prefill_waits_for_slots_rather_than_let_a_younger_family_pass() 
 def test_a_short_prefill_takes_what_the_free_slots_hold() -> None:
     queue = waiting(family("a", 3), family("b", 3), family("c", 3))
     assert names(queue.take(2, short=True) or []) == ["a", "b"]
+
+
+def test_a_full_prefill_waits_for_pages_rather_than_let_a_younger_family_pass() -> None:
+    """80 tokens and one more are two pages, and so for each row of a family."""
+    queue = waiting(family("a", 80, num_rows=3), family("b", 80), family("c", 16), places=200)
+    assert queue.take(8, 8, short=False) is None
+    assert names(queue.take(8, 9, short=True) or []) == ["a", "b", "c"]
+    assert not queue
+
+
+def test_a_short_prefill_takes_what_the_free_pages_hold() -> None:
+    queue = waiting(family("a", 80), family("b", 80), family("c", 24), places=400)
+    assert queue.take(8, 1, short=True) is None
+    assert names(queue.take(8, 4, short=True) or []) == ["a", "b"]
+
+
+def test_a_prefill_takes_no_more_pages_than_it_may_but_for_the_oldest() -> None:
+    queue = waiting(family("a", 80, num_rows=3), family("b", 80), family("c", 80), places=400, pages=4)
+    assert [names(queue.take(8, 9, short=True) or []) for _ in range(2)] == [["a"], ["b", "c"]]
 
 
 def test_a_prefill_ends_no_more_prompts_than_it_may() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.engine.draft import Draft
 from pipeline.engine.model import LoadedModel
+from pipeline.engine.pages import Seat
 from pipeline.engine.rows import Family, Row, families
 from schemas.engine import Sampling
 from schemas.sample import Prompt, Sample, Size
@@ -45,6 +46,11 @@ def family(name: str, length: int, num_rows: int = 1, num_tiles: int = 0, num_co
             tiles=np.zeros((num_tiles, 2, 2, 3), np.uint8),
         )
     return one
+
+
+def seats(*slots: int, pages: int = 1) -> list[Seat]:
+    """Rows in these slots, with so many pages each: slot 0 from page 10 on, and so forth."""
+    return [Seat(slot=n, pages=tuple(10 + n * pages + i for i in range(pages))) for n in slots]
 
 
 def names(found: Sequence[Family]) -> list[str]:

@@ -1,17 +1,23 @@
 """A page is cut along white space, into strips as tall as a view, and no ink is lost between them."""
 
+import random
+
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.strips import FRAMES, TEXTS, draw_page, read_page
+from demo.checkpoint import DEMO, anyres_of
 from pipeline.preprocess.geometry import Anyres, scaled_size, select_grid
-from pipeline.preprocess.strips import MOST_STRIPS, cut_page, cut_rows, ink_rows, strip_height
+from pipeline.preprocess.ink import ink_rows
+from pipeline.preprocess.strips import MOST_STRIPS, cut_page, cut_rows, strip_height
 from schemas.errors import RowError
 from schemas.sample import Size
 
 ANYRES = Anyres(
     tile=336, patch=14, grids=tuple(Size(336 * w, 336 * h) for h, w in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)))
 )
+DEMO_ANYRES = anyres_of(DEMO)
 LINE, LEADING = 20, 34  # rows of a line's letters, and from one line to the next
 
 
@@ -123,3 +129,82 @@ def test_a_page_of_too_many_strips_is_an_error_that_says_so() -> None:
     endless.paste(Image.effect_noise((1000, 40_000), 200))
     with pytest.raises(RowError, match=f"TooManyStrips: .* at most {MOST_STRIPS} strips, 1000x40000 pixels take "):
         cut_page(endless, ANYRES)
+
+
+def lined(texts: list[str], colour: str = "black", paper: str = "white", pitch: int = 46) -> Image.Image:
+    """Lines of text on a page of the demo model's size, the last half of them in a colour."""
+    page = Image.new("RGB", (460, 40 + pitch * len(texts)), paper)
+    first = "white" if paper == "black" else "black"
+    for number, text in enumerate(texts):
+        fill = colour if number >= len(texts) // 2 else first
+        ImageDraw.Draw(page).text((16, 20 + pitch * number), text, fill=fill, font=ImageFont.load_default(size=28))
+    return page
+
+
+@pytest.mark.parametrize(
+    ("colour", "paper"),
+    [("#dcdcdc", "white"), ("#ececec", "white"), ("#ffff00", "white"), ("#0000ff", "black"), ("#ff0000", "#008200")],
+)
+def test_print_that_is_pale_or_as_bright_as_its_paper_is_ink(colour: str, paper: str) -> None:
+    page = lined([f"Line number {i}" for i in range(18)], colour, paper)
+    assert cut_page(page, DEMO_ANYRES)[-1].bottom >= 20 + 46 * 17 + 26
+    assert ink_rows(page)[20 + 46 * 17 :].sum() > 15
+
+
+@pytest.mark.parametrize("line", ["GRÖSSE ÜBER ÄMTER", "iii jij", "Ç Ş Ģ under", "ÉTÉ À NÎMES"])
+@pytest.mark.parametrize("pitch", [36, 44, 60])
+def test_a_border_never_parts_accents_from_their_letters(line: str, pitch: int) -> None:
+    page = lined([line] * 16, pitch=pitch)
+    bounds = [ImageDraw.Draw(page).textbbox((16, 20 + pitch * i), line, font_size=28) for i in range(16)]
+    spans = cut_page(page, DEMO_ANYRES)
+    assert len(spans) > 3
+    for _, top, _, bottom in bounds:
+        assert sum(span.top <= top and bottom <= span.bottom for span in spans) == 1
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_perfect_reader_of_strips_loses_no_line(frame: str, text: str) -> None:
+    rng = random.Random(f"{frame}{text}")
+    page, lines = draw_page(frame, [TEXTS[text](rng, i) for i in range(14)])
+    counts = read_page(page, lines, DEMO_ANYRES)
+    assert (counts.lost, counts.strips > 1) == (0, True)
+    assert frame == "textured" or counts.doubled == 0
+
+
+def columns_of(count: int, lefts: tuple[int, ...], words: int) -> Image.Image:
+    """A line across the page, columns of lines of boxes beneath it, shifted against each other, and one line more."""
+    page = Image.new("L", (1240, 1500), 255)
+    draw = ImageDraw.Draw(page)
+    for top in (50, 1400):
+        draw.rectangle((60, top, 1180, top + 1), fill=0)
+        for x in range(60, 1180, 16):
+            draw.rectangle((x, top, x + 9, top + LINE), fill=0)
+    for column, left in enumerate(lefts):
+        for line in range(count):
+            for word in range(words - line % 3):
+                x, y = left + 16 * word, 120 + 11 * column + LEADING * line
+                draw.rectangle((x, y, x + 9, y + LINE - 1), fill=0)
+    return page
+
+
+def test_columns_of_print_are_read_one_after_the_other() -> None:
+    spans = cut_page(columns_of(30, (60, 660), 33), ANYRES)
+    assert [(span.left, span.right > 0) for span in spans] == [(0, False), (0, True), (0, True)] + [
+        (spans[3].left, True)
+    ] * 2 + [(0, False)]
+    assert 588 < spans[3].left == spans[1].right < 660
+    assert spans[0].bottom <= spans[1].top <= 120
+    assert max(span.bottom for span in spans[1:5]) <= 1400 <= spans[5].bottom
+
+
+@pytest.mark.parametrize(
+    ("lefts", "words"),
+    [
+        pytest.param((60,), 60, id="one column"),
+        pytest.param((60, 360, 660, 960), 5, id="the cells of a table"),
+        pytest.param((60, 1100), 5, id="labels and amounts"),
+    ],
+)
+def test_what_stands_side_by_side_in_a_table_is_read_across(lefts: tuple[int, ...], words: int) -> None:
+    assert all(span.right == 0 for span in cut_page(columns_of(30, lefts, words), ANYRES))

@@ -82,7 +82,25 @@ WORDS = [
     ("they're we've I'd she'll", "they 're we 've i 'd she 'll"),
     ("", ""),
     ("No. Really?!", "no really ?!"),
+    ("a 3-tier cake, a 1-year-old and a 3-D 747-400", "a 3-tier cake a 1-year-old and a 3-d 747-400"),
+    ("a 1,000-foot or 3.5-inch T-shirt from the '60s", "a 1,000-foot or 3.5-inch t-shirt from the '60s"),
+    ("a “big” dog — happy – asleep… 10–12", "a big dog happy asleep 10 12"),
 ]
+PLAIN = "a the dog cat man woman riding on with red blue bus street near sitting two three white plate"
+HARD = """
+3-tier 2-story 4-way 50-yard 18-wheeler 1-year-old 3-D 747-400 B-52 F-16 3.5-inch 1,000-foot 1950's 1950s-style
+two-year-old 8x10 4x4 1990-95 10–12 5:30 12:30pm 3rd 1st-floor 50% $5 #5 1/2 T-shirt 7-Eleven U.S. p.m. don't it's
+man's o'clock mother-in-law's “big” ‘big’ "big" (big) big/small A&W — – … -- ... ! , ; : & St. Mr. 24/7 2-for-1
+20-something 5-foot-tall 2,000-pound 3-in-1 4-H mid-air pre-1950 3ft 10am café Coca-Cola -5 1-on-1 17-inch, 3-D.
+big— big–small word…word it’s '60s rock'n'roll 30-40 5-piece
+"""
+
+
+def captions_of(seed: int, count: int) -> list[str]:
+    """Captions of plain words with two that a tokeniser may trip over."""
+    draw = random.Random(seed)
+    chosen = [[*draw.choices(PLAIN.split(), k=6), *draw.choices(HARD.split(), k=2)] for _ in range(count)]
+    return [" ".join(draw.sample(words, k=len(words))) + draw.choice(("", " dog.", " .")) for words in chosen]
 
 
 @pytest.mark.parametrize(("text", "words"), WORDS)
@@ -93,3 +111,9 @@ def test_captions_are_cut_into_words_much_as_the_penn_treebank_does(text: str, w
 @JAVA
 def test_java_cuts_these_captions_the_same_way() -> None:
     assert [" ".join(words) for words in java_words([text for text, _ in WORDS])] == [words for _, words in WORDS]
+
+
+@JAVA
+def test_java_cuts_three_hundred_captions_the_same_way() -> None:
+    captions = captions_of(seed=0, count=300)
+    assert [plain_words(text) for text in captions] == java_words(captions)

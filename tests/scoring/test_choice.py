@@ -55,6 +55,22 @@ def test_each_benchmark_reads_letters_by_its_own_rule(answer: str, letters: str)
     assert "".join(rule(answer) or "-" for rule in RULES.values()) == letters
 
 
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        pytest.param("Cannot determine the answer. It may be a dog", None, id="a refusal, whatever it names"),
+        pytest.param("I'm sorry, but without the image provided, B", None, id="a refusal with a letter"),
+        pytest.param("Z. a dog", None, id="the letter for none of them"),
+        pytest.param("B, not Z", "B", id="that letter beside an option's"),
+        pytest.param("D. a dog", "B", id="a letter without an option, and the text of one"),
+        pytest.param("Failed to obtain answer via API. B: a dog", "B", id="a failure that names an option"),
+        pytest.param("Failed to obtain answer via API. B", None, id="a failure with a letter alone"),
+    ],
+)
+def test_mmbench_reads_refusals_as_vlmevalkit_does(answer: str, letter: str | None) -> None:
+    assert inferred_letter(answer, ("a kitten in a large basket", "a dog", "a cow on a green meadow")) == letter
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_letter_is_one_of_the_options_or_none_and_the_same_every_time(name: str) -> None:
     draw = random.Random(0)

@@ -9,17 +9,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.benchmarks.chartqa import CHARTQA
 from jobs.benchmarks.coco import COCO, published_scores
 from jobs.benchmarks.docvqa import DOCVQA
 from jobs.benchmarks.gqa import GQA
+from jobs.benchmarks.infovqa import INFOVQA
 from jobs.benchmarks.mmbench import MMBENCH
 from jobs.benchmarks.mmmu import MMMU
 from jobs.benchmarks.ocrbench import OCRBENCH
 from jobs.benchmarks.own import OWN
 from jobs.benchmarks.pope import POPE
 from jobs.benchmarks.scienceqa import SCIENCEQA
+from jobs.benchmarks.textvqa import TEXTVQA
+from jobs.benchmarks.vizwiz import VIZWIZ
 from jobs.benchmarks.vqav2 import VQAV2
-from schemas.benchmark import Benchmark, Judged
+from schemas.benchmark import Benchmark, Judged, Question, Reference
 from tests.jobs.benchmarks import datasets
 
 
@@ -228,3 +232,20 @@ def test_a_line_that_is_no_object_is_named(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text("\n[1]\n")
     with pytest.raises(ValueError, match="q.jsonl, line 2 must be a JSON object, got '\\[1\\]'"):
         next(OWN.read(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "truths"),
+    [(TEXTVQA, ("a",) * 10), (TEXTVQA, ("?",) * 10), (VQAV2, ("a",) * 9 + ("A",)), (VIZWIZ, ("the",) * 9 + ("a",)),
+     (DOCVQA, ("",)), (INFOVQA, (" ",)), (CHARTQA, ("",)), (OCRBENCH, ("",)), (GQA, ("",)), (MMMU, ("",))],
+)  # fmt: skip
+@pytest.mark.parametrize("answer", ["", " \n"])
+def test_an_empty_answer_is_wrong_where_the_truth_normalises_to_nothing_too(benchmark, truths, answer) -> None:
+    question = Question(id="1", prompt="Which letter?", images=(), reference=Reference(answers=truths))
+    judged = benchmark.judge(question, answer)
+    assert (judged.score, judged.parsed, sum(judged.counts)) == (0, None, 0)
+
+
+def test_an_answer_that_normalises_to_nothing_is_right_where_the_truth_is_the_same() -> None:
+    question = Question(id="1", prompt="Which letter?", images=(), reference=Reference(answers=("a",) * 10))
+    assert TEXTVQA.judge(question, "a").score == 1

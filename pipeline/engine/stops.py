@@ -1,0 +1,111 @@
+"""Stop texts: where one ends in the tokens of an answer, as transformers' `stop_strings` finds it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerFast
+
+_NEVER = b"\xff"  # is in no text: what an id without a token stands for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A place in an answer: `num_bytes` into the piece of token `token`; before the answer where that is negative."""
+
+    token: int
+    num_bytes: int
+
+
+class StopWatch:
+    """Looks for stop texts in tokens as they come, byte by byte.
+
+    Bytes, for a character may be spread over tokens and need never become whole; nothing is decoded, so no sequence of
+    tokens is unreadable. A special token stands for its name, and what stands before the answer is looked at too: a
+    stop text may begin in the prompt. All of that is as transformers has it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str], prompt: Sequence[int]) -> None:
+        self._pieces = Pieces(tokenizer)
+        self._stop = [text.encode() for text in stop]
+        self._said = bytearray()
+        self._starts: list[int] = []  # of each token's piece in `said`
+        self._num_before = 0
+        self.found: Place | None = None  # where the stop text begins, once one has ended
+        for token_id in prompt[-max(map(len, self._stop)) :]:
+            self._append(int(token_id))
+        self._num_before = len(self._starts)
+
+    def sees(self, token_id: int) -> bool:
+        """Return whether a stop text has ended within this token; of several the one that begins first counts."""
+        self.found, old = None, len(self._said)
+        self._append(token_id)
+        starts = [self._said.find(stop, max(0, old - len(stop) + 1)) for stop in self._stop]
+        begun = min((start for start in starts if start >= 0), default=None)
+        if begun is None:
+            return False
+        token = max(place for place, start in enumerate(self._starts) if start <= begun)
+        self.found = Place(token=token - self._num_before, num_bytes=begun - self._starts[token])
+        return True
+
+    def _append(self, token_id: int) -> None:
+        self._starts.append(len(self._said))
+        self._said += self._pieces.of(token_id)
+
+
+class Pieces:
+    """The bytes that each token of a vocabulary stands for."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer.backend_tokenizer
+
+    def of(self, token_id: int) -> bytes:
+        """Return a token's bytes, whatever stands before it; those of a special token are its name's."""
+        token = self._tokenizer.id_to_token(token_id)
+        if token is None:
+            return _NEVER
+        if "ByteFallback" in self._decoders and (byte := _byte_token(token)) is not None:
+            return byte
+        if "ByteLevel" in self._decoders and all(letter in _BYTES for letter in token):
+            return bytes(_BYTES[letter] for letter in token)
+        return self._decoded(token).encode(errors="replace")
+
+    def _decoded(self, token: str) -> str:
+        """Decode a token behind another one: at the beginning of a text its space would be dropped."""
+        decoder = self._tokenizer.decoder
+        return decoder.decode(["a", token]).removeprefix("a") if decoder else f" {token}"
+
+    @cached_property
+    def _decoders(self) -> frozenset[str]:
+        """The kinds of the steps that tokens are decoded in; explicit byte tokens go before letters for bytes."""
+        decoder = self._tokenizer.decoder
+        kinds = frozenset(_kinds(json.loads(decoder.__getstate__()))) if decoder else frozenset()
+        return kinds - {"ByteLevel"} if "ByteFallback" in kinds else kinds
+
+
+def _kinds(step: dict[str, object]) -> list[str]:
+    inner = step.get("decoders", [])
+    assert isinstance(inner, list)
+    return [str(step["type"]), *(kind for one in inner for kind in _kinds(one))]
+
+
+def _byte_token(token: str) -> bytes | None:
+    """Return the byte of a token such as <0x0A>."""
+    if len(token) != 6 or not token.startswith("<0x") or not token.endswith(">"):
+        return None
+    try:
+        return bytes.fromhex(token[3:5])
+    except ValueError:
+        return None
+
+
+def _byte_letters() -> dict[str, int]:
+    """Return the letters that byte-level vocabularies spell bytes with: printable ones are themselves, others follow
+    from 256 on."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _byte_letters()
