@@ -60,13 +60,11 @@ def _has_weights(folder: Path) -> bool:
 def _cached_folder(model: str, revision: str, *names: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
-        validate_repo_id(model)
+        found = [try_to_load_from_cache(model, name, revision=revision) for name in names]
     except HFValidationError as error:
         raise Refused(f"--model {model!r} is neither a folder here nor an id of the hub: {one_line(error)}") from error
-    found = (try_to_load_from_cache(model, name, revision=revision) for name in names)
     return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 

@@ -4,13 +4,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 
 def describe_settings(
-    error: ValidationError, *, spell: Callable[[str], str] = str, of: str = "a job", known: Collection[str] = ()
+    error: "ValidationError", *, spell: Callable[[str], str] = str, of: str = "a job", known: Collection[str] = ()
 ) -> list[str]:
     """A line for each thing that is wrong: `limit: input should be greater than or equal to 1, got 0`.
 
@@ -18,7 +20,7 @@ def describe_settings(
     what has no such setting, and what it has.
     """
 
-    def describe(one: ErrorDetails) -> str:
+    def describe(one: "ErrorDetails") -> str:
         rule = one["msg"].removeprefix("Value error, ")
         if not one["loc"]:  # a rule about several settings names them
             return rule
