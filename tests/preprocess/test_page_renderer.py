@@ -3,6 +3,7 @@
 import zlib
 
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.preprocess.page_renderer import PageRenderer
@@ -60,7 +61,17 @@ def test_a_page_is_the_one_that_is_drawn_in_this_process() -> None:
 def test_a_page_that_takes_too_long_costs_itself_alone() -> None:
     draw = renderer(seconds=5)
     assert draw(page(pdf(1))).size == (200, 100)
+    (drawing,) = psutil.Process().children()
+    drawing.suspend()  # as a page that takes for ever, however fast the machine is
     with pytest.raises(RowError, match="TimedOut: the page could not be drawn in 5 s"):
+        draw(page(pdf(1)))
+    assert draw(page(pdf(2), 2)).size == (200, 100)
+
+
+def test_a_page_that_draws_itself_over_and_over_costs_itself_alone() -> None:
+    draw = renderer(seconds=5)
+    assert draw(page(pdf(1))).size == (200, 100)
+    with pytest.raises(RowError, match="TimedOut|PageCrashed|TooMuchMemory"):  # a fast machine runs out of memory first
         draw(page(nested(10)))
     assert draw(page(pdf(2), 2)).size == (200, 100)
 
