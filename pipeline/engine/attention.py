@@ -45,8 +45,8 @@ def causal_behind_prefix(
 def paged(stored: Tensor, tables: Tensor) -> Tensor:
     """What (kv_heads, places, head_dim) holds in the pages of each table, (..., pages), one page behind the other:
     (kv_heads, ..., places, head_dim)."""
-    held: Tensor = stored.unflatten(1, (-1, PAGE))[:, tables]
-    return held.flatten(-3, -2)
+    pages = stored.unflatten(1, (-1, PAGE)).index_select(1, tables.flatten())  # whole pages: no index an element
+    return pages.unflatten(1, tables.shape).flatten(-3, -2)
 
 
 def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
