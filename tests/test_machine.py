@@ -8,7 +8,9 @@ from benchmarks.random_model import write_model
 from pipeline.engine.packages import is_there
 from pipeline.environment import cards_here
 from pipeline.machine import check_machine, describe_needs
+from schemas.errors import Refused
 from schemas.job import JobSettings
+from tests.checkpoints import changed
 from tests.tiny import checkpoint
 
 H200 = 143771 * 2**20
@@ -57,3 +59,18 @@ def test_the_plan_says_what_cards_the_model_needs(large: Path) -> None:
 
 def test_this_machines_cards_are_read_without_torch() -> None:
     assert all(card > 2**30 for card in cards_here())
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        pytest.param("hidden_act", "gelu", "hidden_act must be silu, got 'gelu'", id="activation"),
+        pytest.param(
+            "rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "rope_type", id="rope"
+        ),
+    ],
+)
+def test_a_network_that_the_engine_does_not_build_is_refused_here(setting: str, value: object, message: str) -> None:
+    folder = changed("config.json", lambda config: config["text_config"].update({setting: value}))
+    with pytest.raises(Refused, match=message):
+        check_machine(job(folder), ())

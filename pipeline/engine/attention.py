@@ -46,7 +46,8 @@ def paged(stored: Tensor, tables: Tensor) -> Tensor:
     """What (kv_heads, places, head_dim) holds in the pages of each table, (..., pages), one page behind the other:
     (kv_heads, ..., places, head_dim)."""
     pages = stored.unflatten(1, (-1, PAGE)).index_select(1, tables.flatten())  # whole pages: no index an element
-    return pages.unflatten(1, tables.shape).flatten(-3, -2)
+    held: Tensor = pages.unflatten(1, tables.shape).flatten(-3, -2)
+    return held
 
 
 def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
