@@ -48,7 +48,7 @@ def test_a_signal_stops_a_driver_within_ten_seconds(scene: Scene, number: int, s
         assert scene.wait_for(lambda: bool(scene.units()), run)
         run.send_signal(number)
         assert run.wait(timeout=10) == status
-    assert "Run the same command again to go on" in scene.log()
+    assert "run the same command again to go on" in scene.log()
     assert not (scene.output / "driver.lock").exists()
     done = len(scene.units())
     scene.finish()
