@@ -9,7 +9,7 @@ from jobs.answer import report
 from pipeline.merge import in_manifest, write_answers
 from pipeline.outcome import describe_outcome
 from pipeline.plan import Summary
-from pipeline.run import write_manifest
+from pipeline.run import begin_run, write_manifest
 from pipeline.units import count_answers, to_parquet
 from schemas.answer import ANSWER_SCHEMA
 
@@ -31,9 +31,11 @@ def rows(*ends: str) -> pa.Table:
 
 def complete(folder: Path, *ends: str) -> Summary:
     out, table = str(folder), rows(*ends)
+    run = begin_run(out, {"identity": {}, "settings": {}})
     files = [write_answers(out, "answers/part-00000.parquet", to_parquet(table), table.num_rows)]
     counts = in_manifest(count_answers(table))
-    write_manifest(out, {**counts, "files": files, "retries": [], "timings": {"seconds": 3723.4}})
+    named = {name: run[name] for name in ("format", "run", "fingerprint")}
+    write_manifest(out, {**named, **counts, "files": files, "retries": [], "timings": {"seconds": 3723.4}})
     return Summary(rows=counts["rows"], ok=counts["ok"], errors=counts["errors"], images_per_s=2.345, output=out)
 
 
