@@ -17,7 +17,7 @@ from pipeline.merge import BrokenUnits, finish_run
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
 from pipeline.progress import Progress, describe_engine
 from pipeline.reader import unit_reader
-from pipeline.run import RunMismatch, begin_run, is_complete, read_manifest, read_run
+from pipeline.run import RunMismatch, begin_run, has_seals, is_complete, read_manifest, read_run
 from pipeline.stages import Engine, Preprocess
 from pipeline.units import done_units, unit_path
 from schemas.job import JobSettings
@@ -55,7 +55,7 @@ class _Job:
         if (complete := find_complete(plan, held=True)) is not None:  # by another driver until now
             return complete
         run = self._begin()
-        units, manifest = plan.units(run["run"]), read_manifest(folder)
+        units, manifest = plan.units(run["run"], sealed=has_seals(run)), read_manifest(folder)
         lost = find_gone(folder, manifest) if manifest else []
         wanted = lost_units(units, lost) if manifest else list(range(units.num_units))
         if lost:

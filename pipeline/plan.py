@@ -62,13 +62,14 @@ class Plan:
         """Input rows of a unit: all have the same number but the last."""
         return min(self.listing.unit_rows, self.listing.num_rows - unit * self.listing.unit_rows)
 
-    def units(self, run: str) -> Units:
-        """The units of this job as a merge needs them."""
+    def units(self, run: str, *, sealed: bool = True) -> Units:
+        """The units of this job as a merge needs them; `sealed` False where the first release began the run."""
         return Units(
             folder=self.settings.output,
             run=run,
             num_units=self.listing.num_units,
             answers_of=lambda unit: self.rows_of(unit) * self.num_prompts,
+            sealed=sealed,
         )
 
 

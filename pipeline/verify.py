@@ -22,7 +22,7 @@ from pipeline.duplicates import find_duplicates
 from pipeline.mend import find_lost
 from pipeline.plan import Plan, plan_job
 from pipeline.reader import read_unit
-from pipeline.run import changed_files, read_manifest, read_run
+from pipeline.run import changed_files, has_seals, read_manifest, read_run
 from pipeline.units import BrokenUnit, count_answers, done_units
 from schemas.answer import answer_schema_of, table_to_answers
 from schemas.errors import Refused
@@ -71,7 +71,7 @@ def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None) -> Pl
 
 
 def _verify_units(plan: Plan, run: dict[str, Any]) -> Iterator[str]:
-    units, input = plan.units(run["run"]), _Input(plan)
+    units, input = plan.units(run["run"], sealed=has_seals(run)), _Input(plan)
     done = done_units(units.folder)
     yield (
         f"the run is not complete: {len(done):,} of {units.num_units:,} units are done; run its command again to go on"

@@ -17,6 +17,7 @@ from pipeline.units import (
     count_answers,
     done_units,
     read_unit_answers,
+    to_parquet,
     unit_path,
     write_unit,
 )
@@ -285,3 +286,12 @@ def test_only_units_in_their_own_folder_under_their_own_name_are_done(tmp_path: 
     (units / "unit-00000001.parquet").rename(units / "bak" / "unit-00000001.parquet")
     (units / "unit-2.parquet").write_bytes(b"")
     assert done_units(folder) == {0}
+
+
+def test_a_unit_of_the_first_release_is_read_where_its_run_is(tmp_path: Path) -> None:
+    marks = {b"llava_batch_run": b"r", b"llava_batch_unit": b"0"}
+    Path(unit_path(str(tmp_path), 0)).parent.mkdir()
+    Path(unit_path(str(tmp_path), 0)).write_bytes(to_parquet(some_answers(0).replace_schema_metadata(marks)))
+    assert read_unit_answers(str(tmp_path), "r", 0, 3, sealed=False).equals(some_answers(0))
+    with pytest.raises(BrokenUnit, match="it has no seal"):
+        read_unit_answers(str(tmp_path), "r", 0, 3)
