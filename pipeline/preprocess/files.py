@@ -54,7 +54,7 @@ def load_processor(model: str, revision: str | None) -> LlavaNextProcessor:
     return processor
 
 
-def one_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return what an exception says, in one line of bounded length."""
     said = " ".join(str(error).split())
     whole = said if isinstance(error, OSError | Refused) and said else f"{type(error).__name__}: {said}"
@@ -67,4 +67,4 @@ def _read(rule: str, load: Callable[[], T]) -> T:
     try:
         return load()
     except Exception as error:
-        raise Refused(f"{rule}: {one_line(error)}") from error
+        raise Refused(f"{rule}: {reason_of(error)}") from error

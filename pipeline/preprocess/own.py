@@ -8,7 +8,7 @@ from transformers import LlavaNextProcessor, PreTrainedTokenizerBase
 
 from pipeline.preprocess.conversation import Conversation, Part, Turn, ask
 from pipeline.preprocess.facts import ModelFacts
-from pipeline.preprocess.files import one_line
+from pipeline.preprocess.files import reason_of
 from pipeline.preprocess.formats import FORMATS, ChatFormat, render_format
 from schemas.errors import Refused, RowError
 
@@ -85,7 +85,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[di
     except TemplateError as error:
         raise RowError("prompt", "TemplateError", f"the chat template refuses the messages: {error}") from error
     except Exception as error:  # a template is a program: TypeError, ZeroDivisionError, RecursionError, ...
-        message = f"the chat template cannot render the messages: {one_line(error)}"
+        message = f"the chat template cannot render the messages: {reason_of(error)}"
         raise RowError("prompt", "TemplateError", message) from error
     return str(rendered)
 
