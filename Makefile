@@ -7,7 +7,7 @@ setup: .venv/.done
 
 # PIP_NO_WARN_CONFLICTS, --no-warn-*: what else is on the machine is no matter of ours; errors are shown.
 PIP := $(BIN)/python -W ignore -m pip install --quiet --quiet --no-compile --disable-pip-version-check \
-	--no-warn-conflicts --no-warn-script-location --progress-bar auto -c constraints.txt
+	--no-warn-conflicts --no-warn-script-location -c constraints.txt
 
 .venv/.done: pyproject.toml constraints.txt
 	@echo "setup 1/4  a Python environment in .venv, with $$($(PYTHON) --version)"
