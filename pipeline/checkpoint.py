@@ -47,6 +47,13 @@ def pin(model: str, revision: str | None) -> Pin:
     return Pin(hash=hub.commit_of(model, revision))
 
 
+def at_its_commit(settings: JobSettings, model: Pin) -> JobSettings:
+    """Return the settings with a hub model's commit as its revision: a push while the job runs reaches no worker."""
+    if Path(locate(settings.model)).is_dir():
+        return settings
+    return settings.model_copy(update={"revision": model.hash})
+
+
 def with_base(settings: JobSettings) -> JobSettings:
     """Return the settings with the base as the model where `--model` names an adapter, and the adapter as one commit.
 

@@ -1,15 +1,20 @@
 """Pieces: consecutive rows of a Parquet file, read from wherever it is."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import types
 
 from pipeline import storage
 
+_MAGIC = b"PAR1"
 _STREAM_BUFFER_BYTES = 8 * 2**20
 _BATCH_BYTES = 512 * 2**20
 _BATCH_ROWS = 2**16
@@ -28,30 +33,66 @@ class Piece:
         return f"rows {self.start} to {self.start + self.num_rows - 1} of {self.url}"
 
 
-def read_piece(piece: Piece, names: list[str], whole_read_bytes: int) -> Iterator[pa.RecordBatch]:
-    """These columns of the piece's rows, of fewer rows where its file has lost some.
+def read_piece(
+    piece: Piece, names: list[str], whole_read_bytes: int, as_stored: Collection[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Yield these columns of the piece's rows, of fewer rows where its file has lost some.
 
-    Row groups of more than `whole_read_bytes` are streamed page by page.
+    Row groups of more than `whole_read_bytes` are streamed page by page. Columns `as_stored` come as Parquet has them,
+    whatever Arrow type their writer noted: dictionaries of texts as texts, which are not looked at while they are read.
     """
     with storage.open_url(piece.url) as file:
         metadata = pq.read_metadata(file)
         groups, skip = _row_groups(metadata, piece.start, piece.num_rows)
         whole = max((metadata.row_group(group).total_byte_size for group in groups), default=0) <= whole_read_bytes
         options = {"pre_buffer": True} if whole else {"pre_buffer": False, "buffer_size": _STREAM_BUFFER_BYTES}
-        with pq.ParquetFile(file, metadata=metadata, **options) as parquet:
-            missing = set(names) - set(parquet.schema_arrow.names)
-            if missing:
-                raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
-            left = piece.num_rows
-            at_once = _rows_at_once(metadata, groups, piece.num_rows)
-            for batch in parquet.iter_batches(at_once, row_groups=groups, columns=names, use_threads=False):
-                wanted = batch.slice(skip, left)
-                skip -= min(skip, batch.num_rows)
-                left -= wanted.num_rows
-                if wanted.num_rows:
-                    yield wanted
-                if not left:
-                    return
+        schema = metadata.schema.to_arrow_schema()
+        missing = set(names) - set(schema.names)
+        if missing:
+            raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
+        left = piece.num_rows
+        at_once = _rows_at_once(metadata, groups, piece.num_rows)
+        wanted = [(file, metadata, [name for name in names if name not in as_stored])]
+        if as_stored:
+            wanted.append((piece.url, _without_arrow_types(file), [name for name in names if name in as_stored]))
+        for batch in _batches(wanted, options, batch_size=at_once, row_groups=groups):
+            part = batch.slice(skip, left)
+            skip -= min(skip, batch.num_rows)
+            left -= part.num_rows
+            if part.num_rows:
+                yield part.select(names)
+            if not left:
+                return
+
+
+def dictionaries_of(piece: Piece, names: Collection[str]) -> frozenset[str]:
+    """Return those of the columns that are dictionaries of texts; raises OSError and ArrowException."""
+    with storage.open_url(piece.url) as file:
+        schema = pq.read_schema(file)
+    return frozenset(field.name for field in schema if field.name in names and types.is_dictionary(field.type))
+
+
+def _batches(
+    wanted: Sequence[tuple[IO[bytes] | str, pq.FileMetaData, list[str]]], options: dict[str, Any], **which: Any
+) -> Iterator[pa.RecordBatch]:
+    """Yield the same rows of these columns of a file, read under these footers, side by side."""
+    with ExitStack() as stack:
+        readers = []
+        for source, footer, names in wanted:
+            file = stack.enter_context(storage.open_url(source)) if isinstance(source, str) else source
+            parquet = stack.enter_context(pq.ParquetFile(file, metadata=footer, **options))
+            readers.append(parquet.iter_batches(columns=names, use_threads=False, **which))
+        for batches in zip(*readers, strict=True):
+            yield pa.RecordBatch.from_pydict({name: batch[name] for batch in batches for name in batch.schema.names})
+
+
+def _without_arrow_types(file: IO[bytes]) -> pq.FileMetaData:
+    """Return a file's footer without the Arrow schema that its writer noted beside Parquet's own: the key is renamed."""
+    file.seek(-8, os.SEEK_END)  # the footer's length and the magic
+    end = file.read(8)
+    file.seek(-8 - int.from_bytes(end[:4], "little"), os.SEEK_END)
+    footer = file.read().replace(b"ARROW:schema", b"arrow:schema")
+    return pq.read_metadata(pa.BufferReader(_MAGIC + footer))
 
 
 def halves(piece: Piece) -> list[Piece]:

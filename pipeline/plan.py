@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.checkpoint import Pin, hash_code, locate, pin, prove, with_adapters_template, with_base
+from pipeline.checkpoint import Pin, at_its_commit, hash_code, locate, pin, prove, with_adapters_template, with_base
 from pipeline.columns import ColumnChoices
 from pipeline.mend import find_gone, is_retried
 from pipeline.merge import Units
@@ -109,6 +109,7 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     if model is None:
         settings = with_base(settings)
         model = pin(settings.model, settings.revision)
+        settings = at_its_commit(settings, model)
         settings = _with_chat_template(with_adapters_template(settings))
         model = prove(settings, model)
     return Plan(job=job, settings=settings, listing=listing, model=model)

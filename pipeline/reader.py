@@ -19,7 +19,7 @@ from pipeline.columns import Columns, Kept
 from pipeline.kept import travel_field
 from pipeline.listing import Format
 from pipeline.patience import WAITS_S, is_transient
-from pipeline.pieces import Piece, by_row_group, halves, read_piece
+from pipeline.pieces import Piece, by_row_group, dictionaries_of, halves, read_piece
 from pipeline.preprocess.conversation import with_whole_paths
 from pipeline.preprocess.pdf import is_pdf, page_uri
 from pipeline.sources import Listing
@@ -121,6 +121,7 @@ class _Source:
     columns: Columns
     schema: pa.Schema
     whole_read_bytes: int
+    as_stored: frozenset[str] = frozenset()  # columns whose Arrow type is not looked at, see `read_piece`
 
     def tables(self, piece: Piece) -> list[pa.Table]:
         """The piece's rows; where it cannot be read as a whole, those of each row group that can, and failed ones."""
@@ -129,6 +130,9 @@ class _Source:
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, MemoryError):  # no row's fault
                 raise
+            dictionaries = self._dictionaries(piece) if _is_no_text(error) else frozenset()
+            if dictionaries > self.as_stored:
+                return replace(self, as_stored=dictionaries).tables(piece)
             parts = [piece] if is_transient(error) else self._parts(piece, error)
             if len(parts) > 1:
                 return [table for part in parts for table in self.tables(part)]
@@ -138,6 +142,13 @@ class _Source:
         """What is tried by itself: row groups, and fewer rows where Arrow cannot decode so many at once."""
         too_many = isinstance(error, pa.ArrowNotImplementedError) and "chunked array" in str(error)
         return halves(piece) if too_many else by_row_group(piece)
+
+    def _dictionaries(self, piece: Piece) -> frozenset[str]:
+        """Columns of which Arrow decodes the texts while it reads a row group: one that is none costs them all."""
+        try:
+            return dictionaries_of(piece, self.columns.used())
+        except (OSError, pa.ArrowException):
+            return frozenset()
 
     def failed(self, piece: Piece, failure: Failure | None, ids: pa.Array | None = None) -> pa.Table:
         """Rows of which nothing is known but their ids, or else their places."""
@@ -157,7 +168,7 @@ class _Source:
         """All of it, in as many tables as Arrow likes."""
         tables: list[pa.Table] = []
         done = 0
-        for batch in read_piece(piece, self.columns.used(), self.whole_read_bytes):
+        for batch in read_piece(piece, self.columns.used(), self.whole_read_bytes, self.as_stored):
             rows = _Rows(url=piece.url, name=piece.name, first=piece.start + done, batch=batch)
             tables.append(pa.table(_columns_of(rows, self.columns), schema=self.schema))
             done += batch.num_rows

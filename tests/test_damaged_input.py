@@ -108,11 +108,15 @@ def test_rows_whose_ids_are_no_text_are_called_after_their_place(tmp_path: Path)
     assert [request.id for request in requests_of(listing)][1] == "b"
 
 
-def test_a_text_that_is_none_in_a_dictionary_costs_its_row_group(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [(), ("note", "when")])
+def test_a_text_that_is_none_in_a_dictionary_costs_its_row_alone(tmp_path: Path, keep: tuple[str, ...]) -> None:
     prompts = pa.DictionaryArray.from_arrays(pa.array([0, 0, 1, 0], pa.int8()), texts(b"one", BAD))
-    rows = pa.table({"id": list("abcd"), "image": [b"1"] * 4, "prompt": prompts})
-    url = write(f"{tmp_path}/a.parquet", rows, row_group_size=2, use_dictionary=False)
-    assert failures_of(list_input([url], CONVENTION)) == [None, None, ("c", "InvalidText"), ("d", "InvalidText")]
+    when = pa.array([1, 2, 3, 4], pa.timestamp("us", "Europe/Berlin"))
+    rows = pa.table({"id": list("abcd"), "image": [b"1"] * 4, "prompt": prompts, "note": prompts, "when": when})
+    url = write(f"{tmp_path}/a.parquet", rows, row_group_size=4, use_dictionary=False)
+    listing = list_input([url], ColumnChoices(keep=keep))
+    assert failures_of(listing) == [None, None, ("c", "InvalidText"), None]
+    assert [request.prompt for request in requests_of(listing)] == ["one", "one", None, "one"]
 
 
 def test_a_row_with_a_bad_value_keeps_the_others(tmp_path: Path) -> None:

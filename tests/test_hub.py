@@ -183,6 +183,21 @@ def test_models_and_adapters_of_the_hub_are_proven_by_their_headers(hub: Hub, tm
         assert said.count("\n") == 1, said
 
 
+PLAN = """
+import json, sys
+from pipeline.plan import plan_job
+from schemas.job import JobSettings
+plan = plan_job("caption", JobSettings(input=(sys.argv[1],), output=sys.argv[2], model="a/base"), "What?")
+print(json.dumps([plan.settings.revision, plan.identity()["revision"]]))
+"""
+
+
+def test_a_hub_model_is_loaded_at_the_commit_that_was_proven(hub: Hub, tmp_path: Path) -> None:
+    commit = hub.push("a/base", files_of(checkpoint()))
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    assert run(hub, PLAN, str(source), str(tmp_path / "out")) == [[commit, commit]]
+
+
 @pytest.mark.soak
 def test_a_gated_repository_opens_with_a_token(hub: Hub, tmp_path: Path) -> None:
     hub.push(
