@@ -1,18 +1,22 @@
 """Listing: the files that one `--input` names, their one format, and how many rows they state that they have."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
+from tempfile import NamedTemporaryFile
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import local_files, storage
 from pipeline.finding import Found, find_files
-from pipeline.preprocess.pdf import INSTALL, SUFFIX, can_read_pdfs, count_pages, is_pdf
+from pipeline.preprocess.page_renderer import PageRenderer
+from pipeline.preprocess.pdf import INSTALL, SUFFIX, can_read_pdfs, is_pdf
 from pipeline.storage import FileInfo
 from schemas.errors import Refused, RowError
 from schemas.wording import one_line, printable
@@ -26,6 +30,7 @@ IMAGE_SUFFIXES = (
 FILE_SUFFIXES = (*IMAGE_SUFFIXES, SUFFIX)
 _SMALL_PDF = 16 * 2**20  # bytes; read at once, and many at the same time
 _FOOTERS_AT_ONCE = 16  # they wait for storage, not for the CPU
+_COUNT_SECONDS = 30.0  # for the pages of one PDF
 _FOOTERS_AHEAD = 256  # read before it is looked whether --limit has its rows
 
 
@@ -131,23 +136,29 @@ def count_rows(files: Sequence[FileInfo], limit: int | None) -> list[int]:
         return [1] * len(files)
     if not can_read_pdfs():
         raise Refused(f"--input {pdfs[0]}: {INSTALL}")
+    counter = PageRenderer(max_pixels=0, max_aspect=1, seconds=_COUNT_SECONDS)  # which draws nothing
     rows: list[int] = []
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         for start in range(0, len(files), _FOOTERS_AHEAD):
-            rows += pool.map(_rows_of, files[start : start + _FOOTERS_AHEAD])
+            rows += pool.map(partial(_rows_of, counter), files[start : start + _FOOTERS_AHEAD])
             if limit is not None and sum(rows) >= limit:
                 break
     return rows
 
 
-def _rows_of(file: FileInfo) -> int:
+def _rows_of(counter: PageRenderer, file: FileInfo) -> int:
     if not is_pdf(file.url):
         return 1
     try:
+        if (path := storage.local_path(file.url)) is not None:
+            local_files.open_regular(path).close()  # a pipe would be waited for
+            return max(1, counter.count(path))
         if file.size <= _SMALL_PDF:
-            return max(1, count_pages(storage.read_bytes(file.url)))
-        with storage.open_url(file.url) as source:
-            return max(1, count_pages(source))
+            return max(1, counter.count(storage.read_bytes(file.url)))
+        with storage.open_url(file.url) as source, NamedTemporaryFile(suffix=SUFFIX) as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            return max(1, counter.count(copy.name))
     except (OSError, RowError):
         return 1
 

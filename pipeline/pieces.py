@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,9 @@ _MAGIC = b"PAR1"
 _STREAM_BUFFER_BYTES = 8 * 2**20
 _BATCH_BYTES = 512 * 2**20
 _BATCH_ROWS = 2**16
+
+
+_Source: TypeAlias = tuple[IO[bytes] | str, pq.FileMetaData, list[str]]  # an open file or its URL, a footer, columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +55,10 @@ def read_piece(
             raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
         left = piece.num_rows
         at_once = _rows_at_once(metadata, groups, piece.num_rows)
-        wanted = [(file, metadata, [name for name in names if name not in as_stored])]
+        wanted: list[_Source] = [(file, metadata, [name for name in names if name not in as_stored])]
         if as_stored:
             wanted.append((piece.url, _without_arrow_types(file), [name for name in names if name in as_stored]))
-        for batch in _batches(wanted, options, batch_size=at_once, row_groups=groups):
+        for batch in _batches(wanted, options, at_once, groups):
             part = batch.slice(skip, left)
             skip -= min(skip, batch.num_rows)
             left -= part.num_rows
@@ -73,7 +76,10 @@ def dictionaries_of(piece: Piece, names: Collection[str]) -> frozenset[str]:
 
 
 def _batches(
-    wanted: Sequence[tuple[IO[bytes] | str, pq.FileMetaData, list[str]]], options: dict[str, Any], **which: Any
+    wanted: Sequence[tuple[IO[bytes] | str, pq.FileMetaData, list[str]]],
+    options: dict[str, Any],
+    size: int,
+    groups: list[int],
 ) -> Iterator[pa.RecordBatch]:
     """Yield the same rows of these columns of a file, read under these footers, side by side."""
     with ExitStack() as stack:
@@ -81,13 +87,13 @@ def _batches(
         for source, footer, names in wanted:
             file = stack.enter_context(storage.open_url(source)) if isinstance(source, str) else source
             parquet = stack.enter_context(pq.ParquetFile(file, metadata=footer, **options))
-            readers.append(parquet.iter_batches(columns=names, use_threads=False, **which))
+            readers.append(parquet.iter_batches(size, row_groups=groups, columns=names, use_threads=False))
         for batches in zip(*readers, strict=True):
             yield pa.RecordBatch.from_pydict({name: batch[name] for batch in batches for name in batch.schema.names})
 
 
 def _without_arrow_types(file: IO[bytes]) -> pq.FileMetaData:
-    """Return a file's footer without the Arrow schema that its writer noted beside Parquet's own: the key is renamed."""
+    """Return a file's footer without the Arrow schema that its writer noted beside Parquet's: the key is renamed."""
     file.seek(-8, os.SEEK_END)  # the footer's length and the magic
     end = file.read(8)
     file.seek(-8 - int.from_bytes(end[:4], "little"), os.SEEK_END)

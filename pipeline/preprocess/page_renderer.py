@@ -1,4 +1,4 @@
-"""Pages of PDFs are drawn in a process of their own: what swells, hangs or crashes there costs the page alone.
+"""PDFs are read in a process of their own, which counts and draws pages: what hangs or crashes there costs a page.
 
 `PageRenderer` is the one side, `main` the other: `python -m pipeline.preprocess.page_renderer`. A request is a line of
 JSON and the file's bytes, where these are not those of the request before; the reply is a line of JSON and the pixels.
@@ -12,15 +12,18 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from PIL import Image
 
-from pipeline.preprocess.pdf import INSTALL, PdfPage, can_read_pdfs, render_page
+from pipeline.preprocess.pdf import INSTALL, PdfPage, can_read_pdfs, count_pages, render_page
 from pipeline.row_border import NOBODY, attempt
 from schemas.errors import Failure, RowError
+
+T = TypeVar("T")
 
 MOST_MEMORY = 512 * 2**20  # bytes for drawing a page, besides its file and its pixels
 _PIXEL = 8  # bytes for each pixel of a page on its way out
@@ -38,7 +41,15 @@ class PageRenderer:
         self._last: bytes | None = None  # what the process has at hand
 
     def __call__(self, wanted: PdfPage) -> Image.Image:
-        """The page on white paper, in RGB; raises RowError."""
+        """Return the page on white paper, in RGB; raises RowError."""
+        return self._within_limits(lambda process: self._drawn(process, wanted))
+
+    def count(self, source: bytes | str) -> int:
+        """Return the pages of a PDF, by its bytes or its path on this machine; raises RowError."""
+        return self._within_limits(lambda process: self._counted(process, source))
+
+    def _within_limits(self, ask: Callable[[subprocess.Popen[bytes]], T]) -> T:
+        """Return what the process answers; a RowError says that it ended, or took too long and was ended."""
         if not can_read_pdfs():
             raise RowError("decode", "NoPdfReader", INSTALL)
         with self._lock:
@@ -48,7 +59,7 @@ class PageRenderer:
             timer.daemon = True
             timer.start()
             try:
-                return self._ask(process, wanted)
+                return ask(process)
             except (BrokenPipeError, EOFError) as error:
                 status = process.wait()
                 self._end()
@@ -57,21 +68,32 @@ class PageRenderer:
             finally:
                 timer.cancel()
 
-    def _ask(self, process: subprocess.Popen[bytes], wanted: PdfPage) -> Image.Image:
+    def _drawn(self, process: subprocess.Popen[bytes], wanted: PdfPage) -> Image.Image:
+        again = wanted.data is self._last
+        asked = {"page": wanted.page, "dpi": wanted.dpi, "bytes": None if again else len(wanted.data)}
+        reply = self._ask(process, asked, b"" if again else wanted.data)
+        self._last = wanted.data
+        size = (reply["width"], reply["height"])
+        assert process.stdout is not None
+        return Image.frombytes("RGB", size, _exactly(process.stdout, 3 * size[0] * size[1]))
+
+    def _counted(self, process: subprocess.Popen[bytes], source: bytes | str) -> int:
+        self._last = None
+        if isinstance(source, str):
+            return int(self._ask(process, {"path": source, "bytes": 0}, b"")["pages"])
+        return int(self._ask(process, {"path": None, "bytes": len(source)}, source)["pages"])
+
+    def _ask(self, process: subprocess.Popen[bytes], asked: dict[str, Any], data: bytes) -> dict[str, Any]:
+        """Return the process's reply; raises RowError where that is a failure."""
         assert process.stdin is not None
         assert process.stdout is not None
-        again = wanted.data is self._last
-        header = {**self._limits, "page": wanted.page, "dpi": wanted.dpi, "bytes": None if again else len(wanted.data)}
-        process.stdin.write(json.dumps(header).encode() + b"\n")
-        if not again:
-            process.stdin.write(wanted.data)
+        process.stdin.write(json.dumps({**self._limits, **asked}).encode() + b"\n")
+        process.stdin.write(data)
         process.stdin.flush()
-        self._last = wanted.data
-        reply = json.loads(_line(process.stdout))
+        reply: dict[str, Any] = json.loads(_line(process.stdout))
         if "failure" in reply:
             raise RowError(**reply["failure"])
-        size = (reply["width"], reply["height"])
-        return Image.frombytes("RGB", size, _exactly(process.stdout, 3 * size[0] * size[1]))
+        return reply
 
     def _start(self) -> subprocess.Popen[bytes]:
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)
@@ -88,10 +110,10 @@ class PageRenderer:
 
     def _death(self, status: int, late: bool) -> RowError:
         if late or status == -signal.SIGXCPU:
-            message = f"the page could not be drawn in {self._seconds:g} s: look at its file"
+            message = f"the file took more than {self._seconds:g} s: look at it"
             return RowError("decode", "TimedOut", message)
         needs = f"more than {MOST_MEMORY >> 20} MB besides its pixels"
-        return RowError("decode", "PageCrashed", f"drawing the page ended its process ({status}): it needs {needs}, or "
+        return RowError("decode", "PageCrashed", f"reading the PDF ended its process ({status}): it needs {needs}, or "
                         "PDFium fails on it")  # fmt: skip
 
 
@@ -106,14 +128,34 @@ def main() -> None:
         asked = json.loads(line)
         data = data if asked["bytes"] is None else _exactly(requests, asked["bytes"])
         _bound_time(asked["seconds"])
-        image = attempt("decode", partial(_draw, data, asked, start), NOBODY)
-        if isinstance(image, Failure):
-            said = {"stage": image.stage, "type": image.type, "message": image.message}
-            replies.write(json.dumps({"failure": said}).encode() + b"\n")
-        else:
-            replies.write(json.dumps({"width": image.width, "height": image.height}).encode() + b"\n")
-            replies.write(image.tobytes())
+        step: Callable[[], Image.Image | int] = partial(_count if "path" in asked else _draw, data, asked, start)
+        done = attempt("decode", step, NOBODY)
+        reply, pixels = _reply(done)
+        replies.write(json.dumps(reply).encode() + b"\n" + pixels)
         replies.flush()
+
+
+def _reply(done: Image.Image | int | Failure) -> tuple[dict[str, Any], bytes]:
+    """Return the line that says what was done, and the pixels behind it."""
+    if isinstance(done, Failure):
+        return {"failure": {"stage": done.stage, "type": done.type, "message": done.message}}, b""
+    if isinstance(done, int):
+        return {"pages": done}, b""
+    return {"width": done.width, "height": done.height}, done.tobytes()
+
+
+def _count(data: bytes, asked: dict[str, Any], start: int) -> int:
+    try:
+        _bound_memory(start + 2 * len(data) + MOST_MEMORY)
+        if asked["path"] is None:
+            return count_pages(data)
+        with open(asked["path"], "rb") as file:
+            return count_pages(file)
+    except MemoryError as error:
+        message = f"counting its pages needs more than {MOST_MEMORY >> 20} MB"
+        raise RowError("decode", "TooMuchMemory", message) from error
+    finally:
+        _bound_memory(None)
 
 
 def _draw(data: bytes, asked: dict[str, Any], start: int) -> Image.Image:

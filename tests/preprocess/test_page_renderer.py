@@ -1,6 +1,7 @@
 """Pages are drawn in a process of their own: what swells, hangs or crashes there costs the page alone."""
 
 import zlib
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -52,6 +53,21 @@ def swollen(num_bytes: int) -> bytes:
     return file_of(stream(zlib.compress(packed, 9), b"/Filter[/FlateDecode/FlateDecode]"))
 
 
+def test_pages_are_counted_from_bytes_and_from_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "caf\udce9 1.pdf"
+    path.write_bytes(pdf(5))
+    count = renderer().count
+    assert (count(pdf(3)), count(str(path)), count(pdf(1))) == (3, 5, 1)
+
+
+def test_a_file_whose_pages_cannot_be_counted_says_why_and_the_next_can() -> None:
+    count = renderer().count
+    for data, type in ((encrypted_pdf(), "EncryptedPdf"), (b"no pdf", "BrokenPdf")):
+        with pytest.raises(RowError, match=type):
+            count(data)
+    assert count(pdf(2)) == 2
+
+
 def test_a_page_is_the_one_that_is_drawn_in_this_process() -> None:
     draw, data = renderer(), pdf(3, lines=2)
     for number in (1, 3, 2):
@@ -63,7 +79,7 @@ def test_a_page_that_takes_too_long_costs_itself_alone() -> None:
     assert draw(page(pdf(1))).size == (200, 100)
     (drawing,) = psutil.Process().children()
     drawing.suspend()  # as a page that takes for ever, however fast the machine is
-    with pytest.raises(RowError, match="TimedOut: the page could not be drawn in 5 s"):
+    with pytest.raises(RowError, match="TimedOut: the file took more than 5 s"):
         draw(page(pdf(1)))
     assert draw(page(pdf(2), 2)).size == (200, 100)
 
