@@ -18,6 +18,7 @@ from pipeline.storage import FileInfo
 from schemas.errors import Refused
 
 _MIN_UNIT, _MAX_UNIT = 8, 64  # rows of a unit where the user sets none
+_UNIT_BYTES = 256 * 2**20
 
 FILES_SCHEMA = pa.schema(
     [
@@ -95,7 +96,7 @@ def list_input(
     num_rows = min(total, limit or total)
     used = int(np.searchsorted(np.cumsum(rows), num_rows)) + 1  # files that have rows of the job
     table = files_table(files[:used], common_folder([storage.spelled(one.root) for one in found]), rows[:used])
-    unit_rows = unit_rows or default_unit_rows(num_rows)
+    unit_rows = unit_rows or default_unit_rows(num_rows, _heaviest_row(table, format))
     pieces = cut(table, num_rows, unit_rows)
     left_out = LeftOut()
     for one in found:
@@ -111,9 +112,20 @@ def list_input(
     )
 
 
-def default_unit_rows(num_rows: int) -> int:
-    """Small enough that a short job keeps every worker busy, large enough that answer files are not tiny."""
-    return min(max(num_rows // 32, _MIN_UNIT), _MAX_UNIT)
+def default_unit_rows(num_rows: int, row_bytes: float = 0.0) -> int:
+    """Return few enough rows that a short job keeps every worker busy, enough that answer files are not tiny.
+
+    A unit of a table travels as one block: where a row has `row_bytes` in it, the rows that are 256 MB together.
+    """
+    fitting = max(1, int(_UNIT_BYTES // max(1.0, row_bytes)))
+    return min(max(num_rows // 32, _MIN_UNIT), _MAX_UNIT, fitting)
+
+
+def _heaviest_row(files: pa.Table, format: Format) -> float:
+    """Return the mean bytes of a row in the table where that is largest; 0 for images, which are fetched one by one."""
+    if format == "images":
+        return 0.0
+    return float(np.max(files.column("size").to_numpy() / np.maximum(1, files.column("num_rows").to_numpy())))
 
 
 def cut(files: pa.Table, num_rows: int, unit_rows: int) -> pa.Table:

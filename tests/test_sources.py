@@ -224,6 +224,18 @@ def test_units_are_small_in_short_jobs_and_bounded_in_long_ones(num_rows: int, u
     assert default_unit_rows(num_rows) == unit_rows
 
 
+@pytest.mark.parametrize(("row_bytes", "unit_rows"), [(2**20, 64), (8 * 2**20, 32), (100 * 2**20, 2), (2**31, 1)])
+def test_units_of_large_rows_have_fewer(row_bytes: int, unit_rows: int) -> None:
+    assert default_unit_rows(10**6, row_bytes) == unit_rows
+
+
+def test_the_table_with_the_largest_rows_decides(tmp_path: Path) -> None:
+    large = np.random.default_rng(0).bytes(60 * 2**20)
+    write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * 20}))
+    write(f"{tmp_path}/b.parquet", pa.table({"image": [large] * 2}), use_dictionary=False)
+    assert list_input([str(tmp_path)], CONVENTION).unit_rows == 4
+
+
 def test_a_large_row_group_is_streamed_to_the_same_rows(tmp_path: Path) -> None:
     images = [b"%d" % row * 100 for row in range(100)]
     write(f"{tmp_path}/a.parquet", pa.table({"image": images}))
