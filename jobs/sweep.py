@@ -49,13 +49,15 @@ def _sweep(settings: SweepSettings, *, dry_run: bool) -> int:
 
     plan = plan_sweep(settings, BENCHMARKS)
     sys.stderr.write(plan.describe() + "\n")
-    return 0 if dry_run else _report(run_sweep(plan, load_engine))
+    return 0 if dry_run else report(run_sweep(plan, load_engine))
 
 
-def _report(summary: "SweepSummary") -> int:
-    """Print the last line; the exit status is 0 when every cell is complete."""
+def report(summary: "SweepSummary") -> int:
+    """Print the last line; the exit status is 0 when every cell is complete and has answers."""
     sys.stdout.write(json.dumps(asdict(summary)) + "\n")
-    return 1 if summary.incomplete else 0
+    if summary.failed:
+        sys.stderr.write(f"{summary.failed} of {summary.cells} cells have no answer: every row of theirs failed\n")
+    return 1 if summary.incomplete or summary.failed else 0
 
 
 def read_settings(config: Path, flags: dict[str, Any]) -> SweepSettings:

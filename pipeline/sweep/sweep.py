@@ -21,10 +21,11 @@ from schemas.sweep import CellName
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepSummary:
-    """The last line of stdout; `rows` are answered questions of complete cells."""
+    """The last line of stdout; `rows` are of complete cells; in `failed` cells of those not one was answered."""
 
     cells: int
     complete: int
+    failed: int
     incomplete: int
     rows: int
     errors: int
@@ -77,6 +78,7 @@ def _summarise(results: Sequence[Result], output: str) -> SweepSummary:
     return SweepSummary(
         cells=len(cells),
         complete=len(complete),
+        failed=sum(bool(result.rows) and result.errors == result.rows for result in complete),
         incomplete=len(cells) - len(complete),
         rows=sum(result.rows or 0 for result in complete),
         errors=sum(result.errors or 0 for result in complete),

@@ -7,6 +7,8 @@ import yaml
 
 from benchmarks.real_pixels import build
 from jobs.__main__ import main
+from jobs.sweep import report
+from pipeline.sweep.sweep import SweepSummary
 from tests.tiny import checkpoint
 
 
@@ -61,6 +63,19 @@ def test_a_file_that_is_no_mapping_or_is_not_there_is_refused(tmp_path: Path, ca
     said = capsys.readouterr().err
     assert "must be a mapping of settings, it is a list" in said
     assert "none.yaml cannot be read: No such file" in said
+
+
+@pytest.mark.parametrize(
+    ("complete", "failed", "status", "words"), [(2, 0, 0, ""), (1, 0, 1, ""), (2, 1, 1, "1 of 2 cells have no answer")]
+)
+def test_the_status_says_whether_every_cell_has_answers(
+    complete: int, failed: int, status: int, words: str, capsys
+) -> None:
+    summary = SweepSummary(
+        cells=2, complete=complete, failed=failed, incomplete=2 - complete, rows=9, errors=0, output="out"
+    )
+    assert report(summary) == status
+    assert words in capsys.readouterr().err
 
 
 def test_a_digit_is_drawn_as_often_as_any_other(tmp_path: Path) -> None:

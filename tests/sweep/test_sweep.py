@@ -115,9 +115,11 @@ def test_errors_count_as_wrong_and_too_many_of_them_stop_their_cell_alone(tmp_pa
     benchmarks = {
         "some": {"benchmark": "quiz", "data": "20/5"},
         "many": {"benchmark": "quiz", "data": "300/2"},
+        "all": {"benchmark": "quiz", "data": "6/1"},
     }
     settings = quiz_settings(tmp_path / "out", benchmarks=benchmarks)
-    assert sweep(settings, partial(load_noted, loads)).complete == 1
+    summary = sweep(settings, partial(load_noted, loads))
+    assert (summary.complete, summary.incomplete, summary.failed) == (2, 1, 1)
     results = results_in(tmp_path / "out")
     some, many = results["tiny/some/own/default"], results["tiny/many/own/default"]
     assert (some.rows, some.errors, some.unparsable_share) == (20, 4, 0.0)
