@@ -96,7 +96,7 @@ def free_port() -> int:
 
 
 def submit(head: Head, *job: str) -> subprocess.CompletedProcess[str]:
-    """`ray job submit` as the README shows it."""
+    """`ray job submit` as docs/clusters.md shows it."""
     wait_until_up(head)
     command = ["ray", "job", "submit", "--address", head.address, "--working-dir", ".", "--", "python", "-m", "jobs"]
     return subprocess.run(
