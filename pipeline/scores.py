@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.columns import REFERENCE
 from pipeline.run import write_manifest
-from pipeline.scoring.reading import Normalisation, Reading, add_up, read_against
+from pipeline.scoring.reading import Normalisation, Reading, add_up, nothing_read, read_against
 
 NORMALISATION: Normalisation = "spaces"
 SCORES = "scores.parquet"
@@ -38,7 +38,8 @@ SCORES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """The error rates of all rows with a truth together: all edits over all truth, a failed row having read nothing."""
+    """The error rates of all rows with a truth together: all edits over all truth, a failed row having read nothing,
+    which is an error even where there was nothing to read."""
 
     rows: int = 0
     errors: int = 0  # of these rows: not answered
@@ -92,11 +93,15 @@ class _Tally:
         if row[REFERENCE] is None:
             self._scores = replace(self._scores, without_truth=self._scores.without_truth + 1)
             return named
-        reading = read_against(row[REFERENCE], row["text"] or "", NORMALISATION)
+        reading = _read(row[REFERENCE], row["text"])
         self._all = add_up([self._all, reading])
         errors = self._scores.errors + (row["status"] == "error")
         self._scores = replace(self._scores, rows=self._scores.rows + 1, errors=errors)
         return {**named, **_numbers(reading)}
+
+
+def _read(truth: str, text: str | None) -> Reading:
+    return nothing_read(truth, NORMALISATION) if text is None else read_against(truth, text, NORMALISATION)
 
 
 def _numbers(reading: Reading) -> dict[str, float]:

@@ -18,11 +18,13 @@ from tests.inputs import bad_row, good_row, write_parquet
 from tests.test_verify import run_without_ray
 
 
-def scored(folder: Path, **changes: object) -> tuple[Plan, Scores]:
-    """A run of 20 rows, one of them failed and two without a truth, and what its summary says."""
+def scored(folder: Path, empty: tuple[int, ...] = (), **changes: object) -> tuple[Plan, Scores]:
+    """A run of 20 rows, one failed, two without a truth and some with an empty one, and its summary."""
     rows = [bad_row(i, "decode") if i == 3 else good_row(i) for i in range(20)]
     for number in (0, 7):
         rows[number]["question"] = None
+    for number in empty:
+        rows[number]["question"] = ""
     write_parquet(folder / "in.parquet", rows)
     plan = run_without_ray(folder, reference_column="question", prompt=("Q?",), **changes)
     summary = find_complete(plan)
@@ -49,6 +51,16 @@ def test_a_row_that_failed_has_read_nothing_and_one_without_a_truth_is_not_score
     rows = pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
     assert (rows[3]["cer"], rows[3]["wer"]) == (1.0, 1.0)
     assert (rows[0]["cer"], rows[0]["character_edits"]) == (None, None)
+
+
+def test_a_row_that_failed_is_wrong_where_its_truth_is_empty_too(tmp_path: Path) -> None:
+    _, scores = scored(tmp_path, empty=(3, 4))
+    rows = pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
+    failed, read = rows[3], rows[4]
+    assert (failed["cer"], failed["wer"], failed["character_edits"], failed["num_characters"]) == (1.0, 1.0, 1, 0)
+    assert read["cer"] > 1
+    edits, length = (sum(row[name] or 0 for row in rows) for name in ("character_edits", "num_characters"))
+    assert scores.cer == pytest.approx(edits / length, abs=1e-6)
 
 
 def test_a_retry_that_was_killed_before_its_scores_is_finished_by_the_next_call(tmp_path: Path) -> None:

@@ -1,15 +1,16 @@
 """MMBench, multiple choice asked in every order of its options: lmms-lab's MMBench, English, dev (4,329 rows).
 
 Columns: index int or string (a rotation of question 241 is 1000241, 2000241, ...), question string, hint string,
-answer string (a letter), A to D strings, category string (the splits), image {bytes, path}. "nan" is no text.
+answer string (a letter), A to D strings, category string (the splits), image {bytes, path}. "nan", a null and white
+space are no text: such an option is not there, and those behind it keep their letters.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from jobs.benchmarks.prompts import LETTER_ONLY, fill
-from jobs.benchmarks.rows import encoded, read_rows
-from pipeline.scoring.choice import inferred_letter, lettered
+from jobs.benchmarks.rows import encoded, read_rows, truths
+from pipeline.scoring.choice import inferred_letter, lettered_if_there
 from pipeline.scoring.summary import mean
 from schemas.benchmark import Benchmark, Judged, Numbers, Question, Reference, Summary
 
@@ -21,13 +22,14 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
     """All rows; {question}, {options} and {hint}. A question's rotations are one cluster."""
     columns = ("index", "question", "answer", "image", "category", "A", "B")
     for row in read_rows(path, columns, ("hint", "C", "D")):
-        options = tuple(row[letter] for letter in _OPTIONS if _text(row[letter]))
-        fields = {"question": row["question"], "options": lettered(options), "hint": _text(row["hint"])}
+        options = tuple(_text(row[letter]) for letter in _OPTIONS)
+        fields = {"question": row["question"], "options": lettered_if_there(options), "hint": _text(row["hint"])}
+        answers = truths([answer] if (answer := _text(row["answer"])) else None, row["index"])
         yield Question(
             id=str(row["index"]),
             prompt=fill(prompt, fields),
             images=(encoded(row["image"]),),
-            reference=Reference(answers=(row["answer"],), options=options),
+            reference=Reference(answers=answers, options=options),
             split=row["category"],
             cluster=str(int(row["index"]) % _ROTATIONS_FROM),
         )
@@ -55,7 +57,7 @@ def _accuracies(rows: Numbers, questions: Numbers, right: Numbers, scores: Numbe
 
 
 def _text(cell: str | None) -> str:
-    return "" if cell is None or cell == "nan" else cell
+    return "" if cell is None or cell == "nan" or not cell.strip() else cell
 
 
 MMBENCH = Benchmark(

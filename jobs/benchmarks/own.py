@@ -21,7 +21,7 @@ from pipeline.scoring.choice import LETTERS, inferred_letter, lettered
 from pipeline.scoring.exact import exact_match, folded_match
 from pipeline.scoring.ocrbench import contains_answer
 from pipeline.scoring.pope import said
-from pipeline.scoring.reading import read_against
+from pipeline.scoring.reading import nothing_read, read_against
 from pipeline.scoring.relaxed import relaxed_match
 from pipeline.scoring.vqa import m4c_accuracy, vqa_accuracy
 from schemas.benchmark import Benchmark, Judged, Numbers, Question, Reference, Summary
@@ -103,7 +103,7 @@ METRICS: Mapping[str, Callable[[str, Reference], float | None]] = {
 def _reading_counts(truth: Reference, answer: str) -> tuple[float, ...]:
     if truth.kind != "reading":
         return ()
-    row = read_against(truth.answers[0], answer)
+    row = read_against(truth.answers[0], answer) if answer.strip() else nothing_read(truth.answers[0])
     return (row.character_edits, row.num_characters, row.word_edits, row.num_words)
 
 

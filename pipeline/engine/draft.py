@@ -92,27 +92,37 @@ class Draft:
     def generation(self) -> Generation:
         """The finished answer; its text ends before the end token, the stop text or the round that was cut.
 
-        Of two tries it is the second only if that came to its own end, with numbers that are numbers; it then says what
-        the first had read.
+        Of two tries it is the second only if that came to its own end, with numbers that are numbers and tokens that
+        can be decoded; it then says what the first had read. Else the first one's failure is the row's, if it has one.
         """
         assert self.finish_reason is not None
-        if self._first is not None and (self.finish_reason != "stop" or not self.finite):
-            return replace(self._first.generation(), num_tries=2)
+        text = self._own(self._text, "")
+        if self._first is not None and (self.finish_reason != "stop" or not self.finite or self.failure):
+            first = replace(self._first.generation(), num_tries=2)
+            self.failure = self._first.failure
+            return first
         return Generation(
-            text=self._own(self._text, ""),
+            text=text,
             finish_reason=self.finish_reason,
             num_generated_tokens=len(self._token_ids),
             num_cut_tokens=0 if self._num_kept is None else len(self._token_ids) - self._num_kept,
             mean_logprob=sum(self._logprobs) / len(self._logprobs),
             num_tries=1 if self._first is None else 2,
-            first_text=None if self._first is None else self._first.generation().text,
+            first_text=None if self._first is None else self._first._readable_text(),
         )
+
+    def _readable_text(self) -> str | None:
+        """The text; None where its tokens cannot be decoded."""
+        text = self._own(self._text, "")
+        return None if self.failure else text
 
     def _own(self, step: Callable[[], T], otherwise: T) -> T:
         """Run what a vocabulary's code does with this row's tokens: the row's border, no other row is to end by it."""
         try:
             return step()
-        except Exception as error:  # the lint allows it in this file alone beside row_border.py
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # a panic of a Rust library is no Exception; allowed here and in row_border.py
             message = f"the vocabulary must read what was drawn, it raised {type(error).__name__}: {error}"
             self.failure = self.failure or Failure(stage="generate", type="Undecodable", message=message)
             return otherwise

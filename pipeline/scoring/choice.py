@@ -1,7 +1,7 @@
 """Multiple choice: which letter an answer gives, by rule and never by chance; None where it gives none."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from string import ascii_uppercase, punctuation
 
 LETTERS = ascii_uppercase
@@ -19,6 +19,11 @@ _PUNCTUATION = str.maketrans("", "", punctuation)
 def lettered(options: Sequence[str]) -> str:
     """The options as they are asked: a line each, after its letter and a full stop."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+
+
+def lettered_if_there(options: Sequence[str]) -> str:
+    """The same without those that are empty; the others keep the letters of their places."""
+    return "\n".join(f"{letter}. {option}" for letter, option in _those_there(options).items())
 
 
 def scienceqa_letter(answer: str, num_options: int) -> str | None:
@@ -50,14 +55,16 @@ def first_letter(answer: str, num_options: int) -> str | None:
 def inferred_letter(answer: str, options: Sequence[str]) -> str | None:
     """As VLMEvalKit's can_infer for MMBench: the one letter among the last words, or the one option that is named.
 
-    A refusal, and the Z that stands for one where no letter of an option does, is None whatever else is said. Of the
-    rest MMBench's own server asks a language model; here they are None.
+    An empty option is none: its letter is a word like any other. A refusal, and the Z that stands for one where no
+    letter of an option does, is None whatever else is said. Of the rest MMBench's own server asks a language model;
+    here they are None.
     """
+    there = _those_there(options)
     if _FAILED in answer:
-        return _option_named(answer, options)
-    if any(phrase in answer for phrase in _REFUSALS) or _is_none_of(answer, len(options)):
+        return _option_named(answer, there)
+    if any(phrase in answer for phrase in _REFUSALS) or _is_none_of(answer, there):
         return None
-    return _letter_alone(answer, len(options)) or _option_named(answer, options)
+    return _letter_alone(answer, there) or _option_named(answer, there)
 
 
 def mmmu_letter(answer: str, options: Sequence[str]) -> str | None:
@@ -79,27 +86,32 @@ def mmmu_letter(answer: str, options: Sequence[str]) -> str | None:
     return max(places, key=lambda letter: places[letter]) if max(places.values()) >= 0 else None
 
 
-def _is_none_of(answer: str, num_options: int) -> bool:
+def _those_there(options: Sequence[str]) -> dict[str, str]:
+    """The options that have a text, by their letters."""
+    return {letter: option for letter, option in zip(LETTERS, options, strict=False) if option}
+
+
+def _is_none_of(answer: str, options: Mapping[str, str]) -> bool:
     words = _words(answer)
-    return "Z" in words and not set(words) & set(LETTERS[:num_options])
+    return "Z" in words and not set(words) & set(options)
 
 
 def _words(answer: str) -> list[str]:
     return re.sub(r"[.()\[\],:;!*#{}]", " ", answer).split()
 
 
-def _letter_alone(answer: str, num_options: int) -> str | None:
+def _letter_alone(answer: str, options: Mapping[str, str]) -> str | None:
     words = _words(answer)
-    found = [letter for letter in LETTERS[:num_options] if letter in words]
+    found = [letter for letter in options if letter in words]
     if len(found) == 1 and words.index(found[0]) > len(words) - 5:
         return found[0]
     stated = re.search(r"answer\s+is\s+\**([ABCD])\**", answer, re.IGNORECASE)
     letter = stated.group(1).upper() if stated else ""
-    return letter if letter in tuple(LETTERS[:num_options]) else None
+    return letter if letter in options else None
 
 
-def _option_named(answer: str, options: Sequence[str]) -> str | None:
-    if len(answer) > 2 * sum(len(option) for option in options):
+def _option_named(answer: str, options: Mapping[str, str]) -> str | None:
+    if len(answer) > 2 * sum(map(len, options.values())):
         return None
-    found = [letter for letter, option in zip(LETTERS, options, strict=False) if option.lower() in answer.lower()]
+    found = [letter for letter, option in options.items() if option.lower() in answer.lower()]
     return found[0] if len(found) == 1 else None

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jiwer
@@ -42,6 +42,13 @@ def read_against(truth: str, answer: str, normalisation: Normalisation = "spaces
         word_edits=words.substitutions + words.deletions + words.insertions,
         num_words=words.hits + words.substitutions + words.deletions,
     )
+
+
+def nothing_read(truth: str, normalisation: Normalisation = "spaces") -> Reading:
+    """Return what an answer that failed comes to: all of its truth is missing, and of an empty one a character and a
+    word, for what was never read is not right."""
+    found = read_against(truth, "", normalisation)
+    return replace(found, character_edits=max(1, found.character_edits), word_edits=max(1, found.word_edits))
 
 
 def add_up(readings: Iterable[Reading]) -> Reading:

@@ -88,27 +88,32 @@ def test_the_engine_stops_one_row_at_its_stop_string_and_lets_the_others_go_on(o
 class Unreadable(Spelled):
     """A vocabulary whose own code raises over answers that begin with one token."""
 
-    def __init__(self, token_id: int) -> None:
-        self.token_id = token_id
+    def __init__(self, token_id: int, error: type[BaseException] = OverflowError) -> None:
+        self.token_id, self.error = token_id, error
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool) -> str:
         if token_ids[:1] == [self.token_id]:
-            raise OverflowError("no such piece")
+            raise self.error("no such piece")
         return super().decode(token_ids, skip_special_tokens)
 
 
+class Panic(BaseException):
+    """As a library that is written in Rust raises it: no Exception."""
+
+
+@pytest.mark.parametrize("error", [OverflowError, Panic])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(cut_repetition=True), Sampling(stop=("###",))])
-def test_what_a_vocabulary_raises_over_one_answer_is_that_rows_error(oracle, sampling) -> None:
+def test_what_a_vocabulary_raises_over_one_answer_is_that_rows_error(oracle, sampling, error) -> None:
     samples = [oracle.sample(question) for question in mixed_questions()]
     whole = [str(answer.text) for answer in oracle.engine().generate(samples)]
     first = int(whole[0].split()[0])
-    broken = Unreadable(first)
+    broken = Unreadable(first, error)
     broken.backend_tokenizer = oracle.with_text.tokenizer.backend_tokenizer
     answers = list(Engine(replace(oracle.model, tokenizer=broken), replace(FP32, sampling=sampling)).generate(samples))
     for answer, text in zip(answers, whole, strict=True):
         if text.split()[0] == str(first):
             assert (answer.status, answer.error_stage, answer.error_type) == ("error", "generate", "Undecodable")
-            assert str(answer.error_message).endswith("it raised OverflowError: no such piece")
+            assert str(answer.error_message).endswith(f"it raised {error.__name__}: no such piece")
         else:
             assert (answer.status, answer.text) == ("ok", text)
     assert {answer.status for answer in answers} == {"ok", "error"}

@@ -15,7 +15,7 @@ from pipeline.engine.scheduler import Scheduler
 from pipeline.engine.sizes import resolve
 from schemas.engine import Sampling
 from tests.engine.oracle import FP32, mixed_questions
-from tests.engine.test_draft import drafted
+from tests.engine.test_draft import Unreadable, drafted
 
 # A penalty below 1 prefers what was said before: networks with random weights soon say nothing else.
 LOOPING = Sampling(repetition_penalty=0.5, cut_repetition=True, retry_penalty=1.0)
@@ -152,6 +152,36 @@ def test_a_second_try_of_numbers_that_are_none_leaves_the_first_answer_standing(
     second.add(oracle.model.stop_ids[0], -0.5)
     assert second.has_answer
     assert second.generation() == replace(first.generation(), num_tries=2)
+
+
+def tried_twice(oracle, first: int, second: int, unreadable: int) -> Draft:
+    """The second draft of a row that says `first` for ever and then `second`; one of them cannot be decoded."""
+    model = replace(oracle.model, tokenizer=Unreadable(unreadable))
+    draft = Draft(model, LOOPING, oracle.sample(questions()[0]).prompts[0])
+    while draft.finish_reason is None:
+        draft.add(first, -0.5)
+    again = draft.second_try()
+    assert again is not None
+    again.add(second, -0.5)
+    again.add(oracle.model.stop_ids[0], -0.5)
+    return again
+
+
+def test_a_second_try_that_cannot_be_decoded_leaves_the_first_answer_standing(oracle) -> None:
+    found = tried_twice(oracle, 5, 7, unreadable=7)
+    answer = found.generation()
+    assert (found.failure, answer.finish_reason, answer.num_tries, answer.first_text) == (None, "repetition", 2, None)
+    assert answer.text == " ".join(["5"] * 480)
+
+
+def test_a_first_try_that_cannot_be_decoded_is_answered_by_the_second_or_fails_its_row(oracle) -> None:
+    found = tried_twice(oracle, 5, 7, unreadable=5)
+    answer = found.generation()
+    assert (found.failure, answer.text, answer.first_text, answer.num_tries) == (None, "7", None, 2)
+    neither = tried_twice(oracle, 5, 5, unreadable=5)
+    neither.generation()
+    assert neither.failure is not None
+    assert neither.failure.type == "Undecodable"
 
 
 @pytest.mark.parametrize("place", ["prefill", "tower"])

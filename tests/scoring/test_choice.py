@@ -8,6 +8,7 @@ from pipeline.scoring.choice import (
     inferred_letter,
     leading_letter,
     lettered,
+    lettered_if_there,
     mmmu_letter,
     scienceqa_letter,
 )
@@ -69,6 +70,25 @@ def test_each_benchmark_reads_letters_by_its_own_rule(answer: str, letters: str)
 )
 def test_mmbench_reads_refusals_as_vlmevalkit_does(answer: str, letter: str | None) -> None:
     assert inferred_letter(answer, ("a kitten in a large basket", "a dog", "a cow on a green meadow")) == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        pytest.param("C", "C", id="the letter of its own place"),
+        pytest.param("a cow", "C", id="its text"),
+        pytest.param("B", None, id="the letter of none"),
+        pytest.param("The answer is B", None, id="that in a sentence"),
+        pytest.param("B or D", "D", id="that beside one that is there"),
+        pytest.param("B. a dog", "D", id="that beside a text"),
+        pytest.param("B, so Z", None, id="that beside the letter for none of them"),
+        pytest.param("", None, id="nothing, which is in no option"),
+    ],
+)
+def test_an_option_that_is_not_there_leaves_the_others_their_letters(answer: str, letter: str | None) -> None:
+    options = ("a cat", "", "a cow", "a dog")
+    assert lettered_if_there(options) == "A. a cat\nC. a cow\nD. a dog"
+    assert inferred_letter(answer, options) == letter
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -3,7 +3,7 @@ import random
 import jiwer
 import pytest
 
-from pipeline.scoring.reading import Normalisation, Reading, add_up, normalised, read_against
+from pipeline.scoring.reading import Normalisation, Reading, add_up, normalised, nothing_read, read_against
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,15 @@ from pipeline.scoring.reading import Normalisation, Reading, add_up, normalised,
 def test_rates_are_edits_over_truth(truth: str, answer: str, cer: float, wer: float) -> None:
     found = read_against(truth, answer)
     assert (found.cer, found.wer) == pytest.approx((cer, wer))
+
+
+@pytest.mark.parametrize(("truth", "character_edits", "word_edits"), [("Total 6.30", 10, 2), ("", 1, 1), (" \n", 1, 1)])
+def test_an_answer_that_failed_has_read_nothing_which_is_wrong_of_an_empty_truth_too(
+    truth: str, character_edits: int, word_edits: int
+) -> None:
+    found = nothing_read(truth)
+    assert (found.character_edits, found.word_edits) == (character_edits, word_edits)
+    assert (found.cer, found.wer) == (1, 1)
 
 
 def test_a_corpus_is_all_edits_over_all_truth_and_not_the_mean_of_rows() -> None:

@@ -1,6 +1,7 @@
 """Small Parquet files in the layouts of published benchmarks, one function a benchmark."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,14 +178,16 @@ def mmmu(folder: Path) -> str:
     return write(folder, rows, columns)
 
 
-def mmbench(folder: Path) -> str:
+_MMBENCH = (
+    (241, "nan", ("cat", "dog"), "B"),
+    (1_000_241, "nan", ("dog", "cat"), "A"),
+    (252, "It barks.", ("cat", "dog", "cow", "nan"), "B"),
+)
+
+
+def mmbench(folder: Path, asked: Sequence[tuple[int, str, Sequence[str | None], str]] = _MMBENCH) -> str:
     texts = ("question", "hint", "answer", *"ABCD", "category", "source", "L2-category", "comment", "split")
     columns = {"index": pa.int64(), **dict.fromkeys(texts, TEXT), "image": IMAGE}
-    asked = [
-        (241, "nan", ("cat", "dog"), "B"),
-        (1_000_241, "nan", ("dog", "cat"), "A"),
-        (252, "It barks.", ("cat", "dog", "cow", "nan"), "B"),
-    ]
     rows = [
         {
             "index": index,

@@ -140,6 +140,21 @@ def test_mmbench_leaves_out_options_and_hints_that_are_nan(tmp_path: Path) -> No
     assert third.prompt.startswith("It barks.\nWhat is it?\nA. cat\nB. dog\nC. cow\nAnswer")
 
 
+@pytest.mark.parametrize("gap", ["nan", "", " ", None])
+def test_an_mmbench_option_behind_one_that_is_not_there_keeps_its_letter(gap: str | None, tmp_path: Path) -> None:
+    path = datasets.mmbench(tmp_path, [(7, "nan", ("cat", gap, "cow", "dog"), "C")])
+    (question,) = MMBENCH.read(path)
+    assert question.prompt.startswith("What is it?\nA. cat\nC. cow\nD. dog\nAnswer")
+    scores = {answer: MMBENCH.judge(question, answer).score for answer in ("C", "C. cow", "a cow", "B", "B. cat", "")}
+    assert scores == {"C": 1, "C. cow": 1, "a cow": 1, "B": 0, "B. cat": 0, "": 0}
+
+
+def test_an_mmbench_split_without_answers_is_refused(tmp_path: Path) -> None:
+    path = datasets.mmbench(tmp_path, [(7, "nan", ("cat", "dog"), "nan")])
+    with pytest.raises(ValueError, match="question 7 must have answers; this split keeps them secret"):
+        list(MMBENCH.read(path))
+
+
 def test_pope_reports_five_numbers_over_all_and_for_each_split(tmp_path: Path) -> None:
     judged = judge_all(POPE, datasets.pope(tmp_path), ["Yes", "yes", ""])
     found = POPE.summarise(judged)
@@ -190,6 +205,13 @@ def test_own_questions_are_scored_by_their_own_metrics(tmp_path: Path) -> None:
     found = OWN.summarise(judged)
     assert next(iter(found)) == "score"
     assert (found["score animals"], found["cer"], found["wer"]) == pytest.approx((1, 1 / 12, 1 / 2))
+
+
+def test_nothing_read_is_an_edit_where_the_truth_is_blank_too() -> None:
+    question = Question(id="1", prompt="Read.", images=(), reference=Reference(answers=(" ",), kind="reading"))
+    judged = OWN.judge(question, "")
+    assert (judged.score, judged.counts) == (0, (1, 0, 1, 0))
+    assert OWN.summarise([judged])["cer"] == 1
 
 
 def test_own_questions_may_be_a_csv_with_lists_as_json(tmp_path: Path) -> None:
