@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.run import FORMAT, write_manifest
 from pipeline.units import BrokenUnit, Counts, count_answers, done_units, read_unit_answers, stream_to_parquet
+from schemas.answer import with_added
 
 ROWS_A_FILE = 250_000
 _UNITS_AHEAD = 16  # read while the one before is written
@@ -40,8 +41,8 @@ class Units:
     sealed: bool = True  # whether a unit without a seal is broken
 
     def read(self, unit: int) -> pa.Table:
-        """The answers of one unit; raises BrokenUnit."""
-        return read_unit_answers(self.folder, self.run, unit, self.answers_of(unit), sealed=self.sealed)
+        """The answers of one unit, those of an earlier release beside those of this one; raises BrokenUnit."""
+        return with_added(read_unit_answers(self.folder, self.run, unit, self.answers_of(unit), sealed=self.sealed))
 
 
 def finish_run(units: Units, fingerprint: str, timings: dict[str, Any]) -> dict[str, Any]:

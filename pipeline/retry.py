@@ -36,6 +36,7 @@ from pipeline.reader import UnitReader, unit_reader
 from pipeline.run import begin_run, read_manifest, read_run, record_retry, retry_settings, write_manifest
 from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, read_answers, to_parquet, unit_path
 from pipeline.verify import plan_of
+from schemas.answer import with_added
 from schemas.errors import Failure, Refused
 from schemas.job import JobSettings
 from schemas.wording import describe_settings
@@ -220,7 +221,7 @@ class _Retry:
         return _replace(answers, kept, before.drop_columns([POSITION]).take(pa.array(kept)))
 
     def _history(self) -> pa.Table:
-        return read_answers(storage.read_bytes(self.history))
+        return with_added(read_answers(storage.read_bytes(self.history)))
 
 
 def _select(folder: str, manifest: dict[str, Any], choice: Choice) -> Iterator[pa.Table]:

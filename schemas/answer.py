@@ -165,6 +165,15 @@ def answer_schema_of(table: pa.Table) -> pa.Schema:
     return pa.schema([field for field in ANSWER_SCHEMA if field.name not in ADDED])
 
 
+def with_added(table: pa.Table) -> pa.Table:
+    """Return a table of answers with what was ADDED since it was written, null throughout."""
+    place = len(ANSWER_SCHEMA) - len(ADDED)
+    for number, name in enumerate(ADDED if answer_schema_of(table) is not ANSWER_SCHEMA else (), start=place):
+        field = ANSWER_SCHEMA.field(name)
+        table = table.add_column(number, field, pa.nulls(table.num_rows, field.type))
+    return table
+
+
 def _row_to_answer(row: dict[str, Any]) -> Answer:
     if row["strips"] is not None:
         row["strips"] = tuple(StripAnswer(**strip) for strip in row["strips"])

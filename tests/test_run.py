@@ -21,7 +21,7 @@ from pipeline.units import (
     unit_path,
     write_unit,
 )
-from schemas.answer import Answer, answers_to_table
+from schemas.answer import ADDED, ANSWER_SCHEMA, Answer, answers_to_table, table_to_answers
 
 DESCRIPTION = {"identity": {"model": "demo", "prompt": ["What?"]}, "settings": {"gpus": 1}}
 
@@ -270,6 +270,18 @@ def test_a_folder_of_the_first_release_is_read(tmp_path: Path) -> None:
     assert found["run"] == run["run"]
     assert not has_seals(found)
     assert has_seals(run)
+
+
+def test_units_of_the_first_release_are_merged_with_those_of_this_one(tmp_path: Path) -> None:
+    folder = begun(tmp_path, units=2)
+    old = some_answers(0).drop_columns(ADDED).append_column("kept", pa.array([7, 8, 9]))
+    write_unit(folder, read_run(folder)["run"], 0, old)
+    write_unit(folder, read_run(folder)["run"], 1, some_answers(1).append_column("kept", pa.array([1, 2, 3])))
+    finished(folder, 2)
+    merged = pq.read_table(tmp_path / "answers")
+    assert merged.schema.names == [*ANSWER_SCHEMA.names, "kept"]
+    assert merged["kept"].to_pylist() == [7, 8, 9, 1, 2, 3]
+    assert table_to_answers(merged) == [*table_to_answers(some_answers(0)), *table_to_answers(some_answers(1))]
 
 
 def test_a_unit_with_another_column_than_its_run_is_broken(tmp_path: Path) -> None:

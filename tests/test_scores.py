@@ -15,7 +15,7 @@ from pipeline.scoring.reading import add_up, read_against
 from pipeline.verify import verify_run
 from tests.fakes import load_echo_engine
 from tests.inputs import bad_row, good_row, write_parquet
-from tests.test_verify import run_without_ray
+from tests.test_verify import as_the_first_release_wrote_it, run_without_ray
 
 
 def scored(folder: Path, empty: tuple[int, ...] = (), **changes: object) -> tuple[Plan, Scores]:
@@ -107,6 +107,14 @@ def test_verify_finds_scores_that_are_not_those_that_were_written(tmp_path: Path
     assert verify_run(str(tmp_path / "out")) == []
     (tmp_path / "out" / "scores.parquet").write_bytes(b"PAR1")
     assert verify_run(str(tmp_path / "out")) == ["scores.parquet is missing or not the file that was written"]
+
+
+def test_a_run_of_the_first_release_is_scored(tmp_path: Path) -> None:
+    _, scores = scored(tmp_path)
+    as_the_first_release_wrote_it(tmp_path)
+    manifest = read_manifest(str(tmp_path / "out"))
+    assert manifest is not None
+    assert scores_in(score_run(str(tmp_path / "out"), manifest)) == scores
 
 
 def test_a_run_without_a_truth_says_nothing_of_scores(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pipeline.run import begin_run, write_manifest
 from pipeline.stages import Generate, Preprocess, final_answers
 from pipeline.units import to_parquet, unit_path, write_unit
 from pipeline.verify import verify_run
+from schemas.answer import ADDED
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine
@@ -55,6 +56,22 @@ def rewrite(folder: Path, change) -> None:
     manifest = json.loads((folder / "out" / "manifest.json").read_text())
     manifest["files"][0] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     write_manifest(str(folder / "out"), {name: one for name, one in manifest.items() if name != "sha256"})
+
+
+def as_the_first_release_wrote_it(folder: Path) -> None:
+    """Take from a complete run what came later: columns of its answers, and seals."""
+    rewrite(folder, lambda answers: answers.drop_columns(ADDED))
+    for name in ("run.json", "manifest.json"):
+        state = json.loads((folder / "out" / name).read_text())
+        del state["sha256"]
+        (folder / "out" / name).write_text(json.dumps({**state, "format": 1}))
+
+
+def test_a_run_of_the_first_release_is_green_and_complete(tmp_path: Path) -> None:
+    plan = run_without_ray(tmp_path, keep=("number",))
+    as_the_first_release_wrote_it(tmp_path)
+    assert verify_run(str(tmp_path / "out")) == []
+    assert find_complete(plan) is not None
 
 
 @pytest.mark.parametrize(

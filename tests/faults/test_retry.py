@@ -16,6 +16,7 @@ from schemas.errors import Refused
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine, load_engine_that_counts
 from tests.inputs import bad_row, good_row, picture, write_parquet
+from tests.test_verify import as_the_first_release_wrote_it, run_without_ray
 from tests.tiny import checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("cluster")]
@@ -52,6 +53,15 @@ def test_failed_rows_are_tried_again_and_their_history_is_kept(tmp_path: Path) -
     again = retry_failed(out, Choice(), Loaders(engine=load_echo_engine))
     assert (again.errors, verify_run(out)) == (2, [])
     assert {a["number"] for a in pq.read_table(f"{out}/answers").to_pylist() if a["attempt"] == 2} == {5, 11, 30}
+
+
+def test_rows_of_a_run_of_the_first_release_are_tried_again(tmp_path: Path) -> None:
+    out = run_without_ray(tmp_path).settings.output
+    as_the_first_release_wrote_it(tmp_path)
+    before = pq.read_table(f"{out}/answers").to_pylist()
+    summary = retry_failed(out, Choice(), Loaders(engine=load_echo_engine))
+    assert (summary.rows, summary.errors, verify_run(out)) == (20, 1, [])
+    assert pq.read_table(f"{out}/answers").to_pylist() == [{**b, "attempt": 1 + (b["text"] is None)} for b in before]
 
 
 @pytest.mark.soak
