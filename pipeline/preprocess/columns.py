@@ -10,11 +10,14 @@ from pipeline.preprocess.ink import Mask, rows_of
 
 _MOST_COLUMNS = 4
 _LEAST_LINES = 6  # of print in every column
-_LEAST_WIDTH = 10  # heights of a line, that a column is wide: the cells of a table are less
+_LEAST_WIDTH = 8  # heights of a line, that a column is wide: the cells of a table are less
 _ALIKE = 0.5  # of the widest column's width, that every other has
-_FULL = 0.6  # of a column's width, that at least half of its lines fill: beside a list of names there are shorter ones
+_FULL = 0.6  # of a column's width, that at least half of its lines fill where it is running text
 _GUTTER = 0.02  # of the page's width, that is white between columns at least
-_NARROW = 0.35  # of a column's width, that is white at most
+_NARROW, _WIDE = 0.35, 1.0  # of a column's width, that is white at most: between running text, and between two lists
+_MOST_OF = 0.6  # of a page's rows of print, that two lists stand side by side in: less is a table in a page
+_MOST_TRIED = 16  # runs of white between print
+_AROUND, _DUST = 2, 4  # pixels around one in which there are so many more, or it is dust
 
 Rows = npt.NDArray[np.bool_]
 
@@ -40,7 +43,7 @@ def regions(mask: Mask) -> Iterator[Region]:
     """The parts of a page in the order that they are read in: its rows from top to bottom, and where columns stand side
     by side, one of these after the other."""
     height = len(mask)
-    found = _side_by_side(mask)
+    found = _side_by_side(_without_dust(mask))
     if found is None:
         yield Region(top=0, bottom=height)
         return
@@ -55,35 +58,40 @@ def regions(mask: Mask) -> Iterator[Region]:
 
 def _side_by_side(mask: Mask) -> list[Region] | None:
     """The columns of the rows that most print stands side by side in; None where there are none."""
-    corridor = _corridor(mask)
-    if corridor is None:
-        return None
-    top, bottom = corridor
+    return next((found for rows in _corridors(mask) if (found := _columns_in(mask, *rows)) is not None), None)
+
+
+def _columns_in(mask: Mask, top: int, bottom: int) -> list[Region] | None:
+    """The columns that these rows are set in, if they are."""
     blank: Rows = np.asarray(~mask[top:bottom].any(axis=0))
     least = max(2, int(_GUTTER * mask.shape[1]))
     gutters = [run for run in _runs_of(blank) if run[1] - run[0] >= least and run[0] > 0 and run[1] < len(blank)]
     edges = [0, *((left + right) // 2 for left, right in gutters), len(blank)]
     columns = [Columns(left=left, right=right) for left, right in zip(edges, edges[1:], strict=False)]
     prints = [_print_of(mask[top:bottom, one.left : one.right]) for one in columns]
-    if not 2 <= len(columns) <= _MOST_COLUMNS or not _are_columns(prints, [right - left for left, right in gutters]):
+    share = rows_of(mask[top:bottom]).sum() / max(1, rows_of(mask).sum())
+    if not _are_columns(prints, [right - left for left, right in gutters], float(share)):
         return None
     return [Region(top=top, bottom=bottom, columns=one) for one in columns]
 
 
-def _corridor(mask: Mask) -> tuple[int, int] | None:
-    """The rows in which something white runs down between print on either side: as many rows of print as there are."""
+def _corridors(mask: Mask) -> list[tuple[int, int]]:
+    """The rows in which something white runs down between print on either side, those with most print first.
+
+    The longest may run through the space between two words of a heading above the columns: the next will not.
+    """
     step = max(1, int(_GUTTER * mask.shape[1]) // 2)
     padded = np.pad(mask, ((0, 0), (0, -mask.shape[1] % step)))
     blocks: Mask = np.asarray(padded.reshape(len(mask), -1, step).any(axis=2))
     before = np.logical_or.accumulate(blocks, axis=1)
     behind = np.logical_or.accumulate(blocks[:, ::-1], axis=1)[:, ::-1]
-    best, found = 0, None
+    found: dict[tuple[int, int], int] = {}
     for place in range(1, blocks.shape[1] - 1):
-        both = before[:, place - 1] & behind[:, place + 1]
+        both = np.cumsum(np.concatenate([[False], before[:, place - 1] & behind[:, place + 1]]))
         for top, bottom in _runs_of(~blocks[:, place]):
-            if (count := int(both[top:bottom].sum())) > best:
-                best, found = count, (top, bottom)
-    return found and _to_white(rows_of(mask), *found)
+            found[top, bottom] = max(found.get((top, bottom), 0), int(both[bottom] - both[top]))
+    inked, best = rows_of(mask), sorted((rows for rows in found if found[rows]), key=lambda rows: -found[rows])
+    return list(dict.fromkeys(_to_white(inked, *rows) for rows in best[:_MOST_TRIED]))
 
 
 def _to_white(inked: Rows, top: int, bottom: int) -> tuple[int, int]:
@@ -115,12 +123,24 @@ def _print_of(mask: Mask) -> _Print:
     return _Print(width=width, num_lines=len(lines), line=float(np.median([b - a for a, b in lines])), full=float(full))
 
 
-def _are_columns(prints: list[_Print], gutters: list[int]) -> bool:
+def _are_columns(prints: list[_Print], gutters: list[int], share: float) -> bool:
+    """Whether these are columns of running text, or two lists that are most of the page: `share` of its print."""
     widest, narrowest = max(one.width for one in prints), min(one.width for one in prints)
-    text = all(
-        one.num_lines >= _LEAST_LINES and one.full >= 0.5 and one.width >= _LEAST_WIDTH * one.line for one in prints
-    )
-    return text and narrowest >= _ALIKE * widest and max(gutters) <= _NARROW * narrowest
+    wide = all(one.num_lines >= _LEAST_LINES and one.width >= _LEAST_WIDTH * one.line for one in prints)
+    if not (2 <= len(prints) <= _MOST_COLUMNS and wide and narrowest >= _ALIKE * widest):
+        return False
+    if all(one.full >= 0.5 for one in prints) and max(gutters) <= _NARROW * narrowest:
+        return True
+    return len(prints) == 2 and share >= _MOST_OF and max(gutters) <= _WIDE * narrowest
+
+
+def _without_dust(mask: Mask) -> Mask:
+    """The print without what stands alone: a grain in the white between columns does not part it."""
+    size = 2 * _AROUND + 1
+    sums = np.cumsum(np.pad(mask, ((_AROUND + 1, _AROUND), (_AROUND + 1, _AROUND))), axis=0, dtype=np.int32)
+    sums = np.cumsum(sums, axis=1, dtype=np.int32)
+    near = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
+    return np.asarray(mask & (near > _DUST))
 
 
 def _runs_of(rows: Rows) -> list[tuple[int, int]]:

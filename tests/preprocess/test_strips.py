@@ -198,10 +198,39 @@ def test_columns_of_print_are_read_one_after_the_other() -> None:
     assert max(span.bottom for span in spans[1:5]) <= 1400 <= spans[5].bottom
 
 
+def lists(lines: int, pitch: int = 400, second: int = 0) -> Image.Image:
+    """Lines of very different lengths in two columns below a heading, `second` lines fewer in the second one."""
+    page = Image.new("RGB", (2 * pitch, 86 + 46 * lines), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=28)
+    pen.text((16, 10), "A heading across both of them", fill="black", font=font)
+    for column, count in enumerate((lines, lines - second)):
+        for number in range(count):
+            text = ("Lemon cake 3.50", "Bridge", "Harbour 12 and a pier", "Tea")[number % 4]
+            pen.text((16 + pitch * column, 66 + 46 * number), text, fill="black", font=font)
+    return page
+
+
+@pytest.mark.parametrize("second", [0, 4])
+@pytest.mark.parametrize("pitch", [330, 400, 500])
+def test_two_lists_are_read_one_after_the_other(pitch: int, second: int) -> None:
+    spans = cut_page(lists(16, pitch, second), DEMO_ANYRES)
+    assert [span.left > 0 for span in spans] == sorted(span.left > 0 for span in spans)
+    assert {span.left for span in spans[1:]} == {0, spans[-1].left}
+    assert 300 < spans[-1].left < pitch + 16
+
+
+def test_dust_in_the_white_between_columns_does_not_part_it() -> None:
+    page = lists(16)
+    for row in range(80, 780, 9):
+        page.putpixel((380 + row % 13, row), (0, 0, 0))
+    assert [span.left > 0 for span in cut_page(page, DEMO_ANYRES)][-1]
+
+
 @pytest.mark.parametrize(
     ("lefts", "words"),
     [
         pytest.param((60,), 60, id="one column"),
+        pytest.param((60, 500, 940), 17, id="a table of wide cells"),
         pytest.param((60, 360, 660, 960), 5, id="the cells of a table"),
         pytest.param((60, 1100), 5, id="labels and amounts"),
     ],
