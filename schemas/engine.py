@@ -48,6 +48,9 @@ class Sampling:
         _at_least("min_new_tokens", self.min_new_tokens, 0)
         if isinstance(self.stop, str) or not all(self.stop):
             raise Refused(f"stop must be a tuple of non-empty strings, got {self.stop!r}")
+        for text in self.stop:
+            if text.encode("utf-8", "ignore").decode() != text:  # bytes of a shell that are no text
+                raise Refused(f"stop must be text that can be written as UTF-8, got {text!r}")
         _at_least("seed", self.seed, 0)
 
     @property

@@ -79,6 +79,7 @@ def test_ocr_asks_its_own_question_and_leaves_room_for_long_answers(source: str,
         pytest.param(["--keep", "question=number"], "", id="keep is fine"),
         pytest.param(["--keep", "text=number"], "text", id="keep collides"),
         pytest.param(["--stop", ""], "stop must be a tuple of non-empty strings", id="stop"),
+        pytest.param(["--stop", "\udcff"], "stop must be text that can be written as UTF-8", id="stop of bytes"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(source: str, flags: list[str], message: str, capsys) -> None:
