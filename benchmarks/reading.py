@@ -2,6 +2,7 @@
 
     python -m benchmarks.reading heldout build/ocr                      the demo model's held-out readings, as Parquet
     python -m benchmarks.reading long build/ocr                         their lines, sixteen to a page
+    python -m benchmarks.reading columns build/ocr                      two of these pages side by side, as one
     python -m benchmarks.reading pages build/ocr manual.pdf --pages 20  pages of a PDF, with their text layer
     python -m benchmarks.reading tesseract build/ocr/heldout.parquet    Tesseract's error rates (pip install tesserocr)
     python -m benchmarks.reading noise build/ocr/pages.parquet          error rates of the truth itself, and of noise
@@ -51,10 +52,34 @@ def write_heldout(folder: Path) -> Path:
 
 def write_long(folder: Path) -> Path:
     """Pages of more lines than the demo model reads at once, in a plain face and words that training never saw."""
-    lines = [line for item in read_items() if item.kind == "read" for line in item.truth.split("\n")]
-    texts = [lines[start : start + _LINES] for start in range(0, len(lines) - _LINES + 1, _LINES)][:_LONG_PAGES]
+    texts = _long_texts()
     rows = [{"id": f"long-{i:02}", "image": _png(typeset(t)), "truth": "\n".join(t)} for i, t in enumerate(texts)]
     return _write(folder / "long.parquet", rows)
+
+
+def write_columns(folder: Path) -> Path:
+    """The same lines on pages of two columns; the truth is the one column and then the other."""
+    texts = _long_texts()
+    pairs = [(texts[i], texts[i + 1]) for i in range(0, len(texts) - 1, 2)]
+    rows = [
+        {"id": f"columns-{i:02}", "image": _png(side_by_side(*pair)), "truth": "\n".join(pair[0] + pair[1])}
+        for i, pair in enumerate(pairs)
+    ]
+    return _write(folder / "columns.parquet", rows)
+
+
+def _long_texts() -> list[list[str]]:
+    lines = [line for item in read_items() if item.kind == "read" for line in item.truth.split("\n")]
+    return [lines[start : start + _LINES] for start in range(0, len(lines) - _LINES + 1, _LINES)][:_LONG_PAGES]
+
+
+def side_by_side(left: list[str], right: list[str]) -> Image.Image:
+    """A page of two columns."""
+    columns = [typeset(left), typeset(right)]
+    page = Image.new("RGB", (sum(one.width for one in columns), max(one.height for one in columns)), "white")
+    for one, x in zip(columns, (0, columns[0].width), strict=True):
+        page.paste(one, (x, 0))
+    return page
 
 
 def typeset(lines: list[str]) -> Image.Image:
@@ -133,6 +158,8 @@ def main() -> None:
     heldout.add_argument("folder", type=Path)
     long = commands.add_parser("long")
     long.add_argument("folder", type=Path)
+    columns = commands.add_parser("columns")
+    columns.add_argument("folder", type=Path)
     pages = commands.add_parser("pages")
     pages.add_argument("folder", type=Path)
     pages.add_argument("pdf", type=Path)
@@ -154,6 +181,8 @@ def _run(flags: argparse.Namespace) -> dict[str, object]:
             return {"file": str(write_heldout(flags.folder))}
         case "long":
             return {"file": str(write_long(flags.folder))}
+        case "columns":
+            return {"file": str(write_columns(flags.folder))}
         case "pages":
             return {"file": str(write_pages(flags.folder, flags.pdf, flags.pages, flags.dpi))}
         case "tesseract":

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from benchmarks.reading import typeset
+from benchmarks.reading import side_by_side, typeset
 from demo.heldout import read_items
 from pipeline.scoring.reading import add_up, read_against
 from pipeline.stages import Generate, Preprocess, load_engine
@@ -32,7 +32,11 @@ def settings(strips: str) -> JobSettings:
 
 
 def answers_to(pages: list[list[str]], generate: Generate, strips: str) -> list[Answer]:
-    requests = [Request(id=str(i), images=(ImageRef(data=encoded(typeset(page))),)) for i, page in enumerate(pages)]
+    return answers_about([encoded(typeset(page)) for page in pages], generate, strips)
+
+
+def answers_about(images: list[bytes], generate: Generate, strips: str) -> list[Answer]:
+    requests = [Request(id=str(i), images=(ImageRef(data=image),)) for i, image in enumerate(images)]
     return table_to_answers(generate(Preprocess(settings(strips))(requests_to_table(requests))))
 
 
@@ -47,3 +51,8 @@ def test_strips_make_a_long_page_readable(pages, generate) -> None:
     assert error_rate(pages, whole) > 0.4
     assert all(len(answer.strips or ()) >= 4 for answer in cut)
     assert all(answer.strips is None for answer in whole)
+
+
+def test_two_columns_are_read_one_after_the_other(pages, generate) -> None:
+    answers = answers_about([encoded(side_by_side(*pages))], generate, "auto")
+    assert error_rate([pages[0] + pages[1]], answers) < 0.08
