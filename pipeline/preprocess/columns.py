@@ -17,6 +17,7 @@ _GUTTER = 0.02  # of the page's width, that is white between columns at least
 _NARROW, _WIDE = 0.35, 1.25  # of a column's width, that is white at most: between running text, and between two lists
 _MOST_OF = 0.6  # of a page's rows of print, that two lists stand side by side in: less is a table in a page
 _MOST_TRIED = 16  # runs of white between print
+_ROWS_AT_ONCE = 512  # so that a large page needs little memory
 _AROUND, _DUST = 2, 4  # pixels around one in which there are so many more, or it is dust
 
 Rows = npt.NDArray[np.bool_]
@@ -136,11 +137,26 @@ def _are_columns(prints: list[_Print], gutters: list[int], share: float) -> bool
 
 def _without_dust(mask: Mask) -> Mask:
     """The print without what stands alone: a grain in the white between columns does not part it."""
-    size = 2 * _AROUND + 1
-    sums = np.cumsum(np.pad(mask, ((_AROUND + 1, _AROUND), (_AROUND + 1, _AROUND))), axis=0, dtype=np.int32)
-    sums = np.cumsum(sums, axis=1, dtype=np.int32)
-    near = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
-    return np.asarray(mask & (near > _DUST))
+    bands = range(0, len(mask), _ROWS_AT_ONCE)
+    near = [_print_around(mask[max(0, top - _AROUND) : top + _ROWS_AT_ONCE + _AROUND]) for top in bands]
+    own = [
+        counts[min(top, _AROUND) :][: min(_ROWS_AT_ONCE, len(mask) - top)]
+        for top, counts in zip(bands, near, strict=True)
+    ]
+    return np.asarray(mask & (np.concatenate(own) > _DUST))
+
+
+def _print_around(mask: Mask) -> npt.NDArray[np.uint8]:
+    """How many pixels are print around each, itself among them."""
+    counts = mask.astype(np.uint8)
+    for _ in range(2):  # along the rows, then along the columns
+        one = counts
+        counts = one.copy()
+        for shift in range(1, _AROUND + 1):
+            counts[:, shift:] += one[:, :-shift]
+            counts[:, :-shift] += one[:, shift:]
+        counts = counts.T
+    return counts
 
 
 def _runs_of(rows: Rows) -> list[tuple[int, int]]:
