@@ -15,6 +15,7 @@ from pipeline.machine import check_machine
 from pipeline.mend import find_gone, lost_units, mend_run
 from pipeline.merge import BrokenUnits, finish_run
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
+from pipeline.preflight import check_changes
 from pipeline.progress import Progress, describe_engine
 from pipeline.reader import unit_reader
 from pipeline.run import RunMismatch, begin_run, has_seals, is_complete, read_manifest, read_run
@@ -86,6 +87,8 @@ class _Job:
             raise RunMismatch(
                 f"{folder} is complete and does not go on: choose a new --output for other settings or input"
             )
+        if self.continue_with_changes:
+            check_changes(plan)
         return begin_run(folder, description, plan.listing.files, continue_with_changes=self.continue_with_changes)
 
     def _answer_what_is_left(self, run: str, wanted: list[int]) -> Progress | None:

@@ -63,10 +63,13 @@ def begin_run(
 
 def check_run(
     folder: str, description: dict[str, Any], files: pa.Table | None = None, *, continue_with_changes: bool = False
-) -> None:
-    """Raise RunMismatch where `begin_run` would; nothing is written."""
-    if (found := read_run(folder)) is not None:
-        _compare(folder, found, _described(description), files, continue_with_changes=continue_with_changes)
+) -> bool:
+    """Raise RunMismatch where `begin_run` would; return whether it would record a change. Nothing is written."""
+    if (found := read_run(folder)) is None:
+        _check_free(folder)
+        return False
+    wanted = _described(description)
+    return _compare(folder, found, wanted, files, continue_with_changes=continue_with_changes) is not None
 
 
 def read_run(folder: str) -> dict[str, Any] | None:

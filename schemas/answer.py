@@ -165,6 +165,17 @@ def answer_schema_of(table: pa.Table) -> pa.Schema:
     return pa.schema([field for field in ANSWER_SCHEMA if field.name not in ADDED])
 
 
+def with_added(table: pa.Table) -> pa.Table:
+    """Return answers of the first release with the columns that were ADDED since, null; others as they are."""
+    before = answer_schema_of(table)
+    if before is ANSWER_SCHEMA or table.column_names[: len(before)] != before.names:
+        return table
+    for number, field in enumerate(ANSWER_SCHEMA):
+        if field.name in ADDED:
+            table = table.add_column(number, field, pa.nulls(table.num_rows, field.type))
+    return table
+
+
 def _row_to_answer(row: dict[str, Any]) -> Answer:
     if row["strips"] is not None:
         row["strips"] = tuple(StripAnswer(**strip) for strip in row["strips"])

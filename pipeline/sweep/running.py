@@ -14,7 +14,7 @@ from pipeline.merge import BrokenUnits, finish_run
 from pipeline.poison import Markers
 from pipeline.progress import Progress, Receipt
 from pipeline.reader import unit_reader
-from pipeline.run import RunMismatch, begin_run, read_manifest, settle
+from pipeline.run import RunMismatch, begin_run, has_seals, read_manifest, settle
 from pipeline.stages import engine_settings
 from pipeline.sweep.inputs import as_written
 from pipeline.sweep.plan import PlannedCell
@@ -98,7 +98,7 @@ class CellRun:
     def finish(self) -> None:
         """Merge the units; those that are broken are to be done again."""
         folder = self.planned.plan.settings.output
-        units = self.planned.plan.units(self.run["run"])
+        units = self.planned.plan.units(self.run["run"], sealed=has_seals(self.run))
         try:
             finish_run(units, self.run["fingerprint"], {"seconds": round(self.seconds, 3)})
         except BrokenUnits as error:
