@@ -113,6 +113,9 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     listing = list_input(settings.input, choices, settings.limit, unit_rows, settings.output)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
+    # The run is read from other folders too; what is in a store is spelled as it was.
+    input = tuple(storage.absolute(url) if storage.is_local(url) else url for url in settings.input)
+    settings = settings.model_copy(update={"input": input})
     if model is None:
         settings = with_base(settings)
         model = pin(settings.model, settings.revision)

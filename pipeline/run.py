@@ -17,11 +17,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from pipeline import storage
-from pipeline.units import to_parquet
+from pipeline.units import BrokenTable, read_sealed, read_table, to_sealed
 from schemas.errors import Refused
 from schemas.run import ManifestState, RunState
 from schemas.wording import one_line, printable
@@ -53,7 +52,7 @@ def begin_run(
     if found is None:
         _check_free(folder)
         if files is not None:
-            storage.write_atomic(_listing_path(folder), to_parquet(files))
+            storage.write_atomic(_listing_path(folder), to_sealed(files))
         begun = {"run": uuid.uuid4().hex, "begun": _now(), **wanted, "changes": []}
         storage.write_atomic(_run_path(folder), _to_json(begun))
         return begun
@@ -128,9 +127,12 @@ def is_complete(folder: str, description: dict[str, Any]) -> bool:
 
 def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
     """The input files that were added, removed or changed since the run began, the first few by name."""
-    if files is None or not storage.exists(_listing_path(folder)):
+    try:
+        before = read_rows(_listing_path(folder), sealed=False)
+    except FileNotFoundError:
         return
-    before = pq.read_table(pa.BufferReader(storage.read_bytes(_listing_path(folder))))
+    if files is None:
+        return
     sides = (before.column("url"), files.column("url"))
     added = files.filter(pc.invert(pc.is_in(sides[1], value_set=sides[0].combine_chunks())))
     removed = before.filter(pc.invert(pc.is_in(sides[0], value_set=sides[1].combine_chunks())))
@@ -144,6 +146,18 @@ def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
         )
         if table.num_rows > _SHOWN:
             yield f"  and {table.num_rows - _SHOWN:,} more input files {what}"
+
+
+def read_rows(path: str, *, sealed: bool) -> pa.Table:
+    """Return the rows of a Parquet file that the run keeps for itself; raise RunMismatch where it is damaged.
+
+    `sealed` False also takes one without a seal, as the first release wrote them.
+    """
+    data = storage.read_bytes(path)
+    try:
+        return read_sealed(data) if sealed else read_table(data)
+    except BrokenTable as error:
+        raise RunMismatch(f"{path} is torn or damaged ({error}): {_RESTORE}") from error
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -211,7 +225,7 @@ def _record_change(
     change = {"at": _now(), "differences": [line.strip() for line in lines], "fingerprint_before": found["fingerprint"]}
     changed = {**found, **wanted, "changes": [*found["changes"], change]}
     if files is not None:
-        storage.write_atomic(_listing_path(folder), to_parquet(files))
+        storage.write_atomic(_listing_path(folder), to_sealed(files))
     storage.write_atomic(_run_path(folder), _to_json(changed))
     return changed
 
