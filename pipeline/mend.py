@@ -61,7 +61,7 @@ def _find_lost(folder: str, manifest: dict[str, Any]) -> Iterator[Lost]:
 
 def is_stated(data: bytes, file: dict[str, Any]) -> bool:
     """Return whether these are the bytes that the manifest states of a file."""
-    return len(data) == file["bytes"] and hashlib.sha256(data).hexdigest() == file["sha256"]
+    return bool(len(data) == file["bytes"] and hashlib.sha256(data).hexdigest() == file["sha256"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Begun:
     def has_put(self, data: bytes, file: dict[str, Any]) -> bool:
         """Return whether these bytes are what this retry has put in the place of a file, whole."""
         if not self.sealed:
-            return _rows_of(data) == file["rows"]
+            return bool(_rows_of(data) == file["rows"])
         try:
             check_seal(data)
         except BrokenSeal:

@@ -23,7 +23,7 @@ from pipeline.local_files import NotRegular
 from pipeline.mend import find_lost
 from pipeline.plan import Plan, plan_job
 from pipeline.reader import read_unit
-from pipeline.run import changed_files, has_seals, read_manifest, read_run
+from pipeline.run import RunMismatch, changed_files, has_seals, read_manifest, read_run
 from pipeline.units import BrokenUnit, count_answers, done_units
 from schemas.answer import answer_schema_of, table_to_answers
 from schemas.errors import Refused
@@ -77,10 +77,15 @@ def _verify(folder: str) -> list[str]:
         plan = plan_of(folder, run, model=Pin(hash=run["identity"].get("model_hash", "")))  # the model may be gone
     except ValueError as error:
         return [f"the input cannot be looked at any more: {error}"]
-    changed = list(changed_files(folder, plan.listing.files))
+    problems: list[str] = []
+    changed: list[str] = []
+    try:
+        changed += changed_files(folder, plan.listing.files)
+    except RunMismatch as error:
+        problems.append(str(error))
     if plan.listing.fingerprint() != run["identity"].get("input_hash"):
         changed = changed or ["  other files or rows than were listed"]
-    problems = [f"the input has changed since the run began: {line.strip()}" for line in changed]
+    problems += [f"the input has changed since the run began: {line.strip()}" for line in changed]
     manifest = read_manifest(folder)
     if manifest is None:
         return problems + list(_verify_units(plan, run))
