@@ -9,7 +9,7 @@ from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
 from pipeline.duplicates import refuse_duplicate_ids
-from pipeline.environment import cards_here
+from pipeline.environment import cards_here, check_wait
 from pipeline.lock import Lock, hold
 from pipeline.machine import check_machine
 from pipeline.mend import find_gone, lost_units, mend_run
@@ -30,6 +30,7 @@ def run_job(
     plan: Plan, load: Callable[[JobSettings], Engine] | Loaders, *, continue_with_changes: bool = False
 ) -> Summary:
     """Answer every row that has no answer. Raises RunMismatch, FolderInUse, ErrorBudgetSpent, RunFailed, Stopped."""
+    check_wait(plan.settings.wait_for_cluster)
     if continue_with_changes or read_run(plan.settings.output) is None:
         refuse_duplicate_ids(plan.listing)  # of a run that goes on they have been looked at
     check_machine(plan.settings, cards_here())  # refuses here what the actors could only die of

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
+from pipeline.environment import check_wait
 from pipeline.job import ROUNDS
 from pipeline.kept import restore, to_travel
 from pipeline.lock import hold
@@ -89,7 +90,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
     if run is None or read_manifest(folder) is None:
         raise Refused(f"OUT must be a complete run, {folder} is not: run its job until it is done")
     plan = plan_of(folder, run)
-    with_settings(plan.settings, choice.settings)  # refuses what is no setting
+    check_wait(with_settings(plan.settings, choice.settings).wait_for_cluster)  # refuses what is no setting, too
     with hold(folder) as lock:
         manifest = read_manifest(folder)  # as the driver that held the folder before has left it
         assert manifest is not None

@@ -1,16 +1,17 @@
 """Running: the cells of one engine answered together; one that cannot be is given up and stops none of the others."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import storage
 from pipeline.answering import ErrorBudgetSpent, Loaders, check_budget, say
-from pipeline.dataflow import EngineNotLoaded, Placement, RunFailed, place, run_units, said_while_waiting
+from pipeline.dataflow import EngineNotLoaded, RunFailed, place, run_units, said_while_waiting
 from pipeline.job import ROUNDS
 from pipeline.lock import Lock
 from pipeline.merge import BrokenUnits, finish_run
+from pipeline.placement import Placement
 from pipeline.poison import Markers
 from pipeline.progress import Progress, Receipt
 from pipeline.reader import unit_reader
@@ -35,6 +36,10 @@ class TimeLimits:
         return self.ends is not None and time.monotonic() > self.ends
 
 
+def _is_there(_: BaseException) -> None:
+    """Nobody watches the cluster."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What all cells of one call share."""
@@ -43,6 +48,7 @@ class Call:
     loaders: Loaders
     lock: Lock
     limits: TimeLimits
+    check_cluster: Callable[[BaseException], None] = _is_there  # raises ClusterLost
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,9 +153,11 @@ def answer_cells(cells: Sequence[CellRun], call: Call) -> None:
         try:
             _answer(left, call)
         except EngineNotLoaded as error:
+            call.check_cluster(error)
             for cell in left:
                 cell.give_up(str(error))
         except RunFailed as error:
+            call.check_cluster(error)
             _isolate([cell for cell in left if cell.open], error, call)
     for cell in cells:
         cell.give_up(f"units were broken {ROUNDS} times in a row: is the storage sound?")
