@@ -10,6 +10,7 @@ from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
 from pipeline.duplicates import refuse_duplicate_ids
 from pipeline.environment import cards_here, check_wait
+from pipeline.leftovers import remove_leftovers
 from pipeline.lock import Lock, hold
 from pipeline.machine import check_machine
 from pipeline.mend import find_gone, lost_units, mend_run
@@ -37,6 +38,7 @@ def run_job(
     model = Preprocess(plan.settings).preprocessor.describe()  # likewise: a chat template that does not suit it
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     with hold(plan.settings.output) as lock:
+        remove_leftovers(plan.settings.output)
         job = _Job(plan=plan, model=model, loaders=loaders, lock=lock, continue_with_changes=continue_with_changes)
         return job.run()
 

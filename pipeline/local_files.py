@@ -66,7 +66,8 @@ def create_whole(path: str, data: bytes) -> bool:
     except FileExistsError:
         return False
     finally:
-        os.unlink(whole)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(whole)
     return True
 
 

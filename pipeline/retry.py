@@ -29,6 +29,7 @@ from pipeline.dataflow import RunFailed
 from pipeline.environment import check_wait
 from pipeline.job import ROUNDS
 from pipeline.kept import restore, to_travel
+from pipeline.leftovers import remove_leftovers
 from pipeline.lock import hold
 from pipeline.mend import Begun, find_gone, find_retry, is_stated, retry_list, retry_marks, retry_name
 from pipeline.merge import Units, clear_work, in_manifest, write_answers
@@ -92,6 +93,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
     plan = plan_of(folder, run)
     check_wait(with_settings(plan.settings, choice.settings).wait_for_cluster)  # refuses what is no setting, too
     with hold(folder) as lock:
+        remove_leftovers(folder)
         manifest = read_manifest(folder)  # as the driver that held the folder before has left it
         assert manifest is not None
         if gone := find_gone(folder, manifest):

@@ -9,6 +9,7 @@ from pipeline import storage
 from pipeline.answering import ErrorBudgetSpent, Loaders, check_budget, say
 from pipeline.dataflow import EngineNotLoaded, RunFailed, place, run_units, said_while_waiting
 from pipeline.job import ROUNDS
+from pipeline.leftovers import remove_leftovers
 from pipeline.lock import Lock
 from pipeline.merge import BrokenUnits, finish_run
 from pipeline.placement import Placement
@@ -134,6 +135,7 @@ def begin(planned: PlannedCell, lock: Lock) -> CellRun:
     """Begin a cell, or go on with it; complete at once where nothing but the merge was left."""
     plan = planned.plan
     folder = plan.settings.output
+    remove_leftovers(folder)
     said = {"model": planned.model, "data": as_written(planned.cell.asking).origin()}
     run = begin_run(folder, {**plan.describe(), **said}, plan.listing.files)
     todo = set(range(plan.listing.num_units)) - done_units(folder)

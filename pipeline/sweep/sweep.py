@@ -8,6 +8,7 @@ from pipeline import storage
 from pipeline.answering import Loaders, say
 from pipeline.cluster_watch import Wishes, going_on
 from pipeline.dataflow import on_cluster
+from pipeline.leftovers import remove_sweeps_leftovers
 from pipeline.lock import hold
 from pipeline.stages import Engine
 from pipeline.stopping import stop_on_signals
@@ -38,6 +39,7 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     output = plan.settings.output
     with hold(output) as lock, stop_on_signals():
+        remove_sweeps_leftovers(output)
         reasons: dict[CellName, str] = {}
         if engines := list(plan.engines()):
             call = Call(folder=output, loaders=loaders, lock=lock, limits=_limits(plan))
