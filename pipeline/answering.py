@@ -49,7 +49,7 @@ class Answering:
     def answer(self, units: list[int], total_rows: int) -> Progress:
         """Answer these units; returns how it went. Raises ErrorBudgetSpent, RunFailed, FolderInUse."""
         progress, wishes = Progress(total_rows=total_rows), Wishes.of([self.settings])
-        going_on(lambda: self._answer(units, progress, wishes), wishes)
+        going_on(lambda: self._answer(units, progress, wishes), wishes, self.lock.release)
         progress.end()
         return progress
 

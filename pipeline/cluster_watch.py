@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from pipeline.environment import head_address
 from pipeline.stopping import stop_on_signals
@@ -26,7 +26,9 @@ T = TypeVar("T")
 _SIGNAL = signal.SIGUSR2  # interrupts whatever the main thread waits for
 _CONNECT_S = 3.0
 _ASK_AGAIN_S = 1.0
-_LOSSES = 20  # of a cluster, that a call waits through
+_LOSSES = 20  # of a cluster, that a command waits through
+_COUNT = "LLAVA_BATCH_CLUSTERS_LOST"
+_MOST_FILES = 2**16
 
 
 class ClusterLost(RuntimeError):
@@ -65,6 +67,7 @@ class Watch:
 
     parts: Sequence[Part]
     release: Callable[[], None]  # what must be let go of where the main thread does not come back
+    wait_s: float = 0.0  # for a cluster that is lost
     patience: Patience = field(default_factory=Patience)
     lost: str | None = None  # what is said of it
     closed: threading.Event = field(default_factory=threading.Event)
@@ -100,6 +103,8 @@ class Watch:
         if not self.left.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
         if not self.closed.wait(self.patience.grace_s):
+            if self.wait_s and num_losses() < _LOSSES:
+                begin_again(lost, self.wait_s, self.release)
             self.release()
             sys.stderr.write(f"\nerror: {lost}\n{GO_ON}\n")
             sys.stderr.flush()
@@ -110,10 +115,9 @@ GO_ON = "What is done stays; run the same command again to go on."
 
 
 @contextlib.contextmanager
-def watched(parts: Sequence[Part], release: Callable[[], None], patience: Patience | None = None) -> Iterator[Watch]:
-    """Raise ClusterLost in the block where one of these parts goes away; elsewhere than in the main thread, nothing."""
-    watch = Watch(parts=parts, release=release, patience=patience or Patience())
-    if threading.current_thread() is not threading.main_thread() or not parts:
+def watched(watch: Watch) -> Iterator[Watch]:
+    """Raise ClusterLost in the block where a part goes away; elsewhere than in the main thread, nothing."""
+    if threading.current_thread() is not threading.main_thread() or not watch.parts:
         yield watch
         return
 
@@ -151,32 +155,43 @@ class Wishes:
         )
 
 
-def going_on(work: Callable[[], T], wishes: Wishes) -> T:
-    """Do the work; again where the cluster was lost meanwhile and has come back in time. Raises ClusterLost."""
-    for _ in range(_LOSSES):
-        try:
-            return work()
-        except ClusterLost as error:
-            if not wishes.wait_s:
-                raise
-            sys.stderr.write(f"\n{error}: waiting up to {wishes.wait_s:g} s for it; what is done stays\n")
-            if not wait_for_head(wishes.wait_s):
-                raise ClusterLost(f"{error}; it has not come back within {wishes.wait_s:g} s") from error
-    return work()
+def going_on(work: Callable[[], T], wishes: Wishes, release: Callable[[], None]) -> T:
+    """Do the work; where the cluster was lost meanwhile and is to be waited for, begin the whole command again."""
+    try:
+        return work()
+    except ClusterLost as error:
+        if wishes.wait_s and num_losses() < _LOSSES:
+            begin_again(str(error), wishes.wait_s, release)
+        raise
 
 
-def wait_for_head(wait_s: float) -> bool:
-    """Return whether the head that RAY_ADDRESS names takes connections within so long; True where none is named."""
+def begin_again(lost: str, wait_s: float, release: Callable[[], None]) -> NoReturn:
+    """Begin this process's command again in its place, which waits for the cluster and answers what is left.
+
+    In this one Ray's own threads would end it a minute after the loss, whatever it waits for.
+    """
+    sys.stderr.write(f"\n{lost}: waiting up to {wait_s:g} s for it; what is done stays\n")
+    sys.stderr.flush()
+    release()
+    os.environ[_COUNT] = str(num_losses() + 1)
+    os.closerange(3, _MOST_FILES)  # connections to a cluster that would take this process for the one before
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def num_losses() -> int:
+    """Return how often this command has lost its cluster."""
+    return int(os.environ.get(_COUNT, "0"))
+
+
+def wait_for_head(wait_s: float) -> None:
+    """Wait, so long at most, until the head that RAY_ADDRESS names takes connections."""
     address = head_address()
     if address is None:
-        return True
+        return
     part, until = Part(what="the head", host=address[0], port=address[1]), time.monotonic() + wait_s
     with stop_on_signals():
-        while _missing(part) is not None:
-            if time.monotonic() >= until:
-                return False
+        while _missing(part) is not None and time.monotonic() < until:
             time.sleep(_ASK_AGAIN_S)
-    return True
 
 
 def _missing(part: Part) -> OSError | None:

@@ -21,7 +21,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.exceptions import SystemException
 
-from pipeline.cluster_watch import Part, Watch, Wishes, wait_for_head, watched
+from pipeline.cluster_watch import ClusterLost, Part, Watch, Wishes, num_losses, wait_for_head, watched
 from pipeline.environment import (
     check_wait,
     cluster_address,
@@ -67,13 +67,13 @@ def on_cluster(wishes: Wishes, release: Callable[[], None]) -> Iterator[Watch]:
         yield Watch(parts=(), release=release)
         return
     check_wait(wishes.wait_s)
-    _quiet_ray()
+    _quiet_ray(wishes.worker_logs)
     try:
         if address := cluster_address():
             _join(address, wishes)
         else:
             _start(wishes)
-        with watched(_needed(), release) as watch:
+        with watched(Watch(parts=_needed(), release=release, wait_s=wishes.wait_s)) as watch:
             try:
                 yield watch
             except (RuntimeError, OSError, ray.exceptions.RayError) as error:
@@ -104,7 +104,8 @@ def _part(what: str, address: str) -> Part:
 
 
 def _join(address: str, wishes: Wishes) -> None:
-    """Join a cluster. Raises Refused where there is none in time, or none that lets us in."""
+    """Join a cluster. Raises Refused where there is none in time, or none that lets us in; ClusterLost where it was
+    there before."""
     until = time.monotonic() + wishes.wait_s
     wait_for_head(wishes.wait_s)
     while True:
@@ -112,6 +113,9 @@ def _join(address: str, wishes: Wishes) -> None:
             with _stderr_hidden():
                 ray.init(logging_level=logging.ERROR, log_to_driver=wishes.worker_logs)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            if time.monotonic() >= until and num_losses():
+                lost = f"the cluster that was lost has not come back to {address} within {wishes.wait_s:g} s"
+                raise ClusterLost(f"{lost}: {one_line(error)}") from error
             if time.monotonic() >= until:
                 raise Refused(f"RAY_ADDRESS {address} cannot be joined: {one_line(error)}") from error
             time.sleep(_JOIN_AGAIN_S)  # its head is up before its raylet
@@ -334,11 +338,13 @@ def _actor() -> str:
     return str(ray.get_runtime_context().get_actor_id())
 
 
-def _quiet_ray() -> None:
+def _quiet_ray(worker_logs: bool) -> None:
     """Leave stderr to the job's own lines; Ray's are in its session folder, and its errors are raised."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # every actor pool logs an error about its arguments
+    # Ray 2.60 prints what the cluster's processes report, as a raylet's last words, on stdout unless this says no.
+    ray._private.worker._worker_logs_enabled = worker_logs
 
 
 def _set_context() -> None:

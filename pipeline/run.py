@@ -272,8 +272,9 @@ def _read_state(path: str, kind: type[BaseModel]) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         raise RunMismatch(f"{path} must be a JSON object, it is {_kind_of(value)}: {_RESTORE}")
-    if value.get("format") in _UPGRADES:
-        value = _UPGRADES[value["format"]](path, value)
+    upgrade = _UPGRADES.get(value["format"]) if type(value.get("format")) is int else None
+    if upgrade is not None:
+        value = upgrade(path, value)
     else:
         advice = "it was written by another release" if "format" in value else "it was not written by a run"
         raise RunMismatch(f"{path} must have format {FORMAT}, it has {value.get('format')!r}: {advice}")

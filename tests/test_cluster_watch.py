@@ -1,16 +1,17 @@
 """A cluster that goes away is noticed, said and waited for; its processes are sockets that a test can close."""
 
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pipeline.cluster_watch import ClusterLost, Part, Patience, Wishes, going_on, wait_for_head, watched
+from pipeline.cluster_watch import ClusterLost, Part, Patience, Watch, Wishes, watched
 from pipeline.environment import check_wait, head_address
 from schemas.errors import Refused
 from schemas.job import PLACEMENT, JobSettings
@@ -43,13 +44,13 @@ def test_whichever_part_goes_away_interrupts_what_the_driver_waits_for(number: i
 
 def lose(server: socket.socket, parts: list[Part]) -> None:
     """Wait for something in a call that does not end, while a part goes away."""
-    with watched(parts, never, QUICK):
+    with watched(Watch(parts=parts, release=never, patience=QUICK)):
         server.close()
         time.sleep(60)
 
 
 def test_a_cluster_that_is_there_interrupts_nothing() -> None:
-    with listening() as server, watched([part_of(server)], never, QUICK) as watch:
+    with listening() as server, watched(Watch(parts=[part_of(server)], release=never, patience=QUICK)) as watch:
         time.sleep(0.3)
         watch.check(RuntimeError("of another cause"))
 
@@ -57,17 +58,17 @@ def test_a_cluster_that_is_there_interrupts_nothing() -> None:
 def test_what_ray_raises_before_is_the_loss_that_caused_it() -> None:
     with listening() as server:
         part = part_of(server, "the raylet")
-    with watched([part], never, Patience(every_s=100)) as watch, pytest.raises(ClusterLost, match="the raylet at"):
-        watch.check(RuntimeError("Ray's own words"))
+    with pytest.raises(ClusterLost, match="the raylet at"):
+        Watch(parts=[part], release=never).check(RuntimeError("Ray's own words"))
 
 
 STUCK = """
 import sys, time
 from pathlib import Path
-from pipeline.cluster_watch import ClusterLost, Part, Patience, watched
+from pipeline.cluster_watch import ClusterLost, Part, Patience, Watch, watched
 part = Part(what="the head", host="127.0.0.1", port=int(sys.argv[1]))
 quick = Patience(every_s=0.02, refused_s=0.1, grace_s=0.3)
-with watched([part], Path(sys.argv[2]).unlink, quick):
+with watched(Watch(parts=[part], release=Path(sys.argv[2]).unlink, patience=quick)):
     try:
         time.sleep(60)
     except ClusterLost:
@@ -89,35 +90,43 @@ def test_a_driver_that_does_not_come_out_of_ray_is_ended_with_its_lock_released(
     assert not (tmp_path / "lock").exists()
 
 
-def losing(times: int) -> Callable[[], str]:
-    """Work that loses its cluster so many times before it is done."""
-    losses = iter(range(times))
+AGAIN = """
+import sys
+from pathlib import Path
+from pipeline.cluster_watch import ClusterLost, Wishes, going_on, num_losses
 
-    def work() -> str:
-        if next(losses, None) is not None:
-            raise ClusterLost("the cluster is lost: x")
-        return "done"
+def work():
+    print(num_losses(), sys.argv[1:], Path("lock").exists(), flush=True)
+    if num_losses() < int(sys.argv[1]):
+        raise ClusterLost("the cluster is lost: x")
 
-    return work
-
-
-def test_a_cluster_that_comes_back_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    with listening() as server:
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
-        assert going_on(losing(2), Wishes(wait_s=5)) == "done"
-    assert capsys.readouterr().err.count("the cluster is lost: x: waiting up to 5 s for it; what is done stays") == 2
+Path("lock").touch()
+going_on(work, Wishes(wait_s=float(sys.argv[2])), Path("lock").unlink)
+"""
 
 
-def test_nobody_waits_unasked_or_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    with listening() as server:
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
-        with pytest.raises(ClusterLost, match="x$"):
-            going_on(losing(1), Wishes())
-        with pytest.raises(ClusterLost, match="x$"):
-            going_on(losing(1000), Wishes(wait_s=5))
-    with pytest.raises(ClusterLost, match=r"it has not come back within 0\.1 s"):
-        going_on(losing(1), Wishes(wait_s=0.1))
-    assert not wait_for_head(0)
+def begun_again(folder: Path, losses: int, wait_s: float) -> subprocess.CompletedProcess[str]:
+    (folder / "again.py").write_text(AGAIN)
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    command = [sys.executable, "-W", "error", "again.py", str(losses), str(wait_s)]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def test_a_command_that_waits_for_its_cluster_is_begun_again_as_it_was(tmp_path: Path) -> None:
+    ended = begun_again(tmp_path, 2, 5)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == [f"{number} ['2', '5'] True" for number in range(3)]
+    assert ended.stderr.count("the cluster is lost: x: waiting up to 5 s for it; what is done stays") == 2
+
+
+@pytest.mark.parametrize(("losses", "wait_s", "times"), [(1, 0, 1), (1000, 5, 21)])
+def test_nobody_waits_unasked_or_for_ever(tmp_path: Path, losses: int, wait_s: float, times: int) -> None:
+    ended = begun_again(tmp_path, losses, wait_s)
+    assert ended.returncode == 1
+    assert len(ended.stdout.splitlines()) == times
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
         if engines := list(plan.engines()):
             call = Call(folder=output, loaders=loaders, lock=lock, limits=_limits(plan))
             wishes = Wishes.of([planned.plan.settings for cells in engines for planned in cells])
-            reasons = going_on(lambda: _answer_all(engines, call, wishes), wishes)
+            reasons = going_on(lambda: _answer_all(engines, call, wishes), wishes, lock.release)
         say("scoring")
         results = score_sweep(plan, reasons)
         lock.check()
