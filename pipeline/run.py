@@ -276,8 +276,8 @@ def _read_state(path: str, kind: type[BaseModel]) -> dict[str, Any] | None:
     if upgrade is not None:
         value = upgrade(path, value)
     else:
-        advice = "it was written by another release" if "format" in value else "it was not written by a run"
-        raise RunMismatch(f"{path} must have format {FORMAT}, it has {value.get('format')!r}: {advice}")
+        written = "another release wrote it, which reads it" if "format" in value else f"no run wrote it: {_RESTORE}"
+        raise RunMismatch(f"{path} must have format {FORMAT}, it has {value.get('format')!r}: {written}")
     _validated(path, value, TypeAdapter(kind), _RESTORE)
     found: dict[str, Any] = value
     return found
