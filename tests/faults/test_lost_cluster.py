@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,11 +47,10 @@ def stop(group: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def short() -> Iterator[Path]:
     """A folder whose path leaves room for the names of sockets."""
-    folder = Path("/tmp", f"lost-{os.getpid()}-{free_port()}")
-    folder.mkdir()
-    return folder
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="lost-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def kill_process(name: str, above: psutil.Process) -> None:
@@ -67,7 +67,7 @@ def assert_ended(scene: Scene, run: subprocess.Popen[str], lost: str) -> None:
     lines = [line for line in scene.log().splitlines() if line]
     assert lines[-2].startswith(f"error: {lost}"), scene.log()
     assert lines[-1] == "What is done stays; run the same command again to go on."
-    known = ("answers", "waiting for", "error: ", "What is done stays")
+    known = ("resuming: ", "answers", "waiting for", "error: ", "What is done stays")
     assert [line for line in lines if not any(word in line for word in known)] == []
     assert not (scene.output / "driver.lock").exists()
     assert scene.units()
