@@ -26,6 +26,7 @@ T = TypeVar("T")
 _SIGNAL = signal.SIGUSR2  # interrupts whatever the main thread waits for
 _CONNECT_S = 3.0
 _ASK_AGAIN_S = 1.0
+_SAY_AGAIN_S = 30.0
 _LOSSES = 20  # of a cluster, that a command waits through
 _COUNT = "LLAVA_BATCH_CLUSTERS_LOST"
 _MOST_FILES = 2**16
@@ -75,18 +76,26 @@ class Watch:
 
     def check(self, cause: BaseException) -> None:
         """Raise ClusterLost where a part is missing: it is the cause of what Ray has raised, who may notice before."""
-        missing = [part for part in self.parts if _missing(part) is not None]
-        if missing or self.lost:
-            raise ClusterLost(self.lost or f"the cluster is lost: {missing[0]} does not answer") from cause
+        gone = [part for part in self.parts if not is_there(part)]
+        if gone and self.lost is None:
+            self.lost = f"the cluster is lost: {gone[0]} does not answer"
+        if self.lost is not None:
+            self.left.set()
+            raise ClusterLost(self.lost) from cause
 
     def leave(self) -> None:
-        """Interrupt the main thread no more: it has left the work."""
+        """Ask no more, as a Ray of our own is about to end: the main thread has left the work."""
         self.left.set()
 
     def run(self) -> None:
         """Ask, until a part is lost or nobody wants to know any more."""
         since: dict[Part, float] = {}
         while not self.closed.wait(self.patience.every_s):
+            if self.lost is not None:  # Ray has noticed before
+                self._end(self.lost)
+                return
+            if self.left.is_set():
+                return
             for part in self.parts:
                 began = time.monotonic()
                 missing = _missing(part)
@@ -184,14 +193,22 @@ def num_losses() -> int:
 
 
 def wait_for_head(wait_s: float) -> None:
-    """Wait, so long at most, until the head that RAY_ADDRESS names takes connections."""
-    address = head_address()
+    """Wait, so long at most, until the head that RAY_ADDRESS names takes connections; said every so often."""
+    address, began, said_at = head_address(), time.monotonic(), -_SAY_AGAIN_S
     if address is None:
         return
-    part, until = Part(what="the head", host=address[0], port=address[1]), time.monotonic() + wait_s
+    part = Part(what="the head of the cluster", host=address[0], port=address[1])
     with stop_on_signals():
-        while _missing(part) is not None and time.monotonic() < until:
+        while not is_there(part) and (waited_s := time.monotonic() - began) < wait_s:
+            if waited_s - said_at >= _SAY_AGAIN_S:
+                sys.stderr.write(f"waiting for {part}, {wait_s - waited_s:.0f} s more at most\n")
+                said_at = waited_s
             time.sleep(_ASK_AGAIN_S)
+
+
+def is_there(part: Part) -> bool:
+    """Return whether the part takes a connection."""
+    return _missing(part) is None
 
 
 def _missing(part: Part) -> OSError | None:

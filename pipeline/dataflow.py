@@ -21,7 +21,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.exceptions import SystemException
 
-from pipeline.cluster_watch import ClusterLost, Part, Watch, Wishes, num_losses, wait_for_head, watched
+from pipeline.cluster_watch import ClusterLost, Part, Watch, Wishes, is_there, num_losses, wait_for_head, watched
 from pipeline.environment import (
     check_wait,
     cluster_address,
@@ -87,19 +87,21 @@ def on_cluster(wishes: Wishes, release: Callable[[], None]) -> Iterator[Watch]:
 
 
 def _needed() -> list[Part]:
-    """Return the processes without which this driver cannot go on."""
+    """Return the processes without which this driver cannot go on, of those that it can reach by itself."""
+    address = cluster_address() or ""
+    if address.startswith("ray://"):
+        return [part for part in [_part("its Ray client's server", address.removeprefix("ray://"))] if is_there(part)]
     context = ray.get_runtime_context()
     parts = [_part("its head (gcs_server)", context.gcs_address)]
     for node in ray.nodes():
         if node["NodeID"] == context.get_node_id():
-            parts.append(
-                Part(what="this machine's raylet", host=node["NodeManagerAddress"], port=node["NodeManagerPort"])
-            )
-    return parts
+            host, port = node["NodeManagerAddress"], node["NodeManagerPort"]
+            parts.append(_part("this machine's raylet", f"{host}:{port}"))
+    return [part for part in parts if is_there(part)]
 
 
 def _part(what: str, address: str) -> Part:
-    host, _, port = address.rpartition(":")
+    host, _, port = address.split("/")[0].rpartition(":")
     return Part(what=what, host=host.strip("[]"), port=int(port))
 
 

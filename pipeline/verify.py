@@ -64,7 +64,7 @@ def _state(folder: str) -> list[bytes | None]:
     for name in ("run.json", "manifest.json"):
         try:
             found.append(storage.read_bytes(storage.join(folder, name)))
-        except (FileNotFoundError, NotRegular):
+        except OSError:  # what is wrong with it will be said where it is read
             found.append(None)
     return found
 

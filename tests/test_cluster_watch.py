@@ -55,6 +55,14 @@ def test_a_cluster_that_is_there_interrupts_nothing() -> None:
         watch.check(RuntimeError("of another cause"))
 
 
+def test_a_ray_that_ends_with_the_work_is_not_lost() -> None:
+    with listening() as server, watched(Watch(parts=[part_of(server)], release=never, patience=QUICK)) as watch:
+        watch.leave()
+        server.close()
+        time.sleep(1)  # as long as a loss takes to end this process
+    assert watch.lost is None
+
+
 def test_what_ray_raises_before_is_the_loss_that_caused_it() -> None:
     with listening() as server:
         part = part_of(server, "the raylet")
@@ -67,25 +75,28 @@ import sys, time
 from pathlib import Path
 from pipeline.cluster_watch import ClusterLost, Part, Patience, Watch, watched
 part = Part(what="the head", host="127.0.0.1", port=int(sys.argv[1]))
-quick = Patience(every_s=0.02, refused_s=0.1, grace_s=0.3)
-with watched(Watch(parts=[part], release=Path(sys.argv[2]).unlink, patience=quick)):
+quick = Patience(every_s=0.02, refused_s=float(sys.argv[3]), grace_s=0.3)
+with watched(Watch(parts=[part], release=Path(sys.argv[2]).unlink, patience=quick)) as watch:
     try:
-        time.sleep(60)
+        time.sleep(60 if quick.refused_s < 1 else 0)
+        watch.check(RuntimeError("of Ray, which has noticed before"))
     except ClusterLost:
         time.sleep(60)  # as Ray may, which asks a head that is gone
 """
 
 
-def test_a_driver_that_does_not_come_out_of_ray_is_ended_with_its_lock_released(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refused_s", [0.1, 100], ids=["noticed here", "noticed by Ray"])
+def test_a_driver_that_does_not_come_out_of_ray_is_ended_with_its_lock_released(
+    tmp_path: Path, refused_s: float
+) -> None:
     with listening() as server:
         port = server.getsockname()[1]
     (tmp_path / "lock").touch()
-    command = [sys.executable, "-c", STUCK, str(port), str(tmp_path / "lock")]
-    ended = subprocess.run(
-        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=40, check=False
-    )
+    command = [sys.executable, "-c", STUCK, str(port), str(tmp_path / "lock"), str(refused_s)]
+    root = Path(__file__).parents[1]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=40, check=False)
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"\nerror: the cluster is lost: the head at 127.0.0.1:{port} has not answered for ")
+    assert ended.stderr.startswith(f"\nerror: the cluster is lost: the head at 127.0.0.1:{port} ")
     assert ended.stderr.endswith("What is done stays; run the same command again to go on.\n")
     assert not (tmp_path / "lock").exists()
 
