@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +27,16 @@ from tests.test_verify import run_without_ray
 
 QUICK = Timing(beat_s=100, stale_s=0.02)
 ANSWERS: dict[int, pa.Table] = {}  # by unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOnce(Plan):
+    """A plan that does not read all of our own code anew for each flipped bit."""
+
+    described: dict[str, Any]
+
+    def describe(self) -> dict[str, Any]:
+        return self.described
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +88,8 @@ def read_files(folder: str) -> dict[Path, bytes]:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
     """A folder whose driver was killed with all of its units done, and a complete one."""
     plan = run_without_ray(tmp_path_factory.mktemp("flips"), finish=False)
+    named = {"job": plan.job, "settings": plan.settings, "listing": plan.listing, "model": plan.model}
+    plan = PlanOnce(**named, described=plan.describe())
     folder, run = plan.settings.output, read_run(plan.settings.output)
     assert run is not None
     units = plan.units(run["run"])
