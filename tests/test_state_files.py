@@ -46,7 +46,7 @@ def test_commands_refuse_a_state_file_of_a_wrong_shape(out: Path, plan: Plan, na
     (out / name).write_bytes(shape)
     settings = plan.settings
     job = ["caption", "--input", settings.input[0], "--output", str(out), "--model", settings.model, "--unit-rows", "8"]
-    for command in (["verify", str(out)], ["retry-failed", str(out)], [*job, "--prompt", "Q?"]):
+    for command in (["verify", str(out)], ["retry-failed", str(out)], job):
         assert main(command) == 2
         said = capsys.readouterr().err.splitlines()
         assert [line for line in said if line.startswith("error")] == said[-1:]
