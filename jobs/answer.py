@@ -71,6 +71,7 @@ def answer(
 def run_to_status(run: Callable[[], int]) -> int:
     """The exit status of a run, its own where nothing stops it: what stops it is said in a line, with how to go on."""
     from pipeline.answering import ErrorBudgetSpent
+    from pipeline.cluster_watch import GO_ON, ClusterLost
     from pipeline.dataflow import RunFailed
     from pipeline.stopping import Stopped
 
@@ -79,18 +80,15 @@ def run_to_status(run: Callable[[], int]) -> int:
     except ErrorBudgetSpent as error:
         say(f"\nerror: {error}")
         return 1
-    except RunFailed as error:
-        say(f"\nerror: {error}\n{_GO_ON}")
+    except (RunFailed, ClusterLost) as error:
+        say(f"\nerror: {error}\n{GO_ON}")
         return 1
     except OSError as error:  # a full disk, a store that is away
-        say(f"\nerror: {error}\n{_GO_ON}")
+        say(f"\nerror: {error}\n{GO_ON}")
         return 1
     except (Stopped, KeyboardInterrupt) as stop:
-        say(f"stopped; {_GO_ON[0].lower()}{_GO_ON[1:]}")
+        say(f"stopped; {GO_ON[0].lower()}{GO_ON[1:]}")
         return stop.exit_status if isinstance(stop, Stopped) else 130
-
-
-_GO_ON = "What is done stays; run the same command again to go on."
 
 
 def report(summary: "Summary", max_error_rate: float) -> int:

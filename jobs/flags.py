@@ -19,7 +19,8 @@ _IMAGES = ("strips", "pdf_dpi", "max_image_bytes", "max_image_pixels", "max_imag
 _READING = ("allow_root",)
 _LENGTH = ("max_new_tokens", "min_new_tokens", "stop", "cut_repetition", "retry_penalty")
 _DRAWING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
-_PLACES = ("gpus", "gpus_per_model", "preprocess_workers", "fetch_threads", "dashboard", "worker_logs")
+_PLACES = ("gpus", "gpus_per_model", "preprocess_workers", "fetch_threads", "wait_for_cluster")
+_RAY = ("dashboard", "worker_logs")
 _SIZES = ("batch_size", "slots", "capacity", "unit_rows")
 HEADINGS = {
     "Input": (*_INPUT, *_READING, *_IMAGES),
@@ -27,10 +28,10 @@ HEADINGS = {
     "Question": ("prompt", "system", "chat_template"),
     "Model": ("model", "revision", "adapter", "dtype", "quantize", "attention"),
     "Answer": (*_LENGTH, *_DRAWING),
-    "Machines": (*_PLACES, *_SIZES),
+    "Machines": (*_PLACES, *_RAY, *_SIZES),
 }
 # Settings that a retry may have in place of its run's: none that says which rows there are or what model answers.
-RETRIED = (*_IMAGES, "max_error_rate", *_LENGTH, *_DRAWING, *_PLACES, "batch_size", "slots", "capacity")
+RETRIED = (*_IMAGES, "max_error_rate", *_LENGTH, *_DRAWING, *_PLACES, *_RAY, "batch_size", "slots", "capacity")
 _GROUPS = {heading: Group.create_ordered(heading) for heading in ("Rows", *HEADINGS, "This call", "Other")}
 _HEADING_OF = {name: heading for heading, names in HEADINGS.items() for name in names}
 

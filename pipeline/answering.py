@@ -5,14 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline import dataflow
+from pipeline.cluster_watch import Wishes, going_on
 from pipeline.lock import Lock
+from pipeline.placement import Placement
 from pipeline.poison import Markers
 from pipeline.progress import Progress
 from pipeline.reader import UnitReader
 from pipeline.run import settle
 from pipeline.stages import Engine, Preprocess, engine_settings
 from pipeline.stopping import stop_on_signals
-from pipeline.units import Counts
+from pipeline.units import Counts, done_units
 from pipeline.work import Part, Queue, Work
 from schemas.job import JobSettings
 from schemas.wording import printable_lines, redacted
@@ -46,13 +48,22 @@ class Answering:
 
     def answer(self, units: list[int], total_rows: int) -> Progress:
         """Answer these units; returns how it went. Raises ErrorBudgetSpent, RunFailed, FolderInUse."""
-        progress = Progress(total_rows=total_rows)
-        settings = self.settings
-        with dataflow.on_cluster(dashboard=settings.dashboard, worker_logs=settings.worker_logs), stop_on_signals():
+        progress, wishes = Progress(total_rows=total_rows), Wishes.of([self.settings])
+        going_on(lambda: self._answer(units, progress, wishes), wishes, self.lock.release)
+        progress.end()
+        return progress
+
+    def _answer(self, units: list[int], progress: Progress, wishes: Wishes) -> None:
+        """Answer those of these units that are not done."""
+        done = done_units(self.folder)
+        units = [unit for unit in units if unit not in done]
+        if not units:
+            return
+        with dataflow.on_cluster(wishes, self.lock.release), stop_on_signals():
             placement = dataflow.place(self.settings)
             self._settle_precision(placement)
             say(
-                f"{total_rows:,} answers to give in {len(units):,} units; "
+                f"{progress.total_rows:,} answers to give in {len(units):,} units; "
                 f"{placement.preprocess_workers} preprocessing actors, {describe_gpus(placement)}; loading the model"
             )
             with dataflow.said_while_waiting(placement, progress.say_if_silent):
@@ -60,10 +71,8 @@ class Answering:
                     progress.add(receipt)
                     self.lock.check()
                     check_budget(progress.done, self.settings.max_error_rate)
-        progress.end()
-        return progress
 
-    def _settle_precision(self, placement: dataflow.Placement) -> None:
+    def _settle_precision(self, placement: Placement) -> None:
         precision = engine_settings(self.settings, on_gpu=placement.models > 0).dtype
         output = self.settings.output
         settle(output, "precision", precision, continue_with_changes=self.continue_with_changes)
@@ -80,7 +89,7 @@ class Answering:
         return Work(settings=self.settings, load_engine=self.loaders.engine, parts=(part,))
 
 
-def describe_gpus(placement: dataflow.Placement) -> str:
+def describe_gpus(placement: Placement) -> str:
     """How many GPUs, and how they are shared out."""
     if not placement.models:
         return "no GPUs"

@@ -11,9 +11,8 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,15 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.exceptions import SystemException
 
-from pipeline.environment import cluster_address, cpus_here, object_store_folder, socket_folder
+from pipeline.cluster_watch import ClusterLost, Part, Watch, Wishes, is_there, num_losses, wait_for_head, watched
+from pipeline.environment import (
+    check_wait,
+    cluster_address,
+    cpus_here,
+    object_store_folder,
+    socket_folder,
+)
+from pipeline.placement import Placement, describe_wait, share_out
 from pipeline.poison import Gate, Guard, RowWatch, bounded_loading
 from pipeline.progress import Receipt
 from pipeline.stages import Generate, Preprocess, final_answers
@@ -37,16 +44,9 @@ from schemas.wording import one_line
 _UNITS_A_READ = 64
 _MOST_TRACES = 1000  # that an actor keeps
 CPUS_OF_A_JOB = 3  # to read, to preprocess and to generate; of a Ray of our own they are only numbers
+_STILL_ASKING_S = 2.0
+_JOIN_AGAIN_S = 3.0
 _STORE_ON_DISK = 2**30  # bytes of the object store where there is no shared memory
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """How many actors each pool may have; 0 models on GPUs is one on the CPU."""
-
-    preprocess_workers: int
-    models: int
-    gpus_per_model: int
 
 
 class RunFailed(RuntimeError):
@@ -58,32 +58,74 @@ class EngineNotLoaded(RunFailed):
 
 
 @contextmanager
-def on_cluster(*, dashboard: bool = False, worker_logs: bool = False) -> Iterator[None]:
-    """On the cluster that RAY_ADDRESS names (a submitted job has it set), else on one that ends with the block."""
+def on_cluster(wishes: Wishes, release: Callable[[], None]) -> Iterator[Watch]:
+    """On the cluster that RAY_ADDRESS names (a submitted job has it set), else on one that ends with the block.
+
+    Raises ClusterLost where it goes away; `release` is called where the process has to be ended then.
+    """
     if ray.is_initialized():
-        yield
+        yield Watch(parts=(), release=release)
         return
-    _quiet_ray()
+    check_wait(wishes.wait_s)
+    _quiet_ray(wishes.worker_logs)
     try:
         if address := cluster_address():
-            _join(address, worker_logs)
+            _join(address, wishes)
         else:
-            _start(dashboard, worker_logs)
-        yield
+            _start(wishes)
+        with watched(Watch(parts=_needed(), release=release, wait_s=wishes.wait_s)) as watch:
+            try:
+                yield watch
+            except (RuntimeError, OSError, ray.exceptions.RayError) as error:
+                watch.check(error)
+                raise
+            finally:
+                watch.leave()
+                ray.shutdown()
     finally:
         ray.shutdown()
 
 
-def _join(address: str, worker_logs: bool) -> None:
-    """Join a cluster. Raises Refused where there is none, or none that lets us in."""
-    try:
-        with _stderr_hidden():
-            ray.init(logging_level=logging.ERROR, log_to_driver=worker_logs)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise Refused(f"RAY_ADDRESS {address} cannot be joined: {one_line(error)}") from error
+def _needed() -> list[Part]:
+    """Return the processes without which this driver cannot go on, of those that it can reach by itself."""
+    address = cluster_address() or ""
+    if address.startswith("ray://"):
+        return [part for part in [_part("its Ray client's server", address.removeprefix("ray://"))] if is_there(part)]
+    context = ray.get_runtime_context()
+    parts = [_part("its head (gcs_server)", context.gcs_address)]
+    for node in ray.nodes():
+        if node["NodeID"] == context.get_node_id():
+            host, port = node["NodeManagerAddress"], node["NodeManagerPort"]
+            parts.append(_part("this machine's raylet", f"{host}:{port}"))
+    return [part for part in parts if is_there(part)]
 
 
-def _start(dashboard: bool, worker_logs: bool) -> None:
+def _part(what: str, address: str) -> Part:
+    host, _, port = address.split("/")[0].rpartition(":")
+    return Part(what=what, host=host.strip("[]"), port=int(port))
+
+
+def _join(address: str, wishes: Wishes) -> None:
+    """Join a cluster. Raises Refused where there is none in time, or none that lets us in; ClusterLost where it was
+    there before."""
+    until = time.monotonic() + wishes.wait_s
+    wait_for_head(wishes.wait_s)
+    while True:
+        try:
+            with _stderr_hidden():
+                ray.init(logging_level=logging.ERROR, log_to_driver=wishes.worker_logs)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            if time.monotonic() >= until and num_losses():
+                lost = f"the cluster that was lost has not come back to {address} within {wishes.wait_s:g} s"
+                raise ClusterLost(f"{lost}: {one_line(error)}") from error
+            if time.monotonic() >= until:
+                raise Refused(f"RAY_ADDRESS {address} cannot be joined: {one_line(error)}") from error
+            time.sleep(_JOIN_AGAIN_S)  # its head is up before its raylet
+        else:
+            return
+
+
+def _start(wishes: Wishes) -> None:
     """Start a Ray of this process's own that takes no more than there is, and leaves nothing in HOME."""
     os.environ.pop("RAY_ADDRESS", None)  # empty, or `local`
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # Ray would write a token to HOME, and the next Ray there would use it
@@ -95,16 +137,16 @@ def _start(dashboard: bool, worker_logs: bool) -> None:
             started = ray.init(
                 address="local",
                 num_cpus=max(CPUS_OF_A_JOB, cpus_here()),
-                include_dashboard=dashboard,
+                include_dashboard=wishes.dashboard,
                 logging_level=logging.ERROR,
-                log_to_driver=worker_logs,
+                log_to_driver=wishes.worker_logs,
                 object_store_memory=_STORE_ON_DISK if objects else None,
                 _plasma_directory=objects,
                 _temp_dir=folder,
             )
     except (OSError, RuntimeError, ValueError) as error:
         raise RunFailed(f"Ray did not start, its logs are below {folder}: {one_line(error)}") from error
-    if dashboard:
+    if wishes.dashboard:
         sys.stderr.write(f"dashboard http://{started.dashboard_url}\n")
 
 
@@ -131,40 +173,6 @@ def place(settings: JobSettings) -> Placement:
     """The pools' sizes on the cluster as it is; see `share_out`."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return share_out(machines, settings, may_grow=_may_grow())
-
-
-def share_out(machines: Sequence[dict[str, float]], settings: JobSettings, *, may_grow: bool = False) -> Placement:
-    """The pools' sizes: as set, or every GPU of the machines and the CPUs that are left. Raises Refused for what these
-    machines cannot give, unless there may be more of them."""
-    on_machine = [int(machine.get("GPU", 0)) for machine in machines]
-    wanted, each = settings.gpus, settings.gpus_per_model
-    if wanted is None and 0 < max(on_machine) < each:
-        raise Refused(f"gpus_per_model must be at most the {max(on_machine)} GPUs of the largest machine, got {each}")
-    there = sum(gpus // each for gpus in on_machine)
-    models = there if wanted is None else wanted // each
-    cpus = sum(machine.get("CPU", 0) for machine in machines)
-    placement = Placement(
-        models=models,
-        gpus_per_model=each,
-        preprocess_workers=settings.preprocess_workers or max(1, int(cpus) - max(models, 1) - 1),
-    )
-    if not may_grow:
-        _check_machines(on_machine, cpus, placement)
-    return placement
-
-
-def _check_machines(on_machine: Sequence[int], cpus: float, placement: Placement) -> None:
-    """Raise Refused for what a job would wait for in vain."""
-    models, each = placement.models, placement.gpus_per_model
-    if models > sum(gpus // each for gpus in on_machine):
-        of = f", {each} of one machine for each model" if each > 1 else ""
-        raise Refused(f"gpus must be at most the {sum(on_machine)} GPUs of the cluster{of}, got {models * each}")
-    needed = max(models, 1) + 2
-    if cpus < needed:
-        raise Refused(
-            f"a job needs {needed} CPUs of its cluster: one for each model, one to read, one to preprocess; there are "
-            f"{cpus:g}: add some (ray start --num-cpus {needed}), or unset RAY_ADDRESS for a Ray of the job's own"
-        )
 
 
 def _may_grow() -> bool:
@@ -194,19 +202,7 @@ def said_while_waiting(placement: Placement, say: Callable[[str], None], every_s
         yield
     finally:
         ended.set()
-        thread.join()
-
-
-def describe_wait(placement: Placement, there: Mapping[str, float], free: Mapping[str, float]) -> str:
-    """What is asked for, what is there, what of it nobody has."""
-    asked = {"CPU": max(placement.models, 1) + 2, "GPU": placement.models * placement.gpus_per_model}
-    parts = [
-        f"{asked[name]:g} {name}s asked for, {there.get(name, 0):g} there, {free.get(name, 0):g} free"
-        for name in ("GPU", "CPU")
-        if asked[name]
-    ]
-    lacking = any(there.get(name, 0) < asked[name] for name in asked)
-    return f"waiting for {'machines' if lacking else 'the workers'}: {'; '.join(parts)}"
+        thread.join(_STILL_ASKING_S)  # a cluster that has gone away does not answer
 
 
 def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receipt]:
@@ -344,11 +340,13 @@ def _actor() -> str:
     return str(ray.get_runtime_context().get_actor_id())
 
 
-def _quiet_ray() -> None:
+def _quiet_ray(worker_logs: bool) -> None:
     """Leave stderr to the job's own lines; Ray's are in its session folder, and its errors are raised."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # every actor pool logs an error about its arguments
+    # Ray 2.60 prints what the cluster's processes report, as a raylet's last words, on stdout unless this says no.
+    ray._private.worker._worker_logs_enabled = worker_logs
 
 
 def _set_context() -> None:

@@ -16,6 +16,21 @@ def cluster_address() -> str | None:
     return None if address in ("", "local") else address
 
 
+def check_wait(wait_for_cluster: float) -> None:
+    """Raise Refused where there is no cluster to wait for."""
+    if wait_for_cluster and cluster_address() is None:
+        raise Refused(
+            f"wait_for_cluster must be 0 for a Ray of the job's own, got {wait_for_cluster:g}: set RAY_ADDRESS to the "
+            "cluster that is to be waited for"
+        )
+
+
+def head_address() -> tuple[str, int] | None:
+    """Return host and port of the cluster's head where RAY_ADDRESS says them; None where it is `auto` or the like."""
+    host, _, port = (cluster_address() or "").rpartition("://")[2].rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else None
+
+
 def cpus_here() -> int:
     """The cores that this process may use, by its affinity and its container's quota; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

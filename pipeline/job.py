@@ -9,12 +9,14 @@ from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
 from pipeline.duplicates import refuse_duplicate_ids
-from pipeline.environment import cards_here
+from pipeline.environment import cards_here, check_wait
+from pipeline.leftovers import remove_leftovers
 from pipeline.lock import Lock, hold
 from pipeline.machine import check_machine
 from pipeline.mend import find_gone, lost_units, mend_run
 from pipeline.merge import BrokenUnits, finish_run
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
+from pipeline.preflight import check_changes
 from pipeline.progress import Progress, describe_engine
 from pipeline.reader import unit_reader
 from pipeline.run import RunMismatch, begin_run, has_seals, is_complete, read_manifest, read_run
@@ -29,12 +31,14 @@ def run_job(
     plan: Plan, load: Callable[[JobSettings], Engine] | Loaders, *, continue_with_changes: bool = False
 ) -> Summary:
     """Answer every row that has no answer. Raises RunMismatch, FolderInUse, ErrorBudgetSpent, RunFailed, Stopped."""
+    check_wait(plan.settings.wait_for_cluster)
     if continue_with_changes or read_run(plan.settings.output) is None:
         refuse_duplicate_ids(plan.listing)  # of a run that goes on they have been looked at
     check_machine(plan.settings, cards_here())  # refuses here what the actors could only die of
     model = Preprocess(plan.settings).preprocessor.describe()  # likewise: a chat template that does not suit it
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     with hold(plan.settings.output) as lock:
+        remove_leftovers(plan.settings.output)
         job = _Job(plan=plan, model=model, loaders=loaders, lock=lock, continue_with_changes=continue_with_changes)
         return job.run()
 
@@ -86,6 +90,8 @@ class _Job:
             raise RunMismatch(
                 f"{folder} is complete and does not go on: choose a new --output for other settings or input"
             )
+        if self.continue_with_changes:
+            check_changes(plan)
         return begin_run(folder, description, plan.listing.files, continue_with_changes=self.continue_with_changes)
 
     def _answer_what_is_left(self, run: str, wanted: list[int]) -> Progress | None:

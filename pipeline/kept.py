@@ -3,7 +3,7 @@
 On the way they have a plain layout, with which Arrow can do everything; their fields' metadata says what they were.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,11 @@ def travel_field(name: str, type: pa.DataType) -> pa.Field:
         return pa.field(name, type)
     own = pa.schema([pa.field("", type)]).serialize().to_pybytes()
     return pa.field(name, there, metadata={_WAS: own})
+
+
+def written_schema(keep: Iterable[tuple[str, pa.DataType]]) -> pa.Schema:
+    """Return the columns of the answers where columns of these names and types are kept."""
+    return pa.schema([*ANSWER_SCHEMA, *(pa.field(name, _nullable(type)) for name, type in keep)])
 
 
 def to_travel(table: pa.Table) -> pa.Table:

@@ -9,15 +9,19 @@ from collections.abc import Iterator
 from typing import IO
 
 
+class NotRegular(OSError):
+    """What is there has no bytes of its own: a folder, a pipe, a device."""
+
+
 def open_regular(path: str) -> IO[bytes]:
     """Open a file that has bytes of its own: a pipe would be waited for, a device has no end."""
 
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may already do something
-        raise OSError(f"{path} is not a regular file")
+        raise NotRegular(f"{path} is not a regular file")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it was replaced meanwhile
         os.close(descriptor)
-        raise OSError(f"{path} is not a regular file")
+        raise NotRegular(f"{path} is not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
@@ -25,14 +29,15 @@ def files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:
     """Every visible file below a folder, none where there is no folder. Links to folders are not followed."""
     folders = [path] if os.path.isdir(path) else []
     while folders:
-        with os.scandir(folders.pop()) as entries:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
                 elif entry.is_file():
-                    yield entry.path, entry.stat()
+                    with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                        yield entry.path, entry.stat()
 
 
 def write_whole(path: str, data: bytes) -> None:
@@ -61,7 +66,8 @@ def create_whole(path: str, data: bytes) -> bool:
     except FileExistsError:
         return False
     finally:
-        os.unlink(whole)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(whole)
     return True
 
 

@@ -84,6 +84,12 @@ class Lock:
                 self.owner = replace(self.owner, beat=self.owner.beat + 1)
                 storage.write_atomic(self.url, self.owner.to_json())
 
+    def release(self) -> None:
+        """Remove the lock, unless it is another's by now."""
+        with contextlib.suppress(OSError):  # a store that is away: the lock grows stale, what was done counts
+            if not self.lost and _token(_read(self.url)) == self.owner.token:
+                storage.delete(self.url)
+
     def _look(self) -> None:
         """A lock that is gone is lost too: whoever took it over may have ended by now."""
         if _token(_read(self.url)) != self.owner.token:
@@ -104,9 +110,7 @@ def hold(folder: str, timing: Timing | None = None) -> Iterator[Lock]:
     finally:
         done.set()
         beating.join()
-        with contextlib.suppress(OSError):  # a store that is away: the lock grows stale, what was done counts
-            if not lock.lost and _token(_read(lock.url)) == lock.owner.token:
-                storage.delete(lock.url)
+        lock.release()
 
 
 def _acquire(lock: Lock, timing: Timing) -> None:

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.local_files import NotRegular
 from pipeline.merge import Units, clear_work, in_manifest, merge_parts, parts_of
-from pipeline.run import write_manifest
+from pipeline.run import has_seals, read_run, write_manifest
+from pipeline.seal import BrokenSeal, check_seal, is_sealed, marks_of
 from pipeline.units import Counts, count_answers
 
 
@@ -41,22 +43,70 @@ def find_gone(folder: str, manifest: dict[str, Any]) -> list[Lost]:
 
 
 def _find_lost(folder: str, manifest: dict[str, Any]) -> Iterator[Lost]:
-    retrying = is_retried(folder, manifest)
+    retry = find_retry(folder, manifest)
     for file in manifest["files"]:
         try:
             data = storage.read_bytes(storage.join(folder, file["path"]))
         except FileNotFoundError:
             yield Lost(path=file["path"], what="is missing")
             continue
-        if len(data) == file["bytes"] and hashlib.sha256(data).hexdigest() == file["sha256"]:
+        except NotRegular:
+            yield Lost(path=file["path"], what="is no file: move away what is there")
+            continue
+        if is_stated(data, file):
             continue
         what = f"is not the file that was written: it has {len(data)} bytes or another hash"
-        yield Lost(path=file["path"], what=what, by_retry=retrying and _rows_of(data) == file["rows"])
+        yield Lost(path=file["path"], what=what, by_retry=retry is not None and retry.has_put(data, file))
+
+
+def is_stated(data: bytes, file: dict[str, Any]) -> bool:
+    """Return whether these are the bytes that the manifest states of a file."""
+    return bool(len(data) == file["bytes"] and hashlib.sha256(data).hexdigest() == file["sha256"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A retry that was begun and not finished. Files that it has put in place are sealed, with its name and theirs."""
+
+    name: str
+    sealed: bool  # whether this release began it
+
+    def has_put(self, data: bytes, file: dict[str, Any]) -> bool:
+        """Return whether these bytes are what this retry has put in the place of a file, whole."""
+        if not self.sealed:
+            return bool(_rows_of(data) == file["rows"])
+        try:
+            check_seal(data)
+        except BrokenSeal:
+            return False
+        return retry_marks(self.name, file["path"]).items() <= marks_of(data).items()
+
+
+def retry_marks(name: str, path: str) -> dict[str, str]:
+    """Return what a file says of itself that a retry has put in place."""
+    return {"llava_batch_retry": name, "llava_batch_part": path}
+
+
+def find_retry(folder: str, manifest: dict[str, Any]) -> Begun | None:
+    """Return the retry that has begun and was not finished, None where there is none."""
+    number = len(manifest["retries"]) + 1
+    try:
+        data = storage.read_bytes(retry_list(folder, number))
+    except FileNotFoundError:
+        return None
+    run = read_run(folder)
+    sealed = run is None or has_seals(run) or is_sealed(data)
+    return Begun(name=retry_name(manifest["run"], number), sealed=sealed)
 
 
 def is_retried(folder: str, manifest: dict[str, Any]) -> bool:
     """Whether a retry has begun that was not finished."""
     return storage.exists(retry_list(folder, len(manifest["retries"]) + 1))
+
+
+def retry_name(run: str, number: int) -> str:
+    """Return what a retry's units and files call it."""
+    return f"{run}-{number}"
 
 
 def retry_list(folder: str, number: int) -> str:

@@ -8,14 +8,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.run import FORMAT, write_manifest
-from pipeline.units import BrokenUnit, Counts, count_answers, done_units, read_unit_answers, stream_to_parquet
-from schemas.answer import with_added
+from pipeline.run import FORMAT, RunMismatch, write_manifest
+from pipeline.units import (
+    BrokenUnit,
+    Counts,
+    OtherColumns,
+    count_answers,
+    done_units,
+    read_unit_answers,
+    stream_to_parquet,
+)
 
 ROWS_A_FILE = 250_000
 _UNITS_AHEAD = 16  # read while the one before is written
@@ -38,11 +46,34 @@ class Units:
     num_units: int
     answers_of: Callable[[int], int]
     rows_a_file: int = ROWS_A_FILE
+    schema: pa.Schema | None = None  # of every unit; None takes any
     sealed: bool = True  # whether a unit without a seal is broken
 
     def read(self, unit: int) -> pa.Table:
-        """The answers of one unit, those of an earlier release beside those of this one; raises BrokenUnit."""
-        return with_added(read_unit_answers(self.folder, self.run, unit, self.answers_of(unit), sealed=self.sealed))
+        """The answers of one unit; raises BrokenUnit."""
+        rows = self.answers_of(unit)
+        return read_unit_answers(self.folder, self.run, unit, rows, self.schema, sealed=self.sealed)
+
+
+def check_mergeable(units: Units) -> None:
+    """Raise RunMismatch where a unit that is done has other columns than those that are still to be answered."""
+    with ThreadPoolExecutor(_UNITS_AHEAD) as pool:
+        for error in pool.map(partial(_other_columns, units), sorted(done_units(units.folder))):
+            if error is not None:
+                raise RunMismatch(
+                    f"{units.folder} has answers with other columns, which cannot stand in one table with new ones, "
+                    f"not even with --continue-with-changes: {error}; choose a new --output"
+                )
+
+
+def _other_columns(units: Units, unit: int) -> OtherColumns | None:
+    try:
+        units.read(unit)
+    except OtherColumns as error:
+        return error
+    except (BrokenUnit, FileNotFoundError):  # is answered again anyway
+        return None
+    return None
 
 
 def finish_run(units: Units, fingerprint: str, timings: dict[str, Any]) -> dict[str, Any]:

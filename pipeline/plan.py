@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.checkpoint import Pin, at_its_commit, hash_code, locate, pin, prove, with_adapters_template, with_base
 from pipeline.columns import ColumnChoices
+from pipeline.kept import written_schema
 from pipeline.mend import find_gone, is_retried
 from pipeline.merge import Units
 from pipeline.preprocess.facts import read_facts
@@ -19,6 +20,7 @@ from pipeline.preprocess.template import choose_template
 from pipeline.run import is_complete, read_manifest
 from pipeline.scores import Scores, score_run, scores_in
 from pipeline.sources import Listing, list_input
+from pipeline.units import as_written
 from schemas.job import PLACEMENT, JobSettings, columns_in, parse_prompts
 
 _UNIT_OF_PAGES = 8  # rows of a unit: a page in strips is some ten times as large as a picture
@@ -69,8 +71,13 @@ class Plan:
             run=run,
             num_units=self.listing.num_units,
             answers_of=lambda unit: self.rows_of(unit) * self.num_prompts,
+            schema=self.answer_schema(),
             sealed=sealed,
         )
+
+    def answer_schema(self) -> pa.Schema:
+        """Return the columns of every answer: ours, then those that are kept."""
+        return as_written(written_schema((kept.name, kept.type) for kept in self.listing.columns.keep))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +113,9 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     listing = list_input(settings.input, choices, settings.limit, unit_rows, settings.output)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
+    # The run is read from other folders too; what is in a store is spelled as it was.
+    input = tuple(storage.absolute(url) if storage.is_local(url) else url for url in settings.input)
+    settings = settings.model_copy(update={"input": input})
     if model is None:
         settings = with_base(settings)
         model = pin(settings.model, settings.revision)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from pipeline import storage
 from pipeline.watchdog import Note, Watchdog
@@ -53,6 +54,9 @@ class Marker:
         return replace(self, row=None, deaths={**self.deaths, name: self.deaths.get(name, 0) + 1})
 
 
+_MARKER = TypeAdapter(Marker)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Markers:
     """The markers of a run; `driver` names the one that is running."""
@@ -63,8 +67,8 @@ class Markers:
     def find(self, name: str) -> Marker | None:
         """The marker of that name that this driver's workers have left."""
         try:
-            marker = Marker(**json.loads(storage.read_bytes(self._path(name))))
-        except (FileNotFoundError, ValueError, TypeError):  # none, or torn by the kill of its storage
+            marker = _MARKER.validate_json(storage.read_bytes(self._path(name)))
+        except (FileNotFoundError, ValueError):  # none, or torn by the kill of its storage
             return None
         return marker if marker.driver == self.driver else None
 

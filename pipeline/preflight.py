@@ -3,8 +3,9 @@
 import os
 
 from pipeline import storage
+from pipeline.merge import check_mergeable
 from pipeline.plan import Plan
-from pipeline.run import check_run
+from pipeline.run import check_run, has_seals, read_run
 from schemas.errors import Refused
 
 
@@ -14,8 +15,18 @@ def check_output(plan: Plan, *, continue_with_changes: bool = False) -> None:
     check_writable(folder)
     try:
         check_run(folder, plan.describe(), plan.listing.files, continue_with_changes=continue_with_changes)
+        if continue_with_changes:
+            check_changes(plan)
     except OSError as error:
         raise Refused(f"--output {folder} cannot be looked at: {error}") from error
+
+
+def check_changes(plan: Plan) -> None:
+    """Raise RunMismatch where what is answered cannot be merged with what this plan would answer in its place."""
+    folder = plan.settings.output
+    run = read_run(folder)
+    if run is not None and check_run(folder, plan.describe(), plan.listing.files, continue_with_changes=True):
+        check_mergeable(plan.units(run["run"], sealed=has_seals(run)))
 
 
 def check_writable(folder: str) -> None:

@@ -9,6 +9,7 @@ manifest.json                 last: the new hashes and counts; retry/ goes after
 A kill at any point is mended by the same command: positions are absolute, so that replacing again changes nothing.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,16 +26,39 @@ from pydantic import ValidationError
 from pipeline import storage
 from pipeline.answering import Answering, Loaders, say
 from pipeline.dataflow import RunFailed
+from pipeline.environment import check_wait
 from pipeline.job import ROUNDS
 from pipeline.kept import restore, to_travel
+from pipeline.leftovers import remove_leftovers
 from pipeline.lock import hold
-from pipeline.mend import find_gone, retry_list
+from pipeline.mend import Begun, find_gone, find_retry, is_stated, retry_list, retry_marks, retry_name
 from pipeline.merge import Units, clear_work, in_manifest, write_answers
 from pipeline.plan import Plan, Summary, summarise, with_scores
 from pipeline.progress import Progress
 from pipeline.reader import UnitReader, unit_reader
-from pipeline.run import begin_run, read_manifest, read_run, record_retry, retry_settings, write_manifest
-from pipeline.units import BrokenUnit, Counts, ErrorType, count_answers, done_units, read_answers, to_parquet, unit_path
+from pipeline.run import (
+    RunMismatch,
+    begin_run,
+    check_run,
+    has_seals,
+    read_manifest,
+    read_rows,
+    read_run,
+    record_retry,
+    retry_settings,
+    write_manifest,
+)
+from pipeline.units import (
+    BrokenUnit,
+    Counts,
+    ErrorType,
+    count_answers,
+    difference,
+    done_units,
+    read_table,
+    to_sealed,
+    unit_path,
+)
 from pipeline.verify import plan_of
 from schemas.answer import with_added
 from schemas.errors import Failure, Refused
@@ -67,13 +91,16 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
     if run is None or read_manifest(folder) is None:
         raise Refused(f"OUT must be a complete run, {folder} is not: run its job until it is done")
     plan = plan_of(folder, run)
-    with_settings(plan.settings, choice.settings)  # refuses what is no setting
+    check_wait(with_settings(plan.settings, choice.settings).wait_for_cluster)  # refuses what is no setting, too
     with hold(folder) as lock:
+        remove_leftovers(folder)
         manifest = read_manifest(folder)  # as the driver that held the folder before has left it
         assert manifest is not None
         if gone := find_gone(folder, manifest):
             raise Refused(f"OUT must be whole, {gone[0]}: the run's own command answers that again")
         changes = choice.continue_with_changes
+        check_run(folder, plan.describe(), plan.listing.files, continue_with_changes=changes)
+        _check_columns(plan, manifest)
         run = begin_run(folder, plan.describe(), plan.listing.files, continue_with_changes=changes)
         retry = _Retry(plan=plan, number=len(manifest["retries"]) + 1, run=run["run"])
         positions = retry.begin(manifest, choice)
@@ -135,7 +162,7 @@ class _Retry:
             if not chosen.num_rows:
                 return np.zeros(0, np.int64)
             record_retry(self.plan.settings.output, self.number, dict(choice.settings))
-            storage.write_atomic(self.history, to_parquet(restore(chosen)))
+            storage.write_atomic(self.history, to_sealed(restore(chosen)))
         positions: npt.NDArray[np.int64] = self._history().column(POSITION).to_numpy()
         return positions
 
@@ -156,9 +183,10 @@ class _Retry:
         rows = self.rows_by_unit(positions)
         return Units(
             folder=storage.join(self.plan.settings.output, "retry"),
-            run=f"{self.run}-{self.number}",
+            run=retry_name(self.run, self.number),
             num_units=self.plan.listing.num_units,
             answers_of=lambda unit: len(rows[unit]) * self.plan.num_prompts,
+            schema=self.plan.answer_schema(),
         )
 
     def answer(self, answering: Answering, positions: npt.NDArray[np.int64]) -> Progress | None:
@@ -178,32 +206,36 @@ class _Retry:
         raise RunFailed(f"units were broken {ROUNDS} times in a row: is the storage of {units.folder} sound?")
 
     def finish(self, manifest: dict[str, Any], positions: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """Put the new answers in the place of the old, then the manifest."""
+        """Put the new answers in the place of the old, then the manifest. Raises RunFailed where old ones are lost."""
         folder, files, start = self.plan.settings.output, [], 0
-        new = self._new_answers(positions)
+        history, begun, changes = self._history(), find_retry(folder, manifest), _Changes()
+        assert begun is not None
         for file in manifest["files"]:
             inside = (positions >= start) & (positions < start + file["rows"])
             if inside.any():
-                path = storage.join(folder, file["path"])
-                old = to_travel(read_answers(storage.read_bytes(path)))
-                mixed = _replace(old, positions[inside] - start, new.filter(pa.array(inside)))
-                files.append(write_answers(folder, file["path"], to_parquet(restore(mixed)), file["rows"]))
+                old, replaced = _old_answers(folder, file, begun)
+                listed, there = history.filter(pa.array(inside)), pa.array(positions[inside] - start)
+                before = with_added(listed if replaced else old.take(there))  # as the manifest counts them
+                new = _better(self._new_answers(positions[inside]), before)
+                mixed = restore(_replace(old, positions[inside] - start, new))
+                data = to_sealed(mixed, retry_marks(retry_name(self.run, self.number), file["path"]))
+                files.append(write_answers(folder, file["path"], data, file["rows"]))
+                changes.add(before, new)
             else:
                 files.append(file)
             start += file["rows"]
-        counts = in_manifest(_counts_after(manifest, self._history(), new))
-        fixed = len(positions) - count_answers(new).errors
-        retry = {"history": f"attempts/retry-{self.number:04d}.parquet", "rows": len(positions), "now_ok": fixed}
-        retry["settings"] = self.settings()
-        manifest = {**manifest, **counts, "files": files, "retries": [*manifest["retries"], retry]}
+        retry = {"history": f"attempts/{self.history.rsplit('/', 1)[1]}", "rows": len(positions)}
+        retry |= {"now_ok": len(positions) - changes.new.errors, "settings": self.settings()}
+        retry["sha256"] = hashlib.sha256(storage.read_bytes(self.history)).hexdigest()
+        manifest = {**manifest, **changes.applied_to(manifest)}
+        manifest |= {"files": files, "retries": [*manifest["retries"], retry]}
         write_manifest(folder, manifest)
         storage.delete(storage.join(folder, "retry"))
         clear_work(folder)
         return manifest
 
     def _new_answers(self, positions: npt.NDArray[np.int64]) -> pa.Table:
-        """The new answer of each position, its attempt one more than that of the old, which stays where it is better:
-        where it has a text and the new one has none."""
+        """Return the new answer of each position."""
         units, num_prompts = self.units(positions), self.plan.num_prompts
         tables = []
         for unit, rows in self.rows_by_unit(positions).items():
@@ -211,17 +243,12 @@ class _Retry:
             there = np.repeat((np.array(rows) + first) * num_prompts, num_prompts)
             there += np.tile(np.arange(num_prompts), len(rows))
             tables.append(to_travel(units.read(unit)).filter(pa.array(np.isin(there, positions))))
-        answers = pa.concat_tables(tables)
-        before = self._history()
-        attempts = pc.add(before.column("attempt"), pa.scalar(1, pa.int32()))
-        index = answers.schema.get_field_index("attempt")
-        answers = answers.set_column(index, answers.schema.field(index), attempts)
-        worse = pc.and_(pc.equal(answers.column("status"), "error"), pc.equal(before.column("status"), "ok"))
-        kept = np.flatnonzero(worse.to_numpy())
-        return _replace(answers, kept, before.drop_columns([POSITION]).take(pa.array(kept)))
+        return pa.concat_tables(tables)
 
     def _history(self) -> pa.Table:
-        return with_added(read_answers(storage.read_bytes(self.history)))
+        """Return the chosen rows as they were; raise RunMismatch where their file is damaged."""
+        run = read_run(self.plan.settings.output)
+        return to_travel(read_rows(self.history, sealed=run is None or has_seals(run)))
 
 
 def _select(folder: str, manifest: dict[str, Any], choice: Choice) -> Iterator[pa.Table]:
@@ -262,12 +289,57 @@ def _replace(old: pa.Table, positions: npt.NDArray[np.int64], new: pa.Table) -> 
     return pa.concat_tables([old, new.select(old.column_names).cast(old.schema)]).take(pa.array(order)).combine_chunks()
 
 
-def _counts_after(manifest: dict[str, Any], before: pa.Table, after: pa.Table) -> Counts:
-    """The manifest's counts with these rows' old ones taken off and their new ones put on."""
-    types = Counter({(one["stage"], one["type"]): one["rows"] for one in manifest["errors_by_type"]})
-    old, new = count_answers(before), count_answers(after)
-    types.subtract({(one.stage, one.type): one.rows for one in old.by_type})
-    types.update({(one.stage, one.type): one.rows for one in new.by_type})
-    left = {key: rows for key, rows in sorted(types.items()) if rows > 0}
-    by_type = tuple(ErrorType(stage=stage, type=kind, rows=rows) for (stage, kind), rows in left.items())
-    return Counts(rows=manifest["rows"], errors=manifest["errors"] - old.errors + new.errors, by_type=by_type)
+def _old_answers(folder: str, file: dict[str, Any], begun: Begun) -> tuple[pa.Table, bool]:
+    """Return a file's answers, and whether this retry has put them there, which was stopped after it.
+
+    Raises RunFailed for bytes that nobody vouches for: they must not get a new hash.
+    """
+    data = storage.read_bytes(storage.join(folder, file["path"]))
+    replaced = not is_stated(data, file)
+    if replaced and not begun.has_put(data, file):
+        raise RunFailed(f"{file['path']} was damaged meanwhile: the run's own command answers it again")
+    return to_travel(read_table(data)), replaced
+
+
+def _better(new: pa.Table, before: pa.Table) -> pa.Table:
+    """Return the new answers, each with an attempt more; the one before stays where it has a text and the new none."""
+    attempts = pc.add(before.column("attempt"), pa.scalar(1, pa.int32()))
+    index = new.schema.get_field_index("attempt")
+    new = new.set_column(index, new.schema.field(index), attempts)
+    worse = pc.and_(pc.equal(new.column("status"), "error"), pc.equal(before.column("status"), "ok"))
+    kept = np.flatnonzero(worse.to_numpy())
+    return _replace(new, kept, before.take(pa.array(kept)))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Changes:
+    """What is taken off the manifest's counts, and what is added to them."""
+
+    old: Counts = field(default_factory=Counts)
+    new: Counts = field(default_factory=Counts)
+
+    def add(self, before: pa.Table, after: pa.Table) -> None:
+        """Count some answers as they were and as they are."""
+        self.old += count_answers(before)
+        self.new += count_answers(after)
+
+    def applied_to(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return the counts that the manifest has afterwards."""
+        types = Counter({(one["stage"], one["type"]): one["rows"] for one in manifest["errors_by_type"]})
+        types.subtract({(one.stage, one.type): one.rows for one in self.old.by_type})
+        types.update({(one.stage, one.type): one.rows for one in self.new.by_type})
+        left = {key: rows for key, rows in sorted(types.items()) if rows > 0}
+        by_type = tuple(ErrorType(stage=stage, type=kind, rows=rows) for (stage, kind), rows in left.items())
+        errors = manifest["errors"] - self.old.errors + self.new.errors
+        return in_manifest(Counts(rows=manifest["rows"], errors=errors, by_type=by_type))
+
+
+def _check_columns(plan: Plan, manifest: dict[str, Any]) -> None:
+    """Raise RunMismatch where new answers would have other columns than those that they are put beside."""
+    wanted = plan.answer_schema()
+    for file in manifest["files"]:
+        path = storage.join(plan.settings.output, file["path"])
+        with storage.open_url(path) as source, pq.ParquetFile(source) as parquet:
+            there = with_added(parquet.schema_arrow.empty_table()).schema
+        if (there.names, there.types) != (wanted.names, wanted.types):
+            raise RunMismatch(f"{path} must have the columns of new answers, {difference(there, wanted)}")

@@ -13,22 +13,25 @@ import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline import storage
-from pipeline.units import to_parquet
+from pipeline.local_files import NotRegular
+from pipeline.units import BrokenTable, read_sealed, read_table, to_sealed
 from schemas.errors import Refused
 from schemas.run import ManifestState, RunState
 from schemas.wording import one_line, printable
 
+T = TypeVar("T")
+
 FORMAT = 2  # of run.json and manifest.json
 _SEAL = "sha256"  # of the rest of a state file
 _RESTORE = "put it back as it was"
+_OR_REMOVE = f"{_RESTORE}, or remove it: it only says which files of the input have changed"
 _SHOWN = 10  # changed input files named in a message
 # What decides which row an answer stands for: never to be changed in a folder that has answers.
 FIXED = frozenset(
@@ -53,7 +56,7 @@ def begin_run(
     if found is None:
         _check_free(folder)
         if files is not None:
-            storage.write_atomic(_listing_path(folder), to_parquet(files))
+            storage.write_atomic(_listing_path(folder), to_sealed(files))
         begun = {"run": uuid.uuid4().hex, "begun": _now(), **wanted, "changes": []}
         storage.write_atomic(_run_path(folder), _to_json(begun))
         return begun
@@ -63,10 +66,13 @@ def begin_run(
 
 def check_run(
     folder: str, description: dict[str, Any], files: pa.Table | None = None, *, continue_with_changes: bool = False
-) -> None:
-    """Raise RunMismatch where `begin_run` would; nothing is written."""
-    if (found := read_run(folder)) is not None:
-        _compare(folder, found, _described(description), files, continue_with_changes=continue_with_changes)
+) -> bool:
+    """Raise RunMismatch where `begin_run` would; return whether it would record a change. Nothing is written."""
+    if (found := read_run(folder)) is None:
+        _check_free(folder)
+        return False
+    wanted = _described(description)
+    return _compare(folder, found, wanted, files, continue_with_changes=continue_with_changes) is not None
 
 
 def read_run(folder: str) -> dict[str, Any] | None:
@@ -124,10 +130,16 @@ def is_complete(folder: str, description: dict[str, Any]) -> bool:
 
 
 def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
-    """The input files that were added, removed or changed since the run began, the first few by name."""
-    if files is None or not storage.exists(_listing_path(folder)):
+    """Yield the input files that were added, removed or changed since the run began, the first few by name.
+
+    Raises RunMismatch where the list of those that were there is damaged.
+    """
+    try:
+        before = read_rows(_listing_path(folder), sealed=False, advice=_OR_REMOVE)
+    except FileNotFoundError:
         return
-    before = pq.read_table(pa.BufferReader(storage.read_bytes(_listing_path(folder))))
+    if files is None:
+        return
     sides = (before.column("url"), files.column("url"))
     added = files.filter(pc.invert(pc.is_in(sides[1], value_set=sides[0].combine_chunks())))
     removed = before.filter(pc.invert(pc.is_in(sides[0], value_set=sides[1].combine_chunks())))
@@ -141,6 +153,18 @@ def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
         )
         if table.num_rows > _SHOWN:
             yield f"  and {table.num_rows - _SHOWN:,} more input files {what}"
+
+
+def read_rows(path: str, *, sealed: bool, advice: str = _RESTORE) -> pa.Table:
+    """Return the rows of a Parquet file that the run keeps for itself; raise RunMismatch where it is damaged.
+
+    `sealed` False also takes one without a seal, as the first release wrote them.
+    """
+    data = storage.read_bytes(path)
+    try:
+        return read_sealed(data) if sealed else read_table(data)
+    except BrokenTable as error:
+        raise RunMismatch(f"{path} is torn or damaged ({error}): {advice}") from error
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -195,7 +219,11 @@ def _compare(
     """What differs, None where it is the same run; raises RunMismatch where that may not be."""
     if found["fingerprint"] == wanted["fingerprint"]:
         return None
-    lines = [*_differences(found["identity"], wanted["identity"]), *changed_files(folder, files)]
+    lines = list(_differences(found["identity"], wanted["identity"]))
+    try:
+        lines += changed_files(folder, files)
+    except RunMismatch as error:
+        lines.append(f"  {error}")
     fixed = sorted({name for name in FIXED if found["identity"].get(name) != wanted["identity"].get(name)})
     if fixed or not continue_with_changes:
         raise RunMismatch(_refusal(folder, lines, fixed if continue_with_changes else []))
@@ -208,7 +236,7 @@ def _record_change(
     change = {"at": _now(), "differences": [line.strip() for line in lines], "fingerprint_before": found["fingerprint"]}
     changed = {**found, **wanted, "changes": [*found["changes"], change]}
     if files is not None:
-        storage.write_atomic(_listing_path(folder), to_parquet(files))
+        storage.write_atomic(_listing_path(folder), to_sealed(files))
     storage.write_atomic(_run_path(folder), _to_json(changed))
     return changed
 
@@ -239,29 +267,50 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
 
 def _read_state(path: str, kind: type[BaseModel]) -> dict[str, Any] | None:
     """Return what a state file holds, None where there is none; raise RunMismatch for what no run has written."""
-    try:
-        data = storage.read_bytes(path)
-    except FileNotFoundError:
+    value = _read_json(path, _RESTORE)
+    if value is _NOTHING:
         return None
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RunMismatch(f"{path} must be JSON that a run wrote, it is not ({one_line(error)}): {_RESTORE}") from error
     if not isinstance(value, dict):
         raise RunMismatch(f"{path} must be a JSON object, it is {_kind_of(value)}: {_RESTORE}")
-    if value.get("format") in _UPGRADES:
-        value = _UPGRADES[value["format"]](path, value)
+    upgrade = _UPGRADES.get(value["format"]) if type(value.get("format")) is int else None
+    if upgrade is not None:
+        value = upgrade(path, value)
     else:
-        advice = "it was written by another release" if "format" in value else "it was not written by a run"
-        raise RunMismatch(f"{path} must have format {FORMAT}, it has {value.get('format')!r}: {advice}")
+        written = "another release wrote it, which reads it" if "format" in value else f"no run wrote it: {_RESTORE}"
+        raise RunMismatch(f"{path} must have format {FORMAT}, it has {value.get('format')!r}: {written}")
+    _validated(path, value, TypeAdapter(kind), _RESTORE)
+    found: dict[str, Any] = value
+    return found
+
+
+def read_record(path: str, kind: TypeAdapter[T], advice: str) -> T | None:
+    """Return what a small JSON file holds, None where there is none; raise RunMismatch where it is of another shape."""
+    value = _read_json(path, advice)
+    return None if value is _NOTHING else _validated(path, value, kind, advice)
+
+
+_NOTHING = object()  # no file; null is something
+
+
+def _read_json(path: str, advice: str) -> object:
     try:
-        kind.model_validate(value)
+        return json.loads(storage.read_bytes(path))
+    except FileNotFoundError:
+        return _NOTHING
+    except (PermissionError, NotRegular) as error:
+        raise RunMismatch(f"{path} must be a file that can be read ({one_line(error)}): {advice}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunMismatch(f"{path} must be JSON that a run wrote, it is not ({one_line(error)}): {advice}") from error
+
+
+def _validated(path: str, value: object, kind: TypeAdapter[T], advice: str) -> T:
+    try:
+        return kind.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(map(str, wrong["loc"]))
-        raise RunMismatch(f"{path} is not as a run wrote it ({place}: {wrong['msg'].lower()}): {_RESTORE}") from error
-    found: dict[str, Any] = value
-    return found
+        said = f"{place}: {wrong['msg'].lower()}" if place else wrong["msg"].lower()
+        raise RunMismatch(f"{path} is not as a run wrote it ({said}): {advice}") from error
 
 
 def _unsealed(path: str, value: dict[str, Any]) -> dict[str, Any]:

@@ -57,6 +57,13 @@ def check_seal(data: bytes) -> None:
         raise BrokenSeal("its bytes are not those that were written")
 
 
+def marks_of(data: bytes) -> dict[str, str]:
+    """Return the entries of a Parquet file's footer; the first release kept its own with the schema."""
+    found = dict(pq.read_schema(pa.BufferReader(data)).metadata or {})
+    found |= pq.read_metadata(pa.BufferReader(data)).metadata or {}
+    return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in found.items()}
+
+
 def _digest_at(data: bytes) -> int | None:
     """Return where the digest begins; None where there is none in the footer."""
     footer = int.from_bytes(data[-_FOOTER_BYTES:-4], "little") + _FOOTER_BYTES

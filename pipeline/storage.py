@@ -180,7 +180,8 @@ def remove_exactly(url: str, content: bytes) -> bool:
             os.link(aside, path)
         return False
     finally:
-        os.unlink(aside)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)
 
 
 def join(url: str, *parts: str) -> str:

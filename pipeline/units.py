@@ -6,7 +6,7 @@ or damaged file, or one that belongs elsewhere, is found when it is read.
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.seal import BrokenSeal, check_seal, is_sealed, write_sealed
+from pipeline.seal import BrokenSeal, check_seal, is_sealed, marks_of, write_sealed
+from schemas.answer import with_added
 from schemas.wording import one_line, printable, shortened
 
 ROWS_A_GROUP = 10_000
@@ -27,6 +28,10 @@ _RUN, _UNIT = "llava_batch_run", "llava_batch_unit"
 
 class BrokenUnit(RuntimeError):
     """The file of a unit is torn or damaged, or is not this unit of this run."""
+
+
+class OtherColumns(BrokenUnit):
+    """The file of a unit is whole and of this run, but has other columns than the run has now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +85,7 @@ def unit_path(folder: str, unit: int) -> str:
 
 def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
     """Put a unit's answers in place; writing them again changes nothing."""
-    plain = answers.replace_schema_metadata(None)
-    sealed = write_sealed([plain], plain.schema, {_RUN: run, _UNIT: str(unit)})
-    storage.write_atomic(unit_path(folder, unit), sealed)
+    storage.write_atomic(unit_path(folder, unit), to_sealed(answers, {_RUN: run, _UNIT: str(unit)}))
 
 
 def keep_trace(folder: str, name: str, trace: str) -> None:
@@ -96,38 +99,59 @@ def read_unit_answers(
 ) -> pa.Table:
     """Return the answers of a finished unit, `rows` of them in columns of `schema` (None: any).
 
-    Raises BrokenUnit, and OSError where the storage fails. `sealed` False also takes a file without a seal, as the
-    first release wrote them.
+    Raises BrokenUnit, and OSError where the storage fails. `sealed` False also takes a file without a seal, and one
+    without the columns that were added since, as the first release wrote them.
     """
     path = unit_path(folder, unit)
     data = storage.read_bytes(path)
     try:
-        if sealed or is_sealed(data):
-            check_seal(data)
-        table = read_answers(data)
-        marks = _marks(data)
-    except (OSError, pa.ArrowException, BrokenSeal) as error:  # of the bytes: storage has raised its own before
-        raise BrokenUnit(f"{path} is torn or damaged: {one_line(error)}") from error
-    if marks != (run, str(unit)):
+        table = read_sealed(data) if sealed else read_table(data)
+        marks = marks_of(data)
+    except BrokenTable as error:
+        raise BrokenUnit(f"{path} is torn or damaged: {error}") from error
+    if (marks.get(_RUN), marks.get(_UNIT)) != (run, str(unit)):
         raise BrokenUnit(f"{path} is not unit {unit} of this run")
     if table.num_rows != rows:
         raise BrokenUnit(f"{path} must have {rows} answers, it has {table.num_rows}")
-    table = table.replace_schema_metadata(None)
+    table = table if sealed else with_added(table)
     if schema is not None and not table.schema.equals(schema):
-        raise BrokenUnit(f"{path} must have the columns of this run: {_difference(table.schema, schema)}")
+        raise OtherColumns(f"{path} must have the columns of this run: {difference(table.schema, schema)}")
     return table
 
 
-def _marks(data: bytes) -> tuple[str, str]:
-    """Return the run and the number that a unit's file states."""
-    found = pq.read_metadata(pa.BufferReader(data)).metadata or {}
-    if _RUN.encode() not in found:  # the first release kept them with the schema
-        found = pq.read_schema(pa.BufferReader(data)).metadata or {}
-    run, unit = (found.get(name.encode(), b"").decode("utf-8", "replace") for name in (_RUN, _UNIT))
-    return run, unit
+class BrokenTable(ValueError):
+    """These bytes are no Parquet file, or not the one that was written; the message says why, not which file."""
 
 
-def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
+def read_sealed(data: bytes) -> pa.Table:
+    """Return the rows of a sealed Parquet file; raise BrokenTable where a bit of it is not as it was written."""
+    try:
+        check_seal(data)
+    except BrokenSeal as error:
+        raise BrokenTable(str(error)) from error
+    return read_table(data)
+
+
+def read_table(data: bytes) -> pa.Table:
+    """Return the rows of a Parquet file, sealed or not; raise BrokenTable where it is torn or its seal is broken."""
+    try:
+        if is_sealed(data):
+            check_seal(data)
+        table = read_answers(data)
+    except (OSError, pa.ArrowException, BrokenSeal) as error:
+        raise BrokenTable(_NOT_A_NAME.sub("", one_line(error))) from error
+    return table.replace_schema_metadata(None)
+
+
+_NOT_A_NAME = re.compile(r"Could not open Parquet input source '<Buffer>': |'?<Buffer>'?")  # Arrow's, of bytes
+
+
+def as_written(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with which rows of this one are read from their Parquet file."""
+    return read_table(to_sealed(schema.empty_table())).schema
+
+
+def difference(found: pa.Schema, wanted: pa.Schema) -> str:
     """Return the first column in which two schemas differ, in words."""
     for has, should in zip_longest(found, wanted):
         if has is None or should is None or not has.equals(should):
@@ -152,6 +176,14 @@ def done_units(folder: str) -> set[int]:
     names = (re.search(r"/unit-(\d{8,})\.parquet$", url) for url in there)
     numbers = {int(name[1]) for name in names if name}
     return {number for number in numbers if storage.absolute(unit_path(folder, number)) in there}
+
+
+def to_sealed(table: pa.Table, marks: Mapping[str, str] | None = None) -> bytes:
+    """Return one sealed Parquet file of this table, with these marks: zstd, row groups that a viewer can open."""
+    plain = table.replace_schema_metadata(None)
+    size = _rows_a_group(plain)
+    groups = (plain.slice(start, size) for start in range(0, max(1, plain.num_rows), size))
+    return write_sealed(groups, plain.schema, marks)
 
 
 def to_parquet(table: pa.Table) -> bytes:

@@ -19,39 +19,79 @@ from pipeline import storage
 from pipeline.checkpoint import Pin
 from pipeline.columns import Columns
 from pipeline.duplicates import find_duplicates
+from pipeline.local_files import NotRegular
 from pipeline.mend import find_lost
 from pipeline.plan import Plan, plan_job
 from pipeline.reader import read_unit
-from pipeline.run import changed_files, has_seals, read_manifest, read_run
+from pipeline.run import RunMismatch, changed_files, has_seals, read_manifest, read_run
 from pipeline.units import BrokenUnit, count_answers, done_units
 from schemas.answer import answer_schema_of, table_to_answers
 from schemas.errors import Refused
 from schemas.job import JobSettings, parse_prompts
-from schemas.wording import describe_settings
+from schemas.wording import describe_settings, one_line
 
 Key: TypeAlias = tuple[str, str]  # id and prompt_id of an answer
 SHOWN = 20  # problems of a sort that are named
 _ROWS_AT_ONCE = 10_000
+_LOOKS = 5
 
 
 def verify_run(folder: str) -> list[str]:
-    """Everything that is wrong with a run folder, [] where nothing is. Raises ValueError where there is no run."""
+    """Return everything that is wrong with a run folder, [] where nothing is. Raises Refused where there is no run.
+
+    A folder whose run or retry comes to its end meanwhile is looked at again.
+    """
+    for _ in range(_LOOKS):
+        before = _state(folder)
+        try:
+            problems = _verify(folder)
+        except (OSError, Unreadable) as error:
+            if _state(folder) == before:
+                raise Refused(f"{folder} cannot be read: {one_line(error)}") from error
+        else:
+            if _state(folder) == before:
+                return problems
+    raise Refused(f"{folder} changes while it is read: wait for the driver that works on it, then verify it again")
+
+
+class Unreadable(RuntimeError):
+    """A file of the run that must be whole is not, or not any more."""
+
+
+def _state(folder: str) -> list[bytes | None]:
+    """Return the files that change when what is in a folder means something else."""
+    found: list[bytes | None] = []
+    for name in ("run.json", "manifest.json"):
+        try:
+            found.append(storage.read_bytes(storage.join(folder, name)))
+        except OSError:  # what is wrong with it will be said where it is read
+            found.append(None)
+    return found
+
+
+def _verify(folder: str) -> list[str]:
     run = read_run(folder)
     if run is None:
         raise Refused(f"OUT must be a run folder with a run.json, {folder} has none")
     try:
-        plan = plan_of(folder, run, model=Pin(hash=run["identity"]["model_hash"]))  # the model may be gone by now
+        plan = plan_of(folder, run, model=Pin(hash=run["identity"].get("model_hash", "")))  # the model may be gone
     except ValueError as error:
         return [f"the input cannot be looked at any more: {error}"]
-    changed = list(changed_files(folder, plan.listing.files))
-    if plan.listing.fingerprint() != run["identity"]["input_hash"]:
+    problems: list[str] = []
+    changed: list[str] = []
+    try:
+        changed += changed_files(folder, plan.listing.files)
+    except RunMismatch as error:
+        problems.append(str(error))
+    if plan.listing.fingerprint() != run["identity"].get("input_hash"):
         changed = changed or ["  other files or rows than were listed"]
-    problems = [f"the input has changed since the run began: {line.strip()}" for line in changed]
+    problems += [f"the input has changed since the run began: {line.strip()}" for line in changed]
     manifest = read_manifest(folder)
     if manifest is None:
         return problems + list(_verify_units(plan, run))
     problems += _verify_files(folder, manifest)
     problems += _verify_scores(folder, manifest)
+    problems += _verify_attempts(folder, manifest)
     if changed or any(problem.startswith("answers/") for problem in problems):
         return problems  # what follows reads these files and would say the same again
     return problems + list(_verify_answers(plan, manifest))
@@ -106,9 +146,23 @@ def _verify_scores(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
     stated = manifest.get("scores")
     if stated is None:
         return
-    path = storage.join(folder, stated["path"])
-    if not storage.exists(path) or hashlib.sha256(storage.read_bytes(path)).hexdigest() != stated["sha256"]:
-        yield f"{stated['path']} is missing or not the file that was written"
+    yield from _verify_hash(folder, stated["path"], stated["sha256"])
+
+
+def _verify_attempts(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
+    """The answers that retries have replaced, as far as their hashes are known."""
+    for retry in manifest["retries"]:
+        if retry.get("sha256"):
+            yield from _verify_hash(folder, retry["history"], retry["sha256"])
+
+
+def _verify_hash(folder: str, name: str, sha256: str) -> Iterator[str]:
+    try:
+        whole = hashlib.sha256(storage.read_bytes(storage.join(folder, name))).hexdigest() == sha256
+    except (FileNotFoundError, NotRegular):
+        whole = False
+    if not whole:
+        yield f"{name} is missing or not the file that was written"
 
 
 def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
@@ -223,9 +277,12 @@ def _name(keys: Counter[Key], what: str) -> Iterator[str]:
 
 
 def _tables_of(url: str) -> Iterator[pa.Table]:
-    with storage.open_url(url) as file, pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
-            yield pa.Table.from_batches([batch])
+    try:
+        with storage.open_url(url) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
+                yield pa.Table.from_batches([batch])
+    except (OSError, pa.ArrowException) as error:
+        raise Unreadable(f"{url}: {one_line(error)}") from error
 
 
 def _verify_rows(table: pa.Table, path: str) -> Iterator[str]:

@@ -166,11 +166,13 @@ def answer_schema_of(table: pa.Table) -> pa.Schema:
 
 
 def with_added(table: pa.Table) -> pa.Table:
-    """Return a table of answers with what was ADDED since it was written, null throughout."""
-    place = len(ANSWER_SCHEMA) - len(ADDED)
-    for number, name in enumerate(ADDED if answer_schema_of(table) is not ANSWER_SCHEMA else (), start=place):
-        field = ANSWER_SCHEMA.field(name)
-        table = table.add_column(number, field, pa.nulls(table.num_rows, field.type))
+    """Return answers of the first release with the columns that were ADDED since, null; others as they are."""
+    before = answer_schema_of(table)
+    if before is ANSWER_SCHEMA or table.column_names[: len(before)] != before.names:
+        return table
+    for number, field in enumerate(ANSWER_SCHEMA):
+        if field.name in ADDED:
+            table = table.add_column(number, field, pa.nulls(table.num_rows, field.type))
     return table
 
 

@@ -21,7 +21,7 @@ Strips = Literal["auto", "off"]
 # Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
 PLACEMENT = frozenset(
     {"output", "batch_size", "slots", "preprocess_workers", "unit_rows", "max_error_rate", "fetch_threads"}
-    | {"gpus", "gpus_per_model", "row_seconds", "dashboard", "worker_logs"}
+    | {"gpus", "gpus_per_model", "row_seconds", "dashboard", "worker_logs", "wait_for_cluster"}
 )
 
 
@@ -128,6 +128,12 @@ class JobSettings(BaseModel):
         False, description="Start Ray's dashboard with a Ray of the job's own, and say where it is."
     )
     worker_logs: bool = Field(False, description="Show what the workers print.")
+    wait_for_cluster: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to wait for the cluster that RAY_ADDRESS names, where it is not there yet or goes away.",
+    )
     unit_rows: int | None = Field(None, ge=1, le=4096, description="Rows of a work unit; from the input's rows.")
 
     max_image_bytes: int = Field(64 * 2**20, ge=1, description="Larger encoded images become error rows.")

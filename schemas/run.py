@@ -25,7 +25,36 @@ class _AnswerFile(_Checked):
 
 
 class _Retry(_Checked):
-    history: str
+    history: str = Field(pattern=r"^attempts/retry-[0-9]+\.parquet$")
+    rows: int = Field(ge=0)
+    sha256: str | None = None  # of the history; the first release did not state it
+
+
+class _Change(_Checked):
+    """What a run or a retry has gone on with in place of what it began with."""
+
+    fingerprint_before: str | None = None
+    retry: int | None = None
+    settings: dict[str, Any] = {}
+
+
+class _Scores(_Checked):
+    path: str = Field(pattern=r"^scores\.parquet$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    rows: int = Field(ge=0)
+    errors: int = Field(ge=0)
+    without_truth: int = Field(ge=0)
+    normalisation: str
+    cer: float | None
+    wer: float | None
+
+
+class _Timings(_Checked):
+    seconds: float = Field(0, ge=0, allow_inf_nan=False)
+
+
+class _Mended(_Checked):
+    files: list[str]
     rows: int = Field(ge=0)
 
 
@@ -36,8 +65,9 @@ class RunState(_Checked):
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     identity: dict[str, Any]
     settings: dict[str, Any]
-    changes: list[dict[str, Any]]
+    changes: list[_Change]
     settled: dict[str, str] = {}
+    units_sealed: bool = True
 
 
 class ManifestState(_Checked):
@@ -51,3 +81,6 @@ class ManifestState(_Checked):
     errors_by_type: list[_TypeCount]
     files: list[_AnswerFile]
     retries: list[_Retry]
+    timings: _Timings = _Timings()
+    mended: list[_Mended] = []
+    scores: _Scores | None = None

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataflow import describe_wait, share_out
+from pipeline.placement import describe_wait, share_out
 from pipeline.work import UNIT_SCHEMA, pack, unpack
 from schemas.errors import Refused
 from schemas.job import JobSettings

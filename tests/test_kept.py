@@ -12,13 +12,13 @@ import pytest
 
 from pipeline.column_types import plain
 from pipeline.columns import ColumnChoices
-from pipeline.kept import can_be_kept, restore, to_travel, travel_field
+from pipeline.kept import can_be_kept, restore, to_travel, travel_field, written_schema
 from pipeline.merge import Units, finish_run
 from pipeline.reader import unit_reader
 from pipeline.retry import _replace
 from pipeline.sources import list_input
 from pipeline.stages import Generate, Preprocess, final_answers
-from pipeline.units import read_answers, to_parquet, write_unit
+from pipeline.units import as_written, read_answers, to_parquet, write_unit
 from pipeline.work import pack, unpack
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine
@@ -75,7 +75,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     for unit in range(listing.num_units):
         samples = unpack(pack(0, preprocess(read(unit))))[1]
         write_unit(str(folder), "run", unit, final_answers(generate(samples)))
-    units = Units(folder=str(folder), run="run", num_units=3, answers_of=lambda unit: 2 if unit == 2 else 8)
+    schema = as_written(written_schema((kept.name, kept.type) for kept in listing.columns.keep))
+    rows_of = {0: 8, 1: 8, 2: 2}
+    units = Units(folder=str(folder), run="run", num_units=3, answers_of=rows_of.__getitem__, schema=schema)
     finish_run(units, "fingerprint", {})
     return pq.read_table(folder / "answers")
 

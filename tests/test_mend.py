@@ -20,9 +20,9 @@ from tests.fakes import load_echo_engine
 from tests.test_verify import run_without_ray
 
 
-def three_files(folder: Path) -> tuple[Plan, Units]:
+def three_files(folder: Path, **changes: object) -> tuple[Plan, Units]:
     """A complete run of 20 rows, the answers of each of its three units in a file of their own."""
-    plan = run_without_ray(folder, finish=False)
+    plan = run_without_ray(folder, finish=False, **changes)
     run = read_run(plan.settings.output)
     units = replace(plan.units(run["run"]), rows_a_file=8)
     finish_run(units, run["fingerprint"], {})

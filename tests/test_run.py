@@ -219,7 +219,7 @@ def test_counts_add_up_by_type_with_a_few_examples() -> None:
         pytest.param("null", "it is null", id="null"),
         pytest.param("[]", "it is a list", id="a list"),
         pytest.param("{}", "must have format 2", id="no keys"),
-        pytest.param('{"format": 99}', "another release", id="a newer format"),
+        pytest.param('{"format": 99}', "another release wrote it", id="a newer format"),
         pytest.param('{"format": 1}', "field required", id="keys missing"),
         pytest.param("[" * 100_000, "must be JSON", id="too deep"),
     ],

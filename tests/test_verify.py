@@ -5,7 +5,10 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Timer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +19,7 @@ from pipeline import storage
 from pipeline.merge import finish_run
 from pipeline.plan import Plan, find_complete, plan_job
 from pipeline.reader import unit_reader
-from pipeline.run import begin_run, write_manifest
+from pipeline.run import begin_run, read_run, write_manifest
 from pipeline.stages import Generate, Preprocess, final_answers
 from pipeline.units import to_parquet, unit_path, write_unit
 from pipeline.verify import verify_run
@@ -224,6 +227,61 @@ def test_a_run_that_is_not_complete_says_so_and_names_torn_units(tmp_path: Path)
     problems = verify_run(str(tmp_path / "out"))
     assert "3 of 3 units are done" in problems[0]
     assert "unit-00000001.parquet is torn" in problems[1]
+
+
+def test_a_run_is_verified_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    write_parquet(tmp_path / "here" / "in.parquet", [good_row(i) for i in range(20)])
+    monkeypatch.chdir(tmp_path / "here")
+    plan = run_without_ray(tmp_path, "out", input=("in.parquet",))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["verify", "../here/out"]) == 0, capsys.readouterr().out
+    absolute = plan.settings.model_copy(update={"input": (str(tmp_path / "here" / "in.parquet"),)})
+    assert plan_job("caption", absolute, "Q?").identity() == plan.identity()
+
+
+def test_a_run_that_comes_to_its_end_while_it_is_read_is_read_as_what_it_is(tmp_path: Path) -> None:
+    plan = run_without_ray(tmp_path, finish=False, unit_rows=1)
+    run, verdicts = read_run(plan.settings.output), set()
+    assert run is not None
+    for number in range(12):
+        copy = tmp_path / f"copy-{number}"
+        shutil.copytree(plan.settings.output, copy)
+        units = replace(plan.units(run["run"]), folder=str(copy))
+        ending = Timer(number * 0.01, finish_run, [units, run["fingerprint"], {}])
+        ending.start()
+        verdicts |= set(verify_run(str(copy)))
+        ending.join()
+        assert verify_run(str(copy)) == []
+    assert all("units are done" in verdict for verdict in verdicts)
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + bytes(500) + b"PAR1"])
+@pytest.mark.parametrize("name", ["units/unit-00000001.parquet", "input.parquet"])
+def test_a_damaged_file_is_called_by_its_name(tmp_path: Path, name: str, data: bytes) -> None:
+    run_without_ray(tmp_path, finish=False)
+    path = tmp_path / "out" / name
+    path.write_bytes(data)
+    (problem,) = (one for one in verify_run(str(tmp_path / "out")) if "units are done" not in one)
+    assert problem.startswith(f"{path} is torn or damaged")
+    assert "Buffer" not in problem
+
+
+@pytest.mark.parametrize("what", ["a folder", "a pipe", "a link to nothing"])
+def test_what_is_no_file_in_the_place_of_answers_is_named(tmp_path: Path, what: str) -> None:
+    plan = run_without_ray(tmp_path)
+    path = tmp_path / "out" / "answers" / "part-00000.parquet"
+    path.unlink()
+    make = {
+        "a folder": path.mkdir,
+        "a pipe": partial(os.mkfifo, path),
+        "a link to nothing": partial(path.symlink_to, "x"),
+    }
+    make[what]()
+    (problem,) = verify_run(str(tmp_path / "out"))
+    assert problem.startswith("answers/part-00000.parquet is ")
+    assert find_complete(plan) is None
 
 
 def test_the_command_gives_its_verdict_as_exit_status(tmp_path: Path, capsys) -> None:

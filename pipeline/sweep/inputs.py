@@ -3,15 +3,17 @@
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from pipeline import storage
 from pipeline.hub import at_commit
+from pipeline.run import read_record
 from pipeline.sweep.cells import Asking
 from schemas.benchmark import Question
 from schemas.errors import Refused
@@ -39,22 +41,22 @@ def write_input(asking: Asking) -> None:
     rows = sum(_write_files(read))
     if not rows:
         raise Refused(f"{asking.data} must have at least one question for {asking.name}, it has none")
-    made = {"origin": asking.origin(), "read": read.data, "rows": rows}
-    storage.write_atomic(_made_path(asking), json.dumps(made).encode())
+    made = _Made(origin=asking.origin(), read=read.data, rows=rows)
+    storage.write_atomic(_made_path(asking), json.dumps(asdict(made)).encode())
 
 
 def as_written(asking: Asking) -> Asking:
     """The same questions for good: of the commit that they were written from, where the data has commits."""
     made = _read_made(asking)
-    return asking if made is None else replace(asking, data=made.get("read", asking.data))
+    return asking if made is None else replace(asking, data=made.read or asking.data)
 
 
 def is_made(asking: Asking) -> bool:
     """Whether its input is written and made from what is asked now; refuses one made from other data."""
     made = _read_made(asking)
-    if made is not None and made["origin"] != asking.origin():
+    if made is not None and made.origin != asking.origin():
         raise Refused(
-            f"{asking.folder} holds questions made from {made['origin']}, the sweep now asks for {asking.origin()}: "
+            f"{asking.folder} holds questions made from {made.origin}, the sweep now asks for {asking.origin()}: "
             "choose a new output, or another name for the benchmark or the prompt"
         )
     return made is not None
@@ -96,12 +98,20 @@ def _row(question: Question) -> dict[str, object]:
     return {"id": question.id, "images": list(question.images), "prompt": question.prompt, "messages": messages}
 
 
-def _read_made(asking: Asking) -> dict[str, Any] | None:
-    path = _made_path(asking)
-    if not storage.exists(path):
-        return None
-    made: dict[str, Any] = json.loads(storage.read_bytes(path))
-    return made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What an input was made from: what was asked, the place with its commit, the questions that it had."""
+
+    origin: dict[str, Any]
+    rows: int
+    read: str | None = None
+
+
+def _read_made(asking: Asking) -> _Made | None:
+    return read_record(_made_path(asking), TypeAdapter(_Made), _ADVICE)
+
+
+_ADVICE = "put it back as it was, or choose a new output"
 
 
 def _made_path(asking: Asking) -> str:

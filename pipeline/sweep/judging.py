@@ -1,6 +1,5 @@
 """Judging: the answers of complete cells against their benchmark, joined by id."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,12 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.local_files import NotRegular
+from pipeline.mend import is_stated
+from pipeline.run import read_manifest
 from pipeline.sweep.cells import Asking, Cell
 from pipeline.sweep.inputs import as_written
 from pipeline.units import to_parquet
 from schemas.benchmark import Judged, Question
 from schemas.errors import Refused
 from schemas.sweep import CellName
+from schemas.wording import one_line
 
 JUDGED_SCHEMA = pa.schema(
     [
@@ -78,11 +81,21 @@ def judge_cells(asking: Asking, cells: Sequence[Cell], folder: str) -> dict[Cell
 
 
 def _read_answers(folder: str) -> Iterator[tuple[str, Given]]:
-    manifest = json.loads(storage.read_bytes(storage.join(folder, "manifest.json")))
+    manifest = read_manifest(folder)
+    assert manifest is not None
     for file in manifest["files"]:
-        with storage.open_url(storage.join(folder, file["path"])) as stream:
-            for row in pq.read_table(stream, columns=["id", "text", "finish_reason"]).to_pylist():
-                yield row["id"], Given(text=row["text"], finish_reason=row["finish_reason"])
+        path = storage.join(folder, file["path"])
+        try:
+            data = storage.read_bytes(path)
+        except (FileNotFoundError, NotRegular) as error:
+            raise Refused(f"{path} cannot be read ({one_line(error)}): {_LOST}") from error
+        if not is_stated(data, file):
+            raise Refused(f"{path} is not the file that was written: {_LOST}")
+        for row in pq.read_table(pa.BufferReader(data), columns=["id", "text", "finish_reason"]).to_pylist():
+            yield row["id"], Given(text=row["text"], finish_reason=row["finish_reason"])
+
+
+_LOST = "put it back as it was, or remove its cell's folder, which is then answered again"
 
 
 def _row(question: Question, answer: Given, judged: Judged) -> dict[str, object]:

@@ -1,20 +1,22 @@
 """Running: the cells of one engine answered together; one that cannot be is given up and stops none of the others."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import storage
 from pipeline.answering import ErrorBudgetSpent, Loaders, check_budget, say
-from pipeline.dataflow import EngineNotLoaded, Placement, RunFailed, place, run_units, said_while_waiting
+from pipeline.dataflow import EngineNotLoaded, RunFailed, place, run_units, said_while_waiting
 from pipeline.job import ROUNDS
+from pipeline.leftovers import remove_leftovers
 from pipeline.lock import Lock
 from pipeline.merge import BrokenUnits, finish_run
+from pipeline.placement import Placement
 from pipeline.poison import Markers
 from pipeline.progress import Progress, Receipt
 from pipeline.reader import unit_reader
-from pipeline.run import RunMismatch, begin_run, read_manifest, settle
+from pipeline.run import RunMismatch, begin_run, has_seals, read_manifest, settle
 from pipeline.stages import engine_settings
 from pipeline.sweep.inputs import as_written
 from pipeline.sweep.plan import PlannedCell
@@ -35,6 +37,10 @@ class TimeLimits:
         return self.ends is not None and time.monotonic() > self.ends
 
 
+def _is_there(_: BaseException) -> None:
+    """Nobody watches the cluster."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What all cells of one call share."""
@@ -43,6 +49,7 @@ class Call:
     loaders: Loaders
     lock: Lock
     limits: TimeLimits
+    check_cluster: Callable[[BaseException], None] = _is_there  # raises ClusterLost
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +105,7 @@ class CellRun:
     def finish(self) -> None:
         """Merge the units; those that are broken are to be done again."""
         folder = self.planned.plan.settings.output
-        units = self.planned.plan.units(self.run["run"])
+        units = self.planned.plan.units(self.run["run"], sealed=has_seals(self.run))
         try:
             finish_run(units, self.run["fingerprint"], {"seconds": round(self.seconds, 3)})
         except BrokenUnits as error:
@@ -128,6 +135,7 @@ def begin(planned: PlannedCell, lock: Lock) -> CellRun:
     """Begin a cell, or go on with it; complete at once where nothing but the merge was left."""
     plan = planned.plan
     folder = plan.settings.output
+    remove_leftovers(folder)
     said = {"model": planned.model, "data": as_written(planned.cell.asking).origin()}
     run = begin_run(folder, {**plan.describe(), **said}, plan.listing.files)
     todo = set(range(plan.listing.num_units)) - done_units(folder)
@@ -147,9 +155,11 @@ def answer_cells(cells: Sequence[CellRun], call: Call) -> None:
         try:
             _answer(left, call)
         except EngineNotLoaded as error:
+            call.check_cluster(error)
             for cell in left:
                 cell.give_up(str(error))
         except RunFailed as error:
+            call.check_cluster(error)
             _isolate([cell for cell in left if cell.open], error, call)
     for cell in cells:
         cell.give_up(f"units were broken {ROUNDS} times in a row: is the storage sound?")

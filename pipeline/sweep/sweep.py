@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline import storage
 from pipeline.answering import Loaders, say
+from pipeline.cluster_watch import Wishes, going_on
 from pipeline.dataflow import on_cluster
+from pipeline.leftovers import remove_sweeps_leftovers
 from pipeline.lock import hold
 from pipeline.stages import Engine
 from pipeline.stopping import stop_on_signals
@@ -37,14 +39,12 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     output = plan.settings.output
     with hold(output) as lock, stop_on_signals():
+        remove_sweeps_leftovers(output)
         reasons: dict[CellName, str] = {}
         if engines := list(plan.engines()):
             call = Call(folder=output, loaders=loaders, lock=lock, limits=_limits(plan))
-            asked = [planned.plan.settings for cells in engines for planned in cells]
-            dashboard, logs = any(one.dashboard for one in asked), any(one.worker_logs for one in asked)
-            with on_cluster(dashboard=dashboard, worker_logs=logs):
-                for cells in engines:
-                    reasons |= _answer(cells, call)
+            wishes = Wishes.of([planned.plan.settings for cells in engines for planned in cells])
+            reasons = going_on(lambda: _answer_all(engines, call, wishes), wishes, lock.release)
         say("scoring")
         results = score_sweep(plan, reasons)
         lock.check()
@@ -63,6 +63,15 @@ def _limits(plan: SweepPlan) -> TimeLimits:
     minutes, cell = plan.settings.minutes, plan.settings.cell_minutes
     ends = time.monotonic() + minutes * 60 if minutes else None
     return TimeLimits(ends=ends, cell_s=cell * 60 if cell else None)
+
+
+def _answer_all(engines: Sequence[Sequence[PlannedCell]], call: Call, wishes: Wishes) -> dict[CellName, str]:
+    """Answer engine by engine; returns why some cells were given up."""
+    reasons: dict[CellName, str] = {}
+    with on_cluster(wishes, call.lock.release) as watch:
+        for cells in engines:
+            reasons |= _answer(cells, replace(call, check_cluster=watch.check))
+    return reasons
 
 
 def _answer(cells: Sequence[PlannedCell], call: Call) -> dict[CellName, str]:

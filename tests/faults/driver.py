@@ -1,6 +1,6 @@
 """A driver to be killed: one job with a slow fake engine, as the command line would run it.
 
-python -m tests.faults.driver INPUT OUTPUT MODEL [PROMPT]
+python -m tests.faults.driver INPUT OUTPUT MODEL [--wait SECONDS] [PROMPT]
 """
 
 import sys
@@ -18,10 +18,11 @@ UNIT_ROWS = 8
 
 
 def plan_of(argv: Sequence[str]) -> Plan:
-    source, output, model, *prompt = argv
+    source, output, model, *rest = argv
+    wait, prompt = (rest[1], rest[2:]) if rest[:1] == ["--wait"] else (0, rest)
     settings = {"input": (source,), "output": output, "model": model, "prompt": tuple(prompt), "gpus": 0}
-    rest = {"unit_rows": UNIT_ROWS, "preprocess_workers": 2, "max_error_rate": 1.0}
-    return plan_job("caption", JobSettings.model_validate({**settings, **rest}), "Q?")
+    settings |= {"unit_rows": UNIT_ROWS, "preprocess_workers": 2, "max_error_rate": 1.0, "wait_for_cluster": wait}
+    return plan_job("caption", JobSettings.model_validate(settings), "Q?")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,15 +1,18 @@
 """Answers meet their questions by id, and one that failed is wrong and counted apart."""
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.merge import in_manifest, write_answers
+from pipeline.run import FORMAT, begin_run, write_manifest
 from pipeline.sweep.cells import Cell, cells_of
 from pipeline.sweep.judging import Marked, judge_cells
+from pipeline.units import Counts, to_parquet
 from schemas.answer import Answer, answers_to_table
+from schemas.errors import Refused
 from tests.sweep.quiz import QUIZ, quiz_settings
 
 FAILED = {"status": "error", "error_stage": "decode", "error_type": "BrokenImage", "error_message": "no image"}
@@ -25,16 +28,18 @@ def the_cell(folder: Path, count: int) -> Cell:
     return cell
 
 
-def marked(folder: Path, answers: list[Answer], count: int) -> Marked:
+def marked(path: Path, answers: list[Answer], count: int) -> Marked:
     """The one cell of a sweep whose run folder has these answers, judged."""
-    cell = the_cell(folder, count)
-    run = Path(cell.job.output)
-    (run / "answers").mkdir(parents=True)
-    half = len(answers) // 2
-    for name, some in (("a", answers[:half]), ("b", answers[half:])):
-        pq.write_table(answers_to_table(some), run / "answers" / f"{name}.parquet")
-    (run / "manifest.json").write_text(json.dumps({"files": [{"path": f"answers/{name}.parquet"} for name in "ab"]}))
-    return judge_cells(cell.asking, [cell], str(folder / "judged"))[cell.name]
+    cell = the_cell(path, count)
+    folder, half = cell.job.output, len(answers) // 2
+    run = begin_run(folder, {"identity": {}, "settings": {}})
+    files = [
+        write_answers(folder, f"answers/{name}.parquet", to_parquet(answers_to_table(some)), len(some))
+        for name, some in (("a", answers[:half]), ("b", answers[half:]))
+    ]
+    manifest = {"format": FORMAT, "run": run["run"], "fingerprint": run["fingerprint"], "files": files, "retries": []}
+    write_manifest(folder, {**manifest, **in_manifest(Counts(rows=len(answers)))})
+    return judge_cells(cell.asking, [cell], str(path / "judged"))[cell.name]
 
 
 def test_answers_are_joined_by_id_whatever_their_order(tmp_path: Path) -> None:
@@ -68,3 +73,13 @@ def test_what_was_judged_is_kept_beside_the_truth(tmp_path: Path) -> None:
         {"id": "q1", "answer": "1?", "references": ["1?"], "score": 1.0, "parsed": "1?"},
     ]
     assert kept.schema.field("answer").type == pa.string()
+
+
+def test_answers_that_are_not_those_of_the_run_are_not_judged(tmp_path: Path) -> None:
+    answers = [answer(number, "0?") for number in range(2)]
+    marked(tmp_path, answers, count=2)
+    cell = the_cell(tmp_path, 2)
+    path = Path(cell.job.output, "answers", "a.parquet")
+    pq.write_table(answers_to_table([answer(0, "1?")]), path)
+    with pytest.raises(Refused, match=r"a\.parquet is not the file that was written"):
+        judge_cells(cell.asking, [cell], str(tmp_path / "judged"))

@@ -1,0 +1,62 @@
+"""Placement: how many actors each pool has on a cluster as it is, and what is said while there are fewer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from schemas.errors import Refused
+from schemas.job import JobSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """How many actors each pool may have; 0 models on GPUs is one on the CPU."""
+
+    preprocess_workers: int
+    models: int
+    gpus_per_model: int
+
+
+def share_out(machines: Sequence[dict[str, float]], settings: JobSettings, *, may_grow: bool = False) -> Placement:
+    """The pools' sizes: as set, or every GPU of the machines and the CPUs that are left. Raises Refused for what these
+    machines cannot give, unless there may be more of them."""
+    on_machine = [int(machine.get("GPU", 0)) for machine in machines]
+    wanted, each = settings.gpus, settings.gpus_per_model
+    if wanted is None and 0 < max(on_machine) < each:
+        raise Refused(f"gpus_per_model must be at most the {max(on_machine)} GPUs of the largest machine, got {each}")
+    there = sum(gpus // each for gpus in on_machine)
+    models = there if wanted is None else wanted // each
+    cpus = sum(machine.get("CPU", 0) for machine in machines)
+    placement = Placement(
+        models=models,
+        gpus_per_model=each,
+        preprocess_workers=settings.preprocess_workers or max(1, int(cpus) - max(models, 1) - 1),
+    )
+    if not may_grow:
+        _check_machines(on_machine, cpus, placement)
+    return placement
+
+
+def _check_machines(on_machine: Sequence[int], cpus: float, placement: Placement) -> None:
+    """Raise Refused for what a job would wait for in vain."""
+    models, each = placement.models, placement.gpus_per_model
+    if models > sum(gpus // each for gpus in on_machine):
+        of = f", {each} of one machine for each model" if each > 1 else ""
+        raise Refused(f"gpus must be at most the {sum(on_machine)} GPUs of the cluster{of}, got {models * each}")
+    needed = max(models, 1) + 2
+    if cpus < needed:
+        raise Refused(
+            f"a job needs {needed} CPUs of its cluster: one for each model, one to read, one to preprocess; there are "
+            f"{cpus:g}: add some (ray start --num-cpus {needed}), or unset RAY_ADDRESS for a Ray of the job's own"
+        )
+
+
+def describe_wait(placement: Placement, there: Mapping[str, float], free: Mapping[str, float]) -> str:
+    """What is asked for, what is there, what of it nobody has."""
+    asked = {"CPU": max(placement.models, 1) + 2, "GPU": placement.models * placement.gpus_per_model}
+    parts = [
+        f"{asked[name]:g} {name}s asked for, {there.get(name, 0):g} there, {free.get(name, 0):g} free"
+        for name in ("GPU", "CPU")
+        if asked[name]
+    ]
+    lacking = any(there.get(name, 0) < asked[name] for name in asked)
+    return f"waiting for {'machines' if lacking else 'the workers'}: {'; '.join(parts)}"
