@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
-from pipeline.mend import find_gone, find_lost, lost_units, mend_run, retry_list
+from pipeline.mend import find_gone, find_lost, lost_units, mend_run, retry_list, retry_marks, retry_name
 from pipeline.merge import Units, finish_run
 from pipeline.plan import Plan, find_complete
 from pipeline.reader import unit_reader
 from pipeline.run import read_manifest, read_run
 from pipeline.stages import Generate, Preprocess, final_answers
-from pipeline.units import write_unit
+from pipeline.units import to_sealed, write_unit
 from pipeline.verify import verify_run
 from tests.fakes import load_echo_engine
 from tests.test_verify import run_without_ray
@@ -85,7 +85,8 @@ def test_what_a_stopped_retry_has_put_in_place_is_not_answered_again_but_named(t
     storage.write_atomic(retry_list(units.folder, 1), b"rows")
     file = tmp_path / "out" / "answers" / "part-00001.parquet"
     table = pq.read_table(file)
-    pq.write_table(table.set_column(table.schema.get_field_index("attempt"), "attempt", [[2] * 8]), file)
+    table = table.set_column(table.schema.get_field_index("attempt"), "attempt", [[2] * 8])
+    file.write_bytes(to_sealed(table, retry_marks(retry_name(units.run, 1), "answers/part-00001.parquet")))
     assert [lost.by_retry for lost in find_lost(units.folder, manifest_of(plan))] == [True]
     assert find_complete(plan) is not None
     assert "retry-failed finishes it" in capsys.readouterr().err
