@@ -33,6 +33,7 @@ _SEAL = "sha256"  # of the rest of a state file
 _RESTORE = "put it back as it was"
 _OR_REMOVE = f"{_RESTORE}, or remove it: it only says which files of the input have changed"
 _SHOWN = 10  # changed input files named in a message
+_NAMED = 8  # of what differs, in the first line of a refusal
 # What decides which row an answer stands for: never to be changed in a folder that has answers.
 FIXED = frozenset(
     {"job", "keep", "id_column", "reference_column", "unit_rows", "input_rows", "input_layout", "prompt_ids"}
@@ -242,7 +243,9 @@ def _record_change(
 
 
 def _refusal(folder: str, differences: list[str], fixed: list[str]) -> str:
-    first = f"{folder} holds another run. What differs:"
+    names = list(dict.fromkeys(line.strip().split(":")[0] for line in differences))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    first = f"{folder} holds another run. What differs: {', '.join(names[:_NAMED])}{more}"
     if fixed:
         choice = (
             f"{', '.join(fixed)} cannot change within a folder, not even with --continue-with-changes: "

@@ -50,10 +50,12 @@ def begun(folder: Path, units: int = 0) -> str:
     return str(folder)
 
 
-def finished(folder: str, num_units: int, rows_a_file: int = 1000) -> dict[str, object]:
+def finished(folder: str, num_units: int, rows_a_file: int = 1000, **more: bool) -> dict[str, object]:
     run = read_run(folder)
     name = run["run"]
-    units = Units(folder=folder, run=name, num_units=num_units, answers_of=lambda unit: 3, rows_a_file=rows_a_file)
+    units = Units(
+        folder=folder, run=name, num_units=num_units, answers_of=lambda unit: 3, rows_a_file=rows_a_file, **more
+    )
     return finish_run(units, run["fingerprint"], {"seconds": 1.0})
 
 
@@ -73,7 +75,8 @@ def test_the_same_run_may_go_on(tmp_path: Path) -> None:
 def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     begun(tmp_path)
     changed = {"identity": {"model": "demo", "prompt": ["Why?"]}}
-    with pytest.raises(RunMismatch, match=r"prompt: \['What\?'\] there, \['Why\?'\] now"):
+    said = r"holds another run. What differs: prompt\n  prompt: \['What\?'\] there, \['Why\?'\] now"
+    with pytest.raises(RunMismatch, match=said):
         begin_run(str(tmp_path), changed)
 
 
@@ -277,7 +280,7 @@ def test_units_of_the_first_release_are_merged_with_those_of_this_one(tmp_path: 
     old = some_answers(0).drop_columns(ADDED).append_column("kept", pa.array([7, 8, 9]))
     write_unit(folder, read_run(folder)["run"], 0, old)
     write_unit(folder, read_run(folder)["run"], 1, some_answers(1).append_column("kept", pa.array([1, 2, 3])))
-    finished(folder, 2)
+    finished(folder, 2, sealed=False)
     merged = pq.read_table(tmp_path / "answers")
     assert merged.schema.names == [*ANSWER_SCHEMA.names, "kept"]
     assert merged["kept"].to_pylist() == [7, 8, 9, 1, 2, 3]
