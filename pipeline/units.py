@@ -97,7 +97,7 @@ def keep_trace(folder: str, name: str, trace: str) -> None:
 def read_unit_answers(
     folder: str, run: str, unit: int, rows: int, schema: pa.Schema | None = None, *, sealed: bool = True
 ) -> pa.Table:
-    """Return the answers of a finished unit, `rows` of them in columns of `schema` (None: any).
+    """Return the answers of a finished unit, `rows` of them in columns of `schema` (None: any that a release had).
 
     Raises BrokenUnit, and OSError where the storage fails. `sealed` False also takes a file without a seal, and one
     without the columns that were added since, as the first release wrote them.
@@ -113,7 +113,7 @@ def read_unit_answers(
         raise BrokenUnit(f"{path} is not unit {unit} of this run")
     if table.num_rows != rows:
         raise BrokenUnit(f"{path} must have {rows} answers, it has {table.num_rows}")
-    table = table if sealed else with_added(table)
+    table = table if sealed and schema is not None else with_added(table)
     if schema is not None and not table.schema.equals(schema):
         raise OtherColumns(f"{path} must have the columns of this run: {difference(table.schema, schema)}")
     return table
