@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.random_model import write_model
 from benchmarks.workload import make_items, prepared
-from pipeline.engine.model import LoadedModel
+from pipeline.engine.network.load import LoadedModel
 from schemas.engine import Attention, Dtype, EngineSettings
 from schemas.sample import Sample
 

@@ -27,7 +27,7 @@ from benchmarks.reference import transformers_rate
 from benchmarks.workload import TEXTS, make_items, samples, workers
 from pipeline.engine.arithmetic import product_rate
 from pipeline.engine.engine import Engine
-from pipeline.engine.model import LoadedModel
+from pipeline.engine.network.load import LoadedModel
 from schemas.engine import (
     Attention,
     DecodeKernel,

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 
-from pipeline.merge import Units, finish_run
-from pipeline.units import done_units, write_unit
+from pipeline.run_folder.merge import Units, finish_run
+from pipeline.run_folder.units import done_units, write_unit
 from schemas.answer import Answer, answers_to_table
 
 UNIT_ROWS = 1024  # fewer, larger units than a job has: writing them is not what is measured

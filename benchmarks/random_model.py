@@ -20,9 +20,9 @@ from transformers import (
 
 from benchmarks.packed import mark_packed, packed
 from demo.checkpoint import BOS, EOS, IMAGE, PAD, Shape, build_config, build_processor, byte_tokenizer
-from pipeline.engine.model import LoadedModel, make_ready
-from pipeline.engine.packages import check_packages
-from pipeline.engine.spread import devices_of, spread
+from pipeline.engine.kernels.packages import check_packages
+from pipeline.engine.network.load import LoadedModel, make_ready
+from pipeline.engine.network.partition import devices_of, spread
 from schemas.engine import EngineSettings
 
 TINY = Shape()

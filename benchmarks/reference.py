@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from pipeline.engine.model import LoadedModel
-from pipeline.engine.vision import normalise
+from pipeline.engine.network.load import LoadedModel
+from pipeline.engine.network.vision import normalise
 from pipeline.preprocess.pixels import PixelScale
 from schemas.sample import Sample
 

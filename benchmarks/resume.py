@@ -24,15 +24,15 @@ import psutil
 
 from benchmarks.million import load_echo, write_input
 from benchmarks.random_model import write_model
-from pipeline.columns import Columns
 from pipeline.job import run_job
 from pipeline.plan import Plan, plan_job
-from pipeline.reader import unit_reader
-from pipeline.run import begin_run
-from pipeline.sources import Listing, cut, default_unit_rows, files_table
-from pipeline.stages import Preprocess
-from pipeline.storage import FileInfo
-from pipeline.units import done_units, unit_path
+from pipeline.run_folder.run import begin_run
+from pipeline.run_folder.units import done_units, unit_path
+from pipeline.sources.columns import Columns
+from pipeline.sources.listing import Listing, cut, default_unit_rows, files_table
+from pipeline.sources.reader import unit_reader
+from pipeline.stages.preprocess import Preprocess
+from pipeline.storage.filesystem import FileInfo
 from schemas.job import JobSettings
 
 _ROWS_A_FILE = 50_000

@@ -63,7 +63,7 @@ def start(folder: Path, device: str) -> dict[str, float]:
     moments = [time.perf_counter()]
     from benchmarks.workload import make_items, prepared
     from pipeline.engine.engine import Engine
-    from pipeline.engine.model import load_model
+    from pipeline.engine.network.load import load_model
     from schemas.engine import EngineSettings, Sampling
 
     moments.append(time.perf_counter())

@@ -22,9 +22,9 @@ from PIL import Image, ImageDraw, ImageFont
 from rapidfuzz.distance import LCSseq
 
 from demo.checkpoint import DEMO, anyres_of
-from pipeline.joining import join_texts
 from pipeline.preprocess.geometry import Anyres
 from pipeline.preprocess.strips import cut_page
+from pipeline.stages.strips import join_texts
 from schemas.sample import Size, Strip
 
 _LEADING, _LEFT, _TOP = 44, 24, 20  # of the demo model's pages

@@ -16,7 +16,7 @@ from rich.table import Table
 from demo.questions import DESCRIBE, READ
 from pipeline.job import run_job
 from pipeline.plan import plan_job
-from pipeline.stages import load_engine
+from pipeline.stages.engine_settings import load_engine
 from schemas.answer import Answer, table_to_answers
 from schemas.job import JobSettings
 

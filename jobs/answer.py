@@ -55,7 +55,7 @@ def answer(
     check_gpus(settings.gpus, cards)
     from pipeline.dryrun import describe_plan
     from pipeline.job import run_job
-    from pipeline.stages import load_engine
+    from pipeline.stages.engine_settings import load_engine
 
     say(describe_plan(plan, cards))
     if settings.model == "demo":
@@ -70,10 +70,10 @@ def answer(
 
 def run_to_status(run: Callable[[], int]) -> int:
     """The exit status of a run, its own where nothing stops it: what stops it is said in a line, with how to go on."""
-    from pipeline.answering import ErrorBudgetSpent
-    from pipeline.cluster_watch import GO_ON, ClusterLost
-    from pipeline.dataflow import RunFailed
-    from pipeline.stopping import Stopped
+    from pipeline.execution.cluster_watch import GO_ON, ClusterLost
+    from pipeline.execution.executor import ErrorBudgetSpent
+    from pipeline.execution.ray_data import RunFailed
+    from pipeline.execution.signals import Stopped
 
     try:
         return run()
@@ -94,7 +94,7 @@ def run_to_status(run: Callable[[], int]) -> int:
 def report(summary: "Summary", max_error_rate: float) -> int:
     """Say what the run came to, print the last line; the exit status is 1 where no row has an answer, unless that was
     allowed."""
-    from pipeline.outcome import describe_outcome
+    from pipeline.reports.outcome import describe_outcome
 
     say(describe_outcome(summary))
     line = {name: value for name, value in asdict(summary).items() if name != "scores" or value is not None}
@@ -113,8 +113,8 @@ def say(text: str) -> None:
 def _dry_run(plan: "Plan", cards: tuple[int, ...]) -> int:
     """Show the plan and some rows; the exit status is 1 where none of these rows could be answered."""
     from pipeline.dryrun import describe_plan, sample_rows
-    from pipeline.duplicates import refuse_duplicate_ids
-    from pipeline.machine import check_machine
+    from pipeline.preflight import check_machine
+    from pipeline.sources.duplicates import refuse_duplicate_ids
 
     refuse_duplicate_ids(plan.listing)
     say(describe_plan(plan, cards))

@@ -40,7 +40,8 @@ def ocr(
     llava-batch ocr --input scans/ --output out/
     llava-batch ocr --input scans/ --output out/ --strips auto --reference-column truth
     """
-    from pipeline.checkpoint import locate, pin
+    from pipeline.checkpoint import pin
+    from pipeline.weights.hub import locate
 
     settings = settled(settings, OcrSettings)
     if not (Path(locate(settings.model)) / "config.json").exists():

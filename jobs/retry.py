@@ -53,9 +53,9 @@ def retry_failed(
     Settings that are given hold for these rows alone, and run.json says so; a text stays where the new try has none.
     """
     # Torch and Ray take seconds to import: help and what is wrong with a flag are said before that.
-    from pipeline.answering import Loaders
+    from pipeline.execution.executor import Loaders
     from pipeline.retry import Choice, retry_failed
-    from pipeline.stages import load_engine
+    from pipeline.stages.engine_settings import load_engine
 
     given = choices.model_dump(exclude_none=True)
     rows = {name: given.pop(name) for name in Rows.model_fields if name in given}

@@ -43,7 +43,7 @@ def sweep(
 def _sweep(settings: SweepSettings, *, dry_run: bool) -> int:
     # Torch and Ray take seconds to import: help and what is wrong with the file are said before.
     from jobs.benchmarks import BENCHMARKS
-    from pipeline.stages import load_engine
+    from pipeline.stages.engine_settings import load_engine
     from pipeline.sweep.plan import plan_sweep
     from pipeline.sweep.sweep import run_sweep
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import hub
+from pipeline.weights import hub
 from pipeline.weights.adapter import CONFIG, WEIGHTS, read_lora
 from pipeline.weights.companions import check_tokens, template_in
 from pipeline.weights.headers import INDEX, SINGLE
+from pipeline.weights.hub import adapter_folder, locate
 from schemas.errors import Refused
 from schemas.job import JobSettings
 
-DEMO = Path(__file__).parents[1] / "demo" / "model"
 _PROMPTS = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "tokenizer.json", "added_tokens.json")
 _END = 2**20  # bytes hashed at either end of a file: a safetensors header, and the last weights
 _CACHES = frozenset({".cache", ".git", ".huggingface", "__pycache__"})  # folders of other programs in a checkpoint's
@@ -26,11 +26,6 @@ class Pin:
 
     hash: str
     files: dict[str, str] = field(default_factory=dict)  # chat template, tokenizer, weights, ... by name
-
-
-def locate(model: str) -> str:
-    """What transformers loads for a `--model`: the bundled folder for `demo`, else the folder or hub id itself."""
-    return str(DEMO) if model == "demo" else model
 
 
 def pin(model: str, revision: str | None) -> Pin:
@@ -93,11 +88,6 @@ def with_adapters_template(settings: JobSettings) -> JobSettings:
         return settings
     sys.stderr.write(f"adapter {folder} is asked by its own chat template, which is not its base's\n")
     return settings.model_copy(update={"chat_template": template})
-
-
-def adapter_folder(adapter: str) -> Path:
-    """Return the folder of this machine with an adapter's files, brought from the hub where it is one of its ids."""
-    return Path(adapter) if Path(adapter).is_dir() else hub.bring_adapter(adapter)
 
 
 def prove(settings: JobSettings, model: Pin) -> Pin:
@@ -164,34 +154,24 @@ def shaping_files(root: Path = Path(__file__).parents[1]) -> list[Path]:
 # Code that decides where, when and how fast rows are answered and what becomes of the answers, never what they say.
 NOT_SHAPING = frozenset(
     {
-        "pipeline/answering.py",
         "pipeline/checkpoint.py",
-        "pipeline/dataflow.py",
         "pipeline/dryrun.py",
         "pipeline/environment.py",
+        "pipeline/execution",
         "pipeline/job.py",
-        "pipeline/lock.py",
-        "pipeline/machine.py",
-        "pipeline/mend.py",
-        "pipeline/merge.py",
-        "pipeline/outcome.py",
-        "pipeline/patience.py",
         "pipeline/plan.py",
-        "pipeline/poison.py",
         "pipeline/preflight.py",
-        "pipeline/progress.py",
+        "pipeline/reports",
         "pipeline/retry.py",
-        "pipeline/run.py",
+        "pipeline/run_folder",
         "pipeline/scores.py",
         "pipeline/scoring",
-        "pipeline/stopping.py",
+        "pipeline/stages/locks.py",
+        "pipeline/storage/backoff.py",
         "pipeline/sweep",
-        "pipeline/turns.py",
-        "pipeline/units.py",
         "pipeline/verify.py",
         "pipeline/weights/headers.py",
         "pipeline/weights/proof.py",
-        "pipeline/work.py",
         "schemas/benchmark.py",
         "schemas/sweep.py",
         "schemas/wording.py",

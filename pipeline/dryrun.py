@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.checkpoint import locate
-from pipeline.columns import describe_columns
 from pipeline.environment import cluster_address
-from pipeline.machine import describe_needs
 from pipeline.plan import Plan
+from pipeline.preflight import describe_needs
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.own import describe_ends
 from pipeline.preprocess.template import describe_template
-from pipeline.reader import unit_reader
-from pipeline.stages import Preprocess
+from pipeline.sources.columns import describe_columns
+from pipeline.sources.reader import unit_reader
+from pipeline.stages.preprocess import Preprocess
+from pipeline.weights.hub import locate
 from schemas.job import JobSettings, parse_prompts
 from schemas.request import table_to_requests
 from schemas.sample import Prompt, Sample, table_to_samples

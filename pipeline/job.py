@@ -5,23 +5,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import storage
-from pipeline.answering import Answering, Loaders, say
-from pipeline.dataflow import RunFailed
-from pipeline.duplicates import refuse_duplicate_ids
 from pipeline.environment import cards_here, check_wait
-from pipeline.leftovers import remove_leftovers
-from pipeline.lock import Lock, hold
-from pipeline.machine import check_machine
-from pipeline.mend import find_gone, lost_units, mend_run
-from pipeline.merge import BrokenUnits, finish_run
+from pipeline.execution.executor import Answering, Loaders, say
+from pipeline.execution.progress import Progress, describe_engine
+from pipeline.execution.ray_data import RunFailed
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
-from pipeline.preflight import check_changes
-from pipeline.progress import Progress, describe_engine
-from pipeline.reader import unit_reader
-from pipeline.run import RunMismatch, begin_run, has_seals, is_complete, read_manifest, read_run
-from pipeline.stages import Engine, Preprocess
-from pipeline.units import done_units, unit_path
+from pipeline.preflight import check_changes, check_machine
+from pipeline.run_folder.leftovers import remove_leftovers
+from pipeline.run_folder.lock import Lock, hold
+from pipeline.run_folder.mend import find_gone, lost_units, mend_run
+from pipeline.run_folder.merge import BrokenUnits, finish_run
+from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, is_complete, read_manifest, read_run
+from pipeline.run_folder.units import done_units, unit_path
+from pipeline.sources.duplicates import refuse_duplicate_ids
+from pipeline.sources.reader import unit_reader
+from pipeline.stages.generate import Engine
+from pipeline.stages.preprocess import Preprocess
+from pipeline.storage import filesystem as fs
 from schemas.job import JobSettings
 
 ROUNDS = 3  # units found broken when they are merged are answered again, but not for ever
@@ -76,7 +76,7 @@ class _Job:
             except BrokenUnits as error:
                 say(f"{error}; answering them again")
                 for unit in error.units:
-                    storage.delete(unit_path(folder, unit))
+                    fs.delete(unit_path(folder, unit))
             else:
                 pace = progress.rows_per_s() if progress else None
                 return summarise(with_scores(plan.settings, manifest), folder, pace and pace / plan.num_prompts)

@@ -9,18 +9,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import storage
-from pipeline.checkpoint import Pin, at_its_commit, hash_code, locate, pin, prove, with_adapters_template, with_base
-from pipeline.columns import ColumnChoices
-from pipeline.kept import written_schema
-from pipeline.mend import find_gone, is_retried
-from pipeline.merge import Units
+from pipeline.checkpoint import Pin, at_its_commit, hash_code, pin, prove, with_adapters_template, with_base
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.template import choose_template
-from pipeline.run import is_complete, read_manifest
+from pipeline.run_folder.mend import find_gone, is_retried
+from pipeline.run_folder.merge import Units
+from pipeline.run_folder.run import is_complete, read_manifest
+from pipeline.run_folder.units import as_written
 from pipeline.scores import Scores, score_run, scores_in
-from pipeline.sources import Listing, list_input
-from pipeline.units import as_written
+from pipeline.sources.columns import ColumnChoices
+from pipeline.sources.kept import written_schema
+from pipeline.sources.listing import Listing, list_input
+from pipeline.storage import filesystem as fs
+from pipeline.weights.hub import locate
 from schemas.job import PLACEMENT, JobSettings, columns_in, parse_prompts
 
 _UNIT_OF_PAGES = 8  # rows of a unit: a page in strips is some ten times as large as a picture
@@ -107,14 +108,14 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         own_prompts=bool(settings.prompt),
         values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
-    roots = tuple(map(storage.absolute, settings.allow_root))  # workers may be in another folder
+    roots = tuple(map(fs.absolute, settings.allow_root))  # workers may be in another folder
     settings = settings.model_copy(update={"allow_root": roots})
     unit_rows = settings.unit_rows or (_UNIT_OF_PAGES if settings.strips == "auto" else None)
     listing = list_input(settings.input, choices, settings.limit, unit_rows, settings.output)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
     # The run is read from other folders too; what is in a store is spelled as it was.
-    input = tuple(storage.absolute(url) if storage.is_local(url) else url for url in settings.input)
+    input = tuple(fs.absolute(url) if fs.is_local(url) else url for url in settings.input)
     settings = settings.model_copy(update={"input": input})
     if model is None:
         settings = with_base(settings)
@@ -144,10 +145,10 @@ def find_complete(plan: Plan, *, held: bool = False) -> Summary | None:
     assert manifest is not None
     if find_gone(folder, manifest):
         return None
-    units = storage.join(folder, "units")  # a kill may have come between the manifest and their end
+    units = fs.join(folder, "units")  # a kill may have come between the manifest and their end
     if held:
-        storage.delete(units)
-    elif storage.exists(units):
+        fs.delete(units)
+    elif fs.exists(units):
         return None
     manifest = with_scores(plan.settings, manifest)
     sys.stderr.write(f"already complete: {manifest['rows']:,} answers in {folder}\n")

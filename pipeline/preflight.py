@@ -1,12 +1,21 @@
 """Preflight: whether the output can be written, and whether it holds another run, before anything is read or loaded."""
 
 import os
+from typing import Any
 
-from pipeline import storage
-from pipeline.merge import check_mergeable
+from pipeline.engine.kernels.packages import check_packages, check_quantised, is_there
+from pipeline.engine.network.decoder import decoder_shape
+from pipeline.engine.network.memory import check_memory, describe_memory, memory_of
+from pipeline.environment import check_gpus, cluster_address
 from pipeline.plan import Plan
-from pipeline.run import check_run, has_seals, read_run
+from pipeline.preprocess.files import load_config
+from pipeline.run_folder.merge import check_mergeable
+from pipeline.run_folder.run import check_run, has_seals, read_run
+from pipeline.stages.engine_settings import engine_settings
+from pipeline.storage import filesystem as fs
+from pipeline.weights.hub import locate
 from schemas.errors import Refused
+from schemas.job import JobSettings
 
 
 def check_output(plan: Plan, *, continue_with_changes: bool = False) -> None:
@@ -31,9 +40,9 @@ def check_changes(plan: Plan) -> None:
 
 def check_writable(folder: str) -> None:
     """Raise Refused where a local folder cannot be made or written to, or the scheme is only for reading."""
-    if storage.scheme_of(folder) in ("http", "https"):
+    if fs.scheme_of(folder) in ("http", "https"):
         raise Refused(f"--output must be a local folder or in an object store, got {folder}")
-    path = storage.local_path(folder)
+    path = fs.local_path(folder)
     if path is None:
         return
     try:
@@ -55,3 +64,28 @@ def _nearest(path: str) -> str:
             path = os.path.dirname(path)
         else:
             return path
+
+
+def check_machine(settings: JobSettings, cards: tuple[int, ...]) -> None:
+    """Raise ValueError for a setting that the engine would refuse, a package that is missing, or `cards`, the bytes of
+    each, that are too small. On a cluster only its own machines can tell the last two."""
+    engine = engine_settings(settings, on_gpu=bool(cards) and settings.gpus != 0)
+    config = load_config(locate(settings.model), settings.revision)
+    text: Any = config.text_config  # typed as a dict as well, which it is no longer once loaded
+    decoder_shape(text)  # refuses a network that the engine does not build
+    if cluster_address():
+        return
+    check_gpus(settings.gpus, cards)
+    check_packages(engine)
+    if settings.dashboard and not is_there("aiohttp_cors"):  # of ray[default] alone
+        raise Refused("--dashboard needs Ray's own packages for it: pip install 'ray[default]'")
+    check_quantised(config, settings.model)
+    if engine.device != "cpu":
+        check_memory(config, engine, min(cards))
+
+
+def describe_needs(settings: JobSettings) -> str:
+    """The memory that a GPU needs for the model."""
+    engine = engine_settings(settings, on_gpu=True)
+    config = load_config(locate(settings.model), settings.revision)
+    return describe_memory(memory_of(config, engine), engine)

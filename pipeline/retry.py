@@ -23,20 +23,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline import storage
-from pipeline.answering import Answering, Loaders, say
-from pipeline.dataflow import RunFailed
 from pipeline.environment import check_wait
+from pipeline.execution.executor import Answering, Loaders, say
+from pipeline.execution.progress import Progress
+from pipeline.execution.ray_data import RunFailed
 from pipeline.job import ROUNDS
-from pipeline.kept import restore, to_travel
-from pipeline.leftovers import remove_leftovers
-from pipeline.lock import hold
-from pipeline.mend import Begun, find_gone, find_retry, is_stated, retry_list, retry_marks, retry_name
-from pipeline.merge import Units, clear_work, in_manifest, write_answers
 from pipeline.plan import Plan, Summary, summarise, with_scores
-from pipeline.progress import Progress
-from pipeline.reader import UnitReader, unit_reader
-from pipeline.run import (
+from pipeline.run_folder.leftovers import remove_leftovers
+from pipeline.run_folder.lock import hold
+from pipeline.run_folder.mend import Begun, find_gone, find_retry, is_stated, retry_list, retry_marks, retry_name
+from pipeline.run_folder.merge import Units, clear_work, in_manifest, write_answers
+from pipeline.run_folder.run import (
     RunMismatch,
     begin_run,
     check_run,
@@ -48,7 +45,7 @@ from pipeline.run import (
     retry_settings,
     write_manifest,
 )
-from pipeline.units import (
+from pipeline.run_folder.units import (
     BrokenUnit,
     Counts,
     ErrorType,
@@ -59,6 +56,9 @@ from pipeline.units import (
     to_sealed,
     unit_path,
 )
+from pipeline.sources.kept import restore, to_travel
+from pipeline.sources.reader import UnitReader, unit_reader
+from pipeline.storage import filesystem as fs
 from pipeline.verify import plan_of
 from schemas.answer import with_added
 from schemas.errors import Failure, Refused
@@ -154,15 +154,15 @@ class _Retry:
 
     def begin(self, manifest: dict[str, Any], choice: Choice) -> npt.NDArray[np.int64]:
         """The positions of the rows to try, written down first; those of a retry that was stopped go before."""
-        if storage.exists(self.history):
+        if fs.exists(self.history):
             say(f"going on with the retry that {self.history} lists; others are for the next call")
         else:
-            storage.delete(storage.join(self.plan.settings.output, "retry"))
+            fs.delete(fs.join(self.plan.settings.output, "retry"))
             chosen = pa.concat_tables(_select(self.plan.settings.output, manifest, choice))
             if not chosen.num_rows:
                 return np.zeros(0, np.int64)
             record_retry(self.plan.settings.output, self.number, dict(choice.settings))
-            storage.write_atomic(self.history, to_sealed(restore(chosen)))
+            fs.write_atomic(self.history, to_sealed(restore(chosen)))
         positions: npt.NDArray[np.int64] = self._history().column(POSITION).to_numpy()
         return positions
 
@@ -182,7 +182,7 @@ class _Retry:
         """The units of this retry: some of the run's, with those of their rows that are tried again."""
         rows = self.rows_by_unit(positions)
         return Units(
-            folder=storage.join(self.plan.settings.output, "retry"),
+            folder=fs.join(self.plan.settings.output, "retry"),
             run=retry_name(self.run, self.number),
             num_units=self.plan.listing.num_units,
             answers_of=lambda unit: len(rows[unit]) * self.plan.num_prompts,
@@ -202,7 +202,7 @@ class _Retry:
             if not broken:
                 return progress
             for unit in broken:
-                storage.delete(unit_path(units.folder, unit))
+                fs.delete(unit_path(units.folder, unit))
         raise RunFailed(f"units were broken {ROUNDS} times in a row: is the storage of {units.folder} sound?")
 
     def finish(self, manifest: dict[str, Any], positions: npt.NDArray[np.int64]) -> dict[str, Any]:
@@ -226,11 +226,11 @@ class _Retry:
             start += file["rows"]
         retry = {"history": f"attempts/{self.history.rsplit('/', 1)[1]}", "rows": len(positions)}
         retry |= {"now_ok": len(positions) - changes.new.errors, "settings": self.settings()}
-        retry["sha256"] = hashlib.sha256(storage.read_bytes(self.history)).hexdigest()
+        retry["sha256"] = hashlib.sha256(fs.read_bytes(self.history)).hexdigest()
         manifest = {**manifest, **changes.applied_to(manifest)}
         manifest |= {"files": files, "retries": [*manifest["retries"], retry]}
         write_manifest(folder, manifest)
-        storage.delete(storage.join(folder, "retry"))
+        fs.delete(fs.join(folder, "retry"))
         clear_work(folder)
         return manifest
 
@@ -255,7 +255,7 @@ def _select(folder: str, manifest: dict[str, Any], choice: Choice) -> Iterator[p
     """The answers of the chosen kind with their positions, file by file."""
     start = 0
     for file in manifest["files"]:
-        with storage.open_url(storage.join(folder, file["path"])) as source, pq.ParquetFile(source) as parquet:
+        with fs.open_url(fs.join(folder, file["path"])) as source, pq.ParquetFile(source) as parquet:
             for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
                 table = to_travel(pa.Table.from_batches([batch]))
                 positions = pa.array(np.arange(start, start + table.num_rows))
@@ -294,7 +294,7 @@ def _old_answers(folder: str, file: dict[str, Any], begun: Begun) -> tuple[pa.Ta
 
     Raises RunFailed for bytes that nobody vouches for: they must not get a new hash.
     """
-    data = storage.read_bytes(storage.join(folder, file["path"]))
+    data = fs.read_bytes(fs.join(folder, file["path"]))
     replaced = not is_stated(data, file)
     if replaced and not begun.has_put(data, file):
         raise RunFailed(f"{file['path']} was damaged meanwhile: the run's own command answers it again")
@@ -338,8 +338,8 @@ def _check_columns(plan: Plan, manifest: dict[str, Any]) -> None:
     """Raise RunMismatch where new answers would have other columns than those that they are put beside."""
     wanted = plan.answer_schema()
     for file in manifest["files"]:
-        path = storage.join(plan.settings.output, file["path"])
-        with storage.open_url(path) as source, pq.ParquetFile(source) as parquet:
+        path = fs.join(plan.settings.output, file["path"])
+        with fs.open_url(path) as source, pq.ParquetFile(source) as parquet:
             there = with_added(parquet.schema_arrow.empty_table()).schema
         if (there.names, there.types) != (wanted.names, wanted.types):
             raise RunMismatch(f"{path} must have the columns of new answers, {difference(there, wanted)}")

@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.columns import REFERENCE
-from pipeline.run import write_manifest
+from pipeline.run_folder.run import write_manifest
 from pipeline.scoring.reading import Normalisation, Reading, add_up, nothing_read, read_against
+from pipeline.sources.columns import REFERENCE
+from pipeline.storage import filesystem as fs
 
 NORMALISATION: Normalisation = "spaces"
 SCORES = "scores.parquet"
@@ -54,9 +54,9 @@ def score_run(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
     buffer, tally = io.BytesIO(), _Tally()
     with pq.ParquetWriter(buffer, SCORES_SCHEMA, compression="zstd") as writer:
         for file in manifest["files"]:
-            for answers in _answers_of(storage.join(folder, file["path"])):
+            for answers in _answers_of(fs.join(folder, file["path"])):
                 writer.write_table(tally.score(answers))
-    storage.write_atomic(storage.join(folder, SCORES), buffer.getvalue())
+    fs.write_atomic(fs.join(folder, SCORES), buffer.getvalue())
     scores = {**tally.in_manifest(), "path": SCORES, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
     manifest = {**manifest, "scores": scores}
     write_manifest(folder, manifest)
@@ -116,7 +116,7 @@ def _numbers(reading: Reading) -> dict[str, float]:
 
 
 def _answers_of(url: str) -> Iterator[pa.Table]:
-    with storage.open_url(url) as file, pq.ParquetFile(file) as parquet:
+    with fs.open_url(url) as file, pq.ParquetFile(file) as parquet:
         columns = ["id", "prompt_id", "status", "text", REFERENCE]
         for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
             yield pa.Table.from_batches([batch])

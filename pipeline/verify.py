@@ -15,16 +15,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline import storage
 from pipeline.checkpoint import Pin
-from pipeline.columns import Columns
-from pipeline.duplicates import find_duplicates
-from pipeline.local_files import NotRegular
-from pipeline.mend import find_lost
 from pipeline.plan import Plan, plan_job
-from pipeline.reader import read_unit
-from pipeline.run import RunMismatch, changed_files, has_seals, read_manifest, read_run
-from pipeline.units import BrokenUnit, count_answers, done_units
+from pipeline.run_folder.mend import find_lost
+from pipeline.run_folder.run import RunMismatch, changed_files, has_seals, read_manifest, read_run
+from pipeline.run_folder.units import BrokenUnit, count_answers, done_units
+from pipeline.sources.columns import Columns
+from pipeline.sources.duplicates import find_duplicates
+from pipeline.sources.reader import read_unit
+from pipeline.storage import filesystem as fs
+from pipeline.storage.local_files import NotRegular
 from schemas.answer import answer_schema_of, table_to_answers
 from schemas.errors import Refused
 from schemas.job import JobSettings, parse_prompts
@@ -63,7 +63,7 @@ def _state(folder: str) -> list[bytes | None]:
     found: list[bytes | None] = []
     for name in ("run.json", "manifest.json"):
         try:
-            found.append(storage.read_bytes(storage.join(folder, name)))
+            found.append(fs.read_bytes(fs.join(folder, name)))
         except OSError:  # what is wrong with it will be said where it is read
             found.append(None)
     return found
@@ -134,8 +134,8 @@ def _verify_units(plan: Plan, run: dict[str, Any]) -> Iterator[str]:
 
 def _verify_files(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
     """Files that are missing, foreign, or not the bytes that the manifest states."""
-    there = {storage.absolute(file.url) for file in storage.list_folder(storage.join(folder, "answers"), ("",))}
-    stated = {storage.absolute(storage.join(folder, file["path"])): file for file in manifest["files"]}
+    there = {fs.absolute(file.url) for file in fs.list_folder(fs.join(folder, "answers"), ("",))}
+    stated = {fs.absolute(fs.join(folder, file["path"])): file for file in manifest["files"]}
     yield from (f"answers/ has a file that is not in the manifest: {url}" for url in sorted(there - stated.keys()))
     for lost in find_lost(folder, manifest):
         mend = "retry-failed was stopped and finishes it" if lost.by_retry else "the run's command answers it again"
@@ -158,7 +158,7 @@ def _verify_attempts(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
 
 def _verify_hash(folder: str, name: str, sha256: str) -> Iterator[str]:
     try:
-        whole = hashlib.sha256(storage.read_bytes(storage.join(folder, name))).hexdigest() == sha256
+        whole = hashlib.sha256(fs.read_bytes(fs.join(folder, name))).hexdigest() == sha256
     except (FileNotFoundError, NotRegular):
         whole = False
     if not whole:
@@ -175,7 +175,7 @@ def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
     moved: Key | None = None
     for file in manifest["files"]:
         rows = 0
-        for table in _tables_of(storage.join(plan.settings.output, file["path"])):
+        for table in _tables_of(fs.join(plan.settings.output, file["path"])):
             wanted = list(islice(expected, table.num_rows))
             other = _compare(wanted, input.by_id(wanted, table, counts["rows"]), missing, surplus)
             moved = moved or other
@@ -278,7 +278,7 @@ def _name(keys: Counter[Key], what: str) -> Iterator[str]:
 
 def _tables_of(url: str) -> Iterator[pa.Table]:
     try:
-        with storage.open_url(url) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        with fs.open_url(url) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
                 yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:

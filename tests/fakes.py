@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.row_border import NOBODY, Watch
-from pipeline.stages import Preprocess
+from pipeline.preprocess.row_border import NOBODY, Watch
+from pipeline.stages.preprocess import Preprocess
 from schemas.answer import Answer, Generation, answer_from
 from schemas.engine import EngineStatistics, Sampling
 from schemas.job import JobSettings

@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.columns import ColumnChoices
-from pipeline.reader import unit_reader
-from pipeline.sources import Listing
+from pipeline.sources.columns import ColumnChoices
+from pipeline.sources.listing import Listing
+from pipeline.sources.reader import unit_reader
+from pipeline.storage import filesystem as fs
 from schemas.request import Request, table_to_requests
 
 CONVENTION = ColumnChoices()
@@ -18,7 +18,7 @@ CONVENTION = ColumnChoices()
 def write(url: str, table: pa.Table, **options: Any) -> str:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, **options)
-    storage.write_atomic(url, sink.getvalue().to_pybytes())
+    fs.write_atomic(url, sink.getvalue().to_pybytes())
     return url
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from jobs.__main__ import main
 from pipeline.checkpoint import NOT_SHAPING, hash_code, pin, shaping_files, with_adapters_template, with_base
-from pipeline.engine.packages import is_there
-from pipeline.machine import check_machine
+from pipeline.engine.kernels.packages import is_there
 from pipeline.plan import plan_job
+from pipeline.preflight import check_machine
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from tests.adapters import NEW, attention_pairs, pairs, write_adapter
@@ -184,7 +184,13 @@ def test_a_quantised_checkpoint_that_cannot_be_loaded_here_is_refused(tmp_path: 
 
 def test_all_code_shapes_answers_but_for_what_is_named() -> None:
     covered = {path.relative_to(ROOT).as_posix() for path in shaping_files()}
-    for name in ("preprocess/strips.py", "engine/runner.py", "stages.py", "fetch.py", "reader.py", "joining.py"):
+    for name in (
+        "preprocess/strips.py",
+        "engine/runner.py",
+        "stages/preprocess.py",
+        "sources/fetch.py",
+        "stages/strips.py",
+    ):
         assert f"pipeline/{name}" in covered
     assert {"schemas/request.py", "schemas/sample.py", "schemas/engine.py"} <= covered
     assert [name for name in NOT_SHAPING if not (ROOT / name).exists()] == []

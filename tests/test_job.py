@@ -8,13 +8,13 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.answering import ErrorBudgetSpent, Loaders
+from pipeline.execution.executor import ErrorBudgetSpent, Loaders
 from pipeline.job import run_job
 from pipeline.plan import plan_job
 from pipeline.retry import Choice, retry_failed
-from pipeline.run import RunMismatch, read_manifest
-from pipeline.stages import load_engine
-from pipeline.units import done_units
+from pipeline.run_folder.run import RunMismatch, read_manifest
+from pipeline.run_folder.units import done_units
+from pipeline.stages.engine_settings import load_engine
 from pipeline.verify import verify_run
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine

@@ -11,7 +11,7 @@ from benchmarks import attention
 from benchmarks.packed import packed
 from benchmarks.placement import main, table
 from benchmarks.random_model import write_model
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from schemas.engine import EngineSettings
 from tests.tiny import checkpoint
 

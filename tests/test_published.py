@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.template import choose_template
-from pipeline.stages import Preprocess
+from pipeline.stages.preprocess import Preprocess
 from schemas.job import JobSettings
 from schemas.request import ImageRef, Request, requests_to_table
 from schemas.sample import table_to_samples

@@ -10,22 +10,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
-from pipeline.answering import Loaders
-from pipeline.dataflow import RunFailed
-from pipeline.mend import find_gone, lost_units, mend_run
-from pipeline.merge import Units, write_answers
+from pipeline.execution.executor import Loaders
+from pipeline.execution.ray_data import RunFailed
 from pipeline.plan import Plan, find_complete, plan_job
-from pipeline.reader import unit_reader
 from pipeline.retry import Choice, _read_rows, _Retry, retry_failed
-from pipeline.run import RunMismatch, write_manifest
-from pipeline.stages import Generate, Preprocess, final_answers
-from pipeline.units import read_answers, to_parquet, to_sealed, write_unit
+from pipeline.run_folder.mend import find_gone, lost_units, mend_run
+from pipeline.run_folder.merge import Units, write_answers
+from pipeline.run_folder.run import RunMismatch, write_manifest
+from pipeline.run_folder.units import read_answers, to_parquet, to_sealed, write_unit
+from pipeline.sources.reader import unit_reader
+from pipeline.stages.generate import Generate, final_answers
+from pipeline.stages.preprocess import Preprocess
+from pipeline.storage import filesystem as fs
 from pipeline.verify import verify_run
 from schemas.errors import Refused
 from tests.fakes import load_echo_engine
 from tests.inputs import SCHEMA, good_row
-from tests.test_mend import damage, manifest_of, three_files
+from tests.run_folder.test_mend import damage, manifest_of, three_files
 
 OK = Choice(finish_reason="stop")
 
@@ -55,7 +56,7 @@ class Scene:
             self.part(number).write_bytes(before[number])
         write_manifest(folder, manifest)
         for path, data in units.items():
-            storage.write_atomic(str(path), data)
+            fs.write_atomic(str(path), data)
 
 
 def answer(plan: Plan, table: pa.Table) -> pa.Table:

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.answering import Loaders
+from pipeline.execution.executor import Loaders
 from pipeline.plan import Plan, find_complete
 from pipeline.retry import Choice, retry_failed
-from pipeline.run import read_manifest, write_manifest
+from pipeline.run_folder.run import read_manifest, write_manifest
 from pipeline.scores import SCORES_SCHEMA, Scores, score_run, scores_in
 from pipeline.scoring.reading import add_up, read_against
 from pipeline.verify import verify_run

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.__main__ import main
-from pipeline import storage
-from pipeline.merge import finish_run
 from pipeline.plan import Plan, find_complete, plan_job
-from pipeline.reader import unit_reader
-from pipeline.run import begin_run, read_run, write_manifest
-from pipeline.stages import Generate, Preprocess, final_answers
-from pipeline.units import to_parquet, unit_path, write_unit
+from pipeline.run_folder.merge import finish_run
+from pipeline.run_folder.run import begin_run, read_run, write_manifest
+from pipeline.run_folder.units import to_parquet, unit_path, write_unit
+from pipeline.sources.reader import unit_reader
+from pipeline.stages.generate import Generate, final_answers
+from pipeline.stages.preprocess import Preprocess
+from pipeline.storage import filesystem as fs
 from pipeline.verify import verify_run
 from schemas.answer import ADDED
 from schemas.errors import Refused
@@ -135,7 +136,7 @@ def test_rows_without_ids_and_image_files_are_green(tmp_path: Path) -> None:
 def test_a_run_in_an_object_store_is_green(tmp_path: Path, bucket: str) -> None:
     run_without_ray(tmp_path, f"{bucket}/out")
     assert verify_run(f"{bucket}/out") == []
-    storage.write_atomic(f"{bucket}/out/answers/stranger.parquet", b"x")
+    fs.write_atomic(f"{bucket}/out/answers/stranger.parquet", b"x")
     assert "not in the manifest" in verify_run(f"{bucket}/out")[0]
 
 

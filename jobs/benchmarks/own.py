@@ -15,7 +15,6 @@ import numpy as np
 
 from jobs.benchmarks.prompts import fill
 from jobs.benchmarks.rows import files_of
-from pipeline import storage
 from pipeline.scoring.anls import anls, anls_lenient
 from pipeline.scoring.choice import LETTERS, inferred_letter, lettered
 from pipeline.scoring.exact import exact_match, folded_match
@@ -24,6 +23,7 @@ from pipeline.scoring.pope import said
 from pipeline.scoring.reading import nothing_read, read_against
 from pipeline.scoring.relaxed import relaxed_match
 from pipeline.scoring.vqa import m4c_accuracy, vqa_accuracy
+from pipeline.storage import filesystem as fs
 from schemas.benchmark import Benchmark, Judged, Numbers, Question, Reference, Summary
 from schemas.errors import Refused
 
@@ -145,13 +145,13 @@ def _image(name: str, file_url: str, place: str) -> bytes:
     folder = file_url.rpartition("/")[0]
     url = f"{folder}/{name}" if folder and "://" not in name and not name.startswith("/") else name
     try:
-        return storage.read_bytes(url)
+        return fs.read_bytes(url)
     except OSError as error:
         raise Refused(f"{place}: image {name} cannot be read: {error}") from error
 
 
 def _json_lines(url: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(storage.read_bytes(url).decode().split("\n"), 1):
+    for number, line in enumerate(fs.read_bytes(url).decode().split("\n"), 1):
         if line.strip():
             try:
                 fields = json.loads(line)
@@ -163,7 +163,7 @@ def _json_lines(url: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _csv_lines(url: str) -> Iterator[Mapping[str, Any]]:
-    text = io.StringIO(storage.read_bytes(url).decode("utf-8-sig"), newline="")
+    text = io.StringIO(fs.read_bytes(url).decode("utf-8-sig"), newline="")
     for row in csv.DictReader(text, restkey="a cell that has no header"):
         yield {name: _listed(cell) for name, cell in row.items()}
 

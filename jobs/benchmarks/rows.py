@@ -7,10 +7,10 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.finding import find_files
-from pipeline.listing import PARQUET_SUFFIXES
-from pipeline.storage import FileInfo
+from pipeline.sources.discover import PARQUET_SUFFIXES
+from pipeline.sources.finding import find_files
+from pipeline.storage import filesystem as fs
+from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Refused
 from schemas.wording import one_line
 
@@ -24,7 +24,7 @@ def read_rows(path: str, columns: Sequence[str], optional: Sequence[str] = ()) -
     An optional column that is not there is None in every row.
     """
     for file in files_of(path, PARQUET_SUFFIXES, "Parquet files"):
-        with storage.open_url(file.url) as stream, _open_parquet(stream, file.url) as parquet:
+        with fs.open_url(file.url) as stream, _open_parquet(stream, file.url) as parquet:
             there = parquet.schema_arrow.names
             _check_columns(file.url, columns, there)
             absent = dict.fromkeys(name for name in optional if name not in there)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from pipeline.engine.block import DecoderShape
-from pipeline.engine.linear import quantise, scaled_product
+from pipeline.engine.kernels.linear import quantise, scaled_product
+from pipeline.engine.network.block import DecoderShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.engine.pages import Seat
-from pipeline.engine.places import Segment, round_up
-from pipeline.engine.rows import Family, Row
+from pipeline.engine.kernels.layout import Segment, round_up
+from pipeline.engine.kernels.pages import Seat
+from pipeline.engine.sequence import Family, Row
 from schemas.sample import TokenIds
 
 Ints = npt.NDArray[np.int64]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from pipeline.engine.model import LoadedModel
+from pipeline.engine.network.load import LoadedModel
 from pipeline.engine.repetition import find_runaway
 from pipeline.engine.stops import Pieces, Place, StopWatch
 from schemas.answer import FinishReason, Generation

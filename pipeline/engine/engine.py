@@ -13,11 +13,11 @@ import torch
 
 from pipeline.engine.arithmetic import arithmetic, product_rate
 from pipeline.engine.draft import Draft
-from pipeline.engine.model import LoadedModel, load_model, stopping_at
-from pipeline.engine.pages import num_pages
-from pipeline.engine.rows import Family, Row, families, prefix_length
+from pipeline.engine.kernels.pages import num_pages
+from pipeline.engine.network.load import LoadedModel, load_model, stopping_at
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
+from pipeline.engine.sequence import Family, Row, families, prefix_length
 from pipeline.engine.sizes import resolve
 from pipeline.engine.statistics import statistics
 from pipeline.preprocess.geometry import num_image_tokens

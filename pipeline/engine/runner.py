@@ -11,18 +11,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.engine.attention import SPAN_STEP, Attend, attend_one_by_one, attend_together
 from pipeline.engine.batch import Batch, prefix_alone
-from pipeline.engine.cache import Cache, Stored, Write, write_plainly
-from pipeline.engine.device import Reading, Stopwatch, side_stream, to_device
 from pipeline.engine.draft import Draft
-from pipeline.engine.fused import fused_kernels
-from pipeline.engine.memory import cache_shape
-from pipeline.engine.model import LoadedModel
-from pipeline.engine.pages import PAGE, Seat, num_pages
-from pipeline.engine.places import Layout, Segment, layout, round_up
-from pipeline.engine.rows import Family, Pictures, Row, draft_of
+from pipeline.engine.kernels.device import Reading, Stopwatch, side_stream, to_device
+from pipeline.engine.kernels.interface import fused_kernels
+from pipeline.engine.kernels.layout import Layout, Segment, layout, round_up
+from pipeline.engine.kernels.pages import PAGE, Seat, num_pages
+from pipeline.engine.kernels.torch_attention import SPAN_STEP, Attend, attend_one_by_one, attend_together
+from pipeline.engine.network.kv_cache import Cache, Stored, Write, write_plainly
+from pipeline.engine.network.load import LoadedModel
+from pipeline.engine.network.memory import cache_shape
 from pipeline.engine.sampling import DrawState, Sampler, row_seed
+from pipeline.engine.sequence import Family, Pictures, Row, draft_of
 from pipeline.engine.sizes import Sizes
 from pipeline.engine.slots import Slots
 from schemas.engine import BLOCK, Sampling
@@ -241,6 +241,9 @@ def _kernels(sizes: Sizes) -> tuple[Attend | None, Write]:
     """Our own attention to what the cache holds, where it is asked for, and what writes there."""
     if sizes.decode_kernel == "sdpa":
         return None, write_plainly
-    from pipeline.engine.kernels import attend_pages, write_pages  # here, as triton comes with torch for GPUs alone
+    from pipeline.engine.kernels.triton_kernels import (  # here, as triton comes with torch for GPUs alone
+        attend_pages,
+        write_pages,
+    )
 
     return attend_pages, write_pages

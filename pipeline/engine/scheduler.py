@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from pipeline.engine.batch import lay_out
-from pipeline.engine.pages import Seat, Seats
-from pipeline.engine.rows import Family, Row, alone, draft_of
+from pipeline.engine.kernels.pages import Seat, Seats
+from pipeline.engine.queue import Waiting
 from pipeline.engine.runner import Launched, Runner
+from pipeline.engine.sequence import Family, Row, alone, draft_of
 from pipeline.engine.sizes import Sizes
-from pipeline.engine.waiting import Waiting
 from schemas.errors import Failure
 
 _PART = 2  # a prefill's rows take at most this part of all pages: it need not wait until nearly all others have ended

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.engine.block import DecoderShape
-from pipeline.engine.fused import prefill_kernels
-from pipeline.engine.memory import PREFILL_TOKENS, SPARE_BYTES, activation_bytes, cache_shape, row_capacity
-from pipeline.engine.model import LoadedModel
-from pipeline.engine.pages import PAGE, num_pages
-from pipeline.engine.places import round_up
+from pipeline.engine.kernels.interface import prefill_kernels
+from pipeline.engine.kernels.layout import round_up
+from pipeline.engine.kernels.pages import PAGE, num_pages
+from pipeline.engine.network.block import DecoderShape
+from pipeline.engine.network.load import LoadedModel
+from pipeline.engine.network.memory import PREFILL_TOKENS, SPARE_BYTES, activation_bytes, cache_shape, row_capacity
 from schemas.engine import DecodeKernel, EngineSettings, PrefillKernels
 from schemas.errors import Refused
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from pipeline.engine.pages import EMPTY, IDLE
-from pipeline.engine.places import round_up
+from pipeline.engine.kernels.layout import round_up
+from pipeline.engine.kernels.pages import EMPTY, IDLE
 from pipeline.engine.sampling import Draw, DrawState
 from schemas.engine import BLOCK
 

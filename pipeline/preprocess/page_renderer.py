@@ -20,7 +20,7 @@ from typing import IO, Any, TypeVar
 from PIL import Image
 
 from pipeline.preprocess.pdf import INSTALL, PdfPage, can_read_pdfs, count_pages, render_page
-from pipeline.row_border import NOBODY, attempt
+from pipeline.preprocess.row_border import NOBODY, attempt
 from schemas.errors import Failure, RowError
 
 T = TypeVar("T")

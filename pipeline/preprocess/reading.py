@@ -1,8 +1,8 @@
 """Reading: how a checkpoint is asked for the text in a picture, in words that it was trained on."""
 
-from pipeline.checkpoint import locate
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.formats import published_format
+from pipeline.weights.hub import locate
 
 DEMO = "What does the text say?"
 # The question above the synthetic pages (SynthDoG, English) in the family's own instruction data. What they answered

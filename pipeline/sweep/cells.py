@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline import storage
+from pipeline.storage import filesystem as fs
 from schemas.benchmark import Benchmark, Question
 from schemas.engine import Sampling
 from schemas.errors import Refused
@@ -104,7 +104,7 @@ def _askings(settings: SweepSettings, name: str, benchmarks: Sequence[Benchmark]
             benchmark=benchmark if template is None else replace(benchmark, prompt=template),
             data=choice.data or benchmark.data,
             limit=choice.limit or settings.limit,
-            folder=storage.join(settings.output, "inputs", name, prompt),
+            folder=fs.join(settings.output, "inputs", name, prompt),
         )
 
 
@@ -116,7 +116,7 @@ def _cell(settings: SweepSettings, name: CellName, asking: Asking) -> Cell:
         **settings.models[name.model],
         **settings.settings[name.settings],
         "input": (asking.folder,),
-        "output": storage.join(settings.output, "cells", str(name)),
+        "output": fs.join(settings.output, "cells", str(name)),
         "id_column": "id",
         "image_column": "images",
         "messages_column": "messages",

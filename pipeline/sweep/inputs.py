@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from pipeline import storage
-from pipeline.hub import at_commit
-from pipeline.run import read_record
+from pipeline.run_folder.run import read_record
+from pipeline.storage import filesystem as fs
+from pipeline.storage.hub import at_commit
 from pipeline.sweep.cells import Asking
 from schemas.benchmark import Question
 from schemas.errors import Refused
@@ -36,13 +36,13 @@ def write_input(asking: Asking) -> None:
     """Write the questions where they are not there yet; raises ValueError where there are none."""
     if is_made(asking):
         return
-    storage.delete(asking.folder)  # what a kill left
+    fs.delete(asking.folder)  # what a kill left
     read = replace(asking, data=_at_commit(asking.data))
     rows = sum(_write_files(read))
     if not rows:
         raise Refused(f"{asking.data} must have at least one question for {asking.name}, it has none")
     made = _Made(origin=asking.origin(), read=read.data, rows=rows)
-    storage.write_atomic(_made_path(asking), json.dumps(asdict(made)).encode())
+    fs.write_atomic(_made_path(asking), json.dumps(asdict(made)).encode())
 
 
 def as_written(asking: Asking) -> Asking:
@@ -82,7 +82,7 @@ def _write_files(asking: Asking) -> Iterator[int]:
                 file.write_table(group)
                 rows += group.num_rows
                 group = next(groups, None) if buffer.tell() < FILE_BYTES else None
-        storage.write_atomic(storage.join(asking.folder, f"part-{number:05d}.parquet"), buffer.getvalue())
+        fs.write_atomic(fs.join(asking.folder, f"part-{number:05d}.parquet"), buffer.getvalue())
         yield rows
 
 
@@ -116,4 +116,4 @@ _ADVICE = "put it back as it was, or choose a new output"
 
 def _made_path(asking: Asking) -> str:
     """Written last: with it the input is whole."""
-    return storage.join(asking.folder, "made.json")
+    return fs.join(asking.folder, "made.json")

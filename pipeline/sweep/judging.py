@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.local_files import NotRegular
-from pipeline.mend import is_stated
-from pipeline.run import read_manifest
+from pipeline.run_folder.mend import is_stated
+from pipeline.run_folder.run import read_manifest
+from pipeline.run_folder.units import to_parquet
+from pipeline.storage import filesystem as fs
+from pipeline.storage.local_files import NotRegular
 from pipeline.sweep.cells import Asking, Cell
 from pipeline.sweep.inputs import as_written
-from pipeline.units import to_parquet
 from schemas.benchmark import Judged, Question
 from schemas.errors import Refused
 from schemas.sweep import CellName
@@ -76,7 +76,7 @@ def judge_cells(asking: Asking, cells: Sequence[Cell], folder: str) -> dict[Cell
         if answers:
             raise Refused(f"{asking.data} has changed: it has no question {next(iter(answers))}, cell {name} has")
         table = pa.Table.from_pylist(written[name], schema=JUDGED_SCHEMA)
-        storage.write_atomic(storage.join(folder, f"{name}.parquet"), to_parquet(table))
+        fs.write_atomic(fs.join(folder, f"{name}.parquet"), to_parquet(table))
     return {name: _marked(some) for name, some in rows.items()}
 
 
@@ -84,9 +84,9 @@ def _read_answers(folder: str) -> Iterator[tuple[str, Given]]:
     manifest = read_manifest(folder)
     assert manifest is not None
     for file in manifest["files"]:
-        path = storage.join(folder, file["path"])
+        path = fs.join(folder, file["path"])
         try:
-            data = storage.read_bytes(path)
+            data = fs.read_bytes(path)
         except (FileNotFoundError, NotRegular) as error:
             raise Refused(f"{path} cannot be read ({one_line(error)}): {_LOST}") from error
         if not is_stated(data, file):

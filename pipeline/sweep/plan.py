@@ -7,11 +7,11 @@ from typing import Any
 
 from pipeline.checkpoint import with_base
 from pipeline.environment import cards_here
-from pipeline.lock import hold
-from pipeline.machine import check_machine
 from pipeline.plan import Plan, plan_job
-from pipeline.run import RunMismatch, begin_run, is_complete, read_run
-from pipeline.stages import Preprocess
+from pipeline.preflight import check_machine
+from pipeline.run_folder.lock import hold
+from pipeline.run_folder.run import RunMismatch, begin_run, is_complete, read_run
+from pipeline.stages.preprocess import Preprocess
 from pipeline.sweep.cells import Cell, cells_of
 from pipeline.sweep.inputs import is_made, write_input
 from schemas.benchmark import Benchmark

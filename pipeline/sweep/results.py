@@ -6,8 +6,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from pipeline import storage
-from pipeline.run import read_manifest
+from pipeline.run_folder.run import read_manifest
+from pipeline.storage import filesystem as fs
 from pipeline.sweep.bootstrap import Draws, Score, score_cells
 from pipeline.sweep.cells import Cell, baseline_of
 from pipeline.sweep.judging import Marked, judge_cells
@@ -115,7 +115,7 @@ def _by_benchmark(complete: Mapping[CellName, Cell]) -> Iterator[list[Cell]]:
 
 def _score(plan: SweepPlan, cells: Sequence[Cell]) -> dict[CellName, _Scored]:
     """The cells of one benchmark."""
-    folder = storage.join(plan.settings.output, "judged")
+    folder = fs.join(plan.settings.output, "judged")
     marked: dict[CellName, Marked] = {}
     for prompt in dict.fromkeys(cell.name.prompt for cell in cells):
         asked = [cell for cell in cells if cell.name.prompt == prompt]

@@ -5,24 +5,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import storage
-from pipeline.answering import ErrorBudgetSpent, Loaders, check_budget, say
-from pipeline.dataflow import EngineNotLoaded, RunFailed, place, run_units, said_while_waiting
+from pipeline.execution.executor import ErrorBudgetSpent, Loaders, check_budget, say
+from pipeline.execution.placement import Placement
+from pipeline.execution.progress import Progress, Receipt
+from pipeline.execution.ray_data import EngineNotLoaded, RunFailed, place, run_units, said_while_waiting
+from pipeline.execution.work_units import STOPPED, Part, Queue, Work
 from pipeline.job import ROUNDS
-from pipeline.leftovers import remove_leftovers
-from pipeline.lock import Lock
-from pipeline.merge import BrokenUnits, finish_run
-from pipeline.placement import Placement
-from pipeline.poison import Markers
-from pipeline.progress import Progress, Receipt
-from pipeline.reader import unit_reader
-from pipeline.run import RunMismatch, begin_run, has_seals, read_manifest, settle
-from pipeline.stages import engine_settings
+from pipeline.run_folder.leftovers import remove_leftovers
+from pipeline.run_folder.lock import Lock
+from pipeline.run_folder.markers import Markers
+from pipeline.run_folder.merge import BrokenUnits, finish_run
+from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, read_manifest, settle
+from pipeline.run_folder.units import Counts, done_units, unit_path
+from pipeline.sources.reader import unit_reader
+from pipeline.stages.engine_settings import engine_settings
+from pipeline.storage import filesystem as fs
 from pipeline.sweep.inputs import as_written
 from pipeline.sweep.plan import PlannedCell
 from pipeline.sweep.timing import Efforts
-from pipeline.units import Counts, done_units, unit_path
-from pipeline.work import STOPPED, Part, Queue, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ class CellRun:
         except BrokenUnits as error:
             say(f"{self.name}: {error}; answering them again")
             for unit in error.units:
-                storage.delete(unit_path(folder, unit))
+                fs.delete(unit_path(folder, unit))
             self.todo = set(error.units)
             return
         self.complete = True

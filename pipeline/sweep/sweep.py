@@ -4,19 +4,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline import storage
-from pipeline.answering import Loaders, say
-from pipeline.cluster_watch import Wishes, going_on
-from pipeline.dataflow import on_cluster
-from pipeline.leftovers import remove_sweeps_leftovers
-from pipeline.lock import hold
-from pipeline.stages import Engine
-from pipeline.stopping import stop_on_signals
+from pipeline.execution.cluster_watch import Wishes, going_on
+from pipeline.execution.executor import Loaders, say
+from pipeline.execution.ray_data import on_cluster
+from pipeline.execution.signals import stop_on_signals
+from pipeline.run_folder.leftovers import remove_sweeps_leftovers
+from pipeline.run_folder.lock import hold
+from pipeline.run_folder.units import to_parquet
+from pipeline.stages.generate import Engine
+from pipeline.storage import filesystem as fs
 from pipeline.sweep.page import to_html, to_markdown
 from pipeline.sweep.plan import PlannedCell, SweepPlan
 from pipeline.sweep.results import Result, results_to_table, score_sweep
 from pipeline.sweep.running import Call, TimeLimits, answer_cells, begin
-from pipeline.units import to_parquet
 from schemas.job import JobSettings
 from schemas.sweep import CellName
 
@@ -54,9 +54,9 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
 
 def write_results(output: str, results: Sequence[Result]) -> None:
     """The table as Parquet, Markdown and a page."""
-    storage.write_atomic(storage.join(output, "results.parquet"), to_parquet(results_to_table(results)))
-    storage.write_atomic(storage.join(output, "results.md"), to_markdown(results).encode())
-    storage.write_atomic(storage.join(output, "results.html"), to_html(results).encode())
+    fs.write_atomic(fs.join(output, "results.parquet"), to_parquet(results_to_table(results)))
+    fs.write_atomic(fs.join(output, "results.md"), to_markdown(results).encode())
+    fs.write_atomic(fs.join(output, "results.html"), to_html(results).encode())
 
 
 def _limits(plan: SweepPlan) -> TimeLimits:

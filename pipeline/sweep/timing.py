@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
 
-from pipeline import storage
-from pipeline.progress import Receipt
-from pipeline.run import read_record
+from pipeline.execution.progress import Receipt
+from pipeline.run_folder.run import read_record
+from pipeline.storage import filesystem as fs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Efforts:
         for cell, effort in share_time(self._spans).items():
             efforts[cell] = efforts.get(cell, Effort()) + effort
         text = json.dumps({cell: asdict(effort) for cell, effort in sorted(efforts.items())}, indent=2)
-        storage.write_atomic(_path(self._folder), text.encode())
+        fs.write_atomic(_path(self._folder), text.encode())
 
 
 def read_efforts(folder: str) -> dict[str, Effort]:
@@ -88,4 +88,4 @@ def _ends(spans: list[Span]) -> list[tuple[float, int, int]]:
 
 
 def _path(folder: str) -> str:
-    return storage.join(folder, "timings.json")
+    return fs.join(folder, "timings.json")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-from pipeline import storage
+from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 
 SINGLE = "model.safetensors"
@@ -43,7 +43,7 @@ def stored_tensors(place: str, explicit: str | None = None) -> dict[str, Stored]
     """
     files, named = weights_files(place, explicit)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        headers = dict(zip(files, pool.map(lambda file: read_header(storage.join(place, file)), files), strict=True))
+        headers = dict(zip(files, pool.map(lambda file: read_header(fs.join(place, file)), files), strict=True))
     found: dict[str, Stored] = {}
     for file, tensors in headers.items():
         for name, stored in tensors.items():
@@ -52,13 +52,13 @@ def stored_tensors(place: str, explicit: str | None = None) -> dict[str, Stored]
             found[name] = stored
     for name, file in named.items():
         if name not in headers[file]:
-            raise Refused(f"{storage.join(place, INDEX)} names {name} in {file}, which has no such tensor")
+            raise Refused(f"{fs.join(place, INDEX)} names {name} in {file}, which has no such tensor")
     return found
 
 
 def weights_files(place: str, explicit: str | None = None) -> tuple[list[str], dict[str, str]]:
     """Return the safetensors files that transformers would load, and what an index says of them: tensor to file."""
-    chosen = explicit or next((name for name in (SINGLE, INDEX) if storage.exists(storage.join(place, name))), None)
+    chosen = explicit or next((name for name in (SINGLE, INDEX) if fs.exists(fs.join(place, name))), None)
     if chosen is None:
         raise Refused(_no_weights(place))
     _check_inside(place, "config.json", chosen)
@@ -67,7 +67,7 @@ def weights_files(place: str, explicit: str | None = None) -> tuple[list[str], d
     named = _read_index(place, chosen)
     for file in dict.fromkeys(named.values()):
         _check_inside(place, chosen, file)
-        if not storage.exists(storage.join(place, file)):
+        if not fs.exists(fs.join(place, file)):
             count = sum(1 for other in named.values() if other == file)
             raise Refused(f"{place} must have every file that {chosen} names: {file} with {count} tensors is not there")
     return sorted(set(named.values())), named
@@ -76,7 +76,7 @@ def weights_files(place: str, explicit: str | None = None) -> tuple[list[str], d
 def read_header(url: str) -> dict[str, Stored]:
     """Return the tensors of one safetensors file; raises Refused where it is not whole or contradicts itself."""
     try:
-        with storage.open_url(url) as file:
+        with fs.open_url(url) as file:
             size = file.seek(0, 2)
             header, begins = _read_json(file, url, size)
     except FileNotFoundError as error:
@@ -101,9 +101,9 @@ def read_header(url: str) -> dict[str, Stored]:
 
 
 def _read_index(place: str, name: str) -> dict[str, str]:
-    url = storage.join(place, name)
+    url = fs.join(place, name)
     try:
-        index = json.loads(storage.read_bytes(url))
+        index = json.loads(fs.read_bytes(url))
     except FileNotFoundError as error:
         raise Refused(f"config.json names {name} as the weights, {place} has no such file") from error
     except ValueError as error:
@@ -121,7 +121,7 @@ def _check_inside(place: str, by: str, file: str) -> None:
 
 
 def _no_weights(place: str) -> str:
-    others = sorted(PurePosixPath(info.url).name for info in storage.list_folder(place, _OTHER_FORMATS))
+    others = sorted(PurePosixPath(info.url).name for info in fs.list_folder(place, _OTHER_FORMATS))
     needed = f"{place} must have its weights as safetensors ({SINGLE}, or {INDEX} and its files)"
     if not others:
         return f"{needed}, it has none"

@@ -7,7 +7,9 @@ import pytest
 from benchmarks.reading import side_by_side, typeset
 from demo.heldout import read_items
 from pipeline.scoring.reading import add_up, read_against
-from pipeline.stages import Generate, Preprocess, load_engine
+from pipeline.stages.engine_settings import load_engine
+from pipeline.stages.generate import Generate
+from pipeline.stages.preprocess import Preprocess
 from schemas.answer import Answer, table_to_answers
 from schemas.job import JobSettings
 from schemas.request import ImageRef, Request, requests_to_table

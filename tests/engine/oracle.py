@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from pipeline.engine.engine import Engine
-from pipeline.engine.model import LoadedModel, load_model
+from pipeline.engine.network.load import LoadedModel, load_model
 from schemas.engine import EngineSettings, Sampling
 from schemas.sample import Prompt, Sample, Size, no_tiles
 from tests.tiny import checkpoint

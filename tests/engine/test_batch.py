@@ -3,8 +3,8 @@
 import torch
 
 from pipeline.engine.batch import lay_out
-from pipeline.engine.pages import PAGE
-from pipeline.engine.places import layout
+from pipeline.engine.kernels.layout import layout
+from pipeline.engine.kernels.pages import PAGE
 from tests.engine.waiting import family, seats
 
 

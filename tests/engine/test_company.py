@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.engine.engine import Engine
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from schemas.engine import EngineSettings, Sampling
 from tests.engine.oracle import Oracle, Question, mixed_questions, picture
 from tests.tiny import checkpoint

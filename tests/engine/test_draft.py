@@ -8,7 +8,7 @@ import pytest
 from demo.checkpoint import EOS
 from pipeline.engine.draft import Draft
 from pipeline.engine.engine import Engine
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from schemas.answer import Generation
 from schemas.engine import Sampling
 from schemas.sample import Prompt

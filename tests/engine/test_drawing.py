@@ -9,7 +9,7 @@ import torch
 
 from demo.checkpoint import Shape
 from pipeline.engine.engine import Engine
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from schemas.engine import EngineSettings, Sampling
 from tests.engine.oracle import FP32, Oracle, mixed_questions
 from tests.tiny import build

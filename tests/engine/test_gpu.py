@@ -9,14 +9,14 @@ import torch
 from torch.nn.functional import linear, silu
 
 from demo.checkpoint import Shape
-from pipeline.engine.attention import attend_one_by_one, causal
-from pipeline.engine.cache import write_plainly
 from pipeline.engine.engine import Engine
-from pipeline.engine.fused import fused_kernels, missing_packages, sequences
-from pipeline.engine.linear import quantise
-from pipeline.engine.model import load_model
-from pipeline.engine.pages import PAGE
-from pipeline.engine.places import Blocks, Moves, Segment
+from pipeline.engine.kernels.interface import fused_kernels, missing_packages, sequences
+from pipeline.engine.kernels.layout import Blocks, Moves, Segment
+from pipeline.engine.kernels.linear import quantise
+from pipeline.engine.kernels.pages import PAGE
+from pipeline.engine.kernels.torch_attention import attend_one_by_one, causal
+from pipeline.engine.network.kv_cache import write_plainly
+from pipeline.engine.network.load import load_model
 from schemas.engine import EngineSettings, Sampling
 from tests.engine import prefixes
 from tests.engine.oracle import Oracle, Question, mixed_questions
@@ -100,7 +100,7 @@ def test_a_prefix_that_is_run_once_changes_no_bit_in_any_company(folder, quantiz
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (8, 8, 64), (4, 1, 16), (64, 8, 128)])
 def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, head_dim, width) -> None:
-    from pipeline.engine.kernels import attend_pages
+    from pipeline.engine.kernels.triton_kernels import attend_pages
 
     torch.manual_seed(0)
     keys, values = (torch.randn(kv_heads, 80 * PAGE, head_dim, dtype=dtype, device="cuda") for _ in range(2))
@@ -121,7 +121,7 @@ def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, 
 
 @pytest.mark.parametrize("num", [1, 15, 200])
 def test_keys_and_values_are_written_where_they_are_to_go(num) -> None:
-    from pipeline.engine.kernels import write_pages
+    from pipeline.engine.kernels.triton_kernels import write_pages
 
     torch.manual_seed(0)
     found = [torch.zeros(4, 5 * PAGE, 64, dtype=torch.bfloat16, device="cuda") for _ in range(2)]
@@ -175,7 +175,7 @@ def test_fused_attention_agrees_with_pytorchs_whatever_stands_between(heads, kv_
 @pytest.mark.parametrize("width", [1024, 14336, 4864])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gates_are_quantised_row_by_row_as_two_passes_do(width, dtype) -> None:
-    from pipeline.engine.kernels import gate_and_quantise
+    from pipeline.engine.kernels.triton_kernels import gate_and_quantise
 
     torch.manual_seed(0)
     states = torch.randn(300, 2 * width, dtype=dtype, device="cuda") * 3

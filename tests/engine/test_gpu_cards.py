@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.engine.engine import Engine
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from schemas.engine import EngineSettings, Sampling
 from tests.engine.oracle import Oracle, mixed_questions
 from tests.engine.prefixes import exact

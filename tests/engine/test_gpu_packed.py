@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.packed import packed
 from pipeline.engine.engine import Engine
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from tests.engine.oracle import Oracle, Question, mixed_questions
 from tests.engine.test_gpu import PLAIN, SHAPE, exact, samples_of
 from tests.tiny import build

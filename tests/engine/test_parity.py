@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from tests.engine.oracle import FP32, Oracle, Question, mixed_questions, picture
 from tests.tiny import checkpoint
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.engine.engine import Engine
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from pipeline.engine.runner import _MOST_PREFIXES
 from schemas.engine import BLOCK, EngineSettings, Sampling
 from tests.engine.oracle import FP32, Oracle, Question, mixed_questions

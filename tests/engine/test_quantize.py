@@ -8,7 +8,7 @@ import torch
 from transformers import AutoProcessor
 
 from pipeline.engine.engine import Engine
-from pipeline.engine.model import LoadedModel, load_model
+from pipeline.engine.network.load import LoadedModel, load_model
 from schemas.engine import EngineSettings
 from tests.engine.oracle import FP32, Oracle, mixed_questions
 from tests.tiny import checkpoint

@@ -9,9 +9,9 @@ import torch
 from pipeline.engine.draft import Draft
 from pipeline.engine.engine import Engine
 from pipeline.engine.repetition import EARLY, ROUNDS, SPAN, Runaway, find_runaway
-from pipeline.engine.rows import Row, draft_of, families
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
+from pipeline.engine.sequence import Row, draft_of, families
 from pipeline.engine.sizes import resolve
 from schemas.engine import Sampling
 from tests.engine.oracle import FP32, mixed_questions

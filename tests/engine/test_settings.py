@@ -6,8 +6,8 @@ import shutil
 import pytest
 from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
-from pipeline.engine.decoder import decoder_shape
 from pipeline.engine.engine import Engine
+from pipeline.engine.network.decoder import decoder_shape
 from schemas.engine import EngineSettings, Sampling
 from tests.tiny import checkpoint
 

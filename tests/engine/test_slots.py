@@ -10,12 +10,12 @@ import torch
 
 from pipeline.engine.draft import Draft
 from pipeline.engine.engine import Engine
-from pipeline.engine.memory import PREFILL_TOKENS
-from pipeline.engine.rows import Family, Row, families
+from pipeline.engine.network.memory import PREFILL_TOKENS
+from pipeline.engine.queue import Waiting
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
+from pipeline.engine.sequence import Family, Row, families
 from pipeline.engine.sizes import resolve
-from pipeline.engine.waiting import Waiting
 from pipeline.preprocess.geometry import Anyres, num_image_tokens
 from schemas.engine import EngineSettings
 from schemas.sample import Prompt, Sample, Size

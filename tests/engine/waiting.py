@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.engine.draft import Draft
-from pipeline.engine.model import LoadedModel
-from pipeline.engine.pages import Seat
-from pipeline.engine.rows import Family, Row, families
+from pipeline.engine.kernels.pages import Seat
+from pipeline.engine.network.load import LoadedModel
+from pipeline.engine.sequence import Family, Row, families
 from schemas.engine import Sampling
 from schemas.sample import Prompt, Sample, Size
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.answer import report, run_to_status
-from pipeline.answering import Loaders
+from pipeline.execution.executor import Loaders
 from pipeline.job import run_job
 from pipeline.plan import Plan, plan_job
 from schemas.job import JobSettings

@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.units import done_units
+from pipeline.run_folder.units import done_units
+from pipeline.storage import filesystem as fs
 from pipeline.verify import verify_run
 from tests.faults.driver import UNIT_ROWS
 from tests.inputs import bad_row, good_row, write_parquet
@@ -43,7 +43,7 @@ class Scene:
         table = [bad_row(i, "decode") if i % 50 == 7 else good_row(i) for i in range(self.rows)]
         source = write_parquet(self.folder / "in.parquet", table)
         if self.store:
-            storage.write_atomic(f"{self.store}/in.parquet", source.read_bytes())
+            fs.write_atomic(f"{self.store}/in.parquet", source.read_bytes())
 
     @property
     def url(self) -> str:
@@ -79,7 +79,7 @@ class Scene:
         return len(done_units(self.url))
 
     def has(self, name: str) -> bool:
-        return storage.exists(f"{self.url}/{name}")
+        return fs.exists(f"{self.url}/{name}")
 
     def workers(self, work: str) -> list[int]:
         """The processes, alive or not, that have begun this work."""
@@ -105,8 +105,8 @@ class Scene:
     def assert_whole(self) -> None:
         """verify is green and the ids are those of the input, each once and in order."""
         assert verify_run(self.url) == []
-        files = storage.list_folder(f"{self.url}/answers", (".parquet",))
-        tables = [pq.read_table(pa.BufferReader(storage.read_bytes(file.url))) for file in files]
+        files = fs.list_folder(f"{self.url}/answers", (".parquet",))
+        tables = [pq.read_table(pa.BufferReader(fs.read_bytes(file.url))) for file in files]
         ids = pa.concat_tables(tables)["id"].to_pylist()
         assert ids == [f"row-{i}" for i in range(self.rows)]
 

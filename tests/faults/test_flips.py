@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.answering import Loaders
+from pipeline.execution.executor import Loaders
+from pipeline.execution.progress import Progress
 from pipeline.job import _Job
-from pipeline.lock import NAME, Timing, hold, this_machine
-from pipeline.merge import finish_run
 from pipeline.plan import Plan, find_complete
-from pipeline.progress import Progress
-from pipeline.run import read_run
-from pipeline.stages import Preprocess
-from pipeline.units import done_units, read_unit_answers, write_unit
+from pipeline.run_folder.lock import NAME, Timing, hold, this_machine
+from pipeline.run_folder.merge import finish_run
+from pipeline.run_folder.run import read_run
+from pipeline.run_folder.units import done_units, read_unit_answers, write_unit
+from pipeline.stages.preprocess import Preprocess
 from pipeline.verify import verify_run
 from schemas.errors import Refused
 from tests.fakes import load_echo_engine

@@ -13,10 +13,10 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline import storage
 from pipeline.job import run_job
-from pipeline.lock import FolderInUse
-from pipeline.run import RunMismatch
+from pipeline.run_folder.lock import FolderInUse
+from pipeline.run_folder.run import RunMismatch
+from pipeline.storage import filesystem as fs
 from tests.faults.driver import LOADERS, plan_of
 from tests.faults.scene import Scene, kill, kill_at_random, killed_when
 from tests.inputs import good_row, write_parquet
@@ -165,9 +165,9 @@ def test_drivers_killed_in_an_object_store_lose_nothing(
     scene = Scene(folder=tmp_path, address=ray.get_runtime_context().gcs_address, store=bucket)
     for _ in range(4):
         kill_at_random(scene, draw)
-    torn = storage.join(scene.url, "units", "unit-00000003.parquet")
-    if storage.exists(torn):
-        storage.write_atomic(torn, storage.read_bytes(torn)[:100])
+    torn = fs.join(scene.url, "units", "unit-00000003.parquet")
+    if fs.exists(torn):
+        fs.write_atomic(torn, fs.read_bytes(torn)[:100])
     scene.finish()
 
 

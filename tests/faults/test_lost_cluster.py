@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.execution.test_cluster import free_port, plain_environment
 from tests.faults.scene import Scene
-from tests.test_cluster import free_port, plain_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 SAID_S = 50  # Ray itself ends its driver after 60 s, without a word

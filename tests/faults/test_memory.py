@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from ray.data.block import BlockStats
 
-from pipeline.dataflow import place, run_units
+from pipeline.execution.ray_data import place, run_units
+from pipeline.execution.work_units import Part, Queue, Work
 from pipeline.plan import plan_job
-from pipeline.poison import Markers
-from pipeline.reader import unit_reader
-from pipeline.stages import Preprocess
-from pipeline.work import Part, Queue, Work
+from pipeline.run_folder.markers import Markers
+from pipeline.sources.reader import unit_reader
+from pipeline.stages.preprocess import Preprocess
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine
 from tests.inputs import good_row, write_parquet

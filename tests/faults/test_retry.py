@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
-from pipeline.answering import Loaders
+from pipeline.execution.executor import Loaders
 from pipeline.job import run_job
 from pipeline.plan import find_complete, plan_job
 from pipeline.retry import Choice, retry_failed, with_settings
+from pipeline.storage import filesystem as fs
 from pipeline.verify import verify_run
 from schemas.errors import Refused
 from schemas.job import JobSettings
@@ -70,11 +70,11 @@ def test_a_retry_that_was_killed_before_its_manifest_is_mended_by_the_same_call(
     out = str(tmp_path / "out")
     base = {"input": (str(source),), "output": out, "model": str(checkpoint()), "max_error_rate": 1.0}
     run_job(plan_job("caption", JobSettings.model_validate(base), "Q?"), load_echo_engine)
-    manifest = storage.read_bytes(f"{out}/manifest.json")
+    manifest = fs.read_bytes(f"{out}/manifest.json")
     (tmp_path / "no" / "such").mkdir(parents=True)
     (tmp_path / "no" / "such" / "file.jpg").write_bytes(picture(1))
     retry_failed(out, Choice(), Loaders(engine=load_echo_engine))
-    storage.write_atomic(f"{out}/manifest.json", manifest)  # as after a kill: answers are new, the manifest is old
+    fs.write_atomic(f"{out}/manifest.json", manifest)  # as after a kill: answers are new, the manifest is old
 
     assert verify_run(out) != []
     summary = retry_failed(out, Choice(), Loaders(engine=load_echo_engine))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import LlavaNextImageProcessorPil
 
-from pipeline.engine.vision import normalise
+from pipeline.engine.network.vision import normalise
 from pipeline.preprocess.geometry import Resample
 from pipeline.preprocess.image import FORMATS, ImageLimits, _scans, _to_rgb, decode, tile_image
 from pipeline.preprocess.pixels import read_scale

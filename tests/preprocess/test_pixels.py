@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlavaNextImageProcessorPil
 
-from pipeline.engine.vision import normalise
+from pipeline.engine.network.vision import normalise
 from pipeline.preprocess.geometry import Anyres
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.pixels import PixelScale, read_pixels

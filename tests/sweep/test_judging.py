@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.merge import in_manifest, write_answers
-from pipeline.run import FORMAT, begin_run, write_manifest
+from pipeline.run_folder.merge import in_manifest, write_answers
+from pipeline.run_folder.run import FORMAT, begin_run, write_manifest
+from pipeline.run_folder.units import Counts, to_parquet
 from pipeline.sweep.cells import Cell, cells_of
 from pipeline.sweep.judging import Marked, judge_cells
-from pipeline.units import Counts, to_parquet
 from schemas.answer import Answer, answers_to_table
 from schemas.errors import Refused
 from tests.sweep.quiz import QUIZ, quiz_settings

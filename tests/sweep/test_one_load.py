@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.engine.engine import Engine
-from pipeline.reader import unit_reader
-from pipeline.stages import Generate, Preprocess, load_engine
+from pipeline.sources.reader import unit_reader
+from pipeline.stages.engine_settings import load_engine
+from pipeline.stages.generate import Generate
+from pipeline.stages.preprocess import Preprocess
 from pipeline.sweep.plan import PlannedCell, plan_sweep
 from pipeline.sweep.sweep import run_sweep
 from schemas.job import JobSettings

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.reader import unit_reader
-from pipeline.run import begin_run
-from pipeline.stages import Preprocess
+from pipeline.run_folder.run import begin_run
+from pipeline.sources.reader import unit_reader
+from pipeline.stages.preprocess import Preprocess
 from pipeline.sweep.plan import plan_sweep
 from schemas.benchmark import Question
 from schemas.sample import table_to_samples

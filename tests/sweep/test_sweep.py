@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.answering import Loaders
-from pipeline.stages import Preprocess
+from pipeline.execution.executor import Loaders
+from pipeline.stages.preprocess import Preprocess
 from pipeline.sweep.plan import plan_sweep
 from pipeline.sweep.results import Result, table_to_results
 from pipeline.sweep.sweep import SweepSummary, run_sweep

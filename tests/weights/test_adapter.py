@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from demo.checkpoint import Shape
 from pipeline.engine.engine import Engine
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from pipeline.weights.proof import prove_adapter
 from schemas.engine import EngineSettings
 from schemas.errors import Refused

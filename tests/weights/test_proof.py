@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from demo.checkpoint import Shape
-from pipeline.engine.model import load_model
+from pipeline.engine.network.load import load_model
 from pipeline.weights.headers import SINGLE
 from pipeline.weights.proof import check_loaded, prove_checkpoint
 from schemas.errors import Refused

@@ -1,0 +1,1 @@
+"""Products and attention, and how a batch is laid out for them."""

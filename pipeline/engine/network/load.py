@@ -1,0 +1,186 @@
+"""The checkpoint in memory: transformers' network, its tokenizer, and the few numbers the engine takes from them."""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from pipeline.engine.kernels.packages import check_packages
+from pipeline.engine.network.decoder import Decoder, decoder_shape
+from pipeline.engine.network.memory import check_memory
+from pipeline.engine.network.partition import device_map, devices_of, place, spread
+from pipeline.engine.network.vision import Vision
+from pipeline.preprocess.facts import end_token_ids
+from pipeline.preprocess.pixels import read_scale
+from pipeline.weights.merging import merged_tensors
+from pipeline.weights.proof import check_loaded
+from schemas.engine import EngineSettings
+from schemas.errors import Refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A LLaVA-NeXT checkpoint, ready to run on its device."""
+
+    network: LlavaNextForConditionalGeneration  # shares its weights with decoder and vision
+    decoder: Decoder
+    vision: Vision
+    tokenizer: PreTrainedTokenizerFast
+    image_token_id: int
+    stop_ids: tuple[int, ...]  # any of them ends an answer
+    num_tokens: int  # embeddings from here on are padding of the table, never trained: their tokens are never drawn
+
+    @property
+    def device(self) -> torch.device:
+        """Where images and tokens come in; the first of several."""
+        return self.network.device
+
+    @property
+    def compilable(self) -> bool:
+        """Whether torch.compile is of use for the blocks: layers of other packages are called one by one either way."""
+        return not getattr(self.network, "is_quantized", False)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a decode step can be one CUDA graph: a graph is a device's own, and bitsandbytes' 8 bits ask the host
+        in every product which columns are too large for them."""
+        return len(self.decoder.parts) == 1 and not getattr(self.network, "is_loaded_in_8bit", False)
+
+
+def load_model(model: str, settings: EngineSettings) -> LoadedModel:
+    """Load a hub id or a local folder: safetensors only, no remote code."""
+    check_packages(settings)
+    devices = devices_of(settings)
+    _check_fp8(settings, devices[0])
+    config = AutoConfig.from_pretrained(model, revision=settings.revision, trust_remote_code=False)
+    if config.model_type != "llava_next":
+        raise Refused(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
+    if settings.quantize and (stored := getattr(config, "quantization_config", None)):
+        raise Refused(f"quantize must be left out, {model!r} is quantised already ({_method(stored)})")
+    if devices[0].type == "cuda":
+        check_memory(config, settings, min(torch.cuda.mem_get_info(device)[0] for device in devices))
+    network = _load_network(model, config, devices, settings)
+    if getattr(network, "is_loaded_in_8bit", False):  # of every product it would say that it rounds to float16
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # The backend is named because the default follows what is installed; only its mean and std are used.
+    processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
+    network.requires_grad_(False).eval()
+    return make_ready(network, processor, settings)
+
+
+def _load_network(
+    model: str, config: PreTrainedConfig, devices: Sequence[torch.device], settings: EngineSettings
+) -> LlavaNextForConditionalGeneration:
+    """The network with all of its weights, an adapter merged into them; raises Refused where any would be made up."""
+    told = {
+        "use_safetensors": True,
+        "dtype": getattr(torch, settings.dtype),
+        "attn_implementation": settings.attention,
+        "ignore_mismatched_sizes": True,  # the report is checked instead: it names them all
+        "output_loading_info": True,
+        **_placed(config, devices, settings),
+    }
+    loaded: Any
+    if settings.adapter is None:
+        hub = {"revision": settings.revision, "trust_remote_code": False}
+        loaded = AutoModelForImageTextToText.from_pretrained(model, **hub, **told)
+    else:
+        with merged_tensors(model, settings.revision, config, settings.adapter) as tensors:
+            loaded = LlavaNextForConditionalGeneration.from_pretrained(None, config=config, state_dict=tensors, **told)
+    network, report = cast(tuple[LlavaNextForConditionalGeneration, dict[str, Any]], loaded)
+    check_loaded(report, config, model)
+    if settings.adapter is not None:
+        _set_generation(network, model, settings)
+    return network
+
+
+def _set_generation(network: LlavaNextForConditionalGeneration, model: str, settings: EngineSettings) -> None:
+    """Give the network the base's generation_config.json, which transformers looks for only where it finds weights."""
+    with contextlib.suppress(OSError):  # a checkpoint need not have one
+        network.generation_config = GenerationConfig.from_pretrained(model, revision=settings.revision or "main")
+
+
+def make_ready(
+    network: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, settings: EngineSettings
+) -> LoadedModel:
+    """A network with weights of whatever origin, on its devices and as the engine runs it."""
+    tokenizer, images = processor.tokenizer, processor.image_processor
+    decoder = Decoder(network, devices_of(settings), fp8=settings.quantize == "fp8")
+    place(network, decoder.parts)
+    return LoadedModel(
+        network=network,
+        decoder=decoder,
+        vision=Vision(network, read_scale(images)),
+        tokenizer=tokenizer,
+        image_token_id=network.config.image_token_id,
+        stop_ids=_stop_ids(network, tokenizer, settings.sampling.stop),
+        num_tokens=min(max(tokenizer.get_vocab().values()) + 1, network.config.get_text_config().vocab_size),
+    )
+
+
+def stopping_at(model: LoadedModel, stop: tuple[str, ...]) -> LoadedModel:
+    """The same weights, with other strings that end an answer."""
+    return replace(model, stop_ids=_stop_ids(model.network, model.tokenizer, stop))
+
+
+def _check_fp8(settings: EngineSettings, device: torch.device) -> None:
+    if settings.quantize == "fp8" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        name = torch.cuda.get_device_name(device)
+        raise Refused(f"quantize 'fp8' needs a GPU of compute capability 8.9 or more, {name} has less; use '4bit'")
+
+
+def _method(stored: object) -> str:
+    found = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
+    return str(getattr(found, "value", found))
+
+
+def _placed(config: PreTrainedConfig, devices: Sequence[torch.device], settings: EngineSettings) -> dict[str, Any]:
+    """How transformers is told where each weight goes as it is read, and in how many bits. Those that our own 8-bit
+    products are made of wait on the CPU, as their card may not hold all of them."""
+    if settings.quantize == "fp8":
+        return {}
+    placed = {"device_map": device_map(spread(decoder_shape(config.get_text_config()).layers, devices))}
+    return placed | _quantized(settings)
+
+
+def _quantized(settings: EngineSettings) -> dict[str, Any]:
+    if settings.quantize not in ("8bit", "4bit"):
+        return {}
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_8bit=settings.quantize == "8bit",
+            load_in_4bit=settings.quantize == "4bit",
+            # Whole names from the top: shorter ones match nothing, and the default leaves out the head alone.
+            llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+        )
+    }
+
+
+def _stop_ids(
+    network: LlavaNextForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...]
+) -> tuple[int, ...]:
+    """The checkpoint's end tokens, and every stop string that is one special token: its text would never be seen."""
+    stated = end_token_ids(network.generation_config, network.config.get_text_config())
+    own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    added = tokenizer.added_tokens_decoder.items()
+    named = [token_id for token_id, token in added if token.special and token.content in stop]
+    ids = [*(stated or own), *named]
+    if not ids:
+        raise Refused("the checkpoint must name an eos_token_id (generation_config.json or config.json), none found")
+    return tuple(dict.fromkeys(ids))

@@ -1,0 +1,1 @@
+"""Ray Data and what surrounds it: work units, quarantine, progress, signals."""

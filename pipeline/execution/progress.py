@@ -1,0 +1,104 @@
+"""One line about a running job: rows done, failed, images/s, time left, how well the engines are used."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TextIO
+
+from pipeline.run_folder.units import Counts
+from schemas.engine import EngineStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a worker says of a unit that is through, without rows where its part was stopped before; and all that the
+    worker's engine has done so far."""
+
+    counts: Counts
+    worker: str
+    engine: EngineStatistics = field(default_factory=EngineStatistics)
+    part: int = 0  # the run that the unit is of, where an engine answers for several
+    unit: int = 0
+    seconds: float = 0.0  # in the generate stage, beside other units
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Writes the line to a terminal in place, elsewhere as a new line every 30 seconds. Times in seconds."""
+
+    total_rows: int
+    done: Counts = field(default_factory=Counts)
+    engines: dict[str, EngineStatistics] = field(default_factory=dict)  # the last that each worker said
+    out: TextIO = field(default_factory=lambda: sys.stderr)
+    every_s: float = 30.0
+    clock: Callable[[], float] = time.monotonic  # its zero is anywhere: only differences mean something
+    first_rows: int = 0  # of the first unit: before it the engine was loading
+    first_at: float | None = None
+    shown_at: float | None = None
+    heard_at: float | None = None  # when a unit came in last, or the job began
+    ended_at: float | None = None
+
+    def add(self, receipt: Receipt) -> None:
+        """Count one more unit and show the line when it is due."""
+        now = self.heard_at = self.clock()
+        self.done += receipt.counts
+        self.engines[receipt.worker] = receipt.engine
+        if self.first_at is None:
+            self.first_at, self.first_rows = now, self.done.rows
+        due = 0.2 if self.out.isatty() else self.every_s
+        if self.shown_at is None or now - self.shown_at >= due:
+            self.show()
+            self.shown_at = now
+
+    def say_if_silent(self, note: str) -> None:
+        """Write a line of its own where no unit has come in for a while, saying what the job waits for."""
+        now = self.clock()
+        if self.heard_at is not None and now - self.heard_at < self.every_s:
+            return
+        line = note if not self.done.rows else f"{self.line()}; {note}"
+        self.out.write(f"\r\x1b[K{line}\n" if self.out.isatty() else f"{line}\n")
+        self.out.flush()
+
+    def rows_per_s(self) -> float | None:
+        """The pace since the first unit was done, None before the second."""
+        elapsed = (self.ended_at or self.clock()) - (self.first_at or 0.0)
+        rows = self.done.rows - self.first_rows
+        return rows / elapsed if self.first_at is not None and rows and elapsed > 0 else None
+
+    def engine(self) -> EngineStatistics:
+        """What all engines have done together, those of dead workers included."""
+        return sum(self.engines.values(), EngineStatistics())
+
+    def line(self) -> str:
+        """What is shown: `1,024 of 10,000 answers, 3 failed, 14.8 a second, 0:10:06 left, GPUs 97 % busy at 64 %`.
+
+        The first share is of the engines' time, rows to answer or not; the second of their products' own rate.
+        """
+        pace = self.rows_per_s()
+        parts = [f"{self.done.rows:,} of {self.total_rows:,} answers", f"{self.done.errors:,} failed"]
+        if pace:
+            left = round((self.total_rows - self.done.rows) / pace)
+            parts += [f"{pace:.1f} a second", f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"]
+        engine = self.engine()
+        if engine.utilisation:
+            busy = engine.busy_s / (engine.busy_s + engine.waiting_s)
+            parts.append(f"GPUs {100 * busy:.0f} % busy at {100 * engine.utilisation:.0f} %")
+        return ", ".join(parts)
+
+    def end(self) -> None:
+        """Stop the clock and write the last line."""
+        self.ended_at = self.clock()
+        self.show(end="\n")
+
+    def show(self, end: str = "") -> None:
+        """Write the line now."""
+        in_place = self.out.isatty()
+        self.out.write(f"\r\x1b[K{self.line()}{end}" if in_place else f"{self.line()}\n")
+        self.out.flush()
+
+
+def describe_engine(engine: EngineStatistics) -> dict[str, float]:
+    """Counts and shares as the manifest has them."""
+    shares = {name: getattr(engine, name) for name in ("prefill_padding", "tile_padding", "slot_use", "utilisation")}
+    return {name: round(value, 4) for name, value in {**asdict(engine), **shares}.items()}

@@ -1,0 +1,369 @@
+"""read -> preprocess -> generate -> write on Ray Data: the only `import ray`.
+
+A work unit travels as one row {place, payload}, its table as one Arrow stream. Ray may split, merge or reorder blocks
+as it likes; a unit stays whole, is generated once and is written under its own name.
+"""
+
+import logging
+import os
+import re
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data.exceptions import SystemException
+
+from pipeline.environment import (
+    check_wait,
+    cluster_address,
+    cpus_here,
+    object_store_folder,
+    socket_folder,
+)
+from pipeline.execution.cluster_watch import (
+    ClusterLost,
+    Part,
+    Watch,
+    Wishes,
+    is_there,
+    num_losses,
+    wait_for_head,
+    watched,
+)
+from pipeline.execution.placement import Placement, describe_wait, share_out
+from pipeline.execution.progress import Receipt
+from pipeline.execution.quarantine import Guard, RowWatch, bounded_loading
+from pipeline.execution.watchdog import Watchdog
+from pipeline.execution.work_units import NOTHING, STOPPED, Batch, Queue, Work, make_receipt, pack, receipt_of, unpack
+from pipeline.run_folder.units import Counts, count_answers, keep_trace, write_unit
+from pipeline.stages.generate import Generate, final_answers
+from pipeline.stages.locks import Gate
+from pipeline.stages.preprocess import Preprocess
+from schemas.errors import Failure, Refused
+from schemas.job import JobSettings
+from schemas.wording import one_line
+
+# Places given out by one task: a task each would delay the first unit of a million rows by a minute.
+_UNITS_A_READ = 64
+_MOST_TRACES = 1000  # that an actor keeps
+CPUS_OF_A_JOB = 3  # to read, to preprocess and to generate; of a Ray of our own they are only numbers
+_STILL_ASKING_S = 2.0
+_JOIN_AGAIN_S = 3.0
+_STORE_ON_DISK = 2**30  # bytes of the object store where there is no shared memory
+
+
+class RunFailed(RuntimeError):
+    """The run could not go on; what is done stays."""
+
+
+class EngineNotLoaded(RunFailed):
+    """No actor could make its engine: nothing that it is asked will be answered."""
+
+
+@contextmanager
+def on_cluster(wishes: Wishes, release: Callable[[], None]) -> Iterator[Watch]:
+    """On the cluster that RAY_ADDRESS names (a submitted job has it set), else on one that ends with the block.
+
+    Raises ClusterLost where it goes away; `release` is called where the process has to be ended then.
+    """
+    if ray.is_initialized():
+        yield Watch(parts=(), release=release)
+        return
+    check_wait(wishes.wait_s)
+    _quiet_ray(wishes.worker_logs)
+    try:
+        if address := cluster_address():
+            _join(address, wishes)
+        else:
+            _start(wishes)
+        with watched(Watch(parts=_needed(), release=release, wait_s=wishes.wait_s)) as watch:
+            try:
+                yield watch
+            except (RuntimeError, OSError, ray.exceptions.RayError) as error:
+                watch.check(error)
+                raise
+            finally:
+                watch.leave()
+                ray.shutdown()
+    finally:
+        ray.shutdown()
+
+
+def _needed() -> list[Part]:
+    """Return the processes without which this driver cannot go on, of those that it can reach by itself."""
+    address = cluster_address() or ""
+    if address.startswith("ray://"):
+        return [part for part in [_part("its Ray client's server", address.removeprefix("ray://"))] if is_there(part)]
+    context = ray.get_runtime_context()
+    parts = [_part("its head (gcs_server)", context.gcs_address)]
+    for node in ray.nodes():
+        if node["NodeID"] == context.get_node_id():
+            host, port = node["NodeManagerAddress"], node["NodeManagerPort"]
+            parts.append(_part("this machine's raylet", f"{host}:{port}"))
+    return [part for part in parts if is_there(part)]
+
+
+def _part(what: str, address: str) -> Part:
+    host, _, port = address.split("/")[0].rpartition(":")
+    return Part(what=what, host=host.strip("[]"), port=int(port))
+
+
+def _join(address: str, wishes: Wishes) -> None:
+    """Join a cluster. Raises Refused where there is none in time, or none that lets us in; ClusterLost where it was
+    there before."""
+    until = time.monotonic() + wishes.wait_s
+    wait_for_head(wishes.wait_s)
+    while True:
+        try:
+            with _stderr_hidden():
+                ray.init(logging_level=logging.ERROR, log_to_driver=wishes.worker_logs)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            if time.monotonic() >= until and num_losses():
+                lost = f"the cluster that was lost has not come back to {address} within {wishes.wait_s:g} s"
+                raise ClusterLost(f"{lost}: {one_line(error)}") from error
+            if time.monotonic() >= until:
+                raise Refused(f"RAY_ADDRESS {address} cannot be joined: {one_line(error)}") from error
+            time.sleep(_JOIN_AGAIN_S)  # its head is up before its raylet
+        else:
+            return
+
+
+def _start(wishes: Wishes) -> None:
+    """Start a Ray of this process's own that takes no more than there is, and leaves nothing in HOME."""
+    os.environ.pop("RAY_ADDRESS", None)  # empty, or `local`
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # Ray would write a token to HOME, and the next Ray there would use it
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    folder = socket_folder()
+    objects = object_store_folder(folder)
+    try:
+        with _stderr_hidden():
+            started = ray.init(
+                address="local",
+                num_cpus=max(CPUS_OF_A_JOB, cpus_here()),
+                include_dashboard=wishes.dashboard,
+                logging_level=logging.ERROR,
+                log_to_driver=wishes.worker_logs,
+                object_store_memory=_STORE_ON_DISK if objects else None,
+                _plasma_directory=objects,
+                _temp_dir=folder,
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RunFailed(f"Ray did not start, its logs are below {folder}: {one_line(error)}") from error
+    if wishes.dashboard:
+        sys.stderr.write(f"dashboard http://{started.dashboard_url}\n")
+
+
+@contextmanager
+def _stderr_hidden() -> Iterator[None]:
+    """Keep from the terminal what Ray's C++ writes before it has a log file: that it has read its log level."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def place(settings: JobSettings) -> Placement:
+    """The pools' sizes on the cluster as it is; see `share_out`."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return share_out(machines, settings, may_grow=_may_grow())
+
+
+def _may_grow() -> bool:
+    """Whether somebody adds machines to this cluster when they are asked for."""
+    if "RAY_NODE_TYPE_NAME" in os.environ:  # set on machines that Ray's launcher and KubeRay start
+        return True
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    except ray.exceptions.RayError:  # it does not say: who waits is told for what
+        return True
+    types = [node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes, *status.pending_nodes)]
+    return any(not name.startswith("node_") for name in types)  # a type that no launcher has named
+
+
+@contextmanager
+def said_while_waiting(placement: Placement, say: Callable[[str], None], every_s: float = 30.0) -> Iterator[None]:
+    """Say every so often what a job asks for and what there is, as long as that is less or nothing is to spare."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every_s):
+            say(describe_wait(placement, ray.cluster_resources(), ray.available_resources()))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_STILL_ASKING_S)  # a cluster that has gone away does not answer
+
+
+def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receipt]:
+    """Answer these units and yield the receipt of each as it is written, in the order in which they finish.
+
+    Raises RunFailed where an actor could not load or a bug ended the run.
+    """
+    _set_context()
+    dataset = (
+        # One reader at a time: it stays as long as its units wait, and must not take the CPU that an actor restarts on.
+        ray.data.range(len(queue.units), override_num_blocks=-(-len(queue.units) // _UNITS_A_READ), concurrency=1)
+        .map_batches(
+            _ReadAndPreprocess,
+            fn_constructor_args=(queue, work),
+            compute=ActorPoolStrategy(min_size=1, max_size=placement.preprocess_workers, **_several_units(2)),
+            num_cpus=1,
+            **_ONE_UNIT,
+        )
+        .map_batches(
+            _GenerateAndWrite,
+            fn_constructor_args=(queue, work),
+            compute=ActorPoolStrategy(size=max(1, placement.models), **_several_units(3)),
+            num_gpus=placement.gpus_per_model if placement.models else None,
+            num_cpus=1,
+            **_ONE_UNIT,
+        )
+    )
+    try:
+        for row in dataset.iter_rows():
+            _forget_blocks(dataset)
+            yield receipt_of(row, queue)
+    except ray.exceptions.ActorDiedError as error:
+        # It died while it was made: the units of one that dies later are tried again.
+        raise EngineNotLoaded(_cause_of(error)) from error
+    except ray.exceptions.RayError as error:
+        raise RunFailed(_cause_of(error)) from error
+
+
+def _forget_blocks(dataset: Dataset) -> None:
+    """Ray's operators keep statistics of every block they gave out, some KB a unit, for a summary that is not read."""
+    # Ray 2.60: no setting turns this off. Where a later one keeps them elsewhere they stay, which only costs memory.
+    for operator in getattr(getattr(dataset, "_current_executor", None), "_topology", None) or ():
+        getattr(operator, "_output_blocks_stats", []).clear()
+
+
+def _cause_of(error: BaseException) -> str:
+    """The line that a person needs: what was raised in the actor, else what Ray says of the actor's death."""
+    texts = [str(error)]
+    while error.__cause__ is not None and not isinstance(error.__cause__, SystemException):
+        error = error.__cause__
+        texts.append(str(error))
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line)]
+    return (raised or lines or [type(error).__name__])[-1]
+
+
+_RAISED = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Unit|Refused): ")  # the last line of a traceback
+
+
+_ONE_UNIT: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+
+
+def _several_units(at_once: int) -> dict[str, Any]:
+    """An actor works on several units at once, so that it never waits for storage or for the last row of a unit."""
+    return {
+        "max_concurrent_calls_per_actor": at_once,
+        "enable_true_multi_threading": True,  # without it the calls take turns
+        "max_tasks_in_flight_per_actor": 2 * at_once,
+    }
+
+
+class _ReadAndPreprocess:
+    """Places to units of samples: encoded images never leave the actor that decodes them."""
+
+    def __init__(self, queue: Queue, work: Work) -> None:
+        self._queue, self._parts = queue, work.parts
+        self._loading, self._gate = threading.Lock(), Gate()
+        self._loaded: dict[JobSettings, Preprocess] = {}
+        self._watchdog, self._kept = Watchdog(), set[tuple[int, str]]()
+
+    def __call__(self, batch: Batch) -> Batch:
+        place = batch.column("id")[0].as_py()
+        number, unit = int(self._queue.parts[place]), int(self._queue.units[place])
+        part = self._parts[number]
+        if part.stoppable and part.markers.find(STOPPED):
+            return pack(place, NOTHING)
+        preprocess = self._load(number)
+        watch = RowWatch(self._watchdog, part.settings.row_seconds, partial(self._keep, number))
+        guard = Guard("preprocess", part.markers, preprocess.give_up, self._gate, watch)
+        return pack(place, guard(unit, partial(part.read, unit), partial(preprocess, watch=watch)))
+
+    def _keep(self, number: int, failure: Failure, trace: str) -> None:
+        """Put the first traceback of each type in the part's folder."""
+        name = f"{failure.stage}-{failure.type}"
+        if (number, name) not in self._kept and len(self._kept) < _MOST_TRACES:
+            self._kept.add((number, name))
+            keep_trace(self._parts[number].markers.folder, name, trace)
+
+    def _load(self, number: int) -> Preprocess:
+        """The part's own way of preparing, or that of another which asks in the same way."""
+        part = self._parts[number]
+        key = part.settings.model_copy(update={"input": (), "output": ""})
+        with self._loading:
+            if key not in self._loaded:
+                with bounded_loading("preprocess", _actor(), part.markers):
+                    self._loaded[key] = part.load_preprocess(part.settings)
+            return self._loaded[key]
+
+
+class _GenerateAndWrite:
+    """Units of samples to receipts: a unit's answers are in place before anybody hears of it."""
+
+    def __init__(self, queue: Queue, work: Work) -> None:
+        self._queue, self._parts = queue, work.parts
+        self._gate = Gate()
+        with bounded_loading("generate", _actor(), work.parts[0].markers):
+            self._generate = Generate(work.settings, work.load_engine)
+
+    def __call__(self, batch: Batch) -> Batch:
+        place, samples = unpack(batch)
+        if not samples.num_columns:
+            return make_receipt(place, Counts(), 0.0, worker=_actor(), engine=self._generate.statistics())
+        part, unit = self._parts[self._queue.parts[place]], int(self._queue.units[place])
+        guard = Guard("generate", part.markers, self._generate.give_up, self._gate)
+        with self._generate.drawing(part.settings):
+            began = time.monotonic()
+            answers = final_answers(guard(unit, lambda _: samples, self._generate))
+        write_unit(part.folder, part.run, unit, answers)
+        seconds, engine = time.monotonic() - began, self._generate.statistics()
+        return make_receipt(place, count_answers(answers), seconds, worker=_actor(), engine=engine)
+
+
+def _actor() -> str:
+    """The name of this actor, which it keeps when its process is restarted."""
+    return str(ray.get_runtime_context().get_actor_id())
+
+
+def _quiet_ray(worker_logs: bool) -> None:
+    """Leave stderr to the job's own lines; Ray's are in its session folder, and its errors are raised."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # every actor pool logs an error about its arguments
+    # Ray 2.60 prints what the cluster's processes report, as a raylet's last words, on stdout unless this says no.
+    ray._private.worker._worker_logs_enabled = worker_logs
+
+
+def _set_context() -> None:
+    context = DataContext.get_current()
+    context.target_max_block_size = 1  # byte: a block is one row, a unit, however large
+    context.enable_progress_bars = False
+    context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
+    context.max_errored_blocks = 0
+    context.max_consecutive_actor_init_deaths = 0  # an error while loading is said at once; for deaths see poison.py

@@ -1,0 +1,1 @@
+"""What is made of a complete run for people."""

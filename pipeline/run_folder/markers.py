@@ -1,0 +1,78 @@
+"""Markers: files that say which unit a worker is at, so that what kills it is known afterwards."""
+
+import json
+from dataclasses import dataclass, field, replace
+
+from pydantic import TypeAdapter
+
+from pipeline.storage import filesystem as fs
+from schemas.errors import Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What is to be left behind where the time is up."""
+
+    url: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marker:
+    """What was being done when the marker was written, and the deaths known before. `row` None is a whole unit."""
+
+    driver: str
+    row: int | None = None
+    deaths: dict[str, int] = field(default_factory=dict)  # by row
+    slow: dict[str, Stage] = field(default_factory=dict)  # rows that took too long, and where
+
+    def after_death(self) -> "Marker":
+        """What is known now, the death that left this marker included."""
+        if self.row is None:
+            return self
+        name = str(self.row)
+        return replace(self, row=None, deaths={**self.deaths, name: self.deaths.get(name, 0) + 1})
+
+
+_MARKER = TypeAdapter(Marker)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Markers:
+    """The markers of a run; `driver` names the one that is running."""
+
+    folder: str
+    driver: str
+
+    def find(self, name: str) -> Marker | None:
+        """The marker of that name that this driver's workers have left."""
+        try:
+            marker = _MARKER.validate_json(fs.read_bytes(self._path(name)))
+        except (FileNotFoundError, ValueError):  # none, or torn by the kill of its storage
+            return None
+        return marker if marker.driver == self.driver else None
+
+    def put(self, name: str, row: int | None = None, known: Marker | None = None) -> None:
+        """Say what is about to be done, and what is known."""
+        note = self.note(name, self._with(known, row=row))
+        fs.write_atomic(note.url, note.text.encode())
+
+    def slow(self, name: str, row: int, stage: Stage, known: Marker | None = None) -> Note:
+        """What is to be left behind where a row takes too long."""
+        marker = self._with(known, row=None)
+        return self.note(name, replace(marker, slow={**marker.slow, str(row): stage}))
+
+    def note(self, name: str, marker: Marker) -> Note:
+        """A marker as what is written, and where."""
+        told = {"driver": marker.driver, "row": marker.row, "deaths": marker.deaths, "slow": marker.slow}
+        return Note(url=self._path(name), text=json.dumps(told))
+
+    def _with(self, known: Marker | None, *, row: int | None) -> Marker:
+        return replace(known, row=row) if known else Marker(driver=self.driver, row=row)
+
+    def remove(self, name: str) -> None:
+        """Say that it went well."""
+        fs.delete(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return fs.join(self.folder, "markers", f"{name}.json")

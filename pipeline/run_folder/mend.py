@@ -1,0 +1,159 @@
+"""Mend: answer files of a complete run that are gone or torn, found and put back from their units, answered again.
+
+A file holds the answers of consecutive units, so that what is lost is known by its number. Units go last, as in a
+merge: a kill at any point only repeats it.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.run_folder.merge import Units, clear_work, in_manifest, merge_parts, parts_of
+from pipeline.run_folder.run import has_seals, read_run, write_manifest
+from pipeline.run_folder.seal import BrokenSeal, check_seal, is_sealed, marks_of
+from pipeline.run_folder.units import Counts, count_answers
+from pipeline.storage import filesystem as fs
+from pipeline.storage.local_files import NotRegular
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A file of the manifest that is not the one that was written; or that a retry has put in its place since."""
+
+    path: str
+    what: str
+    by_retry: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
+
+
+def find_lost(folder: str, manifest: dict[str, Any]) -> list[Lost]:
+    """The files of a complete run that are gone, torn or newer than its manifest."""
+    return list(_find_lost(folder, manifest))
+
+
+def find_gone(folder: str, manifest: dict[str, Any]) -> list[Lost]:
+    """Those whose answers nothing but answering them again can give: not what a stopped retry will finish."""
+    return [lost for lost in find_lost(folder, manifest) if not lost.by_retry]
+
+
+def _find_lost(folder: str, manifest: dict[str, Any]) -> Iterator[Lost]:
+    retry = find_retry(folder, manifest)
+    for file in manifest["files"]:
+        try:
+            data = fs.read_bytes(fs.join(folder, file["path"]))
+        except FileNotFoundError:
+            yield Lost(path=file["path"], what="is missing")
+            continue
+        except NotRegular:
+            yield Lost(path=file["path"], what="is no file: move away what is there")
+            continue
+        if is_stated(data, file):
+            continue
+        what = f"is not the file that was written: it has {len(data)} bytes or another hash"
+        yield Lost(path=file["path"], what=what, by_retry=retry is not None and retry.has_put(data, file))
+
+
+def is_stated(data: bytes, file: dict[str, Any]) -> bool:
+    """Return whether these are the bytes that the manifest states of a file."""
+    return bool(len(data) == file["bytes"] and hashlib.sha256(data).hexdigest() == file["sha256"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A retry that was begun and not finished. Files that it has put in place are sealed, with its name and theirs."""
+
+    name: str
+    sealed: bool  # whether this release began it
+
+    def has_put(self, data: bytes, file: dict[str, Any]) -> bool:
+        """Return whether these bytes are what this retry has put in the place of a file, whole."""
+        if not self.sealed:
+            return bool(_rows_of(data) == file["rows"])
+        try:
+            check_seal(data)
+        except BrokenSeal:
+            return False
+        return retry_marks(self.name, file["path"]).items() <= marks_of(data).items()
+
+
+def retry_marks(name: str, path: str) -> dict[str, str]:
+    """Return what a file says of itself that a retry has put in place."""
+    return {"llava_batch_retry": name, "llava_batch_part": path}
+
+
+def find_retry(folder: str, manifest: dict[str, Any]) -> Begun | None:
+    """Return the retry that has begun and was not finished, None where there is none."""
+    number = len(manifest["retries"]) + 1
+    try:
+        data = fs.read_bytes(retry_list(folder, number))
+    except FileNotFoundError:
+        return None
+    run = read_run(folder)
+    sealed = run is None or has_seals(run) or is_sealed(data)
+    return Begun(name=retry_name(manifest["run"], number), sealed=sealed)
+
+
+def is_retried(folder: str, manifest: dict[str, Any]) -> bool:
+    """Whether a retry has begun that was not finished."""
+    return fs.exists(retry_list(folder, len(manifest["retries"]) + 1))
+
+
+def retry_name(run: str, number: int) -> str:
+    """Return what a retry's units and files call it."""
+    return f"{run}-{number}"
+
+
+def retry_list(folder: str, number: int) -> str:
+    """Where a retry keeps the rows that it answers again; there before it changes anything."""
+    return fs.join(folder, "attempts", f"retry-{number:04d}.parquet")
+
+
+def lost_units(units: Units, lost: list[Lost]) -> list[int]:
+    """The units whose answers were in these files."""
+    return [unit for part in _parts_of(units, lost).values() for unit in part]
+
+
+def mend_run(units: Units, manifest: dict[str, Any], lost: list[Lost]) -> dict[str, Any]:
+    """Merge the units of the lost files into their places, and count anew. Raises BrokenUnits."""
+    again, _ = merge_parts(units, _parts_of(units, lost))
+    put_back = {file["path"]: file for file in again}
+    files = [put_back.get(file["path"], file) for file in manifest["files"]]
+    counts = sum((_count(units.folder, file["path"]) for file in files), Counts())
+    mended = [
+        *manifest.get("mended", []),
+        {"files": [file["path"] for file in again], "rows": sum(file["rows"] for file in again)},
+    ]
+    manifest = {**manifest, **in_manifest(counts), "files": files, "mended": mended}
+    manifest.pop("scores", None)  # of the answers as they were
+    write_manifest(units.folder, manifest)
+    clear_work(units.folder)
+    return manifest
+
+
+def _parts_of(units: Units, lost: list[Lost]) -> dict[str, list[int]]:
+    paths = {one.path for one in lost}
+    return {path: part for path, part in parts_of(units).items() if path in paths}
+
+
+_COUNTED = ["status", "error_stage", "error_type", "id", "error_message"]
+
+
+def _count(folder: str, path: str) -> Counts:
+    counts = Counts()
+    with fs.open_url(fs.join(folder, path)) as source, pq.ParquetFile(source) as parquet:
+        for group in range(parquet.num_row_groups):
+            counts += count_answers(parquet.read_row_group(group, columns=_COUNTED))
+    return counts
+
+
+def _rows_of(data: bytes) -> int | None:
+    try:
+        return int(pq.ParquetFile(pa.BufferReader(data)).metadata.num_rows)
+    except (OSError, pa.ArrowException):
+        return None

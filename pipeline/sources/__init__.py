@@ -1,0 +1,1 @@
+"""What --input names, as work units and their rows."""

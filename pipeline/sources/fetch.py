@@ -1,0 +1,184 @@
+"""Fetch: the bytes of one image, or of the PDF that it is a page of, under a limit."""
+
+import base64
+import binascii
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
+
+from pipeline.preprocess.pdf import PdfPage, split_page_uri
+from pipeline.sources.arrow_types import looks_like_base64
+from pipeline.storage import filesystem as fs
+from pipeline.storage.backoff import WAITS_S, is_transient
+from schemas.errors import RowError
+from schemas.request import ImageRef
+from schemas.wording import shortened
+
+SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "data")
+_SHOWN = 200  # characters of a URI in a message: a data: URI holds a whole image
+_LONGEST = 8192  # characters of a path: no system and no store knows longer ones
+_DOCUMENTS = 2  # kept at once: pages of one file follow each other
+# Regular files some of which are the secrets of this process; what else is in /dev is no regular file.
+_NEVER = ("/proc", "/sys", "/dev")
+_BUT = "/dev/shm"
+_SMALL = 4 * 2**20  # bytes for which there is always room; few images have more
+
+
+class ImageFetcher:
+    """Fetches images for many threads; a PDF once for its pages, and PDFs one after the other.
+
+    `roots` are the only places that rows of tables may name images in, where any are given.
+    """
+
+    def __init__(self, *, max_bytes: int, pdf_dpi: int, roots: Sequence[str] = ()) -> None:
+        self._max_bytes = max_bytes
+        self._pdf_dpi = pdf_dpi
+        self._roots = [_real(root) for root in roots]
+        self._document = lru_cache(_DOCUMENTS)(lambda file: fetch(file, max_bytes))
+        self._documents = threading.Lock()
+
+    def __call__(self, image: ImageRef, room: Callable[[int], None] = lambda _: None) -> bytes | memoryview | PdfPage:
+        """The encoded image or the page still to be rendered; raises RowError where there is none to be had.
+
+        `room` waits until so many bytes may be held, and is asked before they are.
+        """
+        if image.data is not None:
+            return image.data
+        if image.uri is None:
+            raise RowError("read", "NoImage", "the row's image is null: give it bytes or a URI, or leave the row out")
+        if looks_like_base64(image.uri):
+            shown = f"{image.uri[:20]}... of {len(image.uri):,} letters"
+            message = f"base64 must say what it is: prefix data:image/...;base64, as in data:image/jpeg;base64,{shown}"
+            raise RowError("fetch", "BareBase64", message)
+        page = split_page_uri(image.uri)
+        file = page.file if page else image.uri
+        if image.table is not None:
+            file = self._allowed(file, image.table)
+        if page is None:
+            return self._fetch(file, room)
+        room(self._max_bytes)
+        with self._documents:
+            return PdfPage(data=self._document(file), page=page.page, dpi=self._pdf_dpi)
+
+    def _allowed(self, uri: str, table: str) -> str:
+        """Return what a row's `uri` leads to, links on this machine resolved; raises RowError where it may not."""
+        is_local = fs.is_local(uri)
+        if _is_data(uri) or len(uri) > _LONGEST or fs.scheme_of(uri) not in SCHEMES:
+            return uri  # it needs no leave, or whoever fetches it says why it cannot be
+        try:
+            place = _real(uri) if is_local or self._roots else uri
+        except (OSError, ValueError) as error:
+            raise _failed(uri, str(error)) from error
+        if self._roots and not any(_is_below(place, root) for root in self._roots):
+            advice = "add its folder as another --allow-root if rows may read it"
+            raise _not_allowed(uri, f"is outside of what --allow-root names: {advice}")
+        if is_local and not self._roots and not fs.is_local(table):
+            advice = "--allow-root DIR lets rows read below DIR"
+            raise _not_allowed(uri, f"is a local file, which rows of a table in a store cannot name: {advice}")
+        if is_local and any(_is_below(place, never) for never in _NEVER) and not _is_below(place, _BUT):
+            raise _not_allowed(uri, "is a file of the system and no image")
+        return place if is_local else uri
+
+    def _fetch(self, uri: str, room: Callable[[int], None]) -> bytes:
+        """The bytes of an image, those of a large one once there is room for the largest."""
+        least = min(_SMALL, self._max_bytes)
+        room(least)
+        try:
+            return fetch(uri, least)
+        except RowError as error:
+            if error.failure.type != "TooLarge" or least == self._max_bytes:
+                raise
+        room(self._max_bytes)
+        return fetch(uri, self._max_bytes)
+
+
+def fetch(uri: str, max_bytes: int, waits_s: Sequence[float] = WAITS_S) -> bytes:
+    """The bytes that `uri` names: a path, an object of a store, or a data: URI. Raises RowError with what to do.
+
+    What may pass (a timeout, a 429, a 5xx) is tried again after each of `waits_s`.
+    """
+    is_data = _is_data(uri)
+    if not is_data and len(uri) > _LONGEST:
+        raise _failed(uri, f"a path must have at most {_LONGEST:,} characters, it has {len(uri):,}")
+    scheme = "data" if is_data else fs.scheme_of(uri)
+    if scheme not in SCHEMES:
+        raise RowError(
+            "fetch",
+            "UnsupportedScheme",
+            f"images are not fetched from {scheme}://, only from paths, {', '.join(SCHEMES[1:])}: "
+            f"copy the image there first, got {_short(uri)}",
+        )
+    data = _decode(uri, max_bytes) if is_data else _read(uri, max_bytes, waits_s)
+    if len(data) > max_bytes:
+        raise _too_large(uri, max_bytes)
+    if not data:
+        raise RowError("fetch", "EmptyFile", f"{_short(uri)} has no bytes: write the image again")
+    return data
+
+
+def _read(uri: str, max_bytes: int, waits_s: Sequence[float]) -> bytes:
+    """At most one byte more than the limit, which tells that there is more."""
+    try:
+        return fs.read_bytes(uri, max_bytes + 1, waits_s)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RowError("fetch", "FileNotFound", f"{_short(uri)} is not there: check the path") from error
+    except PermissionError as error:
+        message = f"{_short(uri)} may not be read ({error}): check its permissions and the keys in the environment"
+        raise RowError("fetch", "PermissionDenied", message) from error
+    except fs.UnsupportedScheme as error:
+        raise RowError("fetch", "UnsupportedScheme", _short(str(error))) from error
+    except (OSError, ValueError) as error:  # ValueError: what is no path at all, with a null character in it
+        tried = f" in {len(waits_s) + 1} tries" if is_transient(error) else ""
+        raise _failed(uri, str(error), tried) from error
+
+
+def _decode(uri: str, max_bytes: int) -> bytes:
+    """The bytes of `data:[type][;base64],...`."""
+    header, comma, payload = uri.partition(",")
+    if not comma:
+        raise RowError("fetch", "FetchFailed", f"a data: URI must have a comma before its data, got {_short(uri)}")
+    is_base64 = header.lower().endswith(";base64")
+    if len(payload) // 4 * 3 - 2 > max_bytes and is_base64:
+        raise _too_large(uri, max_bytes)
+    if not is_base64:
+        return unquote_to_bytes(payload)
+    try:
+        return base64.b64decode(unquote_to_bytes(payload), validate=True)
+    except binascii.Error as error:
+        raise RowError("fetch", "FetchFailed", f"{_short(uri)} must be valid base64: {error}") from error
+
+
+def _too_large(uri: str, max_bytes: int) -> RowError:
+    message = f"{_short(uri)} must have at most {max_bytes} bytes: raise --max-image-bytes or shrink the image"
+    return RowError("fetch", "TooLarge", message)
+
+
+def _failed(uri: str, why: str, tried: str = "") -> RowError:
+    message = f"{_short(uri)} could not be read{tried} ({_short(why)}): retry, or check the path"
+    return RowError("fetch", "FetchFailed", message)
+
+
+def _not_allowed(uri: str, why: str) -> RowError:
+    return RowError("fetch", "NotAllowed", f"{_short(uri)} {why}")
+
+
+def _is_data(uri: str) -> bool:
+    return uri[:5].lower() == "data:"
+
+
+def _real(url: str) -> str:
+    """The one spelling of a place: on this machine without links, in a store without the names a client changes."""
+    path = fs.local_path(url)
+    return fs.absolute(url) if path is None else fs.as_url(os.path.realpath(path))
+
+
+def _is_below(place: str, root: str) -> bool:
+    """Whether a place is the root or in it; `..` is a name like any other in a store, and here leads nowhere."""
+    inside = place == root or place.startswith(root if root.endswith("/") else f"{root}/")
+    return inside and ".." not in place.split("/")
+
+
+def _short(text: str) -> str:
+    return shortened(text, _SHOWN)

@@ -1,0 +1,175 @@
+"""Sources: what `--input` names, as files, rows and the work units they are cut into. Made once, on the driver."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import compress
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.sources.columns import ColumnChoices, Columns, FileSchema, find_columns, refuse_choices
+from pipeline.sources.discover import Format, common_folder, count_rows, find_input, format_of, read_footers
+from pipeline.sources.finding import LeftOut
+from pipeline.storage import filesystem as fs
+from pipeline.storage.filesystem import FileInfo
+from schemas.errors import Refused
+
+_MIN_UNIT, _MAX_UNIT = 8, 64  # rows of a unit where the user sets none
+_UNIT_BYTES = 256 * 2**20
+
+FILES_SCHEMA = pa.schema(
+    [
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),  # below the inputs' common folder; ids are made from it
+        pa.field("size", pa.int64(), nullable=False),  # bytes
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("num_rows", pa.int64(), nullable=False),
+    ]
+)
+PIECES_SCHEMA = pa.schema(
+    [
+        pa.field("unit", pa.int32(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("start", pa.int64(), nullable=False),  # the piece's first row in its file
+        pa.field("num_rows", pa.int64(), nullable=False),
+        pa.field("first_row", pa.int64(), nullable=False),  # the same row in the whole input
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The input of a job. `pieces` are sorted by unit; a unit is one or more pieces with `unit_rows` rows together."""
+
+    format: Format
+    columns: Columns
+    files: pa.Table  # FILES_SCHEMA, those with rows in the job
+    pieces: pa.Table  # PIECES_SCHEMA
+    unit_rows: int
+    num_rows: int
+    left_out: str = ""  # what the inputs hold besides, for people
+
+    @property
+    def num_units(self) -> int:
+        """Units are numbered from 0; only the last may have fewer than `unit_rows` rows."""
+        return -(-self.num_rows // self.unit_rows)
+
+    def unit(self, number: int) -> pa.Table:
+        """The pieces of one unit."""
+        if not 0 <= number < self.num_units:
+            raise ValueError(f"unit must be from 0 to {self.num_units - 1}, got {number}")
+        start, stop = np.searchsorted(self.pieces.column("unit").to_numpy(), [number, number + 1])
+        return self.pieces.slice(start, stop - start)
+
+    def fingerprint(self) -> str:
+        """The sha256 over every file's url, size, version and rows: another one says that the input has changed."""
+        texts = (self.files.column(name).cast(pa.string()) for name in ("url", "size", "version", "num_rows"))
+        lines = pc.binary_join_element_wise(*texts, "\t")
+        return hashlib.sha256("\n".join(lines.to_pylist()).encode()).hexdigest()
+
+
+def list_input(
+    inputs: Sequence[str],
+    choices: ColumnChoices,
+    limit: int | None = None,
+    unit_rows: int | None = None,
+    output: str | None = None,
+) -> Listing:
+    """List, check and cut what the user named; the same files give the same listing. Raises ValueError on bad input.
+
+    What the job writes to `output` is none of its input.
+    """
+    for name, value in (("limit", limit), ("unit_rows", unit_rows)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    found = [find_input(url, output) for url in inputs]
+    format = format_of(found)
+    files = list({file.url: file for one in found for file in one.files}.values())  # one named twice is read once
+    columns, rows = _look_into(files, format, choices, limit)
+    total = int(rows.sum())
+    if total == 0:
+        raise Refused(f"--input must have at least one row, {', '.join(inputs)} has none")
+    num_rows = min(total, limit or total)
+    used = int(np.searchsorted(np.cumsum(rows), num_rows)) + 1  # files that have rows of the job
+    table = files_table(files[:used], common_folder([fs.spelled(one.root) for one in found]), rows[:used])
+    unit_rows = unit_rows or default_unit_rows(num_rows, _heaviest_row(table, format))
+    pieces = cut(table, num_rows, unit_rows)
+    left_out = LeftOut()
+    for one in found:
+        left_out.update(one.left_out)
+    return Listing(
+        format=format,
+        columns=columns,
+        files=table,
+        pieces=pieces,
+        unit_rows=unit_rows,
+        num_rows=num_rows,
+        left_out=str(left_out),
+    )
+
+
+def default_unit_rows(num_rows: int, row_bytes: float = 0.0) -> int:
+    """Return few enough rows that a short job keeps every worker busy, enough that answer files are not tiny.
+
+    A unit of a table travels as one block: where a row has `row_bytes` in it, the rows that are 256 MB together.
+    """
+    fitting = max(1, int(_UNIT_BYTES // max(1.0, row_bytes)))
+    return min(max(num_rows // 32, _MIN_UNIT), _MAX_UNIT, fitting)
+
+
+def _heaviest_row(files: pa.Table, format: Format) -> float:
+    """Return the mean bytes of a row in the table where that is largest; 0 for images, which are fetched one by one."""
+    if format == "images":
+        return 0.0
+    return float(np.max(files.column("size").to_numpy() / np.maximum(1, files.column("num_rows").to_numpy())))
+
+
+def cut(files: pa.Table, num_rows: int, unit_rows: int) -> pa.Table:
+    """The first `num_rows` rows of these files, cut every `unit_rows` and where a file ends: PIECES_SCHEMA.
+
+    Row groups play no part: the cut depends on nothing but the files' rows.
+    """
+    ends = np.cumsum(files.column("num_rows").to_numpy())
+    starts = ends - files.column("num_rows").to_numpy()
+    first_row = np.union1d(starts[starts < num_rows], np.arange(0, num_rows, unit_rows))
+    file = np.searchsorted(ends, first_row, side="right")  # a file without rows is passed over
+    columns = {
+        "unit": (first_row // unit_rows).astype(np.int32),
+        "url": files.column("url").take(pa.array(file)),
+        "name": files.column("name").take(pa.array(file)),
+        "start": first_row - starts[file],
+        "num_rows": np.diff(first_row, append=num_rows),
+        "first_row": first_row,
+    }
+    return pa.table(columns, schema=PIECES_SCHEMA)
+
+
+def _look_into(
+    files: Sequence[FileInfo], format: Format, choices: ColumnChoices, limit: int | None
+) -> tuple[Columns, npt.NDArray[np.int64]]:
+    """The columns, and the rows of each file (with a limit of the first files only)."""
+    if format == "images":
+        refuse_choices(choices)
+        return Columns(), np.array(count_rows(files, limit), np.int64)
+    footers = read_footers([file.url for file in files], limit)
+    rows = np.array([footer.num_rows for footer in footers], np.int64)
+    before = np.cumsum(rows) - rows
+    decide = (rows > 0) & (before < (limit or np.inf))  # files without rows in the job say nothing of its columns
+    schemas = [FileSchema(url=footer.url, schema=footer.schema) for footer in compress(footers, decide)]
+    return find_columns(schemas, choices) if schemas else Columns(), rows
+
+
+def files_table(files: Sequence[FileInfo], folder: str, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """FILES_SCHEMA of these files and their rows; names are below `folder`."""
+    columns = {
+        "url": [file.url for file in files],
+        "name": [fs.spelled(file.url)[len(folder) :] for file in files],
+        "size": [file.size for file in files],
+        "version": [file.version for file in files],
+        "num_rows": rows,
+    }
+    return pa.table(columns, schema=FILES_SCHEMA)

@@ -1,0 +1,50 @@
+"""What the engine is told of a job's settings, and the engine loaded by them."""
+
+import torch
+
+from pipeline.engine.engine import Engine as TorchEngine
+from pipeline.environment import cpus_here
+from pipeline.weights.hub import adapter_folder, locate
+from schemas.engine import Dtype, EngineSettings, Sampling
+from schemas.job import JobSettings
+
+
+def load_engine(settings: JobSettings) -> TorchEngine:
+    """The real engine, on this process's GPU or on all of its machine's cores."""
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        torch.set_num_threads(cpus_here())
+    return TorchEngine.load(locate(settings.model), settings=engine_settings(settings, on_gpu=on_gpu))
+
+
+def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
+    """The part of a job's settings that the engine is told, with nothing left open; raises ValueError."""
+    best: Dtype = "bfloat16" if on_gpu else "float32"
+    return EngineSettings(
+        dtype=best if settings.dtype == "auto" else settings.dtype,
+        device="cuda" if on_gpu else "cpu",
+        num_devices=settings.gpus_per_model if on_gpu else 1,
+        attention=settings.attention,
+        quantize=settings.quantize,
+        batch_size=settings.batch_size,
+        slots=settings.slots,
+        capacity=settings.capacity,
+        revision=settings.revision,
+        adapter=None if settings.adapter is None else str(adapter_folder(settings.adapter)),
+        sampling=sampling_of(settings),
+    )
+
+
+def sampling_of(settings: JobSettings) -> Sampling:
+    """How a job's settings have tokens drawn; raises ValueError."""
+    return Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        repetition_penalty=settings.repetition_penalty,
+        cut_repetition=settings.cut_repetition,
+        retry_penalty=settings.retry_penalty,
+        min_new_tokens=settings.min_new_tokens,
+        stop=settings.stop,
+        seed=settings.seed,
+    )

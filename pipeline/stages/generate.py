@@ -1,0 +1,80 @@
+"""The steps of a row's life as callables from table to table, a work unit at a time.
+
+A stage's table starts with its schema's columns (requests, samples, answers); the columns kept for the answers, named
+`keep:<name>`, ride behind them untouched.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import pyarrow as pa
+
+from pipeline.sources.kept import beside, restore
+from pipeline.sources.reader import KEEP
+from pipeline.stages.engine_settings import sampling_of
+from pipeline.stages.locks import Turns
+from pipeline.stages.strips import join_answers, samples_of_strips
+from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table
+from schemas.engine import EngineStatistics, Sampling
+from schemas.errors import Failure
+from schemas.job import JobSettings
+from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, table_to_samples
+
+
+class Engine(Protocol):
+    """What the generate stage needs: one answer for every prompt of every sample, in their order, from any thread."""
+
+    def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]: ...
+
+    def draw_as(self, sampling: Sampling) -> None: ...  # from now on; never while somebody generates
+
+    def statistics(self) -> EngineStatistics: ...
+
+
+class Generate:
+    """Samples to answers, one for every prompt, in order."""
+
+    def __init__(self, settings: JobSettings, load_engine: Callable[[JobSettings], Engine]) -> None:
+        self._engine = load_engine(settings)
+        self._turns = Turns(sampling_of(settings), self._engine.draw_as)
+
+    def drawing(self, settings: JobSettings) -> AbstractContextManager[None]:
+        """A turn in which tokens are drawn as these settings say, by the one engine whatever it was loaded for."""
+        return self._turns.take(sampling_of(settings))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        samples = table_to_samples(table)
+        pieces = [piece for sample in samples for piece in samples_of_strips(sample)]
+        answers = list(self._engine.generate(pieces))
+        asked = [(piece.id, prompt.id) for piece in pieces for prompt in piece.prompts]
+        if asked != [(answer.id, answer.prompt_id) for answer in answers]:
+            raise RuntimeError(f"the engine gave {len(answers)} answers for {len(asked)} prompts, or in another order")
+        return _answered(samples, list(join_answers(samples, answers)), table)
+
+    def statistics(self) -> EngineStatistics:
+        """What the engine has done since it was loaded."""
+        return self._engine.statistics()
+
+    def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
+        """The answers of samples that all failed in the same way; a prompt that had failed before keeps its reason."""
+        samples = table_to_samples(table)
+        pairs = ((sample, prompt) for sample in samples for prompt in sample.asked)
+        answers = [answer_from(sample, _with_failure(prompt, failure), None) for sample, prompt in pairs]
+        return _answered(samples, answers, table)
+
+
+def final_answers(table: pa.Table) -> pa.Table:
+    """The table as it is written: ANSWER_SCHEMA, then the kept columns under their own names, of their own types."""
+    names = [name.removeprefix(KEEP) for name in table.column_names]
+    assert names[: len(ANSWER_SCHEMA)] == ANSWER_SCHEMA.names
+    return restore(table.rename_columns(names))
+
+
+def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:
+    return prompt if prompt.failure else Prompt(id=prompt.id, text=prompt.text, failure=failure)
+
+
+def _answered(samples: list[Sample], answers: list[Answer], table: pa.Table) -> pa.Table:
+    rows = [row for row, sample in enumerate(samples) for _ in sample.asked]
+    return beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows)))

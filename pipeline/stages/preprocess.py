@@ -1,0 +1,207 @@
+"""Preprocess: a table of requests to one of samples. What is wrong with a row is found here."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import chain, islice
+
+import pyarrow as pa
+
+from pipeline.preprocess.conversation import Conversation, ask, images_in_places, parse_messages
+from pipeline.preprocess.image import ImageLimits
+from pipeline.preprocess.pdf import PdfPage
+from pipeline.preprocess.preprocessor import Chat, EncodedImage, Images, Preprocessor
+from pipeline.preprocess.row_border import NOBODY, Watch, attempt, bounded, readable
+from pipeline.sources.fetch import ImageFetcher
+from pipeline.sources.kept import beside
+from pipeline.stages.ahead import Ahead, Room
+from pipeline.weights.hub import locate
+from schemas.errors import Failure, RowError
+from schemas.job import JobSettings, NamedPrompt, fill, parse_prompts
+from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
+from schemas.sample import Prompt, Sample, samples_to_table
+
+PAGE_SECONDS = 30  # for drawing a page of a PDF, in a process of its own; a row has longer
+
+
+class Preprocess:
+    """Requests to samples, one a row: fetch, decode, tile, render, tokenise. What is wrong with a row is found here."""
+
+    def __init__(self, settings: JobSettings) -> None:
+        limits = ImageLimits(
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            max_aspect=settings.max_image_aspect,
+            page_seconds=min(settings.row_seconds or PAGE_SECONDS, PAGE_SECONDS),
+        )
+        self.preprocessor = Preprocessor.load(
+            locate(settings.model),
+            revision=settings.revision,
+            limits=limits,
+            max_new_tokens=settings.max_new_tokens,
+            chat=Chat(template=settings.chat_template, system=settings.system),
+        )
+        self._prompts = parse_prompts(settings.prompt)
+        self._strips = settings.strips == "auto"
+        self._fetch_image = ImageFetcher(
+            max_bytes=settings.max_image_bytes, pdf_dpi=settings.pdf_dpi, roots=settings.allow_root
+        )
+        self._ahead = Ahead[EncodedImage](
+            _size_of, num_threads=settings.fetch_threads, seconds=settings.row_seconds or None
+        )
+
+    def __call__(self, table: pa.Table, watch: Watch = NOBODY) -> pa.Table:
+        requests = _requests(table, watch)
+        images = [self._images_of(row, request, watch) for row, request in enumerate(requests)]
+        wanted = [() if isinstance(own, Failure) else own for own in images]
+        with self._ahead.unit(wanted, partial(self._fetch, watch=watch)) as jobs:
+            samples = []
+            for row, (request, own) in enumerate(zip(requests, images, strict=True)):
+                fetched = own if isinstance(own, Failure) else self._ahead.take(jobs[row])
+                samples.append(self._sample(row, request, fetched, watch))
+        watch.end()
+        return beside(_sample_table(samples, watch), table.drop_columns(REQUEST_SCHEMA.names))
+
+    def render(self, request: Request) -> str:
+        """The row's first prompt as the model will read it, for people to look at; raises RowError."""
+        prompt = self._prompts[0] if self._prompts else None
+        return self.preprocessor.render(conversation_of(request, prompt))
+
+    def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
+        """The samples of requests that all failed in the same way."""
+        samples = [self._failed(request, failure, NOBODY) for request in _requests(table, NOBODY)]
+        return beside(_sample_table(samples, NOBODY), table.drop_columns(REQUEST_SCHEMA.names))
+
+    def _images_of(self, row: int, request: Request, watch: Watch) -> tuple[ImageRef, ...] | Failure:
+        """What is to be fetched of a row, if that can make a prompt at all."""
+        if request.failure is not None:
+            return request.failure
+
+        def find() -> tuple[ImageRef, ...]:
+            images = images_of(request)
+            self.preprocessor.check_places(len(images))
+            return images
+
+        if request.messages is not None:
+            watch.begin(row, "prompt")
+        return attempt("prompt", find, watch)
+
+    def _fetch(self, image: ImageRef, room: Room, watch: Watch) -> EncodedImage | Failure:
+        return attempt("fetch", lambda: self._fetch_image(image, room), watch)
+
+    def _sample(self, row: int, request: Request, fetched: Iterator[EncodedImage] | Failure, watch: Watch) -> Sample:
+        """The row's sample. Its time begins with its first image, whose fetching has a time of its own."""
+        images: Images | Failure
+        if isinstance(fetched, Failure):
+            images = fetched
+        else:
+            images = attempt("decode", lambda: self._load(_begun(fetched, row, watch)), watch)
+        watch.begin(row, "prompt")
+        if isinstance(images, Failure):
+            return self._failed(request, images, watch)
+        views = images.views()
+        return Sample(
+            id=request.id,
+            prompts=tuple(
+                self._prompt(request, prompt, view, watch) for view in views for prompt in self._prompts or (None,)
+            ),
+            image_sizes=images.image_sizes,
+            tiles_per_image=images.tiles_per_image,
+            tiles=images.tiles,
+            image_sha256=images.image_sha256,
+            strips=images.strips,
+        )
+
+    def _load(self, fetched: Iterator[EncodedImage]) -> Images:
+        """The row's images; a page that is alone may be cut into strips."""
+        if not self._strips:
+            return self.preprocessor.load_images(fetched)
+        pages = list(islice(fetched, 2))
+        if len(pages) == 1:
+            return self.preprocessor.load_page(pages[0])
+        return self.preprocessor.load_images(chain(pages, fetched))
+
+    def _failed(self, request: Request, failure: Failure, watch: Watch) -> Sample:
+        prompts = (self._prompt(request, prompt, failure, watch) for prompt in self._prompts or (None,))
+        return Sample(id=request.id, prompts=tuple(prompts))
+
+    def _prompt(self, request: Request, asked: NamedPrompt | None, images: Images | Failure, watch: Watch) -> Prompt:
+        """One prompt of the row, the job's or (None) its own; failed where its images or its text are no good."""
+        id, text = (asked.id, asked.text) if asked else ("prompt", request.prompt or "")
+        conversation = attempt("prompt", lambda: conversation_of(request, asked), watch)
+        if isinstance(conversation, Failure):
+            return Prompt(id=id, text=text, failure=images if isinstance(images, Failure) else conversation)
+        if isinstance(images, Failure):
+            return Prompt(id=id, text=conversation.question, failure=images)
+        built = attempt("prompt", lambda: self.preprocessor.build_conversation(id, conversation, images), watch)
+        return Prompt(id=id, text=conversation.question, failure=built) if isinstance(built, Failure) else built
+
+
+def conversation_of(request: Request, prompt: NamedPrompt | None) -> Conversation:
+    """What the job's prompt asks about the row or, without one, what the row asks itself; raises RowError."""
+    if prompt is None and request.messages is not None:
+        return parse_messages(request.messages)
+    try:
+        text = (request.prompt or "") if prompt is None else fill(prompt.text, request.values)
+    except KeyError as error:
+        raise RowError("prompt", "NullInPrompt", f"the columns a prompt names must not be null, {error} is") from error
+    return ask(text, len(request.images))
+
+
+def images_of(request: Request) -> tuple[ImageRef, ...]:
+    """The row's images, those that its messages name in their places; raises RowError. Messages may do without any: a
+    null beside them is no image and not a missing one."""
+    if request.messages is None:
+        return request.images
+    own = () if request.images == (ImageRef(),) else request.images
+    images = images_in_places(parse_messages(request.messages), own)
+    return tuple(replace(image, table=request.table) for image in images)
+
+
+def _requests(table: pa.Table, watch: Watch) -> list[Request]:
+    """The requests of a table; a row that is none has a failure."""
+    requests = attempt("read", lambda: table_to_requests(table), NOBODY)
+    if not isinstance(requests, Failure):
+        return requests
+    return [_request(table.slice(row, 1), watch) for row in range(table.num_rows)]
+
+
+def _request(row: pa.Table, watch: Watch) -> Request:
+    found = attempt("read", lambda: table_to_requests(row)[0], watch)
+    return Request(id=_any_id(row), images=(), failure=found) if isinstance(found, Failure) else found
+
+
+def _any_id(row: pa.Table) -> str:
+    """A row's id, whatever its bytes are."""
+    return str(row["id"].cast(pa.binary())[0].as_py().decode("utf-8", "backslashreplace"))
+
+
+def _sample_table(samples: list[Sample], watch: Watch) -> pa.Table:
+    """A table of samples; a row that none can be made of fails."""
+    table = attempt("prompt", lambda: samples_to_table(samples), NOBODY)
+    if not isinstance(table, Failure):
+        return table
+    return pa.concat_tables([_one_row(sample, watch) for sample in samples])
+
+
+def _one_row(sample: Sample, watch: Watch) -> pa.Table:
+    table = attempt("prompt", lambda: samples_to_table([sample]), watch)
+    if not isinstance(table, Failure):
+        return table
+    failed = [
+        Prompt(id=readable(prompt.id), text=readable(prompt.text), failure=bounded(prompt.failure or table))
+        for prompt in sample.asked
+    ]
+    return samples_to_table([Sample(id=readable(sample.id), prompts=tuple(failed))])
+
+
+def _begun(fetched: Iterator[EncodedImage], row: int, watch: Watch) -> Iterator[EncodedImage]:
+    """The images, with the row's time running from the moment at which there is one to decode."""
+    watch.end()
+    for image in fetched:
+        watch.begin(row, "decode")
+        yield image
+
+
+def _size_of(image: EncodedImage) -> int:
+    return len(image.data) if isinstance(image, PdfPage) else len(image)

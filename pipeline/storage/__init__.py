@@ -1,0 +1,1 @@
+"""Bytes at a path or URL: files, stores, the hub, retries."""

@@ -1,0 +1,26 @@
+"""The Hugging Face Hub: the commit that an hf:// path stands for."""
+
+from typing import Any
+
+from pipeline.storage import filesystem as fs
+from pipeline.storage.backoff import patiently
+
+
+def at_commit(url: str) -> str:
+    """`url` in the commit that its repository is at now, where it is on the hub and has commits; any other as it is.
+
+    Raises OSError: FileNotFoundError where there is no such repository or revision.
+    """
+    if fs.scheme_of(url) != "hf":
+        return url
+    from huggingface_hub import HfApi, HfFileSystem  # here, as it takes a second that other paths need not wait for
+
+    def ask() -> str:
+        with fs.store_errors(url):
+            place: Any = HfFileSystem(skip_instance_cache=True).resolve_path(url)
+            if not hasattr(place, "repo_id"):  # a bucket
+                return url
+            info = HfApi().repo_info(place.repo_id, revision=place.revision, repo_type=place.repo_type)
+        return fs.join(f"hf://{place.root.split('@')[0]}@{info.sha}", place.path)
+
+    return patiently(ask)

@@ -1,0 +1,96 @@
+"""The progress line counts what is done, what failed and what is left."""
+
+import io
+import time
+
+import pytest
+
+from pipeline.execution.progress import Progress, Receipt, describe_engine
+from pipeline.run_folder.units import Counts
+from schemas.engine import EngineStatistics
+
+WORK = EngineStatistics(
+    prefill_s=6.0,
+    decode_s=3.0,
+    waiting_s=1.0,
+    teraflop=60.0,
+    possible_teraflop=90.0,
+    num_prefill_places=100,
+    num_prefilled_tokens=95,
+)
+
+
+def receipt(worker: str = "one", engine: EngineStatistics = WORK - WORK, **counts: int) -> Receipt:
+    return Receipt(counts=Counts(**counts), worker=worker, engine=engine)
+
+
+def test_the_line_says_how_many_are_done_and_failed() -> None:
+    progress = Progress(total_rows=10_000, out=io.StringIO())
+    progress.add(receipt(rows=1_000, errors=3))
+    assert progress.line() == "1,000 of 10,000 answers, 3 failed"
+
+
+def test_the_pace_leaves_out_the_time_before_the_first_unit() -> None:
+    progress = Progress(total_rows=400, out=io.StringIO())
+    progress.add(receipt(rows=100))
+    assert progress.rows_per_s() is None
+    progress.first_at = time.monotonic() - 10
+    progress.add(receipt(rows=100))
+    assert progress.line().endswith("10.0 a second, 0:00:20 left")
+
+
+def test_a_log_gets_a_line_only_now_and_then() -> None:
+    out = io.StringIO()
+    progress = Progress(total_rows=100, out=out, every_s=3600)
+    for _ in range(50):
+        progress.add(receipt(rows=1))
+    progress.show()
+    assert out.getvalue().splitlines()[0] == "1 of 100 answers, 0 failed"
+    assert len(out.getvalue().splitlines()) == 2
+
+
+def test_the_line_says_how_well_the_gpus_are_used() -> None:
+    progress = Progress(total_rows=100, out=io.StringIO())
+    progress.add(receipt(rows=1, engine=WORK))
+    assert progress.line().endswith("GPUs 90 % busy at 67 %")
+
+
+def test_what_engines_did_adds_up_over_workers_and_counts_once_for_each() -> None:
+    progress = Progress(total_rows=100, out=io.StringIO())
+    for worker in ("one", "two", "one"):
+        progress.add(receipt(worker, engine=WORK, rows=1))
+    assert progress.engine() == WORK + WORK
+    assert describe_engine(progress.engine())["prefill_padding"] == 0.05
+
+
+def test_the_pace_stands_still_at_the_end() -> None:
+    progress = Progress(total_rows=200, out=io.StringIO())
+    progress.add(receipt(rows=100))
+    progress.first_at = time.monotonic() - 10
+    progress.add(receipt(rows=100))
+    progress.end()
+    assert progress.rows_per_s() == progress.rows_per_s()
+
+
+@pytest.mark.parametrize("uptime_s", [1.0, 10_000.0])
+def test_the_first_line_is_shown_however_long_the_machine_has_been_up(uptime_s: float) -> None:
+    out = io.StringIO()
+    progress = Progress(total_rows=100, out=out, every_s=3600, clock=lambda: uptime_s)
+    progress.add(receipt(rows=1))
+    assert out.getvalue() == "1 of 100 answers, 0 failed\n"
+
+
+def test_whoever_waits_is_told_for_what_unless_units_come_in() -> None:
+    out, now = io.StringIO(), [0.0]
+    progress = Progress(total_rows=100, out=out, clock=lambda: now[0])
+    progress.say_if_silent("waiting for machines")
+    progress.add(receipt(rows=1))
+    now[0] = 29.0
+    progress.say_if_silent("busy")
+    now[0] = 31.0
+    progress.say_if_silent("waiting for workers")
+    assert out.getvalue().splitlines() == [
+        "waiting for machines",
+        "1 of 100 answers, 0 failed",
+        "1 of 100 answers, 0 failed; waiting for workers",
+    ]

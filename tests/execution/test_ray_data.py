@@ -1,0 +1,98 @@
+"""A work unit as one row: nothing that Ray does with rows and blocks can take it apart."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.execution.placement import describe_wait, share_out
+from pipeline.execution.work_units import UNIT_SCHEMA, pack, unpack
+from schemas.errors import Refused
+from schemas.job import JobSettings
+from schemas.sample import Prompt, Sample, Size, samples_to_table, table_to_samples
+
+
+def a_unit(rows: int = 3) -> pa.Table:
+    tiles = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), np.uint8)
+    prompt = Prompt(id="p", text="q", token_ids=np.arange(1, 5, dtype=np.int32))
+    sample = Sample(id="s", prompts=(prompt,), image_sizes=(Size(9, 9),), tiles_per_image=(5,), tiles=tiles)
+    return samples_to_table([sample] * rows).append_column("keep:n", pa.array(range(rows)))
+
+
+def test_a_unit_comes_out_as_it_went_in() -> None:
+    batch = pack(7, a_unit())
+    assert batch.schema == UNIT_SCHEMA
+    assert unpack(batch) == (7, a_unit())
+
+
+def test_a_unit_is_unpacked_without_a_copy_of_its_pixels() -> None:
+    batch = pack(0, a_unit())
+    payload = batch.column("payload").chunk(0).buffers()[2]
+    tiles = table_to_samples(unpack(batch)[1])[0].tiles
+    address = tiles.__array_interface__["data"][0]
+    assert payload.address <= address < payload.address + payload.size
+
+
+def test_a_unit_is_found_behind_others_in_its_block() -> None:
+    block = pa.concat_tables([pack(1, a_unit(1)), pack(2, a_unit(2))]).combine_chunks()
+    assert [unpack(block.slice(i, 1))[0] for i in range(2)] == [1, 2]
+    assert unpack(block.slice(1, 1))[1] == a_unit(2)
+
+
+def test_two_units_in_a_batch_are_a_bug_and_end_the_run() -> None:
+    with pytest.raises(RuntimeError, match="a batch must be one work unit, got 2"):
+        unpack(pa.concat_tables([pack(1, a_unit()), pack(2, a_unit())]))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gpus_per_model", "models"),
+    [(None, 1, 7), (None, 2, 3), (None, 4, 1), (0, 2, 0), (4, 2, 2), (16, 8, 2)],
+)
+def test_a_model_has_its_gpus_on_one_machine(gpus, gpus_per_model, models) -> None:
+    machines = [{"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 3.0}]
+    settings = JobSettings(input=("a",), output="o", gpus=gpus, gpus_per_model=gpus_per_model)
+    placement = share_out(machines, settings, may_grow=True)
+    assert (placement.models, placement.gpus_per_model) == (models, gpus_per_model)
+    assert placement.preprocess_workers == 48 - max(models, 1) - 1
+
+
+def test_a_model_that_no_machine_has_the_gpus_for_is_refused() -> None:
+    settings = JobSettings(input=("a",), output="o", gpus_per_model=8)
+    with pytest.raises(ValueError, match="gpus_per_model must be at most the 4 GPUs of the largest machine, got 8"):
+        share_out([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], settings)
+
+
+@pytest.mark.parametrize(
+    ("machines", "given", "message"),
+    [
+        pytest.param([{"CPU": 2.0}], {}, "needs 3 CPUs of its cluster.*there are 2: .*--num-cpus 3", id="two CPUs"),
+        pytest.param([{"CPU": 1.0}, {"CPU": 1.0}], {}, "there are 2", id="two of one"),
+        pytest.param([{"CPU": 4.0, "GPU": 4.0}], {}, "needs 6 CPUs of its cluster", id="a CPU for each model"),
+        pytest.param([{"CPU": 64.0}], {"gpus": 8}, "at most the 0 GPUs of the cluster, got 8", id="no GPU"),
+        pytest.param(
+            [{"CPU": 64.0, "GPU": 4.0}], {"gpus": 8}, "at most the 4 GPUs of the cluster, got 8", id="fewer GPUs"
+        ),
+        pytest.param(
+            [{"CPU": 64.0, "GPU": 3.0}] * 2, {"gpus": 6, "gpus_per_model": 2}, "2 of one machine for", id="split"
+        ),
+    ],
+)
+def test_what_a_cluster_never_has_is_refused_with_what_would_do(machines, given, message) -> None:
+    settings = JobSettings(input=("a",), output="o", **given)
+    with pytest.raises(Refused, match=message):
+        share_out(machines, settings)
+    assert share_out(machines, settings, may_grow=True).preprocess_workers >= 1
+
+
+def test_three_cpus_are_enough() -> None:
+    assert share_out([{"CPU": 3.0}], JobSettings(input=("a",), output="o")).preprocess_workers == 1
+
+
+def test_who_waits_is_told_what_is_asked_for_and_what_is_there() -> None:
+    placement = share_out([], JobSettings(input=("a",), output="o", gpus=8), may_grow=True)
+    said = describe_wait(placement, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0})
+    assert said == ("waiting for machines: 8 GPUs asked for, 1 there, 0 free; 10 CPUs asked for, 4 there, 2 free")
+
+
+def test_gpus_that_do_not_divide_among_models_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"gpus must be a multiple of gpus_per_model \(2\), got 5"):
+        JobSettings(input=("a",), output="o", gpus=5, gpus_per_model=2)

@@ -1,0 +1,152 @@
+"""The lock: one driver a folder, and a killed one is in nobody's way for long."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.run_folder.lock import NAME, FolderInUse, Timing, hold, this_machine
+from pipeline.storage import filesystem as fs
+
+pytest_plugins = ["tests.object_store"]
+
+QUICK = Timing(beat_s=0.1, stale_s=1.5)
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "out") if request.param == "local" else f"{request.getfixturevalue('bucket')}/out"
+
+
+def change_owner(folder: str, **changes: object) -> None:
+    """As if the lock were another process's."""
+    url = fs.join(folder, NAME)
+    owner = {"host": "h", "machine": "elsewhere", "pid": 1, "pid_started": "0", "token": "other", "beat": 0}
+    fs.write_atomic(url, json.dumps({**owner, **changes}).encode())
+
+
+def test_the_second_driver_is_refused_and_told_who_is_first(folder: str) -> None:
+    with hold(folder, QUICK), pytest.raises(FolderInUse, match=r"process \d+ on "), hold(folder, QUICK):
+        pass
+
+
+def test_the_lock_is_gone_afterwards(folder: str) -> None:
+    for _ in range(2):
+        with hold(folder, QUICK):
+            assert fs.exists(fs.join(folder, NAME))
+        assert not fs.exists(fs.join(folder, NAME))
+
+
+def test_a_killed_driver_of_this_machine_is_followed_at_once(tmp_path: Path) -> None:
+    code = "import os, sys; from pipeline.run_folder.lock import hold\nwith hold(sys.argv[1]): os.kill(os.getpid(), 9)"
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False).returncode == -9
+    assert (tmp_path / NAME).exists()
+    started = time.monotonic()
+    with hold(str(tmp_path)):
+        assert time.monotonic() - started < 5
+
+
+def test_a_silent_driver_of_another_machine_is_followed_after_a_while(folder: str) -> None:
+    change_owner(folder)
+    with hold(folder, QUICK) as lock:
+        lock.check()
+
+
+def test_a_driver_of_another_machine_that_shows_life_is_not_followed(folder: str) -> None:
+    with hold(folder, QUICK) as lock:
+        lock.owner = type(lock.owner)(token=lock.owner.token, host="h", machine="elsewhere", pid=1, pid_started="0")
+        lock.beat()
+        with pytest.raises(FolderInUse, match="process 1 on h"), hold(folder, Timing(beat_s=0.1, stale_s=10)):
+            pass
+
+
+def test_a_driver_that_was_followed_notices(folder: str) -> None:
+    with hold(folder, Timing(beat_s=1000)) as lock:
+        change_owner(folder)
+        lock.beat()
+        with pytest.raises(FolderInUse, match="was taken over"):
+            lock.check()
+    assert fs.exists(fs.join(folder, NAME))  # the other's, and left to it
+
+
+def test_a_lock_torn_by_a_kill_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b'{"token": "ab')
+    with hold(str(tmp_path), QUICK):
+        pass
+
+
+def test_where_two_could_create_the_lock_the_last_word_counts(bucket: str) -> None:
+    """As in a store that does not know conditional writes."""
+    other = threading.Timer(0.25, change_owner, [f"{bucket}/out"])
+    other.start()
+    with pytest.raises(FolderInUse, match="process 1 on h"), hold(f"{bucket}/out", QUICK):
+        pass
+    other.join()
+
+
+def test_before_what_only_one_may_do_the_lock_itself_is_looked_at(folder: str) -> None:
+    with hold(folder, Timing(beat_s=1000)) as lock:
+        lock.confirm()
+        change_owner(folder)
+        lock.check()  # knows nothing of it yet
+        with pytest.raises(FolderInUse, match="was taken over"):
+            lock.confirm()
+
+
+def test_a_lock_that_is_gone_is_lost_as_whoever_took_it_may_have_ended(folder: str) -> None:
+    with hold(folder, Timing(beat_s=1000)) as lock:
+        fs.delete(lock.url)
+        with pytest.raises(FolderInUse, match="or removed"):
+            lock.confirm()
+    assert not fs.exists(fs.join(folder, NAME))
+
+
+def test_where_the_store_does_not_answer_nothing_is_confirmed(tmp_path: Path) -> None:
+    with hold(str(tmp_path), Timing(beat_s=1000)) as lock:
+        (tmp_path / NAME).unlink()
+        (tmp_path / NAME).mkdir()  # reading it is an OSError, as of a store that is away
+        with pytest.raises(OSError, match="not a regular file"):
+            lock.confirm()
+        lock.beat()  # the next one tells
+        lock.check()
+
+
+def test_a_lock_that_cannot_be_looked_at_in_the_end_does_not_undo_what_was_done(tmp_path: Path) -> None:
+    with hold(str(tmp_path), Timing(beat_s=1000)):
+        (tmp_path / NAME).unlink()
+        (tmp_path / NAME).mkdir()  # reading it is an OSError, as of a store that is away
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        pytest.param({"token": "x"}, id="a token alone"),
+        pytest.param({"pid": "abc"}, id="no number"),
+        pytest.param({"pid": 10**30}, id="a number that no process has"),
+        pytest.param({"pid": 0}, id="0"),
+        pytest.param({"pid": -1}, id="every process"),
+        pytest.param([], id="a list"),
+        pytest.param(None, id="null"),
+    ],
+)
+def test_a_lock_of_the_wrong_shape_is_taken_over_once_it_is_silent(tmp_path: Path, owner: object) -> None:
+    written = {"machine": this_machine(), **owner} if isinstance(owner, dict) else owner
+    (tmp_path / NAME).write_text(json.dumps(written))
+    with hold(str(tmp_path), QUICK) as held:
+        held.confirm()
+    assert not (tmp_path / NAME).exists()
+
+
+def test_of_two_that_take_over_one_is_refused_however_late_it_writes(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.write_text("dead")
+    assert fs.remove_exactly(str(path), b"dead")
+    path.write_text("the first")
+    assert not fs.remove_exactly(str(path), b"dead")
+    assert path.read_text() == "the first"
+    assert [one.name for one in tmp_path.iterdir()] == [NAME]
