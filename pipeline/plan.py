@@ -17,6 +17,7 @@ from pipeline.run_folder.merge import Units
 from pipeline.run_folder.run import is_complete, read_manifest
 from pipeline.run_folder.units import as_written
 from pipeline.scores import Scores, score_run, scores_in
+from pipeline.scoring.packages import check_scoring
 from pipeline.sources.columns import ColumnChoices
 from pipeline.sources.kept import written_schema
 from pipeline.sources.listing import Listing, list_input
@@ -98,6 +99,8 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
 
     A `model` that is given is not looked for.
     """
+    if settings.reference_column is not None:
+        check_scoring("--reference-column")
     choices = ColumnChoices(
         image=settings.image_column,
         id=settings.id_column,

@@ -5,8 +5,6 @@ There is no official program for DocVQA; the two variants here are what publishe
 
 from collections.abc import Sequence
 
-from rapidfuzz.distance import Levenshtein
-
 _HALF = 0.5
 
 
@@ -26,16 +24,22 @@ def anls_lenient(answer: str, accepted: Sequence[str]) -> float:
     shares = []
     for text in accepted:
         length = max(len(text.upper()), len(answer.upper()))
-        shares.append(Levenshtein.distance(_folded(text), _folded(answer)) / length if length else 0.0)
+        shares.append(_distance(_folded(text), _folded(answer)) / length if length else 0.0)
     similarity = 1 - min(shares)
     return similarity if similarity >= _HALF else 0.0
 
 
 def _strict(answer: str, accepted: str) -> float:
     length = max(len(answer), len(accepted))
-    share = Levenshtein.distance(answer, accepted) / length if length else 0.0
+    share = _distance(answer, accepted) / length if length else 0.0
     return 1 - share if share < _HALF else 0.0
 
 
 def _folded(text: str) -> str:
     return " ".join(text.lower().split())
+
+
+def _distance(one: str, other: str) -> int:
+    from rapidfuzz.distance import Levenshtein  # an extra, see packages.py
+
+    return Levenshtein.distance(one, other)

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import jiwer
-
 Normalisation = Literal["exact", "spaces", "words"]
 
 
@@ -32,6 +30,8 @@ class Reading:
 
 def read_against(truth: str, answer: str, normalisation: Normalisation = "spaces") -> Reading:
     """Compare one transcription with its truth, both normalised alike."""
+    import jiwer  # an extra, see packages.py
+
     truth, answer = normalised(truth, normalisation), normalised(answer, normalisation)
     characters = jiwer.process_characters(truth, answer)
     # jiwer splits words at single spaces: a line break would glue two of them

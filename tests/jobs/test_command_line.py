@@ -90,6 +90,22 @@ def test_what_is_wrong_is_said_in_a_line(source: str, flags: list[str], message:
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("command", "by"), [(["ocr", "--reference-column", "row"], "--reference-column"), (["sweep"], "a sweep")]
+)
+def test_scoring_names_the_packages_that_it_misses(
+    command: list[str], by: str, source: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jiwer", None)  # as on a machine without it
+    config = tmp_path / "sweep.yaml"
+    config.write_text(
+        f"output: {tmp_path}/out\nmodels: {{demo: demo}}\nbenchmarks: {{x: {{benchmark: pope, data: x}}}}\n"
+    )
+    flags = ["--config", str(config)] if command == ["sweep"] else [*dry_run(source)[1:]]
+    assert main([*command, *flags]) == 2
+    assert f"error: {by} scores answers by jiwer: pip install -e '.[scores]'\n" in capsys.readouterr().err
+
+
 def test_an_unknown_key_in_the_config_names_the_nearest(source: str, tmp_path: Path, capsys) -> None:
     config = tmp_path / "job.yaml"
     config.write_text("temprature: 1\n")
