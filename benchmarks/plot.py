@@ -51,7 +51,7 @@ def draw(samples: Sequence[dict[str, float]]) -> str:
     scale = Scale(most_rows=samples[-1]["rows"], most_mb=-(-most_mb // 200) * 200)
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-group="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         *_axes(scale),
         *(_line(samples, name, scale) for name in COLOURS),

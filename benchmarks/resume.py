@@ -82,9 +82,9 @@ def measure_listing(num_rows: int) -> dict[str, object]:
     ]
     files = files_table(infos, "s3://bucket/datasets/", np.full(num_files, _ROWS_A_FILE))
     unit_rows = default_unit_rows(num_rows)
-    pieces = cut(files, num_rows, unit_rows)
+    row_ranges = cut(files, num_rows, unit_rows)
     listing = Listing(
-        format="parquet", columns=Columns(), files=files, pieces=pieces, unit_rows=unit_rows, num_rows=num_rows
+        format="parquet", columns=Columns(), files=files, row_ranges=row_ranges, unit_rows=unit_rows, num_rows=num_rows
     )
     todo = list(range(listing.num_units))
     reader = pickle.dumps(unit_reader(listing))
@@ -94,7 +94,7 @@ def measure_listing(num_rows: int) -> dict[str, object]:
         "units": listing.num_units,
         "seconds": round(time.monotonic() - started, 1),
         "driver_mb": round((process.memory_info().rss - before) / 1e6),
-        "pieces_mb": round(pieces.nbytes / 1e6),
+        "pieces_mb": round(row_ranges.nbytes / 1e6),
         "sent_to_each_actor_mb": round(len(reader) / 1e6),
         "todo": len(todo),
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.environment import cards_here, check_wait
-from pipeline.execution.executor import Answering, Loaders, say
+from pipeline.execution.executor import Executor, Loaders, say
 from pipeline.execution.progress import Progress, describe_engine
 from pipeline.execution.ray_data import RunFailed
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
@@ -63,7 +63,7 @@ class _Job:
         lost = find_gone(folder, manifest) if manifest else []
         wanted = lost_units(units, lost) if manifest else list(range(units.num_units))
         if lost:
-            say(f"complete, but lost: {'; '.join(map(str, lost))}: answering {len(wanted):,} units again")
+            say(f"complete, but lost: {'; '.join(map(str, lost))}: executor {len(wanted):,} units again")
         progress: Progress | None = None
         for _ in range(ROUNDS):
             progress = self._answer_what_is_left(run["run"], wanted) or progress
@@ -74,7 +74,7 @@ class _Job:
                 else:
                     manifest = finish_run(units, run["fingerprint"], _timings(began, progress))
             except BrokenUnits as error:
-                say(f"{error}; answering them again")
+                say(f"{error}; executor them again")
                 for unit in error.units:
                     fs.delete(unit_path(folder, unit))
             else:
@@ -103,7 +103,7 @@ class _Job:
             say(f"resuming: {len(wanted) - len(todo):,} of {len(wanted):,} units are done")
         if not todo:
             return None
-        answering = Answering(
+        executor = Executor(
             settings=settings,
             read=unit_reader(plan.listing),
             loaders=self.loaders,
@@ -112,7 +112,7 @@ class _Job:
             run=run,
             continue_with_changes=self.continue_with_changes,
         )
-        return answering.answer(todo, sum(map(plan.rows_of, todo)) * plan.num_prompts)
+        return executor.answer(todo, sum(map(plan.rows_of, todo)) * plan.num_prompts)
 
 
 def _timings(began: float, progress: Progress | None) -> dict[str, Any]:

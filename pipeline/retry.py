@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline.environment import check_wait
-from pipeline.execution.executor import Answering, Loaders, say
+from pipeline.execution.executor import Executor, Loaders, say
 from pipeline.execution.progress import Progress
 from pipeline.execution.ray_data import RunFailed
 from pipeline.job import ROUNDS
@@ -108,7 +108,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
             say("no rows of that kind: nothing to try again")
             # A kill between the manifest and its scores left none.
             return summarise(with_scores(plan.settings, manifest), folder, None)
-        answering = Answering(
+        executor = Executor(
             settings=with_settings(plan.settings, retry.settings()),
             read=partial(_read_rows, unit_reader(plan.listing), retry.rows_by_unit(positions)),
             loaders=loaders,
@@ -117,7 +117,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
             run=retry.units(positions).run,
             continue_with_changes=changes,
         )
-        progress = retry.answer(answering, positions)
+        progress = retry.answer(executor, positions)
         lock.confirm()
         manifest.pop("scores", None)  # of the answers as they were
         manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]}, positions)
@@ -189,7 +189,7 @@ class _Retry:
             schema=self.plan.answer_schema(),
         )
 
-    def answer(self, answering: Answering, positions: npt.NDArray[np.int64]) -> Progress | None:
+    def answer(self, executor: Executor, positions: npt.NDArray[np.int64]) -> Progress | None:
         """Answer what has no new answer yet; torn units are answered again."""
         units, rows = self.units(positions), self.rows_by_unit(positions)
         progress = None
@@ -197,7 +197,7 @@ class _Retry:
             done = done_units(units.folder)
             todo = [unit for unit in rows if unit not in done]
             if todo:
-                progress = answering.answer(todo, sum(len(rows[unit]) for unit in todo) * self.plan.num_prompts)
+                progress = executor.answer(todo, sum(len(rows[unit]) for unit in todo) * self.plan.num_prompts)
             broken = list(_broken(units, list(rows)))
             if not broken:
                 return progress
@@ -278,7 +278,7 @@ def _broken(units: Units, numbers: list[int]) -> Iterator[int]:
         try:
             units.read(number)
         except BrokenUnit as error:
-            say(f"{error}; answering it again")
+            say(f"{error}; executor it again")
             yield number
 
 

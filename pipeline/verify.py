@@ -223,13 +223,13 @@ class _Input:
 
     def _ids_of(self, unit: int) -> list[str]:
         """The ids of a unit's rows, without its images where the format lets them be left out."""
-        pieces, columns = self._plan.listing.unit(unit), self._plan.listing.columns
+        row_ranges, columns = self._plan.listing.unit(unit), self._plan.listing.columns
         if self._plan.listing.format == "parquet" and columns.id is None:
-            rows = pieces.select(["name", "start", "num_rows"]).to_pylist()
+            rows = row_ranges.select(["name", "start", "num_rows"]).to_pylist()
             return [f"{row['name']}:{row['start'] + i}" for row in rows for i in range(row["num_rows"])]
         if self._plan.listing.format == "parquet":
             columns = Columns(id=columns.id)
-        table = read_unit(pieces, columns, self._plan.listing.format)
+        table = read_unit(row_ranges, columns, self._plan.listing.format)
         self.unread |= {failure["message"]: None for failure in table.column("failure").drop_null().to_pylist()}
         ids: list[str] = table.column("id").to_pylist()
         return ids

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from pipeline.engine.kernels.layout import Segment, round_up
 from pipeline.engine.kernels.pages import Seat
-from pipeline.engine.sequence import Family, Row
+from pipeline.engine.sequence import PrefillGroup, Row
 from schemas.sample import TokenIds
 
 Ints = npt.NDArray[np.int64]
@@ -54,15 +54,15 @@ class Batch:
         return sum((s.end * (s.end + 1) - s.start * (s.start + 1)) // 2 for s in self.segments)
 
 
-def lay_out(families: Sequence[Family], seats: Sequence[Sequence[Seat]], num_places: int, step: int) -> Batch:
-    """The batch of some families, whose rows have these seats; every segment takes a multiple of `step` places."""
+def lay_out(groups: Sequence[PrefillGroup], seats: Sequence[Sequence[Seat]], num_places: int, step: int) -> Batch:
+    """The batch of some groups, whose rows have these seats; every segment takes a multiple of `step` places."""
     segments: list[Segment] = []
     first = 0
-    for family, own in zip(families, seats, strict=True):
-        for segment in _segments(family, own, first, step):
+    for group, own in zip(groups, seats, strict=True):
+        for segment in _segments(group, own, first, step):
             segments.append(segment)
             first += segment.width
-    rows = tuple(row for family in families for row in family.rows)
+    rows = tuple(row for group in groups for row in group.rows)
     return Batch(segments=tuple(segments), rows=rows, num_places=max(num_places, first))
 
 
@@ -73,16 +73,16 @@ def prefix_alone(prefix: TokenIds, seat: Seat, num_places: int, step: int) -> Ba
     return Batch(segments=(own,), rows=(), num_places=max(num_places, width))
 
 
-def _segments(family: Family, seats: Sequence[Seat], first: int, step: int) -> Iterator[Segment]:
-    """What the family's rows share, and what each goes on with where there are several."""
-    alone, prefix, shared = len(family.rows) == 1, family.prefix, family.num_shared
-    own = family.shared[len(prefix) :]
+def _segments(group: PrefillGroup, seats: Sequence[Seat], first: int, step: int) -> Iterator[Segment]:
+    """What the group's rows share, and what each goes on with where there are several."""
+    alone, prefix, shared = len(group.rows) == 1, group.prefix, group.num_shared
+    own = group.shared[len(prefix) :]
     width = round_up(len(own), step)
     yield Segment(
         token_ids=own, prefix=prefix, first=first, width=width, start=len(prefix), seats=tuple(seats), ends=alone
     )
-    for row, seat in () if alone else zip(family.rows, seats, strict=True):
+    for row, seat in () if alone else zip(group.rows, seats, strict=True):
         first += width
-        rest = family.rest(row)
+        rest = group.rest(row)
         width = round_up(len(rest), step)
         yield Segment(token_ids=rest, prefix=rest[:0], first=first, width=width, start=shared, seats=(seat,), ends=True)

@@ -17,7 +17,7 @@ from pipeline.engine.kernels.pages import num_pages
 from pipeline.engine.network.load import LoadedModel, load_model, stopping_at
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
-from pipeline.engine.sequence import Family, Row, families, prefix_length
+from pipeline.engine.sequence import PrefillGroup, Row, groups, prefix_length
 from pipeline.engine.sizes import resolve
 from pipeline.engine.statistics import statistics
 from pipeline.preprocess.geometry import num_image_tokens
@@ -51,7 +51,7 @@ class Engine:
         self._make_runner()
         self._changed = threading.Condition()  # guards all that follows
         self._callers: set[_Caller] = set()
-        self._added: list[Family] = []
+        self._added: list[PrefillGroup] = []
         self._thread: threading.Thread | None = None
         self._end: BaseException | None = None  # why the engine answers nothing any more
         self._left = False  # whether a caller has gone, and with it the wish for some rows
@@ -156,7 +156,7 @@ class Engine:
             self._check_end()
             answerable = [row for row in rows if self._prepare(row)]
             if answerable:
-                self._added += families(answerable, self._most_together(answerable), self._model.image_token_id)
+                self._added += groups(answerable, self._most_together(answerable), self._model.image_token_id)
                 self._changed.notify_all()
         return rows
 

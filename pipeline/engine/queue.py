@@ -1,17 +1,17 @@
-"""Families that wait: first for the vision tower, then for a place in a prefill."""
+"""Groups that wait: first for the vision tower, then for a place in a prefill."""
 
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from pipeline.engine.sequence import Family, draft_of
+from pipeline.engine.sequence import PrefillGroup, draft_of
 
 
 class Waiting:
-    """Families in the order they came. A prefill has `num_places` places whatever is in it, and a family as many as
-    follow from its own tokens: what else waits decides only when a family runs, never how.
+    """Groups in the order they came. A prefill has `num_places` places whatever is in it, and a group as many as
+    follow from its own tokens: what else waits decides only when a group runs, never how.
 
-    A family larger than a prefill has one of its own size to itself.
+    A group larger than a prefill has one of its own size to itself.
     """
 
     def __init__(
@@ -19,8 +19,8 @@ class Waiting:
     ) -> None:
         self.num_places, self.tiles_per_call = num_places, tiles_per_call
         self._step, self._most_rows, self._most_pages = step, most_rows, most_pages
-        self._unseen = deque[Family]()
-        self._ready = deque[Family]()
+        self._unseen = deque[PrefillGroup]()
+        self._ready = deque[PrefillGroup]()
 
     def __len__(self) -> int:
         return len(self._unseen) + len(self._ready)
@@ -28,37 +28,37 @@ class Waiting:
     @property
     def has_first_tries(self) -> bool:
         """Whether any row waits that has not been answered once."""
-        return any(not draft_of(family.rows[0]).is_second for queue in (self._unseen, self._ready) for family in queue)
+        return any(not draft_of(group.rows[0]).is_second for queue in (self._unseen, self._ready) for group in queue)
 
-    def add(self, families: Iterable[Family]) -> None:
-        """Put families at the end."""
-        for family in families:
-            (self._unseen if family.pictures.num_tiles else self._ready).append(family)
+    def add(self, groups: Iterable[PrefillGroup]) -> None:
+        """Put groups at the end."""
+        for group in groups:
+            (self._unseen if group.pictures.num_tiles else self._ready).append(group)
 
-    def next_to_see(self, prefills: int, *, short: bool) -> list[Family]:
-        """The families whose images make the tower's next call; none while so many prefills' worth is at hand, or while
+    def next_to_see(self, prefills: int, *, short: bool) -> list[PrefillGroup]:
+        """The groups whose images make the tower's next call; none while so many prefills' worth is at hand, or while
         more may come to fill the call and it may not be short."""
         if not self._unseen or sum(map(self._size, self._ready)) >= prefills * self.num_places:
             return []
-        chosen: dict[int, Family] = {}
+        chosen: dict[int, PrefillGroup] = {}
         room, left_out = self.tiles_per_call, False
-        for family in self._unseen:
-            if id(family.pictures) in chosen:
+        for group in self._unseen:
+            if id(group.pictures) in chosen:
                 continue
-            num_tiles = family.pictures.num_tiles
+            num_tiles = group.pictures.num_tiles
             if num_tiles <= room or not chosen:
-                chosen[id(family.pictures)] = family
+                chosen[id(group.pictures)] = group
                 room -= num_tiles
-            left_out |= id(family.pictures) not in chosen
+            left_out |= id(group.pictures) not in chosen
         return list(chosen.values()) if short or left_out or room <= 0 else []
 
     def sort(self) -> None:
         """Note whose images have been seen."""
-        self._ready += (family for family in self._unseen if not family.pictures.num_tiles)
-        self._unseen = deque(family for family in self._unseen if family.pictures.num_tiles)
+        self._ready += (group for group in self._unseen if not group.pictures.num_tiles)
+        self._unseen = deque(group for group in self._unseen if group.pictures.num_tiles)
 
-    def take(self, free: int, free_pages: int = sys.maxsize, *, short: bool) -> list[Family] | None:
-        """The families of the next prefill: the oldest, and those that fill it up best. None while it is not full and
+    def take(self, free: int, free_pages: int = sys.maxsize, *, short: bool) -> list[PrefillGroup] | None:
+        """The groups of the next prefill: the oldest, and those that fill it up best. None while it is not full and
         may not be short, or while the free slots and pages do not hold it: what is full is waited for, so that nothing
         younger overtakes the oldest for ever."""
         if not self._ready:
@@ -71,45 +71,45 @@ class Waiting:
         if not (full or short) or num_rows > free or num_pages > free_pages:
             return None
         taken = set(map(id, chosen))
-        self._ready = deque(family for family in self._ready if id(family) not in taken)
+        self._ready = deque(group for group in self._ready if id(group) not in taken)
         return chosen
 
-    def shrink(self, families: Sequence[Family]) -> bool:
-        """Make all prefills half as large after one that did not fit the memory, and put its families back to the
-        front. False where it was one family and no larger than that: there is nothing to make smaller."""
-        if len(families) == 1 and self._size(families[0]) >= self.num_places:
+    def shrink(self, groups: Sequence[PrefillGroup]) -> bool:
+        """Make all prefills half as large after one that did not fit the memory, and put its groups back to the
+        front. False where it was one group and no larger than that: there is nothing to make smaller."""
+        if len(groups) == 1 and self._size(groups[0]) >= self.num_places:
             return False
         self.num_places //= 2
-        self._ready.extendleft(reversed(families))
+        self._ready.extendleft(reversed(groups))
         return True
 
     def drop_unwanted(self) -> None:
-        """Forget the families that nobody waits for any more."""
+        """Forget the groups that nobody waits for any more."""
         self._unseen, self._ready = (
-            deque(family for family in queue if family.wanted) for queue in (self._unseen, self._ready)
+            deque(group for group in queue if group.wanted) for queue in (self._unseen, self._ready)
         )
 
-    def _size(self, family: Family) -> int:
-        return family.num_places(self._step)
+    def _size(self, group: PrefillGroup) -> int:
+        return group.num_places(self._step)
 
-    def _fitting(self, most_rows: int, most_pages: int) -> list[Family]:
+    def _fitting(self, most_rows: int, most_pages: int) -> list[PrefillGroup]:
         """The oldest, whatever it needs, and those beside it that fill a prefill best within these bounds."""
         oldest, *others = self._ready
         room = (self.num_places - self._size(oldest)) // self._step
-        found = [others[i] for i in best_sum([self._size(family) // self._step for family in others], room)]
+        found = [others[i] for i in best_sum([self._size(group) // self._step for group in others], room)]
         chosen, num_rows, num_pages = [oldest], *_needs(oldest)
-        for family in found:
-            more_rows, more_pages = _needs(family)
+        for group in found:
+            more_rows, more_pages = _needs(group)
             num_rows, num_pages = num_rows + more_rows, num_pages + more_pages
             if num_rows > most_rows or num_pages > most_pages:
                 break
-            chosen.append(family)
+            chosen.append(group)
         return chosen
 
 
-def _needs(family: Family) -> tuple[int, int]:
+def _needs(group: PrefillGroup) -> tuple[int, int]:
     """Slots and pages."""
-    return len(family.rows), family.num_pages
+    return len(group.rows), group.num_pages
 
 
 def best_sum(sizes: Sequence[int], room: int) -> list[int]:

@@ -22,7 +22,7 @@ from pipeline.engine.network.kv_cache import Cache, Stored, Write, write_plainly
 from pipeline.engine.network.load import LoadedModel
 from pipeline.engine.network.memory import cache_shape
 from pipeline.engine.sampling import DrawState, Sampler, row_seed
-from pipeline.engine.sequence import Family, Pictures, Row, draft_of
+from pipeline.engine.sequence import Pictures, PrefillGroup, Row, draft_of
 from pipeline.engine.sizes import Sizes
 from pipeline.engine.slots import Slots
 from schemas.engine import BLOCK, Sampling
@@ -61,9 +61,9 @@ class Runner:
         self.counts: Counter[str] = Counter()
 
     @torch.inference_mode()
-    def see(self, families: Iterable[Family]) -> None:
-        """Compute the features of the families' images."""
-        pictures = {id(family.pictures): family.pictures for family in families}
+    def see(self, groups: Iterable[PrefillGroup]) -> None:
+        """Compute the features of the groups' images."""
+        pictures = {id(group.pictures): group.pictures for group in groups}
         num_tiles = sum(own.num_tiles for own in pictures.values())
         with self.stopwatch("vision"):
             self._encode(list(pictures.values()))

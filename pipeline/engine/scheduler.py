@@ -9,12 +9,12 @@ from pipeline.engine.batch import lay_out
 from pipeline.engine.kernels.pages import Seat, Seats
 from pipeline.engine.queue import Waiting
 from pipeline.engine.runner import Launched, Runner
-from pipeline.engine.sequence import Family, Row, alone, draft_of
+from pipeline.engine.sequence import PrefillGroup, Row, alone, draft_of
 from pipeline.engine.sizes import Sizes
 from schemas.errors import Failure
 
 _PART = 2  # a prefill's rows take at most this part of all pages: it need not wait until nearly all others have ended
-_AT_HAND = 4  # prefills' worth of families whose features are kept: enough of them to fill one to its end
+_AT_HAND = 4  # prefills' worth of groups whose features are kept: enough of them to fill one to its end
 
 
 class Scheduler:
@@ -56,9 +56,9 @@ class Scheduler:
         """Pages that no row has."""
         return self._free.num_pages
 
-    def add(self, families: Iterable[Family]) -> None:
+    def add(self, groups: Iterable[PrefillGroup]) -> None:
         """Take rows in."""
-        self._waiting.add(families)
+        self._waiting.add(groups)
 
     def step(self, *, more_to_come: bool) -> bool:
         """Schedule, run, postprocess; whether a row is done. A short prefill waits while a full one may yet come."""
@@ -85,53 +85,53 @@ class Scheduler:
 
     def _see(self, prefills: int, short: bool) -> None:
         """Compute features until those of so many prefills are at hand."""
-        while families := self._waiting.next_to_see(prefills, short=short):
+        while groups := self._waiting.next_to_see(prefills, short=short):
             shortage = None
             try:
-                self._runner.see(families)
+                self._runner.see(groups)
             except torch.OutOfMemoryError as error:
                 shortage = str(error)
             if shortage is not None:  # out of the handler, as below
-                self._see_fewer(families, shortage)
+                self._see_fewer(groups, shortage)
             self._waiting.sort()
 
-    def _see_fewer(self, families: Sequence[Family], shortage: str) -> None:
-        """Run out of memory: one family's images at a time from now on; those too large alone fail."""
+    def _see_fewer(self, groups: Sequence[PrefillGroup], shortage: str) -> None:
+        """Run out of memory: one group's images at a time from now on; those too large alone fail."""
         torch.cuda.empty_cache()
         self.counts["out of memory"] += 1
-        if len(families) > 1:
+        if len(groups) > 1:
             self._waiting.tiles_per_call = 1
             return
-        self._fail(families, shortage)
+        self._fail(groups, shortage)
         self._waiting.drop_unwanted()
 
-    def _prefill(self, families: Sequence[Family]) -> list[Launched]:
-        seats = [[self._free.take(row.most_tokens) for row in family.rows] for family in families]
-        batch = lay_out(families, seats, self._waiting.num_places, self._sizes.bucket)
+    def _prefill(self, groups: Sequence[PrefillGroup]) -> list[Launched]:
+        seats = [[self._free.take(row.most_tokens) for row in group.rows] for group in groups]
+        batch = lay_out(groups, seats, self._waiting.num_places, self._sizes.bucket)
         try:
-            launched = [self._runner.prefill(batch, [family.pictures for family in families])]
+            launched = [self._runner.prefill(batch, [group.pictures for group in groups])]
         except torch.OutOfMemoryError as error:
             launched, shortage = [], str(error)
         if not launched:  # out of the handler: the error's traceback no longer holds the tensors of the attempt
-            self._give_way(families, seats, shortage)
+            self._give_way(groups, seats, shortage)
             return []
-        for family, own in zip(families, seats, strict=True):
-            self._seats.update(zip(own, family.rows, strict=True))
+        for group, own in zip(groups, seats, strict=True):
+            self._seats.update(zip(own, group.rows, strict=True))
         return launched
 
-    def _give_way(self, families: Sequence[Family], seats: Sequence[Sequence[Seat]], shortage: str) -> None:
-        """Run out of memory: try half as many places; a family too large alone fails."""
+    def _give_way(self, groups: Sequence[PrefillGroup], seats: Sequence[Sequence[Seat]], shortage: str) -> None:
+        """Run out of memory: try half as many places; a group too large alone fails."""
         torch.cuda.empty_cache()
         self.counts["out of memory"] += 1
         taken = [seat for own in seats for seat in own]
         self._runner.rest(taken)
         self._free.take_back(taken)
-        if self._waiting.shrink(families):
+        if self._waiting.shrink(groups):
             return
-        self._fail(families, shortage)
+        self._fail(groups, shortage)
 
-    def _fail(self, families: Iterable[Family], shortage: str) -> None:
-        for row in (row for family in families for row in family.rows):
+    def _fail(self, groups: Iterable[PrefillGroup], shortage: str) -> None:
+        for row in (row for group in groups for row in group.rows):
             row.wanted = False
             if not draft_of(row).abandon():  # a second try: the first one's answer stands
                 row.failure = _too_large(row, shortage)

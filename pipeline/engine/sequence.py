@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Pictures:
-    """A sample's images, and their features from when they are computed until its last family is prefilled."""
+    """A sample's images, and their features from when they are computed until its last group is prefilled."""
 
     sample: Sample
     features: Tensor | None = None  # (num_image_tokens, width)
@@ -46,10 +46,10 @@ class Pictures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Family:
+class PrefillGroup:
     """Rows of one sample that begin with the same tokens: these are prefilled once, as one row, for all of them.
 
-    A single row is a family of its own, whose shared tokens are its whole prompt.
+    A single row is a group of its own, whose shared tokens are its whole prompt.
     """
 
     rows: tuple[Row, ...]
@@ -99,9 +99,9 @@ def draft_of(row: Row) -> Draft:
     return row.draft
 
 
-def alone(row: Row) -> Family:
-    """A row as a family of its own, to be prefilled whatever has become of its relatives."""
-    return Family(rows=(row,), num_shared=len(row.prompt.token_ids), pictures=Pictures(sample=row.sample))
+def alone(row: Row) -> PrefillGroup:
+    """A row as a group of its own, to be prefilled whatever has become of its relatives."""
+    return PrefillGroup(rows=(row,), num_shared=len(row.prompt.token_ids), pictures=Pictures(sample=row.sample))
 
 
 def prefix_length(prompt: Prompt, step: int) -> int:
@@ -111,15 +111,15 @@ def prefix_length(prompt: Prompt, step: int) -> int:
     return length if length >= _LEAST_PREFIX else 0
 
 
-def families(rows: Sequence[Row], most: int, image_token_id: int) -> list[Family]:
-    """Group the rows of one sample, at most so many a family; they share only what is worth sharing.
+def groups(rows: Sequence[Row], most: int, image_token_id: int) -> list[PrefillGroup]:
+    """Group the rows of one sample, at most so many a group; they share only what is worth sharing.
 
     The decision follows from the sample's own prompts, never from what else is waiting: it decides the shapes.
     """
     pictures = Pictures(sample=rows[0].sample)
     parts = [rows[i : i + most] for i in range(0, len(rows), most)]
     return [
-        Family(rows=tuple(own), num_shared=num_shared, pictures=pictures)
+        PrefillGroup(rows=tuple(own), num_shared=num_shared, pictures=pictures)
         for part in parts
         for own, num_shared in _share(part, image_token_id)
     ]

@@ -49,7 +49,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class TimeLimits:
     """How often a part is asked, for how long it may be silent, and how long its loss may take to end. Seconds."""
 
     every_s: float = 2.0
@@ -69,7 +69,7 @@ class Watch:
     parts: Sequence[Part]
     release: Callable[[], None]  # what must be let go of where the main thread does not come back
     wait_s: float = 0.0  # for a cluster that is lost
-    patience: Patience = field(default_factory=Patience)
+    limits: TimeLimits = field(default_factory=TimeLimits)
     lost: str | None = None  # what is said of it
     closed: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)  # the main thread has left the work
@@ -90,7 +90,7 @@ class Watch:
     def run(self) -> None:
         """Ask, until a part is lost or nobody wants to know any more."""
         since: dict[Part, float] = {}
-        while not self.closed.wait(self.patience.every_s):
+        while not self.closed.wait(self.limits.every_s):
             if self.lost is not None:  # Ray has noticed before
                 self._end(self.lost)
                 return
@@ -103,7 +103,7 @@ class Watch:
                     since.pop(part, None)
                     continue
                 gone_s = time.monotonic() - since.setdefault(part, began)
-                if gone_s >= self.patience.most_s(missing):
+                if gone_s >= self.limits.most_s(missing):
                     self._end(f"the cluster is lost: {part} has not answered for {gone_s:.0f} s")
                     return
 
@@ -111,7 +111,7 @@ class Watch:
         self.lost = lost
         if not self.left.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
-        if not self.closed.wait(self.patience.grace_s):
+        if not self.closed.wait(self.limits.grace_s):
             if self.wait_s and num_losses() < _LOSSES:
                 begin_again(lost, self.wait_s, self.release)
             self.release()

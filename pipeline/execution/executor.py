@@ -1,4 +1,4 @@
-"""Answering: some units of a run through the cluster, under a held lock, until they are done or too many rows fail."""
+"""Executor: some units of a run through the cluster, under a held lock, until they are done or too many rows fail."""
 
 import sys
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Loaders:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answering:
+class Executor:
     """Where units come from and where their answers go."""
 
     settings: JobSettings

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.execution.watchdog import Watchdog
 from pipeline.run_folder.markers import Marker, Markers, Note
-from pipeline.stages.locks import Gate
+from pipeline.stages.locks import RWLock
 from schemas.errors import Failure, Stage
 
 Work: TypeAlias = Literal["preprocess", "generate"]
@@ -77,14 +77,14 @@ class Guard:
         self,
         work: Work,
         markers: Markers,
-        give_up: Callable[[pa.Table, Failure], pa.Table],
-        gate: "Gate | None" = None,
+        fail_rows: Callable[[pa.Table, Failure], pa.Table],
+        gate: "RWLock | None" = None,
         watch: RowWatch | None = None,
     ) -> None:
         self._work = work
         self._markers = markers
-        self._give_up = give_up
-        self._gate = gate or Gate()  # one for all guards of a process
+        self._give_up = fail_rows
+        self._gate = gate or RWLock()  # one for all guards of a process
         self._watch = watch  # what `step` is told to say of its rows
 
     def __call__(self, unit: int, read: Read, step: Step) -> pa.Table:

@@ -45,7 +45,7 @@ from pipeline.execution.watchdog import Watchdog
 from pipeline.execution.work_units import NOTHING, STOPPED, Batch, Queue, Work, make_receipt, pack, receipt_of, unpack
 from pipeline.run_folder.units import Counts, count_answers, keep_trace, write_unit
 from pipeline.stages.generate import Generate, final_answers
-from pipeline.stages.locks import Gate
+from pipeline.stages.locks import RWLock
 from pipeline.stages.preprocess import Preprocess
 from schemas.errors import Failure, Refused
 from schemas.job import JobSettings
@@ -290,7 +290,7 @@ class _ReadAndPreprocess:
 
     def __init__(self, queue: Queue, work: Work) -> None:
         self._queue, self._parts = queue, work.parts
-        self._loading, self._gate = threading.Lock(), Gate()
+        self._loading, self._gate = threading.Lock(), RWLock()
         self._loaded: dict[JobSettings, Preprocess] = {}
         self._watchdog, self._kept = Watchdog(), set[tuple[int, str]]()
 
@@ -302,7 +302,7 @@ class _ReadAndPreprocess:
             return pack(place, NOTHING)
         preprocess = self._load(number)
         watch = RowWatch(self._watchdog, part.settings.row_seconds, partial(self._keep, number))
-        guard = Guard("preprocess", part.markers, preprocess.give_up, self._gate, watch)
+        guard = Guard("preprocess", part.markers, preprocess.fail_rows, self._gate, watch)
         return pack(place, guard(unit, partial(part.read, unit), partial(preprocess, watch=watch)))
 
     def _keep(self, number: int, failure: Failure, trace: str) -> None:
@@ -328,7 +328,7 @@ class _GenerateAndWrite:
 
     def __init__(self, queue: Queue, work: Work) -> None:
         self._queue, self._parts = queue, work.parts
-        self._gate = Gate()
+        self._gate = RWLock()
         with bounded_loading("generate", _actor(), work.parts[0].markers):
             self._generate = Generate(work.settings, work.load_engine)
 
@@ -337,7 +337,7 @@ class _GenerateAndWrite:
         if not samples.num_columns:
             return make_receipt(place, Counts(), 0.0, worker=_actor(), engine=self._generate.statistics())
         part, unit = self._parts[self._queue.parts[place]], int(self._queue.units[place])
-        guard = Guard("generate", part.markers, self._generate.give_up, self._gate)
+        guard = Guard("generate", part.markers, self._generate.fail_rows, self._gate)
         with self._generate.drawing(part.settings):
             began = time.monotonic()
             answers = final_answers(guard(unit, lambda _: samples, self._generate))

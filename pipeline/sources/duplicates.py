@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.sources.listing import Listing
-from pipeline.sources.parquet import Piece
+from pipeline.sources.parquet import RowRange
 from pipeline.sources.reader import read_ids
 from schemas.errors import Refused
 
@@ -58,22 +58,22 @@ def find_duplicates(listing: Listing) -> Duplicates | None:
     return Duplicates(rows=int(np.count_nonzero(again)), examples=examples) if examples else None
 
 
-def _files_of(listing: Listing) -> Iterator[Piece]:
+def _files_of(listing: Listing) -> Iterator[RowRange]:
     """The rows of each file that are in the job."""
     left = listing.num_rows
     for file in listing.files.select(["url", "name", "num_rows"]).to_pylist():
         rows = min(file["num_rows"], left)
         left -= rows
         if rows:
-            yield Piece(url=file["url"], name=file["name"], start=0, num_rows=rows)
+            yield RowRange(url=file["url"], name=file["name"], start=0, num_rows=rows)
 
 
-def _hashes_of(listing: Listing, file: Piece) -> npt.NDArray[np.int64]:
+def _hashes_of(listing: Listing, file: RowRange) -> npt.NDArray[np.int64]:
     parts = [_hash(ids) for _, ids in _ids_of(listing, file)]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def _ids_of(listing: Listing, file: Piece) -> Iterator[tuple[int, list[str]]]:
+def _ids_of(listing: Listing, file: RowRange) -> Iterator[tuple[int, list[str]]]:
     assert listing.columns.id is not None
     try:
         for first, ids in read_ids(file, listing.columns.id):

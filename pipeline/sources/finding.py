@@ -19,7 +19,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from pipeline.storage import filesystem as fs
-from pipeline.storage.backoff import patiently
+from pipeline.storage.backoff import with_retries
 from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Refused
 from schemas.wording import printable
@@ -84,8 +84,8 @@ def find_files(url: str, suffixes: tuple[str, ...], output: str | None = None) -
     """
     path = fs.local_path(url)
     if path is not None:
-        return patiently(lambda: _find_local(path, suffixes, output))
-    return patiently(lambda: _find_remote(url, suffixes, output))
+        return with_retries(lambda: _find_local(path, suffixes, output))
+    return with_retries(lambda: _find_remote(url, suffixes, output))
 
 
 def _find_local(path: str, suffixes: tuple[str, ...], output: str | None) -> Found:

@@ -29,12 +29,12 @@ FILES_SCHEMA = pa.schema(
         pa.field("num_rows", pa.int64(), nullable=False),
     ]
 )
-PIECES_SCHEMA = pa.schema(
+ROW_RANGES_SCHEMA = pa.schema(
     [
         pa.field("unit", pa.int32(), nullable=False),
         pa.field("url", pa.string(), nullable=False),
         pa.field("name", pa.string(), nullable=False),
-        pa.field("start", pa.int64(), nullable=False),  # the piece's first row in its file
+        pa.field("start", pa.int64(), nullable=False),  # the range's first row in its file
         pa.field("num_rows", pa.int64(), nullable=False),
         pa.field("first_row", pa.int64(), nullable=False),  # the same row in the whole input
     ]
@@ -43,12 +43,12 @@ PIECES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The input of a job. `pieces` are sorted by unit; a unit is one or more pieces with `unit_rows` rows together."""
+    """The input of a job. `row_ranges` are sorted by unit; a unit is one or more of them, `unit_rows` rows together."""
 
     format: Format
     columns: Columns
     files: pa.Table  # FILES_SCHEMA, those with rows in the job
-    pieces: pa.Table  # PIECES_SCHEMA
+    row_ranges: pa.Table  # ROW_RANGES_SCHEMA
     unit_rows: int
     num_rows: int
     left_out: str = ""  # what the inputs hold besides, for people
@@ -59,11 +59,11 @@ class Listing:
         return -(-self.num_rows // self.unit_rows)
 
     def unit(self, number: int) -> pa.Table:
-        """The pieces of one unit."""
+        """The row ranges of one unit."""
         if not 0 <= number < self.num_units:
             raise ValueError(f"unit must be from 0 to {self.num_units - 1}, got {number}")
-        start, stop = np.searchsorted(self.pieces.column("unit").to_numpy(), [number, number + 1])
-        return self.pieces.slice(start, stop - start)
+        start, stop = np.searchsorted(self.row_ranges.column("unit").to_numpy(), [number, number + 1])
+        return self.row_ranges.slice(start, stop - start)
 
     def fingerprint(self) -> str:
         """The sha256 over every file's url, size, version and rows: another one says that the input has changed."""
@@ -97,7 +97,7 @@ def list_input(
     used = int(np.searchsorted(np.cumsum(rows), num_rows)) + 1  # files that have rows of the job
     table = files_table(files[:used], common_folder([fs.spelled(one.root) for one in found]), rows[:used])
     unit_rows = unit_rows or default_unit_rows(num_rows, _heaviest_row(table, format))
-    pieces = cut(table, num_rows, unit_rows)
+    row_ranges = cut(table, num_rows, unit_rows)
     left_out = LeftOut()
     for one in found:
         left_out.update(one.left_out)
@@ -105,7 +105,7 @@ def list_input(
         format=format,
         columns=columns,
         files=table,
-        pieces=pieces,
+        row_ranges=row_ranges,
         unit_rows=unit_rows,
         num_rows=num_rows,
         left_out=str(left_out),
@@ -129,7 +129,7 @@ def _heaviest_row(files: pa.Table, format: Format) -> float:
 
 
 def cut(files: pa.Table, num_rows: int, unit_rows: int) -> pa.Table:
-    """The first `num_rows` rows of these files, cut every `unit_rows` and where a file ends: PIECES_SCHEMA.
+    """The first `num_rows` rows of these files, cut every `unit_rows` and where a file ends: ROW_RANGES_SCHEMA.
 
     Row groups play no part: the cut depends on nothing but the files' rows.
     """
@@ -145,7 +145,7 @@ def cut(files: pa.Table, num_rows: int, unit_rows: int) -> pa.Table:
         "num_rows": np.diff(first_row, append=num_rows),
         "first_row": first_row,
     }
-    return pa.table(columns, schema=PIECES_SCHEMA)
+    return pa.table(columns, schema=ROW_RANGES_SCHEMA)
 
 
 def _look_into(

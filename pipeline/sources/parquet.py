@@ -1,4 +1,4 @@
-"""Pieces: consecutive rows of a Parquet file, read from wherever it is."""
+"""Row ranges: consecutive rows of a Parquet file, read from wherever it is."""
 
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -24,7 +24,7 @@ _Source: TypeAlias = tuple[IO[bytes] | str, pq.FileMetaData, list[str]]  # an op
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class RowRange:
     """Some rows of a Parquet file; `start` is the position of the first in it."""
 
     url: str
@@ -36,28 +36,28 @@ class Piece:
         return f"rows {self.start} to {self.start + self.num_rows - 1} of {self.url}"
 
 
-def read_piece(
-    piece: Piece, names: list[str], whole_read_bytes: int, as_stored: Collection[str] = ()
+def read_range(
+    row_range: RowRange, names: list[str], whole_read_bytes: int, as_stored: Collection[str] = ()
 ) -> Iterator[pa.RecordBatch]:
-    """Yield these columns of the piece's rows, of fewer rows where its file has lost some.
+    """Yield these columns of the range's rows, of fewer rows where its file has lost some.
 
     Row groups of more than `whole_read_bytes` are streamed page by page. Columns `as_stored` come as Parquet has them,
     whatever Arrow type their writer noted: dictionaries of texts as texts, which are not looked at while they are read.
     """
-    with fs.open_url(piece.url) as file:
+    with fs.open_url(row_range.url) as file:
         metadata = pq.read_metadata(file)
-        groups, skip = _row_groups(metadata, piece.start, piece.num_rows)
+        groups, skip = _row_groups(metadata, row_range.start, row_range.num_rows)
         whole = max((metadata.row_group(group).total_byte_size for group in groups), default=0) <= whole_read_bytes
         options = {"pre_buffer": True} if whole else {"pre_buffer": False, "buffer_size": _STREAM_BUFFER_BYTES}
         schema = metadata.schema.to_arrow_schema()
         missing = set(names) - set(schema.names)
         if missing:
             raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
-        left = piece.num_rows
-        at_once = _rows_at_once(metadata, groups, piece.num_rows)
+        left = row_range.num_rows
+        at_once = _rows_at_once(metadata, groups, row_range.num_rows)
         wanted: list[_Source] = [(file, metadata, [name for name in names if name not in as_stored])]
         if as_stored:
-            wanted.append((piece.url, _without_arrow_types(file), [name for name in names if name in as_stored]))
+            wanted.append((row_range.url, _without_arrow_types(file), [name for name in names if name in as_stored]))
         for batch in _batches(wanted, options, at_once, groups):
             part = batch.slice(skip, left)
             skip -= min(skip, batch.num_rows)
@@ -68,9 +68,9 @@ def read_piece(
                 return
 
 
-def dictionaries_of(piece: Piece, names: Collection[str]) -> frozenset[str]:
+def dictionaries_of(row_range: RowRange, names: Collection[str]) -> frozenset[str]:
     """Return those of the columns that are dictionaries of texts; raises OSError and ArrowException."""
-    with fs.open_url(piece.url) as file:
+    with fs.open_url(row_range.url) as file:
         schema = pq.read_schema(file)
     return frozenset(field.name for field in schema if field.name in names and types.is_dictionary(field.type))
 
@@ -101,26 +101,26 @@ def _without_arrow_types(file: IO[bytes]) -> pq.FileMetaData:
     return pq.read_metadata(pa.BufferReader(_MAGIC + footer))
 
 
-def halves(piece: Piece) -> list[Piece]:
-    """The piece as two; itself where it is one row."""
-    half = piece.num_rows // 2
-    rest = replace(piece, start=piece.start + half, num_rows=piece.num_rows - half)
-    return [replace(piece, num_rows=half), rest] if half else [piece]
+def halves(row_range: RowRange) -> list[RowRange]:
+    """The range as two; itself where it is one row."""
+    half = row_range.num_rows // 2
+    rest = replace(row_range, start=row_range.start + half, num_rows=row_range.num_rows - half)
+    return [replace(row_range, num_rows=half), rest] if half else [row_range]
 
 
-def by_row_group(piece: Piece) -> list[Piece]:
-    """The piece cut where its file's row groups end; whole where the file does not tell, or is another one by now."""
+def by_row_group(row_range: RowRange) -> list[RowRange]:
+    """The range cut where its file's row groups end; whole where the file does not tell, or is another one by now."""
     try:
-        with fs.open_url(piece.url) as file:
+        with fs.open_url(row_range.url) as file:
             metadata = pq.read_metadata(file)
     except (OSError, pa.ArrowException):
-        return [piece]
+        return [row_range]
     ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)
-    stop = piece.start + piece.num_rows
+    stop = row_range.start + row_range.num_rows
     if not len(ends) or stop > ends[-1]:
-        return [piece]
-    cuts = [piece.start, *ends[(ends > piece.start) & (ends < stop)].tolist(), stop]
-    return [replace(piece, start=start, num_rows=end - start) for start, end in pairwise(cuts)]
+        return [row_range]
+    cuts = [row_range.start, *ends[(ends > row_range.start) & (ends < stop)].tolist(), stop]
+    return [replace(row_range, start=start, num_rows=end - start) for start, end in pairwise(cuts)]
 
 
 def _rows_at_once(metadata: pq.FileMetaData, groups: list[int], most: int) -> int:

@@ -21,7 +21,7 @@ from pipeline.sources.columns import Columns, Kept
 from pipeline.sources.discover import Format
 from pipeline.sources.kept import travel_field
 from pipeline.sources.listing import Listing
-from pipeline.sources.parquet import Piece, by_row_group, dictionaries_of, halves, read_piece
+from pipeline.sources.parquet import RowRange, by_row_group, dictionaries_of, halves, read_range
 from pipeline.storage.backoff import WAITS_S, is_transient
 from schemas.errors import Failure
 from schemas.request import FAILURE, REQUEST_SCHEMA
@@ -45,13 +45,13 @@ def unit_reader(listing: Listing) -> UnitReader:
 
 
 def read_unit(
-    pieces: pa.Table,
+    row_ranges: pa.Table,
     columns: Columns,
     format: Format,
     whole_read_bytes: int = WHOLE_READ_BYTES,
     failure: Failure | None = None,
 ) -> pa.Table:
-    """The rows of a unit's pieces: REQUEST_SCHEMA's columns, then `keep:<name>` for every kept column as it travels.
+    """Return the rows of a unit: REQUEST_SCHEMA's columns, then `keep:<name>` for every kept column as it travels.
 
     A row whose image is null or empty has one image with neither bytes nor URI. Row groups of more than
     `whole_read_bytes` are streamed page by page: a unit of a few rows must not cost all their memory. What cannot be
@@ -60,22 +60,22 @@ def read_unit(
     """
     schema = pa.schema([*REQUEST_SCHEMA, *(travel_field(KEEP + kept.name, kept.type) for kept in columns.keep)])
     if format == "images":
-        return _image_files(pieces, failure).cast(schema)
+        return _image_files(row_ranges, failure).cast(schema)
     source = _Source(columns=columns, schema=schema, whole_read_bytes=whole_read_bytes)
-    rows = pieces.select(["url", "name", "start", "num_rows"]).to_pylist()
+    rows = row_ranges.select(["url", "name", "start", "num_rows"]).to_pylist()
     tables = [
         table
-        for piece in (Piece(**row) for row in rows)
-        for table in ([source.failed(piece, failure)] if failure else source.tables(piece))
+        for row_range in (RowRange(**row) for row in rows)
+        for table in ([source.failed(row_range, failure)] if failure else source.tables(row_range))
     ]
     return pa.concat_tables(tables)
 
 
-def read_ids(piece: Piece, name: str) -> Iterator[tuple[int, pa.ChunkedArray]]:
+def read_ids(row_range: RowRange, name: str) -> Iterator[tuple[int, pa.ChunkedArray]]:
     """The ids of a file's rows, each part with its position; raises OSError and ArrowException."""
-    done = piece.start
-    for batch in read_piece(piece, [name], WHOLE_READ_BYTES):
-        rows = _Rows(url=piece.url, name=piece.name, first=done, batch=batch)
+    done = row_range.start
+    for batch in read_range(row_range, [name], WHOLE_READ_BYTES):
+        rows = _Rows(url=row_range.url, name=row_range.name, first=done, batch=batch)
         yield done, _ids(rows, name, _Reading(rows))
         done += batch.num_rows
 
@@ -84,19 +84,21 @@ def _read_numbered(listing: Listing, unit: int, failure: Failure | None = None) 
     return read_unit(listing.unit(unit), listing.columns, listing.format, failure=failure)
 
 
-def _image_files(pieces: pa.Table, failure: Failure | None) -> pa.Table:
-    names, urls = (pa.array(_rows_of(pieces, column), pa.string()) for column in ("name", "url"))
+def _image_files(row_ranges: pa.Table, failure: Failure | None) -> pa.Table:
+    names, urls = (pa.array(_rows_of(row_ranges, column), pa.string()) for column in ("name", "url"))
     images = _one_image_a_row(pa.nulls(len(urls), pa.large_binary()), urls)
     asked = [pa.nulls(len(urls), pa.string())] * 2
     rest = [_values([], [], len(urls)), _failures(failure, len(urls)), pa.nulls(len(urls), pa.string())]
     return pa.table([names, images, *asked, *rest], names=REQUEST_SCHEMA.names)
 
 
-def _rows_of(pieces: pa.Table, column: str) -> Iterator[str]:
-    """This column of the pieces' files, for every row; that of a PDF's page with the page's number."""
-    for piece in pieces.select([column, "start", "num_rows"]).to_pylist():
-        pages = range(piece["start"] + 1, piece["start"] + 1 + piece["num_rows"])
-        yield from (page_uri(piece[column], page) for page in pages) if is_pdf(piece[column]) else [piece[column]]
+def _rows_of(row_ranges: pa.Table, column: str) -> Iterator[str]:
+    """This column of the row ranges' files, for every row; that of a PDF's page with the page's number."""
+    for row_range in row_ranges.select([column, "start", "num_rows"]).to_pylist():
+        pages = range(row_range["start"] + 1, row_range["start"] + 1 + row_range["num_rows"])
+        yield from (
+            (page_uri(row_range[column], page) for page in pages) if is_pdf(row_range[column]) else [row_range[column]]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,91 +118,95 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """How the pieces of Parquet files become rows of `schema`."""
+    """How the row ranges of Parquet files become rows of `schema`."""
 
     columns: Columns
     schema: pa.Schema
     whole_read_bytes: int
-    as_stored: frozenset[str] = frozenset()  # columns whose Arrow type is not looked at, see `read_piece`
+    as_stored: frozenset[str] = frozenset()  # columns whose Arrow type is not looked at, see `read_range`
 
-    def tables(self, piece: Piece) -> list[pa.Table]:
-        """The piece's rows; where it cannot be read as a whole, those of each row group that can, and failed ones."""
+    def tables(self, row_range: RowRange) -> list[pa.Table]:
+        """The range's rows; where it cannot be read as a whole, those of each row group that can, and failed ones."""
         try:
-            return self._read(piece)
+            return self._read(row_range)
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, MemoryError):  # no row's fault
                 raise
-            dictionaries = self._dictionaries(piece) if _is_no_text(error) else frozenset()
+            dictionaries = self._dictionaries(row_range) if _is_no_text(error) else frozenset()
             if dictionaries > self.as_stored:
-                return replace(self, as_stored=dictionaries).tables(piece)
-            parts = [piece] if is_transient(error) else self._parts(piece, error)
+                return replace(self, as_stored=dictionaries).tables(row_range)
+            parts = [row_range] if is_transient(error) else self._parts(row_range, error)
             if len(parts) > 1:
                 return [table for part in parts for table in self.tables(part)]
-            return [self.failed(piece, _why(piece, error), self._ids_alone(piece))]
+            return [self.failed(row_range, _why(row_range, error), self._ids_alone(row_range))]
 
-    def _parts(self, piece: Piece, error: OSError | pa.ArrowException) -> list[Piece]:
+    def _parts(self, row_range: RowRange, error: OSError | pa.ArrowException) -> list[RowRange]:
         """What is tried by itself: row groups, and fewer rows where Arrow cannot decode so many at once."""
         too_many = isinstance(error, pa.ArrowNotImplementedError) and "chunked array" in str(error)
-        return halves(piece) if too_many else by_row_group(piece)
+        return halves(row_range) if too_many else by_row_group(row_range)
 
-    def _dictionaries(self, piece: Piece) -> frozenset[str]:
+    def _dictionaries(self, row_range: RowRange) -> frozenset[str]:
         """Columns of which Arrow decodes the texts while it reads a row group: one that is none costs them all."""
         try:
-            return dictionaries_of(piece, self.columns.used())
+            return dictionaries_of(row_range, self.columns.used())
         except (OSError, pa.ArrowException):
             return frozenset()
 
-    def failed(self, piece: Piece, failure: Failure | None, ids: pa.Array | None = None) -> pa.Table:
+    def failed(self, row_range: RowRange, failure: Failure | None, ids: pa.Array | None = None) -> pa.Table:
         """Rows of which nothing is known but their ids, or else their places."""
-        made = _made_ids(piece.name, piece.start, piece.num_rows)
-        nothing = pa.table([pa.nulls(piece.num_rows, field.type) for field in self.schema], names=self.schema.names)
+        made = _made_ids(row_range.name, row_range.start, row_range.num_rows)
+        nothing = pa.table([pa.nulls(row_range.num_rows, field.type) for field in self.schema], names=self.schema.names)
         columns = {
             "id": made if ids is None else pc.coalesce(ids, made),
-            "images": pa.array([[]] * piece.num_rows, _IMAGES),
-            "values": _values([], [], piece.num_rows),
-            "failure": _failures(failure, piece.num_rows),
+            "images": pa.array([[]] * row_range.num_rows, _IMAGES),
+            "values": _values([], [], row_range.num_rows),
+            "failure": _failures(failure, row_range.num_rows),
         }
         for name, column in columns.items():
             nothing = nothing.set_column(nothing.column_names.index(name), name, column)
         return nothing.cast(self.schema)
 
-    def _read(self, piece: Piece) -> list[pa.Table]:
+    def _read(self, row_range: RowRange) -> list[pa.Table]:
         """All of it, in as many tables as Arrow likes."""
         tables: list[pa.Table] = []
         done = 0
-        for batch in read_piece(piece, self.columns.used(), self.whole_read_bytes, self.as_stored):
-            rows = _Rows(url=piece.url, name=piece.name, first=piece.start + done, batch=batch)
+        for batch in read_range(row_range, self.columns.used(), self.whole_read_bytes, self.as_stored):
+            rows = _Rows(url=row_range.url, name=row_range.name, first=row_range.start + done, batch=batch)
             tables.append(pa.table(_columns_of(rows, self.columns), schema=self.schema))
             done += batch.num_rows
-        if done < piece.num_rows:
-            there = f"it has {piece.start + done}"
-            raise OSError(f"the file must have at least {piece.start + piece.num_rows} rows as when listed, {there}")
+        if done < row_range.num_rows:
+            there = f"it has {row_range.start + done}"
+            raise OSError(
+                f"the file must have at least {row_range.start + row_range.num_rows} rows as when listed, {there}"
+            )
         return tables
 
-    def _ids_alone(self, piece: Piece) -> pa.Array | None:
+    def _ids_alone(self, row_range: RowRange) -> pa.Array | None:
         """The id column of rows of which another column cannot be read; None where it cannot either."""
         if self.columns.id is None:
             return None
         alone = replace(self, columns=Columns(id=self.columns.id), schema=REQUEST_SCHEMA)
         try:
-            return pa.concat_tables(alone._read(piece)).column("id").combine_chunks()
+            return pa.concat_tables(alone._read(row_range)).column("id").combine_chunks()
         except (OSError, pa.ArrowException):
             return None
 
 
-def _why(piece: Piece, error: OSError | pa.ArrowException) -> Failure:
+def _why(row_range: RowRange, error: OSError | pa.ArrowException) -> Failure:
     """What a person is told of rows that cannot be read."""
     said = str(error) if len(str(error)) <= _SHOWN else f"{str(error)[:_SHOWN]}..."
     if isinstance(error, FileNotFoundError):
-        return Failure(stage="read", type="FileNotFound", message=f"{piece} are not there any more: {said}")
+        return Failure(stage="read", type="FileNotFound", message=f"{row_range} are not there any more: {said}")
     if isinstance(error, PermissionError):
-        return Failure(stage="read", type="PermissionDenied", message=f"{piece} may not be read: {said}")
+        return Failure(stage="read", type="PermissionDenied", message=f"{row_range} may not be read: {said}")
     if is_transient(error):
         tries = f"{len(WAITS_S) + 1} tries"
-        return Failure(stage="read", type="ReadFailed", message=f"{piece} could not be read in {tries}: {said}")
+        return Failure(stage="read", type="ReadFailed", message=f"{row_range} could not be read in {tries}: {said}")
     if _is_no_text(error):
-        return Failure(stage="read", type="InvalidText", message=f"{piece} must be UTF-8 text: {said}; write it anew")
-    message = f"{piece} cannot be read: {said}; put the file back as it was, then retry them"
+        return Failure(
+            stage="read", type="InvalidText", message=f"{row_range} must be UTF-8 text: {said}; write it anew"
+        )
+    message = f"{row_range} cannot be read: {said}; put the file back as it was, then retry them"
     return Failure(stage="read", type="BrokenFile", message=message)
 
 

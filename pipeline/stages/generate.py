@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.sources.kept import beside, restore
 from pipeline.sources.reader import KEEP
 from pipeline.stages.engine_settings import sampling_of
-from pipeline.stages.locks import Turns
+from pipeline.stages.locks import ModeLock
 from pipeline.stages.strips import join_answers, samples_of_strips
 from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table
 from schemas.engine import EngineStatistics, Sampling
@@ -37,7 +37,7 @@ class Generate:
 
     def __init__(self, settings: JobSettings, load_engine: Callable[[JobSettings], Engine]) -> None:
         self._engine = load_engine(settings)
-        self._turns = Turns(sampling_of(settings), self._engine.draw_as)
+        self._turns = ModeLock(sampling_of(settings), self._engine.draw_as)
 
     def drawing(self, settings: JobSettings) -> AbstractContextManager[None]:
         """A turn in which tokens are drawn as these settings say, by the one engine whatever it was loaded for."""
@@ -45,9 +45,9 @@ class Generate:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         samples = table_to_samples(table)
-        pieces = [piece for sample in samples for piece in samples_of_strips(sample)]
-        answers = list(self._engine.generate(pieces))
-        asked = [(piece.id, prompt.id) for piece in pieces for prompt in piece.prompts]
+        strips = [strip for sample in samples for strip in samples_of_strips(sample)]
+        answers = list(self._engine.generate(strips))
+        asked = [(strip.id, prompt.id) for strip in strips for prompt in strip.prompts]
         if asked != [(answer.id, answer.prompt_id) for answer in answers]:
             raise RuntimeError(f"the engine gave {len(answers)} answers for {len(asked)} prompts, or in another order")
         return _answered(samples, list(join_answers(samples, answers)), table)
@@ -56,7 +56,7 @@ class Generate:
         """What the engine has done since it was loaded."""
         return self._engine.statistics()
 
-    def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
+    def fail_rows(self, table: pa.Table, failure: Failure) -> pa.Table:
         """The answers of samples that all failed in the same way; a prompt that had failed before keeps its reason."""
         samples = table_to_samples(table)
         pairs = ((sample, prompt) for sample in samples for prompt in sample.asked)

@@ -1,4 +1,4 @@
-"""Turns: an engine draws tokens in one way at a time; who wants another waits until those at work are through."""
+"""Locks of a worker's threads: shared by sampling settings, and shared or exclusive."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from schemas.engine import Sampling
 
 
-class Turns:
-    """Many at once that want the same; `change` is called between them and those that want another."""
+class ModeLock:
+    """A lock shared by those of one sampling: an engine samples in one way at a time. `change` is called between."""
 
     def __init__(self, first: Sampling, change: Callable[[Sampling], None]) -> None:
         self._changed = threading.Condition()
@@ -18,7 +18,7 @@ class Turns:
 
     @contextmanager
     def take(self, sampling: Sampling) -> Iterator[None]:
-        """Wait for the turn of this sampling; it lasts as long as anybody is in such a block."""
+        """Hold the lock for this sampling, once nobody holds it for another."""
         with self._changed:
             self._changed.wait_for(lambda: sampling == self._current or not self._num_at_work)
             if sampling != self._current:
@@ -33,8 +33,8 @@ class Turns:
                 self._changed.notify_all()
 
 
-class Gate:
-    """Many at once, or one alone; who wants to be alone is let in before those that come after."""
+class RWLock:
+    """A readers-writer lock; a writer that waits is let in before readers that come after it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

@@ -67,7 +67,7 @@ class Preprocess:
         prompt = self._prompts[0] if self._prompts else None
         return self.preprocessor.render(conversation_of(request, prompt))
 
-    def give_up(self, table: pa.Table, failure: Failure) -> pa.Table:
+    def fail_rows(self, table: pa.Table, failure: Failure) -> pa.Table:
         """The samples of requests that all failed in the same way."""
         samples = [self._failed(request, failure, NOBODY) for request in _requests(table, NOBODY)]
         return beside(_sample_table(samples, NOBODY), table.drop_columns(REQUEST_SCHEMA.names))

@@ -1,4 +1,4 @@
-"""Patience: what fails for a moment is tried again, with longer and longer waits; what fails for good is not."""
+"""Backoff: what fails for a moment is tried again, with longer and longer waits; what fails for good is not."""
 
 import errno
 import random
@@ -31,7 +31,7 @@ _NAMES = (
 )
 
 
-def patiently(step: Callable[[], T], waits_s: Sequence[float] = WAITS_S) -> T:
+def with_retries(step: Callable[[], T], waits_s: Sequence[float] = WAITS_S) -> T:
     """What `step` returns, tried again after each wait while it fails in a way that may pass."""
     for wait_s in waits_s:
         try:

@@ -23,7 +23,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from pipeline.storage import local_files
-from pipeline.storage.backoff import WAITS_S, patiently
+from pipeline.storage.backoff import WAITS_S, with_retries
 from schemas.errors import Refused
 from schemas.wording import credentials_in
 
@@ -55,14 +55,14 @@ def open_url(url: str) -> IO[bytes]:
     """Open for reading and seeking. Reads go to the store as they are asked for, nothing is read ahead."""
     path = local_path(url)
     if path is not None:
-        return patiently(lambda: local_files.open_regular(path))
+        return with_retries(lambda: local_files.open_regular(path))
     filesystem, key = remote(url)
 
     def open_there() -> IO[bytes]:
         with store_errors(url):
             return cast(IO[bytes], filesystem.open(key, "rb", cache_type="none"))
 
-    return cast(IO[bytes], _Steady(patiently(open_there), url))
+    return cast(IO[bytes], _Steady(with_retries(open_there), url))
 
 
 def read_bytes(url: str, limit: int | None = None, waits_s: Sequence[float] = WAITS_S) -> bytes:
@@ -70,13 +70,13 @@ def read_bytes(url: str, limit: int | None = None, waits_s: Sequence[float] = WA
     path = local_path(url)
     if path is None:
         filesystem, key = remote(url)
-        return patiently(lambda: _read_remote(url, filesystem, key, limit), waits_s)
+        return with_retries(lambda: _read_remote(url, filesystem, key, limit), waits_s)
 
     def read() -> bytes:
         with local_files.open_regular(path) as file:
             return file.read(-1 if limit is None else limit)
 
-    return patiently(read, waits_s)
+    return with_retries(read, waits_s)
 
 
 def exists(url: str) -> bool:
@@ -91,7 +91,7 @@ def exists(url: str) -> bool:
         with store_errors(url):
             return bool(filesystem.exists(key))
 
-    return patiently(look)
+    return with_retries(look)
 
 
 def list_folder(url: str, suffixes: tuple[str, ...] = ("",)) -> list[FileInfo]:
@@ -101,11 +101,11 @@ def list_folder(url: str, suffixes: tuple[str, ...] = ("",)) -> list[FileInfo]:
     """
     path = local_path(url)
     if path is not None:
-        files = patiently(lambda: list(local_files.files_below(path)))
+        files = with_retries(lambda: list(local_files.files_below(path)))
         found = [local_info(name, status) for name, status in files if name.lower().endswith(suffixes)]
     else:
         filesystem, key = remote(url)
-        entries = patiently(lambda: find_below(url, filesystem, key))
+        entries = with_retries(lambda: find_below(url, filesystem, key))
         found = [file_info(filesystem, entry) for entry in entries if _is_wanted(entry["name"], key, suffixes)]
     return sorted(found, key=lambda info: info.url)
 
@@ -114,7 +114,7 @@ def write_atomic(url: str, data: bytes) -> None:
     """Put `data` at `url`, over what was there; a reader sees all of the old file or all of the new one."""
     path = local_path(url)
     if path is not None:
-        patiently(lambda: local_files.write_whole(path, data))
+        with_retries(lambda: local_files.write_whole(path, data))
         return
     filesystem, key = _writable(url)
 
@@ -122,7 +122,7 @@ def write_atomic(url: str, data: bytes) -> None:
         with store_errors(url):
             filesystem.pipe_file(key, data)  # one put, or a multipart upload that shows when it is complete
 
-    patiently(put)
+    with_retries(put)
 
 
 def create_new(url: str, data: bytes) -> bool:
@@ -133,7 +133,7 @@ def create_new(url: str, data: bytes) -> bool:
     """
     path = local_path(url)
     if path is not None:
-        return patiently(lambda: local_files.create_whole(path, data))
+        return with_retries(lambda: local_files.create_whole(path, data))
     filesystem, key = _writable(url)
     if exists(url):
         return False
@@ -146,7 +146,7 @@ def create_new(url: str, data: bytes) -> bool:
             return _read_remote(url, filesystem, key, None) == data
         return True
 
-    return patiently(put)
+    return with_retries(put)
 
 
 def delete(url: str) -> None:
@@ -154,10 +154,10 @@ def delete(url: str) -> None:
     path = local_path(url)
     if path is not None:
         with contextlib.suppress(FileNotFoundError):
-            patiently(lambda: local_files.delete_all(path))
+            with_retries(lambda: local_files.delete_all(path))
         return
     filesystem, key = _writable(url)
-    patiently(lambda: _delete_remote(url, filesystem, key))
+    with_retries(lambda: _delete_remote(url, filesystem, key))
 
 
 def remove_exactly(url: str, content: bytes) -> bool:
@@ -352,7 +352,7 @@ class _Steady(io.RawIOBase):
                 self._file.seek(place)
                 return self._file.read(size)
 
-        return patiently(step)
+        return with_retries(step)
 
     def readall(self) -> bytes:
         return self.read()

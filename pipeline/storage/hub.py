@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.storage import filesystem as fs
-from pipeline.storage.backoff import patiently
+from pipeline.storage.backoff import with_retries
 
 
 def at_commit(url: str) -> str:
@@ -23,4 +23,4 @@ def at_commit(url: str) -> str:
             info = HfApi().repo_info(place.repo_id, revision=place.revision, repo_type=place.repo_type)
         return fs.join(f"hf://{place.root.split('@')[0]}@{info.sha}", place.path)
 
-    return patiently(ask)
+    return with_retries(ask)

@@ -57,12 +57,12 @@ def score_cells(
     groups = groups_of(next(iter(judged.values())))
     sums = {name: summarise.sums(some, groups) for name, some in judged.items()}
     values = {name: summarise.total(own) for name, own in sums.items()}
-    pieces: dict[CellName, dict[str, list[Numbers]]] = {name: defaultdict(list) for name in judged}
+    parts: dict[CellName, dict[str, list[Numbers]]] = {name: defaultdict(list) for name in judged}
     for weights in _draw(len(groups), draws):
         for name, own in sums.items():
             for metric, numbers in summarise.weigh(own, weights).items():
-                pieces[name][metric].append(numbers)
-    drawn = {name: {metric: np.concatenate(some) for metric, some in own.items()} for name, own in pieces.items()}
+                parts[name][metric].append(numbers)
+    drawn = {name: {metric: np.concatenate(some) for metric, some in own.items()} for name, own in parts.items()}
     return {name: _scores(name, values, drawn, baselines.get(name)) for name in judged}
 
 

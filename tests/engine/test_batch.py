@@ -5,11 +5,11 @@ import torch
 from pipeline.engine.batch import lay_out
 from pipeline.engine.kernels.layout import layout
 from pipeline.engine.kernels.pages import PAGE
-from tests.engine.waiting import family, seats
+from tests.engine.waiting import group, seats
 
 
 def three_and_one():
-    return lay_out([family("a", 20, num_rows=3), family("b", 18)], [seats(4, 0, 6), seats(2)], num_places=128, step=16)
+    return lay_out([group("a", 20, num_rows=3), group("b", 18)], [seats(4, 0, 6), seats(2)], num_places=128, step=16)
 
 
 def test_segments_stand_side_by_side_in_whole_steps() -> None:
@@ -33,7 +33,7 @@ def test_what_rows_share_goes_to_the_pages_of_each() -> None:
 
 
 def test_a_batch_larger_than_a_prefill_has_its_own_size() -> None:
-    assert lay_out([family("a", 200)], [seats(0)], num_places=128, step=16).num_places == 208
+    assert lay_out([group("a", 200)], [seats(0)], num_places=128, step=16).num_places == 208
 
 
 def test_pairs_are_what_a_loop_counts() -> None:
@@ -56,7 +56,7 @@ def test_a_layout_has_positions_blocks_and_the_tokens_that_others_follow() -> No
 
 
 def test_every_token_goes_to_the_place_of_its_position_in_the_pages_of_each_row_that_has_it() -> None:
-    batch = lay_out([family("a", 70, num_rows=2)], [seats(3, 0, pages=2)], num_places=128, step=16)
+    batch = lay_out([group("a", 70, num_rows=2)], [seats(3, 0, pages=2)], num_places=128, step=16)
     found = layout(batch.segments, num_places=128, num_drawn=16, capacity=100, device=torch.device("cpu")).moves
     shared = [16 * PAGE + i if i < PAGE else 17 * PAGE + i - PAGE for i in range(70)]
     others = [place - 6 * PAGE for place in shared]
@@ -65,8 +65,8 @@ def test_every_token_goes_to_the_place_of_its_position_in_the_pages_of_each_row_
 
 
 def test_behind_a_prefix_stand_the_other_tokens_where_they_do_in_their_prompts() -> None:
-    """The rests of a family are behind what it shares: they alone read their slots in blocks."""
-    one, three = family("a", 40, num_common=32), family("b", 50, num_rows=3, num_common=32)
+    """The rests of a group are behind what it shares: they alone read their slots in blocks."""
+    one, three = group("a", 40, num_common=32), group("b", 50, num_rows=3, num_common=32)
     batch = lay_out([one, three], [seats(1), seats(4, 0, 6)], num_places=128, step=16)
     assert [(s.first, s.width, len(s.prefix), s.start, s.end) for s in batch.segments] == [
         (0, 16, 32, 32, 40),

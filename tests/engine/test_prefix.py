@@ -46,7 +46,7 @@ def test_a_prefix_that_is_run_once_changes_no_bit_of_an_answer(each, settings) -
     sharing, plain = Engine(each.model, settings), Engine(each.model, settings)
     assert exact(sharing, samples) == exact(plain, unshared(samples))
     found, without = sharing.statistics(), plain.statistics()
-    assert (found.num_prefix_tokens, without.num_prefix_tokens) == (13 * 64, 0)  # of 13 families the whole blocks
+    assert (found.num_prefix_tokens, without.num_prefix_tokens) == (13 * 64, 0)  # of 13 groups the whole blocks
     assert found.num_prefilled_tokens == without.num_prefilled_tokens - 12 * 64
 
 

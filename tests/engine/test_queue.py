@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.engine.queue import Waiting, best_sum
-from tests.engine.waiting import drafted, family, names
+from tests.engine.waiting import drafted, group, names
 
 
 def waiting(*added, places: int = 32, tiles: int = 4, rows: int = 8, pages: int = 99) -> Waiting:
@@ -38,7 +38,7 @@ def test_of_equal_sums_the_one_of_earlier_sizes_is_taken() -> None:
 
 
 def test_a_prefill_has_the_oldest_and_those_that_fill_it() -> None:
-    queue = waiting(family("a", 7), family("b", 20), family("c", 16), family("d", 8))
+    queue = waiting(group("a", 7), group("b", 20), group("c", 16), group("d", 8))
     first = queue.take(8, short=False)
     assert first is not None
     assert names(first) == ["a", "b"]
@@ -49,58 +49,58 @@ def test_a_prefill_has_the_oldest_and_those_that_fill_it() -> None:
 
 
 def test_a_family_larger_than_a_prefill_runs_alone() -> None:
-    queue = waiting(family("a", 90), family("b", 8))
+    queue = waiting(group("a", 90), group("b", 8))
     assert [names(queue.take(8, short=True) or []) for _ in range(2)] == [["a"], ["b"]]
 
 
 def test_a_full_prefill_waits_for_slots_rather_than_let_a_younger_family_pass() -> None:
-    queue = waiting(family("a", 3, num_rows=3), family("b", 24))
+    queue = waiting(group("a", 3, num_rows=3), group("b", 24))
     assert queue.take(2, short=False) is None
     assert names(queue.take(3, short=False) or []) == ["a"]
 
 
 def test_a_short_prefill_takes_what_the_free_slots_hold() -> None:
-    queue = waiting(family("a", 3), family("b", 3), family("c", 3))
+    queue = waiting(group("a", 3), group("b", 3), group("c", 3))
     assert names(queue.take(2, short=True) or []) == ["a", "b"]
 
 
 def test_a_full_prefill_waits_for_pages_rather_than_let_a_younger_family_pass() -> None:
-    """80 tokens and one more are two pages, and so for each row of a family."""
-    queue = waiting(family("a", 80, num_rows=3), family("b", 80), family("c", 16), places=200)
+    """80 tokens and one more are two pages, and so for each row of a group."""
+    queue = waiting(group("a", 80, num_rows=3), group("b", 80), group("c", 16), places=200)
     assert queue.take(8, 8, short=False) is None
     assert names(queue.take(8, 9, short=True) or []) == ["a", "b", "c"]
     assert not queue
 
 
 def test_a_short_prefill_takes_what_the_free_pages_hold() -> None:
-    queue = waiting(family("a", 80), family("b", 80), family("c", 24), places=400)
+    queue = waiting(group("a", 80), group("b", 80), group("c", 24), places=400)
     assert queue.take(8, 1, short=True) is None
     assert names(queue.take(8, 4, short=True) or []) == ["a", "b"]
 
 
 def test_a_prefill_takes_no_more_pages_than_it_may_but_for_the_oldest() -> None:
-    queue = waiting(family("a", 80, num_rows=3), family("b", 80), family("c", 80), places=400, pages=4)
+    queue = waiting(group("a", 80, num_rows=3), group("b", 80), group("c", 80), places=400, pages=4)
     assert [names(queue.take(8, 9, short=True) or []) for _ in range(2)] == [["a"], ["b", "c"]]
 
 
 def test_a_prefill_ends_no_more_prompts_than_it_may() -> None:
-    queue = waiting(family("a", 3), family("b", 3), family("c", 3), rows=2)
+    queue = waiting(group("a", 3), group("b", 3), group("c", 3), rows=2)
     assert names(queue.take(8, short=False) or []) == ["a", "b"]
 
 
 def test_a_prefill_too_large_for_the_memory_comes_back_first_and_half_as_large() -> None:
-    queue = waiting(*(family(name, 8) for name in "abcde"), places=32)
+    queue = waiting(*(group(name, 8) for name in "abcde"), places=32)
     group = queue.take(8, short=False)
     assert group is not None
     assert names(group) == ["a", "b", "c", "d"]
     assert queue.shrink(group)
     again = [queue.take(8, short=True) for _ in range(3)]
     assert [names(one) for one in again if one] == [["a", "b"], ["c", "d"], ["e"]]
-    assert not queue.shrink([family("f", 16)])
+    assert not queue.shrink([group("f", 16)])
 
 
 def test_images_are_seen_in_whole_calls_of_the_tower() -> None:
-    queue = waiting(*(family(name, 8, num_tiles=n) for name, n in zip("abcd", (3, 2, 1, 5), strict=True)))
+    queue = waiting(*(group(name, 8, num_tiles=n) for name, n in zip("abcd", (3, 2, 1, 5), strict=True)))
     assert queue.take(8, short=True) is None
     call = queue.next_to_see(4, short=False)
     assert names(call) == ["a", "c"]
@@ -113,20 +113,20 @@ def test_images_are_seen_in_whole_calls_of_the_tower() -> None:
 
 
 def test_a_call_that_more_images_would_fill_waits_for_them() -> None:
-    queue = waiting(family("a", 8, num_tiles=3))
+    queue = waiting(group("a", 8, num_tiles=3))
     assert queue.next_to_see(4, short=False) == []
     assert names(queue.next_to_see(4, short=True)) == ["a"]
 
 
 def test_no_images_are_seen_while_enough_families_are_at_hand() -> None:
-    queue = waiting(*(family(str(i), 32) for i in range(4)), family("last", 8, num_tiles=1))
+    queue = waiting(*(group(str(i), 32) for i in range(4)), group("last", 8, num_tiles=1))
     assert queue.next_to_see(4, short=True) == []
     assert queue.take(8, short=False) is not None
     assert names(queue.next_to_see(4, short=True)) == ["last"]
 
 
 def test_families_that_nobody_waits_for_are_forgotten() -> None:
-    left, stays = family("a", 3), family("b", 3)
+    left, stays = group("a", 3), group("b", 3)
     queue = waiting(left, stays)
     left.rows[0].wanted = False
     queue.drop_unwanted()
@@ -134,7 +134,7 @@ def test_families_that_nobody_waits_for_are_forgotten() -> None:
 
 
 def test_second_tries_are_told_from_first_ones(oracle) -> None:
-    first, second = family("a", 3), family("b", 3)
+    first, second = group("a", 3), group("b", 3)
     drafted(oracle.model, first.rows[0])
     drafted(oracle.model, second.rows[0], first=first.rows[0].draft)
     queue = waiting(second)

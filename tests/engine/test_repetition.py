@@ -11,7 +11,7 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.repetition import EARLY, ROUNDS, SPAN, Runaway, find_runaway
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
-from pipeline.engine.sequence import Row, draft_of, families
+from pipeline.engine.sequence import Row, draft_of, groups
 from pipeline.engine.sizes import resolve
 from schemas.engine import Sampling
 from tests.engine.oracle import FP32, mixed_questions
@@ -229,7 +229,7 @@ def test_a_token_that_is_read_late_belongs_to_the_try_it_was_drawn_for(oracle) -
     scheduler = Scheduler(Runner(oracle.model, LOOPING, sizes), sizes, on_gpu=True)
     rows = [Row(sample=s, prompt=s.prompts[0], draft=Draft(oracle.model, LOOPING, s.prompts[0])) for s in samples]
     for row in rows:
-        scheduler.add(families([row], 8, oracle.model.image_token_id))
+        scheduler.add(groups([row], 8, oracle.model.image_token_id))
     while not scheduler.idle:
         scheduler.step(more_to_come=False)
     expected = [answer.text for answer in Engine(oracle.model, SETTINGS).generate(samples)]

@@ -14,7 +14,7 @@ from pipeline.engine.network.memory import PREFILL_TOKENS
 from pipeline.engine.queue import Waiting
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
-from pipeline.engine.sequence import Family, Row, families
+from pipeline.engine.sequence import PrefillGroup, Row, groups
 from pipeline.engine.sizes import resolve
 from pipeline.preprocess.geometry import Anyres, num_image_tokens
 from schemas.engine import EngineSettings
@@ -67,7 +67,7 @@ def test_reading_tokens_a_step_late_as_on_a_gpu_changes_no_answer(oracle) -> Non
     for sample in map(oracle.sample, questions):
         (prompt,) = sample.prompts
         rows.append(Row(sample=sample, prompt=prompt, draft=Draft(oracle.model, settings.sampling, prompt)))
-        scheduler.add(families(rows[-1:], 3, oracle.model.image_token_id))
+        scheduler.add(groups(rows[-1:], 3, oracle.model.image_token_id))
     while not scheduler.idle:
         scheduler.step(more_to_come=False)
     assert all(row.done for row in rows)
@@ -97,12 +97,12 @@ def test_an_engine_that_did_nothing_counts_nothing(oracle) -> None:
     assert (found.num_rows, found.prefill_padding, found.slot_use, found.decode_s) == (0, 0, 0, 0)
 
 
-def caption_family(i: int, rng: np.random.Generator, anyres: Anyres) -> Family:
+def caption_family(i: int, rng: np.random.Generator, anyres: Anyres) -> PrefillGroup:
     size = Size(*CAPTION_SIZES[rng.integers(len(CAPTION_SIZES))])
     ids = np.ones(num_image_tokens(size, anyres) + 18, np.int32)
     prompt = Prompt(id="p", text="?", token_ids=ids, max_new_tokens=98)
-    (family,) = families([Row(sample=Sample(id=str(i), prompts=(prompt,)), prompt=prompt)], 1, 0)
-    return family
+    (group,) = groups([Row(sample=Sample(id=str(i), prompts=(prompt,)), prompt=prompt)], 1, 0)
+    return group
 
 
 def test_the_caption_workload_wastes_less_than_a_percent_of_its_prefill() -> None:
@@ -117,7 +117,7 @@ def test_the_caption_workload_wastes_less_than_a_percent_of_its_prefill() -> Non
             read += 1
         taken = queue.take(256, short=True)
         assert taken is not None
-        used += sum(family.num_shared for family in taken)
+        used += sum(group.num_shared for group in taken)
         places += PREFILL_TOKENS
     assert 0 < 1 - used / places < 0.01
 

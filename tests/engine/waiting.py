@@ -1,4 +1,4 @@
-"""Rows and families with chosen tokens, for tests of what runs when."""
+"""Rows and groups with chosen tokens, for tests of what runs when."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.engine.draft import Draft
 from pipeline.engine.kernels.pages import Seat
 from pipeline.engine.network.load import LoadedModel
-from pipeline.engine.sequence import Family, Row, families
+from pipeline.engine.sequence import PrefillGroup, Row, groups
 from schemas.engine import Sampling
 from schemas.sample import Prompt, Sample, Size
 
@@ -31,11 +31,11 @@ def rows_of(name: str, *prompts: list[int], num_common: int = 0) -> list[Row]:
     return [Row(sample=sample, prompt=prompt) for prompt in asked]
 
 
-def family(name: str, length: int, num_rows: int = 1, num_tiles: int = 0, num_common: int = 0) -> Family:
-    """A family with so many rows and so many tokens shared, whose images have so many tiles; `num_common` of the tokens
+def group(name: str, length: int, num_rows: int = 1, num_tiles: int = 0, num_common: int = 0) -> PrefillGroup:
+    """A group with so many rows and so many tokens shared, whose images have so many tiles; `num_common` of the tokens
     are the job's."""
     prompts = [[1] * length + ([5 + i] if num_rows > 1 else []) for i in range(num_rows)]
-    (one,) = families(rows_of(name, *prompts, num_common=num_common), num_rows, IMAGE)
+    (one,) = groups(rows_of(name, *prompts, num_common=num_common), num_rows, IMAGE)
     assert one.num_shared == length
     if num_tiles:
         one.pictures.sample = Sample(
@@ -53,7 +53,7 @@ def seats(*slots: int, pages: int = 1) -> list[Seat]:
     return [Seat(slot=n, pages=tuple(10 + n * pages + i for i in range(pages))) for n in slots]
 
 
-def names(found: Sequence[Family]) -> list[str]:
+def names(found: Sequence[PrefillGroup]) -> list[str]:
     """The samples' ids."""
     return [one.pictures.sample.id for one in found]
 

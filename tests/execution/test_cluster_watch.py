@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.environment import check_wait, head_address
-from pipeline.execution.cluster_watch import ClusterLost, Part, Patience, Watch, Wishes, watched
+from pipeline.execution.cluster_watch import ClusterLost, Part, TimeLimits, Watch, Wishes, watched
 from schemas.errors import Refused
 from schemas.job import PLACEMENT, JobSettings
 
-QUICK = Patience(every_s=0.02, refused_s=0.1, silent_s=0.3, grace_s=0.3)
+QUICK = TimeLimits(every_s=0.02, refused_s=0.1, silent_s=0.3, grace_s=0.3)
 
 
 @contextmanager
@@ -44,19 +44,19 @@ def test_whichever_part_goes_away_interrupts_what_the_driver_waits_for(number: i
 
 def lose(server: socket.socket, parts: list[Part]) -> None:
     """Wait for something in a call that does not end, while a part goes away."""
-    with watched(Watch(parts=parts, release=never, patience=QUICK)):
+    with watched(Watch(parts=parts, release=never, limits=QUICK)):
         server.close()
         time.sleep(60)
 
 
 def test_a_cluster_that_is_there_interrupts_nothing() -> None:
-    with listening() as server, watched(Watch(parts=[part_of(server)], release=never, patience=QUICK)) as watch:
+    with listening() as server, watched(Watch(parts=[part_of(server)], release=never, limits=QUICK)) as watch:
         time.sleep(0.3)
         watch.check(RuntimeError("of another cause"))
 
 
 def test_a_ray_that_ends_with_the_work_is_not_lost() -> None:
-    with listening() as server, watched(Watch(parts=[part_of(server)], release=never, patience=QUICK)) as watch:
+    with listening() as server, watched(Watch(parts=[part_of(server)], release=never, limits=QUICK)) as watch:
         watch.leave()
         server.close()
         time.sleep(1)  # as long as a loss takes to end this process
@@ -73,10 +73,10 @@ def test_what_ray_raises_before_is_the_loss_that_caused_it() -> None:
 STUCK = """
 import sys, time
 from pathlib import Path
-from pipeline.execution.cluster_watch import ClusterLost, Part, Patience, Watch, watched
+from pipeline.execution.cluster_watch import ClusterLost, Part, TimeLimits, Watch, watched
 part = Part(what="the head", host="127.0.0.1", port=int(sys.argv[1]))
-quick = Patience(every_s=0.02, refused_s=float(sys.argv[3]), grace_s=0.3)
-with watched(Watch(parts=[part], release=Path(sys.argv[2]).unlink, patience=quick)) as watch:
+quick = TimeLimits(every_s=0.02, refused_s=float(sys.argv[3]), grace_s=0.3)
+with watched(Watch(parts=[part], release=Path(sys.argv[2]).unlink, limits=quick)) as watch:
     try:
         time.sleep(60 if quick.refused_s < 1 else 0)
         watch.check(RuntimeError("of Ray, which has noticed before"))

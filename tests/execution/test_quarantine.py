@@ -28,7 +28,7 @@ def upper(table: pa.Table) -> pa.Table:
     return pa.table({"id": [id.upper() for id in ids]})
 
 
-def give_up(table: pa.Table, failure: Failure) -> pa.Table:
+def fail_rows(table: pa.Table, failure: Failure) -> pa.Table:
     return pa.table({"id": [f"{id}: {failure.type}" for id in table["id"].to_pylist()]})
 
 
@@ -45,7 +45,7 @@ def try_until_done(attempt: Callable[[], pa.Table], at_most: int = 10) -> tuple[
 def test_a_poison_row_is_given_up_after_three_deaths_and_its_neighbours_are_answered(tmp_path: Path) -> None:
     markers = Markers(folder=str(tmp_path), driver="d")
     result, deaths = try_until_done(
-        lambda: Guard("preprocess", markers, give_up)(7, lambda _: ROWS, upper)  # a new process every time
+        lambda: Guard("preprocess", markers, fail_rows)(7, lambda _: ROWS, upper)  # a new process every time
     )
     assert result["id"].to_pylist() == ["A", "B", "poison: WorkerDied", "C"]
     assert deaths == 3
@@ -56,7 +56,7 @@ def test_a_unit_that_was_only_near_a_death_is_done_in_full(tmp_path: Path) -> No
     markers = Markers(folder=str(tmp_path), driver="d")
     markers.put("unit-00000007-preprocess")
     good = ROWS.filter(pa.array([True, True, False, True]))
-    result = Guard("preprocess", markers, give_up)(7, lambda _: good, upper)
+    result = Guard("preprocess", markers, fail_rows)(7, lambda _: good, upper)
     assert result["id"].to_pylist() == ["A", "B", "C"]
 
 
@@ -70,7 +70,7 @@ def test_the_deaths_of_another_drivers_workers_do_not_count(tmp_path: Path) -> N
         seen.append(table.num_rows)
         return table
 
-    Guard("preprocess", Markers(folder=str(tmp_path), driver="now"), give_up)(7, lambda _: good, step)
+    Guard("preprocess", Markers(folder=str(tmp_path), driver="now"), fail_rows)(7, lambda _: good, step)
     assert seen == [2]
 
 
@@ -82,12 +82,12 @@ def test_rows_whose_reading_kills_fail_without_being_read(tmp_path: Path) -> Non
             raise Died
         return pa.table({"id": [f"{failure.stage} {failure.type}"]})
 
-    result, deaths = try_until_done(lambda: Guard("preprocess", markers, give_up)(3, read, upper))
+    result, deaths = try_until_done(lambda: Guard("preprocess", markers, fail_rows)(3, read, upper))
     assert (result["id"].to_pylist(), deaths) == (["READ WORKERDIED"], 3)
 
 
 def test_an_exception_leaves_no_suspicion_of_a_death_in_a_later_run(tmp_path: Path) -> None:
-    guard = Guard("preprocess", Markers(folder=str(tmp_path), driver="first"), give_up)
+    guard = Guard("preprocess", Markers(folder=str(tmp_path), driver="first"), fail_rows)
     with pytest.raises(Died):
         guard(7, lambda _: ROWS, upper)
     assert Markers(folder=str(tmp_path), driver="second").find("unit-00000007-preprocess") is None
@@ -96,7 +96,7 @@ def test_an_exception_leaves_no_suspicion_of_a_death_in_a_later_run(tmp_path: Pa
 def test_a_suspect_unit_is_alone_in_its_actor(tmp_path: Path) -> None:
     markers = Markers(folder=str(tmp_path), driver="d")
     markers.put("unit-00000001-preprocess")
-    guard = Guard("preprocess", markers, give_up)
+    guard = Guard("preprocess", markers, fail_rows)
     inside: list[int] = []
     most = []
 
@@ -139,7 +139,7 @@ def slow(tmp_path: Path, known: Marker | None = None) -> tuple[pa.Table, int]:
                 watch.begin(row, "decode")
             return pa.table({"id": [id.upper() for id in table["id"].to_pylist()]})
 
-        return Guard("preprocess", markers, give_up, watch=watch)(7, lambda _: ROWS, step)
+        return Guard("preprocess", markers, fail_rows, watch=watch)(7, lambda _: ROWS, step)
 
     return try_until_done(attempt)
 

@@ -197,15 +197,15 @@ def test_every_row_is_in_exactly_one_unit_and_units_are_full(tmp_path: Path, see
     data = [request.images[0].data for request in table_to_requests(pa.concat_tables(units))]
     assert data == images[:limit]
     assert all(unit.num_rows == unit_rows for unit in units[:-1])
-    ends = np.cumsum(listing.pieces.column("num_rows").to_numpy())
-    assert listing.pieces.column("first_row").to_pylist() == [0, *ends[:-1].tolist()]
+    ends = np.cumsum(listing.row_ranges.column("num_rows").to_numpy())
+    assert listing.row_ranges.column("first_row").to_pylist() == [0, *ends[:-1].tolist()]
 
 
 def test_the_cut_and_the_fingerprint_follow_from_the_files_alone(root: str) -> None:
     for name in ("a", "b"):
         write(fs.join(root, f"{name}.parquet"), pa.table({"image": [b"1"] * 20}))
     first, again = (list_input([root], CONVENTION) for _ in range(2))
-    assert first.pieces.equals(again.pieces)
+    assert first.row_ranges.equals(again.row_ranges)
     assert first.fingerprint() == again.fingerprint()
     write(fs.join(root, "b.parquet"), pa.table({"image": [b"2"] * 20}))
     assert list_input([root], CONVENTION).fingerprint() != first.fingerprint()
@@ -214,9 +214,9 @@ def test_the_cut_and_the_fingerprint_follow_from_the_files_alone(root: str) -> N
 def test_a_million_files_are_cut_in_seconds() -> None:
     names = [f"{number:07}.jpg" for number in range(1_000_000)]
     files = pa.table({"url": names, "name": names, "num_rows": np.ones(len(names), np.int64)})
-    pieces = cut(files, len(names), 64)
-    assert pieces.num_rows == 1_000_000
-    assert pieces.column("unit")[-1].as_py() == 999_999 // 64
+    row_ranges = cut(files, len(names), 64)
+    assert row_ranges.num_rows == 1_000_000
+    assert row_ranges.column("unit")[-1].as_py() == 999_999 // 64
 
 
 @pytest.mark.parametrize(("num_rows", "unit_rows"), [(1, 8), (20, 8), (1000, 31), (10**6, 64)])

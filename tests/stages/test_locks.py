@@ -1,4 +1,4 @@
-"""Turns: nobody draws in a way that another has asked for, and the way changes as seldom as can be."""
+"""ModeLock: nobody draws in a way that another has asked for, and the way changes as seldom as can be."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.stages.locks import Turns
+from pipeline.stages.locks import ModeLock
 from schemas.engine import Sampling
 
 GREEDY, HOT = Sampling(), Sampling(temperature=1.0)
@@ -26,7 +26,7 @@ class Dial:
 
 def test_whoever_has_a_turn_draws_as_asked_whatever_others_want() -> None:
     dial = Dial()
-    turns = Turns(GREEDY, dial.turn)
+    turns = ModeLock(GREEDY, dial.turn)
 
     def draw(number: int) -> bool:
         wanted = HOT if number % 3 == 0 else GREEDY
@@ -41,7 +41,7 @@ def test_whoever_has_a_turn_draws_as_asked_whatever_others_want() -> None:
 
 
 def test_those_who_want_the_same_work_at_the_same_time() -> None:
-    turns, met = Turns(GREEDY, Dial().turn), threading.Barrier(3)
+    turns, met = ModeLock(GREEDY, Dial().turn), threading.Barrier(3)
 
     def draw(_: int) -> None:
         with turns.take(GREEDY):
@@ -53,7 +53,7 @@ def test_those_who_want_the_same_work_at_the_same_time() -> None:
 
 def test_units_in_order_cost_one_change_a_kind() -> None:
     dial = Dial()
-    turns = Turns(GREEDY, dial.turn)
+    turns = ModeLock(GREEDY, dial.turn)
     for sampling in [GREEDY] * 5 + [HOT] * 5:
         with turns.take(sampling):
             pass
@@ -62,7 +62,7 @@ def test_units_in_order_cost_one_change_a_kind() -> None:
 
 def test_a_turn_that_ends_with_an_error_is_over() -> None:
     dial = Dial()
-    turns = Turns(GREEDY, dial.turn)
+    turns = ModeLock(GREEDY, dial.turn)
     with pytest.raises(KeyError), turns.take(GREEDY):
         raise KeyError
     with turns.take(HOT):

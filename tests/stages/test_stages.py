@@ -300,7 +300,7 @@ def test_a_page_in_strips_is_one_row_at_every_stage() -> None:
     first = table_to_answers(answers)[0]
     assert (first.image_width, first.image_height) == (400, 840)
     assert [strip.top for strip in first.strips or ()] == [strip.top for strip in page.strips]
-    lost = Generate(settings(), load_echo_engine).give_up(
+    lost = Generate(settings(), load_echo_engine).fail_rows(
         samples, Failure(stage="generate", type="WorkerDied", message="it died")
     )
     assert lost.column("prompt_id").to_pylist() == ["a", "b"] * 3

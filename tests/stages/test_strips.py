@@ -34,16 +34,18 @@ def a_page(**changes) -> Sample:
 
 
 def answered(sample: Sample, texts: list[str], reasons: list[str], logprobs: list[float]) -> list[Answer]:
-    pairs = [(piece, prompt) for piece in samples_of_strips(sample) for prompt in piece.prompts]
+    pairs = [(row_range, prompt) for row_range in samples_of_strips(sample) for prompt in row_range.prompts]
     return [
         answer_from(
-            piece,
+            row_range,
             prompt,
             Generation(
                 text=text, finish_reason=reason, num_generated_tokens=i + 1, mean_logprob=logprob, num_tries=1 + i // 3
             ),
         )
-        for i, ((piece, prompt), text, reason, logprob) in enumerate(zip(pairs, texts, reasons, logprobs, strict=True))
+        for i, ((row_range, prompt), text, reason, logprob) in enumerate(
+            zip(pairs, texts, reasons, logprobs, strict=True)
+        )
     ]
 
 
@@ -52,7 +54,7 @@ def test_each_strip_is_a_sample_with_its_own_tiles_size_and_prompts() -> None:
     assert (first.id, second.id) == ("page#strip=1", "page#strip=2")
     assert (first.image_sizes, second.image_sizes) == ((Size(80, 100),), (Size(80, 100),))
     assert np.array_equal(np.concatenate([first.tiles, second.tiles]), a_page().tiles)
-    assert [[prompt.id for prompt in piece.prompts] for piece in (first, second)] == [["a", "b"], ["a", "b"]]
+    assert [[prompt.id for prompt in row_range.prompts] for row_range in (first, second)] == [["a", "b"], ["a", "b"]]
 
 
 def test_a_sample_without_strips_is_itself() -> None:

@@ -13,7 +13,7 @@ from s3fs import S3FileSystem
 
 from pipeline.run_folder.markers import Markers
 from pipeline.sources.fetch import fetch
-from pipeline.storage.backoff import is_transient, patiently
+from pipeline.storage.backoff import is_transient, with_retries
 from schemas.errors import RowError
 
 QUICK = (0.01, 0.01, 0.01)
@@ -98,7 +98,7 @@ def test_a_store_that_nobody_answers_for_is_transient() -> None:
 
 def test_a_missing_file_fails_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        patiently(lambda: (tmp_path / "none").read_bytes(), waits_s=(1000,))
+        with_retries(lambda: (tmp_path / "none").read_bytes(), waits_s=(1000,))
 
 
 def test_a_busy_store_costs_no_marker(flaky: FlakyStore) -> None:

@@ -46,24 +46,24 @@ class Reading:
 
 
 class Lanes:
-    """Two queues of a GPU's work, so that the beginning of one piece fills what the end of another leaves idle. On
-    another device pieces run one after the other."""
+    """Two queues of a GPU's work, so that the beginning of one step fills what the end of another leaves idle. On
+    another device steps run one after the other."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def run(self, pieces: Iterable[Callable[[], None]]) -> None:
-        """Run pieces that know nothing of each other; what comes after waits for all of them."""
+    def run(self, steps: Iterable[Callable[[], None]]) -> None:
+        """Run steps that know nothing of each other; what comes after waits for all of them."""
         if self._beside is None:
-            for piece in pieces:
-                piece()
+            for step in steps:
+                step()
             return
         first = torch.cuda.current_stream(self._device)
         self._beside.wait_stream(first)
-        for piece, lane in zip(pieces, cycle((first, self._beside)), strict=False):
+        for step, lane in zip(steps, cycle((first, self._beside)), strict=False):
             with torch.cuda.stream(lane):
-                piece()
+                step()
         first.wait_stream(self._beside)
 
 
