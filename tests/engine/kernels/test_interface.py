@@ -16,7 +16,7 @@ from pipeline.engine.network.load import load_model
 from pipeline.engine.network.memory import cache_shape
 from schemas.engine import EngineSettings
 from tests.engine.oracle import FP32
-from tests.engine.waiting import family, seats
+from tests.engine.waiting import group, seats
 from tests.tiny import checkpoint
 
 CPU = torch.device("cpu")
@@ -74,9 +74,9 @@ class OneByOne:
 def test_a_prefill_by_other_kernels_leaves_no_place_out(backbone) -> None:
     decoder = load_model(str(checkpoint(backbone)), FP32).decoder
     prefix = np.ones(64, np.int32)
-    families = [family("a", 20, num_rows=3), family("p", 90, num_common=64), family("b", 18)]
+    groups = [group("a", 20, num_rows=3), group("p", 90, num_common=64), group("b", 18)]
     own = [seats(4, 0, 6, pages=2), seats(5, pages=2), seats(2, pages=2)]
-    batches = [prefix_alone(prefix, own[1][0], 288, 16), lay_out(families, own, num_places=288, step=16)]
+    batches = [prefix_alone(prefix, own[1][0], 288, 16), lay_out(groups, own, num_places=288, step=16)]
     found = []
     for fused in (None, OneByOne()):
         cache = Cache(cache_shape(decoder.shape, 30), decoder.rotary(128), decoder.parts)

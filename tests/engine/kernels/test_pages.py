@@ -14,7 +14,7 @@ from pipeline.engine.kernels.pages import EMPTY, IDLE, NUM_SPARE, PAGE, Seat, Se
 from pipeline.engine.kernels.torch_attention import paged
 from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
-from pipeline.engine.sequence import Row, families
+from pipeline.engine.sequence import Row, groups
 from pipeline.engine.sizes import resolve
 from schemas.engine import BLOCK, EngineSettings
 from tests.engine import prefixes
@@ -130,7 +130,7 @@ def test_rows_at_work_never_hold_more_than_there_is_and_give_all_of_it_back(orac
     for sample in map(oracle.sample, mixed_questions(max_new_tokens=(20,)) * 3 + [LONG]):
         rows.append(Row(sample=sample, prompt=sample.prompts[0]))
         rows[-1].draft = Draft(oracle.model, TIGHT.sampling, rows[-1].prompt)
-        scheduler.add(families(rows[-1:], 3, oracle.model.image_token_id))
+        scheduler.add(groups(rows[-1:], 3, oracle.model.image_token_id))
     most = 0
     while not scheduler.idle:
         scheduler.step(more_to_come=False)

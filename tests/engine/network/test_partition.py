@@ -19,7 +19,7 @@ from pipeline.engine.network.memory import cache_shape
 from pipeline.engine.network.partition import device_map, spread
 from schemas.engine import EngineSettings
 from tests.engine.oracle import FP32, mixed_questions
-from tests.engine.waiting import family, seats
+from tests.engine.waiting import group, seats
 from tests.tiny import checkpoint
 
 TEXTS = ("What is this?", "Where is it?", "How many of them are there, and of which colour?")
@@ -87,8 +87,8 @@ def test_nothing_meets_a_number_of_another_device() -> None:
     with FakeTensorMode():
         decoder = pretended(decoder, [torch.device("cpu"), torch.device("meta")])
         cache = Cache(cache_shape(decoder.shape, 20), decoder.rotary(64), decoder.parts)
-        families = [family("a", 20, num_rows=2), family("b", 7)]
-        batch = lay_out(families, [seats(0, 1), seats(2)], num_places=96, step=16)
+        groups = [group("a", 20, num_rows=2), group("b", 7)]
+        batch = lay_out(groups, [seats(0, 1), seats(2)], num_places=96, step=16)
         places = layout(batch.segments, num_places=96, num_drawn=16, capacity=64, device=torch.device("cpu"))
         x = decoder.embed(torch.zeros(96).long())
         states: list[Tensor] = [decoder.prefill(x, places, cache, attend_shapes)]
