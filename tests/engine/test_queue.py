@@ -90,10 +90,10 @@ def test_a_prefill_ends_no_more_prompts_than_it_may() -> None:
 
 def test_a_prefill_too_large_for_the_memory_comes_back_first_and_half_as_large() -> None:
     queue = waiting(*(group(name, 8) for name in "abcde"), places=32)
-    group = queue.take(8, short=False)
-    assert group is not None
-    assert names(group) == ["a", "b", "c", "d"]
-    assert queue.shrink(group)
+    taken = queue.take(8, short=False)
+    assert taken is not None
+    assert names(taken) == ["a", "b", "c", "d"]
+    assert queue.shrink(taken)
     again = [queue.take(8, short=True) for _ in range(3)]
     assert [names(one) for one in again if one] == [["a", "b"], ["c", "d"], ["e"]]
     assert not queue.shrink([group("f", 16)])
