@@ -63,7 +63,7 @@ class _Job:
         lost = find_gone(folder, manifest) if manifest else []
         wanted = lost_units(units, lost) if manifest else list(range(units.num_units))
         if lost:
-            say(f"complete, but lost: {'; '.join(map(str, lost))}: executor {len(wanted):,} units again")
+            say(f"complete, but lost: {'; '.join(map(str, lost))}: answering {len(wanted):,} units again")
         progress: Progress | None = None
         for _ in range(ROUNDS):
             progress = self._answer_what_is_left(run["run"], wanted) or progress
@@ -74,7 +74,7 @@ class _Job:
                 else:
                     manifest = finish_run(units, run["fingerprint"], _timings(began, progress))
             except BrokenUnits as error:
-                say(f"{error}; executor them again")
+                say(f"{error}; answering them again")
                 for unit in error.units:
                     fs.delete(unit_path(folder, unit))
             else:

@@ -278,7 +278,7 @@ def _broken(units: Units, numbers: list[int]) -> Iterator[int]:
         try:
             units.read(number)
         except BrokenUnit as error:
-            say(f"{error}; executor it again")
+            say(f"{error}; answering it again")
             yield number
 
 

@@ -75,7 +75,7 @@ class CellRun:
         """Whether it is neither complete nor given up."""
         return not self.complete and self.reason is None
 
-    def fail_rows(self, reason: str) -> None:
+    def abandon(self, reason: str) -> None:
         """Leave the rest undone, unless it is complete; units that the actors have not begun are passed over."""
         if not self.open:
             return
@@ -98,9 +98,9 @@ class CellRun:
         try:
             check_budget(self.done, self.planned.plan.settings.max_error_rate)
         except ErrorBudgetSpent as error:
-            self.fail_rows(str(error))
+            self.abandon(str(error))
         if self.open and limits.cell_s is not None and self.seconds > limits.cell_s:
-            self.fail_rows(f"out of time: {self.seconds:.0f} s, the next call goes on with {len(self.todo)} units")
+            self.abandon(f"out of time: {self.seconds:.0f} s, the next call goes on with {len(self.todo)} units")
 
     def finish(self) -> None:
         """Merge the units; those that are broken are to be done again."""
@@ -157,18 +157,18 @@ def answer_cells(cells: Sequence[CellRun], call: Call) -> None:
         except EngineNotLoaded as error:
             call.check_cluster(error)
             for cell in left:
-                cell.fail_rows(str(error))
+                cell.abandon(str(error))
         except RunFailed as error:
             call.check_cluster(error)
             _isolate([cell for cell in left if cell.open], error, call)
     for cell in cells:
-        cell.fail_rows(f"units were broken {ROUNDS} times in a row: is the storage sound?")
+        cell.abandon(f"units were broken {ROUNDS} times in a row: is the storage sound?")
 
 
 def _isolate(cells: Sequence[CellRun], error: RunFailed, call: Call) -> None:
     """What ended all of them came from one: each goes on alone, and that one is given up."""
     if len(cells) == 1:
-        cells[0].fail_rows(str(error))
+        cells[0].abandon(str(error))
         return
     say(f"{error}; the {len(cells)} cells that are left go on one by one")
     for cell in cells:
@@ -212,4 +212,4 @@ def _settle_precision(cell: CellRun, placement: Placement) -> None:
     try:
         settle(settings.output, "precision", engine_settings(settings, on_gpu=placement.models > 0).dtype)
     except RunMismatch as error:
-        cell.fail_rows(str(error))
+        cell.abandon(str(error))
