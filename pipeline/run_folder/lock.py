@@ -155,8 +155,8 @@ def _lives(url: str, found: bytes, timing: Timing) -> bool:
     if owner.get("machine") == this_machine() and isinstance(pid, int) and 0 < pid <= _MOST_PID:
         started = _started(pid)
         return started is not None and started == owner.get("pid_started")
-    give_up = time.monotonic() + timing.stale_s
-    while time.monotonic() < give_up:
+    deadline = time.monotonic() + timing.stale_s
+    while time.monotonic() < deadline:
         time.sleep(min(1.0, timing.stale_s / 10))
         now = _read(url)
         if now != found:

@@ -87,8 +87,8 @@ class Scene:
 
     def wait_for(self, there: Callable[[], bool], run: subprocess.Popen[str]) -> bool:
         """Whether it came to that before the driver was done."""
-        fail_rows = time.monotonic() + PATIENCE_S
-        while time.monotonic() < fail_rows:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
             if there():
                 return True
             if run.poll() is not None:

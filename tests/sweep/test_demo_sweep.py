@@ -73,10 +73,10 @@ class Sweep:
     def kill_when(self, moment: Callable[[], bool]) -> None:
         """SIGKILL the sweep at that moment, to which it must come."""
         with self.running() as run:
-            fail_rows = time.monotonic() + PATIENCE_S
+            deadline = time.monotonic() + PATIENCE_S
             while not moment():
                 assert run.poll() is None, (self.folder / "log").read_text()
-                assert time.monotonic() < fail_rows, (self.folder / "log").read_text()
+                assert time.monotonic() < deadline, (self.folder / "log").read_text()
                 time.sleep(0.02)
             run.kill()
 
