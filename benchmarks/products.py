@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks.random_model import SHAPES, write_model
-from pipeline.engine.kernels.interface import Fused, fused_kernels
+from pipeline.engine.kernels.choose import fused_kernels
+from pipeline.engine.kernels.interface import Fused
 from pipeline.engine.network.block import DETERMINISTIC, Block, apply_gates
 from schemas.engine import Dtype, EngineSettings, PrefillKernels
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pipeline.engine.batch import Batch, prefix_alone
 from pipeline.engine.draft import Draft
+from pipeline.engine.kernels.choose import fused_kernels
 from pipeline.engine.kernels.device import Reading, Stopwatch, side_stream, to_device
-from pipeline.engine.kernels.interface import fused_kernels
 from pipeline.engine.kernels.layout import Layout, Segment, layout, round_up
 from pipeline.engine.kernels.pages import PAGE, Seat, num_pages
 from pipeline.engine.kernels.torch_attention import SPAN_STEP, Attend, attend_one_by_one, attend_together

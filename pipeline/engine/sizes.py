@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.engine.kernels.interface import prefill_kernels
+from pipeline.engine.kernels.choose import prefill_kernels
 from pipeline.engine.kernels.layout import round_up
 from pipeline.engine.kernels.pages import PAGE, num_pages
 from pipeline.engine.network.block import DecoderShape

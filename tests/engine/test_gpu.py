@@ -10,7 +10,8 @@ from torch.nn.functional import linear, silu
 
 from demo.checkpoint import Shape
 from pipeline.engine.engine import Engine
-from pipeline.engine.kernels.interface import fused_kernels, missing_packages, sequences
+from pipeline.engine.kernels.choose import fused_kernels, missing_packages
+from pipeline.engine.kernels.interface import sequences
 from pipeline.engine.kernels.layout import Blocks, Moves, Segment
 from pipeline.engine.kernels.linear import quantise
 from pipeline.engine.kernels.pages import PAGE

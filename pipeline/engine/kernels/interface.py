@@ -1,6 +1,5 @@
 """Kernels of a prefill that do in one what others do in several: what they offer, and where they can be had."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,11 +10,6 @@ from torch import Tensor
 
 from pipeline.engine.kernels.device import to_device
 from pipeline.engine.kernels.layout import Segment
-from pipeline.engine.kernels.packages import is_there
-from schemas.engine import PrefillKernels
-from schemas.errors import Refused
-
-PACKAGES = {"quack": "quack-kernels[cu13]", "flash_attn.cute": "flash-attn-4[cu13]"}  # by module, as they are installed
 
 _LONG = 1024  # where all are short a package has another kernel
 
@@ -58,38 +52,3 @@ def sequences(segments: Sequence[Segment], num_places: int, device: torch.device
         lengths=to_device(np.array(lengths, np.int32), device),
         longest=max(lengths, default=0) and max(_LONG, *lengths),
     )
-
-
-def prefill_kernels(
-    asked: PrefillKernels | None, device: torch.device, dtype: torch.dtype, *, fits: bool = True
-) -> PrefillKernels:
-    """Which a prefill has on this device, for a network whose widths fit their tiles or do not; raises ValueError where
-    those that are asked for cannot run."""
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
-    runs = hopper and dtype.itemsize == 2 and fits
-    if asked == "cute" and not runs:
-        needs = "a GPU of compute capability 9.0, 16 bits, heads of 64 or 128 and layers of multiples of 64"
-        raise Refused(f"prefill_kernels 'cute' need {needs}, got {dtype} on {device}")
-    if asked == "torch" or not runs:
-        return "torch"
-    missing = missing_packages()  # here, as looking for a module imports the package that it is in
-    if asked == "cute" and missing:
-        names = " ".join(f"'{package}'" for package in missing)
-        raise Refused(f"prefill_kernels 'cute' need packages that are not installed: pip install {names}")
-    return "torch" if missing else "cute"
-
-
-def missing_packages() -> list[str]:
-    """Those that the fused kernels come from and that are not installed."""
-    return [package for module, package in PACKAGES.items() if not is_there(module)]
-
-
-def fused_kernels(kernels: PrefillKernels) -> Fused | None:
-    """The kernels themselves; None for PyTorch's own."""
-    if kernels == "torch":
-        return None
-    os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")  # read as its package is imported: later
-    # processes of a machine need not compile again, as QuACK's do not
-    from pipeline.engine.kernels.hopper import Hopper  # here, as its packages are for some GPUs alone
-
-    return Hopper()

@@ -7,7 +7,8 @@ from torch.nn.functional import linear
 
 from pipeline.engine.batch import lay_out, prefix_alone
 from pipeline.engine.engine import Engine
-from pipeline.engine.kernels.interface import PACKAGES, fused_kernels, missing_packages, prefill_kernels, sequences
+from pipeline.engine.kernels.choose import PACKAGES, fused_kernels, missing_packages, prefill_kernels
+from pipeline.engine.kernels.interface import sequences
 from pipeline.engine.kernels.layout import Segment, layout
 from pipeline.engine.kernels.torch_attention import attend_one_by_one, causal
 from pipeline.engine.network.block import apply_gates
