@@ -59,6 +59,8 @@ _STILL_ASKING_S = 2.0
 _JOIN_AGAIN_S = 3.0
 _STORE_ON_DISK = 2**30  # bytes of the object store where there is no shared memory
 
+_STARTS = 3  # of a run whose actors Ray takes back before they ran
+
 
 class RunFailed(RuntimeError):
     """The run could not go on; what is done stays."""
@@ -219,10 +221,30 @@ def said_while_waiting(placement: Placement, say: Callable[[str], None], every_s
 def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receipt]:
     """Answer these units and yield the receipt of each as it is written, in the order in which they finish.
 
-    Raises RunFailed where an actor could not load or a bug ended the run.
+    Raises RunFailed where an actor could not load or a bug ended the run. An actor that Ray took back before it ran,
+    as a cluster does that is only just there, is asked for again as long as nothing has come.
     """
     _set_context()
-    dataset = (
+    for tries_left in reversed(range(_STARTS)):
+        begun = False
+        try:
+            dataset = _dataset(queue, work, placement)
+            for row in dataset.iter_rows():
+                begun = True
+                _forget_blocks(dataset)
+                yield receipt_of(row, queue)
+        except ray.exceptions.ActorDiedError as error:
+            # It died while it was made: the units of one that dies later are tried again.
+            if begun or not tries_left or not never_ran(error):
+                raise EngineNotLoaded(_cause_of(error)) from error
+        except ray.exceptions.RayError as error:
+            raise RunFailed(_cause_of(error)) from error
+        else:
+            return
+
+
+def _dataset(queue: Queue, work: Work, placement: Placement) -> Dataset:
+    return (
         # One reader at a time: it stays as long as its units wait, and must not take the CPU that an actor restarts on.
         ray.data.range(len(queue.units), override_num_blocks=-(-len(queue.units) // _UNITS_A_READ), concurrency=1)
         .map_batches(
@@ -241,15 +263,11 @@ def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receip
             **_ONE_UNIT,
         )
     )
-    try:
-        for row in dataset.iter_rows():
-            _forget_blocks(dataset)
-            yield receipt_of(row, queue)
-    except ray.exceptions.ActorDiedError as error:
-        # It died while it was made: the units of one that dies later are tried again.
-        raise EngineNotLoaded(_cause_of(error)) from error
-    except ray.exceptions.RayError as error:
-        raise RunFailed(_cause_of(error)) from error
+
+
+def never_ran(error: BaseException) -> bool:
+    """Return whether an actor died without a process that could have failed: nothing was loaded yet."""
+    return "The actor never ran" in str(error)
 
 
 def _forget_blocks(dataset: Dataset) -> None:

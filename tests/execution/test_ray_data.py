@@ -3,8 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError
 
 from pipeline.execution.placement import describe_wait, share_out
+from pipeline.execution.ray_data import never_ran
 from pipeline.execution.work_units import UNIT_SCHEMA, pack, unpack
 from schemas.errors import Refused
 from schemas.job import JobSettings
@@ -96,3 +99,14 @@ def test_who_waits_is_told_what_is_asked_for_and_what_is_there() -> None:
 def test_gpus_that_do_not_divide_among_models_are_refused() -> None:
     with pytest.raises(ValueError, match=r"gpus must be a multiple of gpus_per_model \(2\), got 5"):
         JobSettings(input=("a",), output="o", gpus=5, gpus_per_model=2)
+
+
+@pytest.mark.parametrize("never_started", [True, False])
+def test_an_actor_that_ray_took_back_before_it_ran_has_not_failed_to_load(never_started: bool) -> None:
+    cause = ActorDiedErrorContext(
+        error_message="The actor is dead because all references to the actor were removed.",
+        actor_id=bytes(16),
+        class_name="MapWorker",
+        never_started=never_started,
+    )
+    assert never_ran(ActorDiedError(cause)) == never_started
