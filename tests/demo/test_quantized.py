@@ -19,10 +19,9 @@ def whole(few: list[Item]) -> Scores:
     return score(MODEL, few)[0]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "quantize", ["fp8", pytest.param("8bit", marks=pytest.mark.soak), pytest.param("4bit", marks=pytest.mark.soak)]
-)
+@pytest.mark.parametrize("quantize", ["fp8", "8bit", "4bit"])
 def test_fewer_bits_cost_few_answers(few: list[Item], whole: Scores, quantize) -> None:
     scores = score(MODEL, few, quantize)[0]
     assert scores.questions_exact >= whole.questions_exact - MOST_LOST

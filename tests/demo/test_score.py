@@ -53,6 +53,7 @@ def test_the_held_out_set_has_300_items_of_all_kinds() -> None:
     }
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_held_out_answers_are_as_right_as_the_model_card_says(scores: Scores) -> None:
     assert sum(scores.items.values()) >= 200
@@ -63,6 +64,7 @@ def test_held_out_answers_are_as_right_as_the_model_card_says(scores: Scores) ->
     assert scores.stopped >= 0.99
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_text_cannot_be_read_without_the_high_resolution_tiles(scores: Scores) -> None:
     assert scores.character_error_rate_without_tiles > 3 * scores.character_error_rate

@@ -147,7 +147,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("state", "name", "count"), [(state, name, 6) for state, name, _ in KINDS])
+@pytest.mark.parametrize(("state", "name", "count"), [(state, name, 3) for state, name, _ in KINDS])
 def test_a_flipped_bit_is_found(
     scenes: dict[str, Scene], state: str, name: str, count: int, draw: random.Random
 ) -> None:

@@ -73,7 +73,8 @@ def assert_ended(scene: Scene, run: subprocess.Popen[str], lost: str) -> None:
     assert scene.units()
 
 
-@pytest.mark.parametrize("name", ["gcs_server", pytest.param("raylet", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
 def test_a_lost_cluster_ends_its_driver_and_the_same_command_goes_on(tmp_path: Path, short: Path, name: str) -> None:
     port = free_port()
     scene = Scene(folder=tmp_path, rows=800, address=f"127.0.0.1:{port}")
@@ -88,7 +89,7 @@ def test_a_lost_cluster_ends_its_driver_and_the_same_command_goes_on(tmp_path: P
             assert_ended(scene, run, LOST[name])
 
 
-@pytest.mark.parametrize("name", [pytest.param("gcs_server", marks=pytest.mark.soak), "raylet"])
+@pytest.mark.parametrize("name", ["gcs_server", pytest.param("raylet", marks=pytest.mark.soak)])
 def test_a_lost_ray_of_the_drivers_own_ends_it_alike(tmp_path: Path, name: str) -> None:
     scene = Scene(folder=tmp_path, rows=800)
     with scene.driver() as run:
