@@ -29,7 +29,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 soak: setup
-	$(BIN)/python -m pytest tests/faults tests/sweep tests/demo tests/engine/test_stops.py tests/execution/test_cluster.py tests/storage/test_hub.py tests/test_placement_benchmark.py \
+	$(BIN)/python -m pytest tests/faults tests/sweep tests/demo tests/test_job.py tests/engine/test_stops.py tests/execution/test_cluster.py tests/storage/test_hub.py tests/test_placement_benchmark.py \
 		-m 'ray or soak' -v --durations=0
 
 check: setup

@@ -128,6 +128,7 @@ def test_a_job_goes_from_s3_to_s3(tmp_path: Path, bucket: str) -> None:
     assert not S3FileSystem().exists(f"{bucket}/out/units")
 
 
+@pytest.mark.soak
 def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(30)])
     run_job(plan_job("caption", settings_for(source, tmp_path / "out", limit=11), "Q?"), load_echo_engine)
@@ -163,6 +164,7 @@ def test_another_prompt_is_refused_in_the_same_folder(tmp_path: Path) -> None:
         run_job(plan_job("caption", settings_for(source, tmp_path / "out", prompt=("B?",)), "Q?"), load_echo_engine)
 
 
+@pytest.mark.soak
 def test_a_complete_run_is_not_changed_by_going_on_with_changes(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
     first = plan_job("caption", settings_for(source, tmp_path / "out", prompt=("A?",)), "Q?")
@@ -174,6 +176,7 @@ def test_a_complete_run_is_not_changed_by_going_on_with_changes(tmp_path: Path) 
     assert run_job(first, load_echo_engine).images_per_s is None
 
 
+@pytest.mark.soak
 def test_more_gpus_do_not_change_what_a_run_is(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
     one = plan_job("caption", settings_for(source, tmp_path / "out"), "Q?")
