@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
+from pipeline.sources.arrow_types import is_text
 from pipeline.storage import filesystem as fs
 
 _MAGIC = b"PAR1"
@@ -72,7 +73,8 @@ def dictionaries_of(row_range: RowRange, names: Collection[str]) -> frozenset[st
     """Return those of the columns that are dictionaries of texts; raises OSError and ArrowException."""
     with fs.open_url(row_range.url) as file:
         schema = pq.read_schema(file)
-    return frozenset(field.name for field in schema if field.name in names and types.is_dictionary(field.type))
+    wanted = (field for field in schema if field.name in names and types.is_dictionary(field.type))
+    return frozenset(field.name for field in wanted if is_text(field.type))
 
 
 def _batches(
