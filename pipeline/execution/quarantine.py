@@ -83,7 +83,7 @@ class Guard:
     ) -> None:
         self._work = work
         self._markers = markers
-        self._give_up = fail_rows
+        self._fail_rows = fail_rows
         self._gate = gate or RWLock()  # one for all guards of a process
         self._watch = watch  # what `step` is told to say of its rows
 
@@ -124,7 +124,7 @@ class Guard:
             one = table.slice(row, 1)
             failure = self._failure_of(str(row), known)
             if failure is not None:
-                results.append(self._give_up(one, failure))
+                results.append(self._fail_rows(one, failure))
                 continue
             self._markers.put(name, row, known)
             self._follow(name, known, row)
