@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.execution import ray_data
 from pipeline.execution.cluster_watch import Wishes, going_on
-from pipeline.execution.placement import Placement
+from pipeline.execution.placement import Load, Placement
 from pipeline.execution.progress import Progress
 from pipeline.execution.signals import stop_on_signals
 from pipeline.execution.work_units import Part, Queue, Work
@@ -62,7 +62,7 @@ class Executor:
         if not units:
             return
         with ray_data.on_cluster(wishes, self.lock.release), stop_on_signals():
-            placement = ray_data.place(self.settings)
+            placement = ray_data.place(self.settings, Load(units=len(units), prompts=progress.total_rows))
             self._settle_precision(placement)
             say(
                 f"{progress.total_rows:,} answers to give in {len(units):,} units; "

@@ -2,9 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from schemas.errors import Refused
 from schemas.job import JobSettings
+
+_MOST_SLOTS = 256  # of an engine whose slots are what a card's memory holds
+_TWO_PREFILLS = 32  # prompts with a picture
+_FEWEST_UNITS = 3  # one is read back while the last rows of another are generated
+_MOST_UNITS = 32  # threads of an actor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,11 +20,24 @@ class Placement:
     preprocess_workers: int
     models: int
     gpus_per_model: int
+    units_per_model: int = _FEWEST_UNITS  # that a generating actor works on at once
 
 
-def share_out(machines: Sequence[dict[str, float]], settings: JobSettings, *, may_grow: bool = False) -> Placement:
-    """The pools' sizes: as set, or every GPU of the machines and the CPUs that are left. Raises Refused for what these
-    machines cannot give, unless there may be more of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How much there is to do: the prompts of a unit on average say how many units keep an engine busy."""
+
+    units: int
+    prompts: int
+
+
+def share_out(
+    machines: Sequence[dict[str, float]], settings: JobSettings, load: Load, *, may_grow: bool = False
+) -> Placement:
+    """Return the pools' sizes: as set, or every GPU of the machines and the CPUs that are left.
+
+    Raises Refused for what these machines cannot give, unless there may be more of them.
+    """
     on_machine = [int(machine.get("GPU", 0)) for machine in machines]
     wanted, each = settings.gpus, settings.gpus_per_model
     if wanted is None and 0 < max(on_machine) < each:
@@ -30,10 +49,25 @@ def share_out(machines: Sequence[dict[str, float]], settings: JobSettings, *, ma
         models=models,
         gpus_per_model=each,
         preprocess_workers=settings.preprocess_workers or max(1, int(cpus) - max(models, 1) - 1),
+        units_per_model=units_at_once(settings, load, models),
     )
     if not may_grow:
         _check_machines(on_machine, cpus, placement)
     return placement
+
+
+def units_at_once(settings: JobSettings, load: Load, models: int) -> int:
+    """Return how many units an actor works on at once, so that its engine always has rows to choose from.
+
+    A unit leaves with its last row, so that units at work hold about twice the prompts that still run: twice the slots
+    are asked for, and two prefills' worth that wait. No actor takes more than its share, which the first to be ready
+    would take from the others.
+    """
+    if not models:  # a CPU's few slots are never short of rows
+        return _FEWEST_UNITS
+    enough = ceil((2 * (settings.slots or _MOST_SLOTS) + _TWO_PREFILLS) * load.units / max(1, load.prompts))
+    share = ceil(load.units / models)
+    return max(_FEWEST_UNITS, min(enough, share, _MOST_UNITS))
 
 
 def _check_machines(on_machine: Sequence[int], cpus: float, placement: Placement) -> None:

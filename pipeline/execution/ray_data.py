@@ -38,7 +38,7 @@ from pipeline.execution.cluster_watch import (
     wait_for_head,
     watched,
 )
-from pipeline.execution.placement import Placement, describe_wait, share_out
+from pipeline.execution.placement import Load, Placement, describe_wait, share_out
 from pipeline.execution.progress import Receipt
 from pipeline.execution.quarantine import Guard, RowWatch, bounded_loading
 from pipeline.execution.watchdog import Watchdog
@@ -182,10 +182,10 @@ def _stderr_hidden() -> Iterator[None]:
         os.close(nowhere)
 
 
-def place(settings: JobSettings) -> Placement:
-    """The pools' sizes on the cluster as it is; see `share_out`."""
+def place(settings: JobSettings, load: Load) -> Placement:
+    """Return the pools' sizes on the cluster as it is; see `share_out`."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return share_out(machines, settings, may_grow=_may_grow())
+    return share_out(machines, settings, load, may_grow=_may_grow())
 
 
 def _may_grow() -> bool:
@@ -257,7 +257,7 @@ def _dataset(queue: Queue, work: Work, placement: Placement) -> Dataset:
         .map_batches(
             _GenerateAndWrite,
             fn_constructor_args=(queue, work),
-            compute=ActorPoolStrategy(size=max(1, placement.models), **_several_units(3)),
+            compute=ActorPoolStrategy(size=max(1, placement.models), **_several_units(placement.units_per_model)),
             num_gpus=placement.gpus_per_model if placement.models else None,
             num_cpus=1,
             **_ONE_UNIT,
@@ -299,7 +299,7 @@ def _several_units(at_once: int) -> dict[str, Any]:
     return {
         "max_concurrent_calls_per_actor": at_once,
         "enable_true_multi_threading": True,  # without it the calls take turns
-        "max_tasks_in_flight_per_actor": 2 * at_once,
+        "max_tasks_in_flight_per_actor": at_once + 2,  # the next ones are there before they are asked for
     }
 
 

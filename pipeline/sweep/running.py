@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.execution.executor import ErrorBudgetSpent, Loaders, check_budget, say
-from pipeline.execution.placement import Placement
+from pipeline.execution.placement import Load, Placement
 from pipeline.execution.progress import Progress, Receipt
 from pipeline.execution.ray_data import EngineNotLoaded, RunFailed, place, run_units, said_while_waiting
 from pipeline.execution.work_units import STOPPED, Part, Queue, Work
@@ -178,7 +178,7 @@ def _isolate(cells: Sequence[CellRun], error: RunFailed, call: Call) -> None:
 def _answer(cells: Sequence[CellRun], call: Call) -> None:
     """One pass over all that is left of these cells. Raises RunFailed, EngineNotLoaded, FolderInUse."""
     settings = cells[0].planned.plan.settings
-    placement = place(settings)
+    placement = place(settings, _load_of(cells))
     for cell in cells:
         _settle_precision(cell, placement)
     open = [cell for cell in cells if cell.open]
@@ -190,7 +190,7 @@ def _answer(cells: Sequence[CellRun], call: Call) -> None:
         load_engine=call.loaders.engine,
         parts=tuple(cell.part(call.loaders) for cell in open),
     )
-    progress = Progress(total_rows=sum(cell.planned.plan.rows_of(unit) for cell in open for unit in cell.todo))
+    progress = Progress(total_rows=_load_of(open).prompts)
     say(f"{progress.total_rows:,} answers to give in {len(open)} cells of {settings.model}; loading the model")
     efforts = Efforts(folder=call.folder)
     with said_while_waiting(placement, progress.say_if_silent):
@@ -205,6 +205,14 @@ def _answer(cells: Sequence[CellRun], call: Call) -> None:
                 break
     progress.end()
     efforts.write()
+
+
+def _load_of(cells: Sequence[CellRun]) -> Load:
+    """Return what is left of these cells."""
+    prompts = sum(
+        cell.planned.plan.rows_of(unit) * cell.planned.plan.num_prompts for cell in cells for unit in cell.todo
+    )
+    return Load(units=sum(len(cell.todo) for cell in cells), prompts=prompts)
 
 
 def _settle_precision(cell: CellRun, placement: Placement) -> None:

@@ -6,12 +6,14 @@ import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError
 
-from pipeline.execution.placement import describe_wait, share_out
+from pipeline.execution.placement import Load, describe_wait, share_out, units_at_once
 from pipeline.execution.ray_data import never_ran
 from pipeline.execution.work_units import UNIT_SCHEMA, pack, unpack
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from schemas.sample import Prompt, Sample, Size, samples_to_table, table_to_samples
+
+LOAD = Load(units=1000, prompts=64_000)
 
 
 def a_unit(rows: int = 3) -> pa.Table:
@@ -53,7 +55,7 @@ def test_two_units_in_a_batch_are_a_bug_and_end_the_run() -> None:
 def test_a_model_has_its_gpus_on_one_machine(gpus, gpus_per_model, models) -> None:
     machines = [{"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 3.0}]
     settings = JobSettings(input=("a",), output="o", gpus=gpus, gpus_per_model=gpus_per_model)
-    placement = share_out(machines, settings, may_grow=True)
+    placement = share_out(machines, settings, LOAD, may_grow=True)
     assert (placement.models, placement.gpus_per_model) == (models, gpus_per_model)
     assert placement.preprocess_workers == 48 - max(models, 1) - 1
 
@@ -61,7 +63,7 @@ def test_a_model_has_its_gpus_on_one_machine(gpus, gpus_per_model, models) -> No
 def test_a_model_that_no_machine_has_the_gpus_for_is_refused() -> None:
     settings = JobSettings(input=("a",), output="o", gpus_per_model=8)
     with pytest.raises(ValueError, match="gpus_per_model must be at most the 4 GPUs of the largest machine, got 8"):
-        share_out([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], settings)
+        share_out([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], settings, LOAD)
 
 
 @pytest.mark.parametrize(
@@ -82,16 +84,33 @@ def test_a_model_that_no_machine_has_the_gpus_for_is_refused() -> None:
 def test_what_a_cluster_never_has_is_refused_with_what_would_do(machines, given, message) -> None:
     settings = JobSettings(input=("a",), output="o", **given)
     with pytest.raises(Refused, match=message):
-        share_out(machines, settings)
-    assert share_out(machines, settings, may_grow=True).preprocess_workers >= 1
+        share_out(machines, settings, LOAD)
+    assert share_out(machines, settings, LOAD, may_grow=True).preprocess_workers >= 1
+
+
+@pytest.mark.parametrize(
+    ("load", "models", "slots", "units"),
+    [
+        pytest.param(LOAD, 1, None, 9, id="256 slots twice and two prefills, in units of 64"),
+        pytest.param(LOAD, 1, 96, 4, id="as many slots as are set"),
+        pytest.param(Load(units=1000, prompts=4 * 64_000), 1, None, 3, id="four prompts about a row"),
+        pytest.param(Load(units=1000, prompts=1000), 1, None, 32, id="units of a row"),
+        pytest.param(Load(units=32, prompts=1536), 8, None, 4, id="its share of eight"),
+        pytest.param(Load(units=1, prompts=3), 4, None, 3, id="fewer units than actors"),
+        pytest.param(LOAD, 0, None, 3, id="no GPU"),
+    ],
+)
+def test_an_engine_has_units_enough_to_choose_rows_from_and_no_more_than_its_share(load, models, slots, units) -> None:
+    settings = JobSettings(input=("a",), output="o", slots=slots)
+    assert units_at_once(settings, load, models) == units
 
 
 def test_three_cpus_are_enough() -> None:
-    assert share_out([{"CPU": 3.0}], JobSettings(input=("a",), output="o")).preprocess_workers == 1
+    assert share_out([{"CPU": 3.0}], JobSettings(input=("a",), output="o"), LOAD).preprocess_workers == 1
 
 
 def test_who_waits_is_told_what_is_asked_for_and_what_is_there() -> None:
-    placement = share_out([], JobSettings(input=("a",), output="o", gpus=8), may_grow=True)
+    placement = share_out([], JobSettings(input=("a",), output="o", gpus=8), LOAD, may_grow=True)
     said = describe_wait(placement, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0})
     assert said == ("waiting for machines: 8 GPUs asked for, 1 there, 0 free; 10 CPUs asked for, 4 there, 2 free")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from ray.data.block import BlockStats
 
+from pipeline.execution.placement import Load
 from pipeline.execution.ray_data import place, run_units
 from pipeline.execution.work_units import Part, Queue, Work
 from pipeline.plan import plan_job
@@ -35,7 +36,8 @@ def test_the_driver_forgets_units_that_are_done(tmp_path: Path) -> None:
         markers=Markers(folder=settings.output, driver="a driver"),
     )
     work = Work(settings=plan.settings, load_engine=load_echo_engine, parts=(part,))
-    kept = [num_alive(BlockStats) for _ in run_units(Queue.of([range(200)]), work, place(plan.settings))]
+    placement = place(plan.settings, Load(units=200, prompts=200))
+    kept = [num_alive(BlockStats) for _ in run_units(Queue.of([range(200)]), work, placement)]
     assert len(kept) == 200
     assert kept[-1] < 200  # three stages gave out a block a unit
 
