@@ -61,12 +61,20 @@ class Job(Generic[T]):
 
     image: ImageRef
     fetch: Fetch[T]
-    number: int
+    number: int  # of those who share the budget
     done: threading.Event = field(default_factory=threading.Event)
     began: float | None = None  # seconds of time.monotonic
     result: T | Failure | None = None
     dropped: bool = False
     abandoned: bool = False  # by its thread's successor: this one hangs
+
+
+@dataclass(slots=True, eq=False)
+class Here(Generic[T]):
+    """An image whose bytes the row brings along: no thread and no budget is needed for it."""
+
+    image: ImageRef
+    fetch: Fetch[T]
 
 
 class Ahead(Generic[T]):
@@ -83,12 +91,12 @@ class Ahead(Generic[T]):
         self._entered, self._turn = 0, 0
 
     @contextmanager
-    def unit(self, images: Sequence[Sequence[ImageRef]], fetch: Fetch[T]) -> Iterator[list[list[Job[T]]]]:
+    def unit(self, images: Sequence[Sequence[ImageRef]], fetch: Fetch[T]) -> Iterator[list[list[Job[T] | Here[T]]]]:
         """Fetch these images, a list for each row. The block runs when the units that came before are through."""
         with self._lock:
             turn, self._entered = self._entered, self._entered + 1
-            rows = [[Job(image, fetch, self._budget.enter()) for image in row] for row in images]
-            self._queue.extend(itertools.chain(*rows))
+            rows = [[self._job(image, fetch) for image in row] for row in images]
+            self._queue.extend(job for job in itertools.chain(*rows) if isinstance(job, Job))
             self._start_threads()
         try:
             with self._turns:
@@ -102,12 +110,11 @@ class Ahead(Generic[T]):
                 self._turn += 1
                 self._turns.notify_all()
 
-    def take(self, jobs: Sequence[Job[T]]) -> Iterator[T]:
+    def take(self, jobs: Sequence[Job[T] | Here[T]]) -> Iterator[T]:
         """Hand out the images of one row, each to be used before the next is asked for; raises RowError."""
         try:
             for job in jobs:
-                self._wait(job)
-                result, job.result = job.result, None
+                result = job.fetch(job.image, _no_wait) if isinstance(job, Here) else self._result_of(job)
                 if isinstance(result, Failure):
                     raise RowError(result.stage, result.type, result.message)
                 assert result is not None
@@ -117,6 +124,14 @@ class Ahead(Generic[T]):
         finally:
             for job in jobs:
                 self._drop(job)
+
+    def _job(self, image: ImageRef, fetch: Fetch[T]) -> Job[T] | Here[T]:
+        return Here(image, fetch) if image.data is not None else Job(image, fetch, self._budget.enter())
+
+    def _result_of(self, job: Job[T]) -> T | Failure | None:
+        self._wait(job)
+        result, job.result = job.result, None
+        return result
 
     def _wait(self, job: Job[T]) -> None:
         if self._seconds is None:
@@ -140,9 +155,10 @@ class Ahead(Generic[T]):
         assert self._seconds is not None
         return self._seconds if job.began is None else max(0.0, job.began + self._seconds - time.monotonic())
 
-    def _drop(self, job: Job[T]) -> None:
-        job.dropped, job.result = True, None
-        self._budget.leave(job.number)
+    def _drop(self, job: Job[T] | Here[T]) -> None:
+        if isinstance(job, Job):
+            job.dropped, job.result = True, None
+            self._budget.leave(job.number)
 
     def _start_threads(self) -> None:
         for _ in range(min(self._most_threads - self._num_threads, len(self._queue))):
@@ -177,3 +193,7 @@ class Ahead(Generic[T]):
             self._budget.hold(job.number, self._size(result))
         if not job.dropped:
             job.result = result
+
+
+def _no_wait(num_bytes: int) -> None:
+    """Hold bytes that are there already."""

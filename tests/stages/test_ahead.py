@@ -72,6 +72,20 @@ def test_bytes_ahead_are_bounded_and_one_larger_than_all_of_them_gets_its_turn()
     assert store.most <= 100 + 500
 
 
+def test_images_that_rows_bring_along_take_no_thread_and_no_room() -> None:
+    by_thread = [ImageRef(data=bytes(500)), ImageRef(uri="90"), ImageRef(data=bytes(7)), ImageRef(data=b"")]
+
+    def fetch(image: ImageRef, room: Room) -> bytes | Failure:
+        room(int(image.uri or 0))
+        return threading.current_thread().name.encode()
+
+    one = ahead()
+    with one.unit([by_thread, [ImageRef(data=bytes(99))]], fetch) as jobs:
+        found = [[name.decode() for name in one.take(row)] for row in jobs]
+    here = threading.current_thread().name
+    assert found == [[here, "fetch", here, here], [here]]
+
+
 def test_two_units_at_once_do_not_wait_for_each_other_for_ever() -> None:
     one, store = ahead(num_threads=2), Store()
     rows = [refs("90", "50"), refs("70")] * 5
