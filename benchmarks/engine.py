@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = []
         for workload in options.workload:
             engine = _timed("engine", lambda: Engine(loaded, options.settings()))
-            _say(str(engine.sizes))
+            _say(str(engine.shapes))
             rows = Rows(pool=pool, folder=folder, workload=workload, options=options)
             results.append(measure(engine, rows, limit))
             if options.profile:

@@ -55,8 +55,8 @@ class Echo:
             for prompt in sample.prompts:
                 yield answer_from(sample, prompt, None if prompt.failure else text)
 
-    def draw_as(self, sampling: Sampling) -> None:
-        """Nothing is drawn."""
+    def set_sampling(self, sampling: Sampling) -> None:
+        """Ignore it: nothing is sampled."""
 
     def statistics(self) -> EngineStatistics:
         """Nothing is counted."""

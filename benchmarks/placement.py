@@ -103,7 +103,7 @@ def measure(case: Case) -> Measured:
     return Measured(
         case=case,
         weights_gb=weights,
-        slots=engine.sizes.slots,
+        slots=engine.shapes.slots,
         ready_s=ready_s,
         images_per_s=len(rows) / took_s,
         prompt_tokens_per_s=(after.num_prompt_tokens - before.num_prompt_tokens) / (after.prefill_s - before.prefill_s),

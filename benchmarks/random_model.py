@@ -22,7 +22,7 @@ from benchmarks.packed import mark_packed, packed
 from demo.checkpoint import BOS, EOS, IMAGE, PAD, Shape, build_config, build_processor, byte_tokenizer
 from pipeline.engine.kernels.packages import check_packages
 from pipeline.engine.network.load import LoadedModel, make_ready
-from pipeline.engine.network.partition import devices_of, spread
+from pipeline.engine.network.partition import devices_of, partition
 from schemas.engine import EngineSettings
 
 TINY = Shape()
@@ -116,7 +116,7 @@ def full_config(text: PreTrainedConfig) -> LlavaNextConfig:
 def build_random(config: LlavaNextConfig, settings: EngineSettings) -> LlavaNextForConditionalGeneration:
     """A network whose weights are drawn where they stay, layer after layer on the devices of `settings`."""
     text = config.get_text_config()
-    parts = spread(text.num_hidden_layers, devices_of(settings))
+    parts = partition(text.num_hidden_layers, devices_of(settings))
     torch.manual_seed(0)
     with _drawing(parts[0].device, settings):
         network = _with_one_layer(config)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from demo.checkpoint import EOS, byte_tokenizer
-from pipeline.engine.draft import Draft
+from pipeline.engine.completion import Completion
 from schemas.answer import Generation
 from schemas.engine import Sampling
 from schemas.sample import Prompt
@@ -48,10 +48,10 @@ def write(text: str, room: int, *, end: bool) -> Generation:
     tokenizer = byte_tokenizer()
     model: Any = SimpleNamespace(tokenizer=tokenizer, stop_ids=(EOS,))
     prompt = Prompt(id="p", text="?", token_ids=np.ones(1, np.int32), max_new_tokens=room)
-    draft = Draft(model, Sampling(cut_repetition=True), prompt)
+    completion = Completion(model, Sampling(cut_repetition=True), prompt)
     for token_id in [*tokenizer.encode(text, add_special_tokens=False), *([EOS] if end else [])]:
-        draft.add(token_id, CERTAIN)
-    return draft.generation()
+        completion.append(token_id, CERTAIN)
+    return completion.generation()
 
 
 def kept(text: str, room: int) -> str:

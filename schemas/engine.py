@@ -1,4 +1,4 @@
-"""How the engine runs, how it draws its tokens, and what it counts: records, refused where they are made."""
+"""How the engine runs, how it samples tokens, and what it counts: records, refused where they are made."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -14,7 +14,7 @@ PrefillKernels = Literal["torch", "cute"]
 
 _KERNELS = {"decode_kernel": get_args(DecodeKernel), "prefill_kernels": get_args(PrefillKernels)}
 
-BLOCK = 16  # neighbouring tokens that attend to a slot together
+BLOCK = 16  # neighbouring tokens that attend to cached keys together
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 # Settings that the engine chooses for the device it finds where they are None.
@@ -23,18 +23,18 @@ _SIZES = ("slots", "pages", "capacity", "prefill_tokens", "tiles_per_call")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn; temperature 0 is greedy. How many tokens at most is each prompt's own number."""
+    """How the next token is sampled; temperature 0 is greedy. How many tokens at most is each prompt's own number."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0  # 0 keeps every token
     repetition_penalty: float = 1.0
-    cut_repetition: bool = False  # an answer that goes round in a circle ends there, see engine/repetition.py
-    retry_penalty: float = 1.15  # the repetition penalty under which such an answer is tried once more
+    cut_repetition: bool = False  # an answer that repeats one cycle for ever ends there, see engine/repetition.py
+    retry_penalty: float = 1.15  # the repetition penalty of the one retry of such an answer
     min_new_tokens: int = 0  # nothing ends an answer before, but its max_new_tokens
     stop: tuple[str, ...] = ()
     seed: int = 0
-    ignore_eos: bool = False  # end tokens are drawn like any other: every answer has its max_new_tokens
+    ignore_eos: bool = False  # end tokens are sampled like any other: every answer has its max_new_tokens
 
     def __post_init__(self) -> None:
         _at_least("temperature", self.temperature, 0)
@@ -55,12 +55,12 @@ class Sampling:
 
     @property
     def retries(self) -> bool:
-        """Whether an answer that was cut as repetition is tried once more."""
+        """Tell whether an answer that was cut as repetition is tried once more."""
         return self.cut_repetition and self.retry_penalty > self.repetition_penalty
 
     @property
     def penalises(self) -> bool:
-        """Whether any row is drawn under a repetition penalty."""
+        """Tell whether any sequence is sampled under a repetition penalty."""
         return self.retries or self.repetition_penalty != 1
 
 
@@ -82,8 +82,8 @@ class EngineSettings:
     pages: int | None = None  # of 64 tokens, for all slots; None: what they could need, on a GPU as far as memory goes
     capacity: int | None = None  # tokens of one prompt and its answer; None: the model's context, 4096 at most
     bucket: int = BLOCK  # a prompt takes its length in a prefill, rounded up to a multiple of this
-    prefill_tokens: int | None = None  # places of one prefill, whole rows; None: 16896 on a GPU, else one row
-    tiles_per_call: int | None = None  # tiles the vision tower sees at once; None: 80 on a GPU, else 1
+    prefill_tokens: int | None = None  # of one prefill, padding included; None: 16896 on a GPU, else one prompt's
+    tiles_per_call: int | None = None  # tiles that the vision tower encodes at once; None: 80 on a GPU, else 1
     compile: bool | None = None  # torch.compile for the decoder's layers; None: on a GPU
     cuda_graphs: bool = True  # the decode step as one CUDA graph; not over several devices, nor in bitsandbytes' 8 bits
     decode_kernel: DecodeKernel | None = None  # attention of the decode step; None: triton on a GPU, else sdpa
@@ -109,7 +109,7 @@ class EngineSettings:
             _one_of("quantize", self.quantize, get_args(Quantize))
 
     def _check_kernels(self, name: str, own: str) -> None:
-        """Of a CPU there are PyTorch's own alone."""
+        """Raise Refused for kernels that do not exist, and for any but PyTorch's own on a CPU."""
         asked = getattr(self, name)
         if asked is not None:
             _one_of(name, asked, _KERNELS[name])
@@ -127,24 +127,24 @@ class EngineStatistics:
     num_rows: int = 0  # prompts answered or failed here
     num_images: int = 0  # through the vision tower
     num_tiles: int = 0
-    num_tile_places: int = 0  # tiles and the black ones that fill their calls
+    num_padded_tiles: int = 0  # tiles and the black ones that fill their calls
     num_prompt_tokens: int = 0  # of the rows; what prompts share counts for each of them
     num_prefilled_tokens: int = 0  # what prompts share counts once
     num_prefix_tokens: int = 0  # of the job's common beginning, copied to rows and not prefilled again
-    num_prefill_places: int = 0  # prefilled tokens and their padding
+    num_padded_tokens: int = 0  # prefilled tokens and their padding
     num_answer_tokens: int = 0
     num_prefills: int = 0
     num_decode_steps: int = 0
     num_slot_steps: int = 0  # slots, summed over the decode steps
-    num_busy_slot_steps: int = 0  # those with a row in them
-    num_second_tries: int = 0  # of answers that went round in a circle
+    num_busy_slot_steps: int = 0  # those with a sequence in them
+    num_retries: int = 0  # under penalty, of answers that were cut as repetition
     num_out_of_memory: int = 0
     vision_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
     waiting_s: float = 0.0  # callers there, and nothing to do until they hand in more rows
     teraflop: float = 0.0
-    possible_teraflop: float = 0.0  # what products alone would have been in the seconds at work; 0: not measured
+    possible_teraflop: float = 0.0  # what products alone would have been in the busy seconds; 0: not measured
 
     def __add__(self, other: "EngineStatistics") -> "EngineStatistics":
         return EngineStatistics(
@@ -158,27 +158,27 @@ class EngineStatistics:
 
     @property
     def busy_s(self) -> float:
-        """Seconds at work."""
+        """Return the seconds in which the device worked."""
         return self.vision_s + self.prefill_s + self.decode_s
 
     @property
     def prefill_padding(self) -> float:
-        """The share of the prefilled tokens that are nobody's."""
-        return 1 - _share(self.num_prefilled_tokens, self.num_prefill_places, empty=1.0)
+        """Return the share of padding in the tokens of prefills."""
+        return 1 - _share(self.num_prefilled_tokens, self.num_padded_tokens, empty=1.0)
 
     @property
     def tile_padding(self) -> float:
-        """The share of the tiles in the vision tower that are nobody's."""
-        return 1 - _share(self.num_tiles, self.num_tile_places, empty=1.0)
+        """Return the share of padding in the tiles of the vision tower."""
+        return 1 - _share(self.num_tiles, self.num_padded_tiles, empty=1.0)
 
     @property
     def slot_use(self) -> float:
-        """The share of the slots at work, mean over the decode steps."""
+        """Return the share of busy slots, mean over the decode steps."""
         return _share(self.num_busy_slot_steps, self.num_slot_steps)
 
     @property
     def utilisation(self) -> float:
-        """The share of the device's own product rate that useful arithmetic was done at, while at work."""
+        """Return the share of the device's product rate that useful arithmetic reached in the busy seconds."""
         return _share(self.teraflop, self.possible_teraflop)
 
 

@@ -27,8 +27,8 @@ class EchoEngine:
             for prompt in sample.prompts:
                 yield answer_from(sample, prompt, None if prompt.failure else self._echo(sample, prompt))
 
-    def draw_as(self, sampling: Sampling) -> None:
-        """The text and the sizes are there to be echoed, however tokens are drawn."""
+    def set_sampling(self, sampling: Sampling) -> None:
+        """The text and the sizes are there to be echoed, however tokens are sampled."""
 
     def statistics(self) -> EngineStatistics:
         return EngineStatistics()

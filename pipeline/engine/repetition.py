@@ -1,4 +1,4 @@
-"""Runaway repetition: when an answer goes round in a circle that would fill its room, and how much of it is kept."""
+"""Runaway repetition: find answers that repeat one cycle until their room is full, and how much of them to keep."""
 
 import math
 from collections.abc import Sequence
@@ -13,34 +13,34 @@ _CERTAIN = math.log(0.5)  # of filling the room
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runaway:
-    """Repeats at the end of an answer: from `start` on its tokens are a cycle of so many, over and over."""
+    """Repeats at the end of an answer: from `start` on, its tokens are one cycle of this length, over and over."""
 
     start: int
     cycle: int
 
     def whole_rounds(self, num_tokens: int) -> int:
-        """Return how many of so many tokens are left without the round that has only begun."""
+        """Return how many of so many tokens are left without the last, incomplete round."""
         return num_tokens - (num_tokens - self.start) % self.cycle
 
 
 def find_runaway(token_ids: Sequence[int], logprobs: Sequence[float] = (), room: float = math.inf) -> Runaway | None:
     """Find the repeats of an answer that has `room` tokens at most; None where it may yet come to an end of its own.
 
-    Print repeats too, so a circle counts as one in two cases only. The room is full, and its last SPAN tokens are one.
-    Or half the room is, and EARLY tokens at least, and the model is certain: were every token to come as likely as the
-    last ones were, it would more likely than not fill the room. What counts up or changes a word a round is no circle.
+    Print repeats too, so a cycle counts in two cases only. The room is full, and its last SPAN tokens are one cycle. Or
+    half the room is, EARLY tokens at least, and the model is certain: were every token to come as likely as the last
+    ones were, they would more likely than not fill the room. What counts up, or changes a word a round, is no cycle.
     """
     num = len(token_ids)
     if num >= room:
         return find_cycle(token_ids, SPAN)
-    span = max(EARLY, room // 2)  # without an end of the room there is no circle that would fill it
+    span = max(EARLY, room // 2)  # an unlimited room is never filled
     if num < span or num % LOOK_EVERY or sum(logprobs[-SPAN:]) / SPAN * (room - num) < _CERTAIN:
         return None
     return find_cycle(token_ids, int(span))
 
 
 def find_cycle(token_ids: Sequence[int], span: int) -> Runaway | None:
-    """Find the shortest cycle that the last `span` tokens are, at least ROUNDS times, and where it began."""
+    """Find the shortest cycle that fills the last `span` tokens at least ROUNDS times, and where it began."""
     if len(token_ids) < span:
         return None
     tail = list(token_ids[-span:])
@@ -54,5 +54,5 @@ def find_cycle(token_ids: Sequence[int], span: int) -> Runaway | None:
 
 
 def _is_cycle(tokens: list[int], length: int) -> bool:
-    """The last tokens first: most lengths are no cycle of theirs, and whole lists need not be compared."""
+    """Compare the last tokens first: that rules out most lengths without comparing whole lists."""
     return tokens[-4:] == tokens[-4 - length : -length] and tokens[length:] == tokens[:-length]

@@ -1,4 +1,4 @@
-"""How the next tokens are drawn from logits, for all rows at once and on their device."""
+"""Sample the next tokens from logits, for all rows of a batch at once and on their device."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ _WIDTH_STEP = 16  # float32 numbers in 64 bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawState:
-    """What drawing must know of each row, on the device; `seen` is updated in place by what is drawn."""
+class SamplingState:
+    """What the sampler must know of each row, on the device; sampling updates `seen` in place."""
 
     seeds: Tensor  # (rows,) int64
-    steps: Tensor  # (rows,) int64: tokens drawn so far
+    steps: Tensor  # (rows,) int64: tokens sampled so far
     seen: Tensor | None  # (rows, the sampler's width) bool: tokens of the prompt and the answer; None without a penalty
     penalties: Tensor | None = None  # (rows,) float32: of the tokens seen, 1 for none; None where `seen` is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class Sampled:
     """One token for every row, and its log-probability under the model's own distribution; both (rows,)."""
 
     token_ids: Tensor
@@ -30,7 +30,7 @@ class Draw:
 
 
 class Sampler:
-    """Draws one token a row; no number of a row depends on another's, and nothing waits for the host."""
+    """Samples one token a row; no number of a row depends on another's, and nothing waits for the host."""
 
     def __init__(self, sampling: Sampling, num_tokens: int, stop_ids: Tensor) -> None:
         self._sampling = sampling
@@ -39,31 +39,31 @@ class Sampler:
         ends = torch.zeros(self.width, dtype=torch.bool, device=stop_ids.device)
         self._ends = ends.index_fill(0, stop_ids[stop_ids < num_tokens], True)
 
-    def draw(self, logits: Tensor, state: DrawState) -> Draw:
-        """The next token of every row from its logits, (rows, vocabulary)."""
-        logits = self._known(logits)
-        scores = self._steer(logits, state)
+    def sample(self, logits: Tensor, state: SamplingState) -> Sampled:
+        """Sample the next token of every row from its logits, (rows, vocabulary)."""
+        logits = self._padded(logits)
+        scores = self._penalise(logits, state)
         if self._sampling.temperature:
-            chosen = pick(_shape(scores, self._sampling)[:, : self._num_tokens], noise(state.seeds, state.steps))
+            chosen = pick(_truncate(scores, self._sampling)[:, : self._num_tokens], noise(state.seeds, state.steps))
         else:
             chosen = scores.argmax(-1)
         own = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
-        if state.seen is not None:  # last: a draw that ran out of memory can be made again
+        if state.seen is not None:  # last: a step that ran out of memory before can be run again
             state.seen.scatter_(1, chosen[:, None], True)
-        return Draw(token_ids=chosen, logprobs=own)
+        return Sampled(token_ids=chosen, logprobs=own)
 
-    def _known(self, logits: Tensor) -> Tensor:
-        """The scores in float32, those of the table's padding out of reach.
+    def _padded(self, logits: Tensor) -> Tensor:
+        """Copy the scores to float32, and set those of the table's padding to -inf.
 
         Every row begins at a multiple of 64 bytes: where it began elsewhere, a GPU would sum it in another order, and a
-        row's numbers would depend on its place.
+        row's numbers would depend on its index.
         """
-        known = torch.full((len(logits), self.width), -torch.inf, device=logits.device)
-        known[:, : self._num_tokens] = logits[:, : self._num_tokens]
-        return known
+        padded = torch.full((len(logits), self.width), -torch.inf, device=logits.device)
+        padded[:, : self._num_tokens] = logits[:, : self._num_tokens]
+        return padded
 
-    def _steer(self, logits: Tensor, state: DrawState) -> Tensor:
-        """Repetition penalty, then no end before `min_new_tokens`: transformers' order."""
+    def _penalise(self, logits: Tensor, state: SamplingState) -> Tensor:
+        """Apply the repetition penalty, then forbid an end before `min_new_tokens`: transformers' order."""
         if state.seen is not None and state.penalties is not None:
             penalty = state.penalties[:, None]  # a factor of 1 changes no bit
             penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
@@ -75,7 +75,7 @@ class Sampler:
 
 
 def pick(probabilities: Tensor, noise: Tensor) -> Tensor:
-    """The token at which each row's cumulative probability passes its number in [0, 1).
+    """Return the token at which each row's cumulative probability passes its number in [0, 1).
 
     In vocabulary order and double precision: what another batch shape does to the last bits moves no boundary far.
     """
@@ -86,7 +86,7 @@ def pick(probabilities: Tensor, noise: Tensor) -> Tensor:
 
 
 def noise(seeds: Tensor, steps: Tensor) -> Tensor:
-    """A number in [0, 1) for each row's step, from both alone: the 64-bit mixing of splitmix64, in wrapping int64."""
+    """Return a number in [0, 1) for each row's seed and step: the 64-bit mixing of splitmix64, in wrapping int64."""
     mixed = seeds + (steps + 1) * -0x61C8864680B583EB
     mixed = (mixed ^ _shift(mixed, 30)) * -0x40A7B892E31B1A47
     mixed = (mixed ^ _shift(mixed, 27)) * -0x6B2FB644ECCEEE15
@@ -94,8 +94,8 @@ def noise(seeds: Tensor, steps: Tensor) -> Tensor:
     return _shift(mixed, 32).double() * 2.0**-32  # 32 bits: their product with a sum stays below the sum
 
 
-def row_seed(seed: int, sample_id: str, prompt_id: str) -> int:
-    """The seed of one row: it follows from the job's seed and the row's ids alone, not from when or where it runs."""
+def sequence_seed(seed: int, sample_id: str, prompt_id: str) -> int:
+    """Return the seed of a sequence: it follows from the job's seed and the ids, not from when or where it runs."""
     name = f"{seed}\0{sample_id}\0{prompt_id}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little", signed=True)
 
@@ -105,8 +105,8 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _shape(scores: Tensor, sampling: Sampling) -> Tensor:
-    """Temperature, then top-k, then top-p; the probabilities that are left, not yet summing to 1."""
+def _truncate(scores: Tensor, sampling: Sampling) -> Tensor:
+    """Apply temperature, then top-k, then top-p; return the probabilities that are left, not yet summing to 1."""
     below = (scores - scores.amax(-1, keepdim=True)).double()  # at most 0: the smallest temperature makes no inf or NaN
     probabilities = (below / sampling.temperature).softmax(-1)
     if sampling.top_k:

@@ -1,194 +1,180 @@
-"""Which rows run when: prefill as soon as slots and pages are free, else one token more in every slot."""
+"""Which sequences run when: a prefill as soon as slots and pages are free, else one more token in every slot."""
 
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable
+from functools import partial
 
-import torch
-
-from pipeline.engine.batch import lay_out
-from pipeline.engine.kernels.pages import Seat, Seats
-from pipeline.engine.queue import Waiting
-from pipeline.engine.runner import Launched, Runner
-from pipeline.engine.sequence import PrefillGroup, Row, alone, draft_of
-from pipeline.engine.sizes import Sizes
+from pipeline.engine.batch import make_batch
+from pipeline.engine.kernels.pages import Allocator
+from pipeline.engine.model_runner import InFlight, ModelRunner
+from pipeline.engine.out_of_memory import OutOfMemory, try_in_memory
+from pipeline.engine.prefill_group import PrefillGroup, group_of_one
+from pipeline.engine.sequence import Sequence, Status, describe_length
+from pipeline.engine.shapes import Shapes
+from pipeline.engine.waiting import WaitingQueue
 from schemas.errors import Failure
 
-_PART = 2  # a prefill's rows take at most this part of all pages: it need not wait until nearly all others have ended
+_PART = 2  # a prefill takes at most this part of all pages: it need not wait until nearly all sequences have ended
 _AT_HAND = 4  # prefills' worth of groups whose features are kept: enough of them to fill one to its end
 
 
 class Scheduler:
-    """Rows take a slot, and all pages that they may need, when they are prefilled, and leave them at their last token:
-    the slots never wait for the longest, and no row at work ever lacks a page.
+    """Runs sequences from waiting to done.
 
-    Reading a step's tokens lags one step behind launching it on a GPU, which so never waits for the host; a row's last
-    step is therefore one too many, and ignored.
+    A sequence takes a slot, and all pages that it may ever need, at its prefill, and releases them at its last token:
+    slots never wait for the longest answer, and no running sequence ever lacks a page.
+
+    On a GPU a step's tokens are read one step after it was launched, so that the device never waits for the host; the
+    last step of a sequence is therefore one too many, and its token is ignored.
     """
 
-    def __init__(self, runner: Runner, sizes: Sizes, *, on_gpu: bool) -> None:
-        self._runner, self._sizes = runner, sizes
-        self._waiting = Waiting(
-            num_places=sizes.prefill_tokens,
-            step=sizes.bucket,
-            tiles_per_call=sizes.tiles_per_call,
-            most_rows=sizes.drawn,
-            most_pages=sizes.pages // _PART,
+    def __init__(self, runner: ModelRunner, shapes: Shapes, *, on_gpu: bool) -> None:
+        self._runner, self._shapes = runner, shapes
+        self._waiting = WaitingQueue(
+            num_padded_tokens=shapes.prefill_tokens,
+            bucket=shapes.bucket,
+            tiles_per_call=shapes.tiles_per_call,
+            max_sequences=shapes.max_prompts_per_prefill,
+            max_pages=shapes.pages // _PART,
         )
-        self._free = Seats(num_slots=sizes.slots, num_pages=sizes.pages)
-        self._seats: dict[Seat, Row] = {}
-        self._unread: deque[Launched] = deque()
+        self._running: dict[int, Sequence] = {}  # by slot
+        self._allocator = Allocator(num_slots=shapes.slots, num_pages=shapes.pages)
+        self._in_flight: deque[InFlight] = deque()
         self._lags = on_gpu
-        self._num_done = 0
-        self.counts: Counter[str] = Counter()
+        self._counters = runner.counters
+
+    def step(self, *, more_to_come: bool) -> bool:
+        """Schedule, run, postprocess; tell whether a sequence is done.
+
+        While more is to come a prefill that is not full waits for it, unless nothing is running.
+        """
+        num_done = self._counters.num_rows
+        short = not self._running or (not more_to_come and self._is_short_worth_it)
+        self._encode_images(1, short)
+        groups = self._waiting.take(self._allocator.num_free_slots, self._allocator.num_free_pages, short=short)
+        launched = self._prefill(groups) if groups else self._decode()
+        if groups:  # while a GPU is busy with a prefill, the host's part of encoding costs nothing
+            self._encode_images(_AT_HAND, short)
+        self._in_flight.extend(launched)
+        self._postprocess(keep=len(launched) if self._lags else 0)
+        return self._counters.num_rows > num_done
 
     @property
-    def idle(self) -> bool:
-        """Whether there is nothing to do until more is added."""
-        return not (self._waiting or self._seats or self._unread)
+    def is_idle(self) -> bool:
+        """Tell whether there is nothing to do until more is added."""
+        return not (self._waiting or self._running or self._in_flight)
 
     @property
-    def seats(self) -> tuple[Seat, ...]:
-        """What the rows at work have."""
-        return tuple(self._seats)
+    def running(self) -> tuple[Sequence, ...]:
+        """Return the sequences that hold slots and pages."""
+        return tuple(self._running.values())
 
     @property
     def num_free_pages(self) -> int:
-        """Pages that no row has."""
-        return self._free.num_pages
+        """Count the pages that no sequence holds."""
+        return self._allocator.num_free_pages
 
     def add(self, groups: Iterable[PrefillGroup]) -> None:
-        """Take rows in."""
+        """Queue groups."""
         self._waiting.add(groups)
 
-    def step(self, *, more_to_come: bool) -> bool:
-        """Schedule, run, postprocess; whether a row is done. A short prefill waits while a full one may yet come."""
-        short = not self._seats or (not more_to_come and self._is_short_worth_it)
-        before = self._num_done
-        self._see(1, short)
-        chosen = self._waiting.take(self._free.num_slots, self._free.num_pages, short=short)
-        launched = self._prefill(chosen) if chosen else self._decode()
-        if chosen:  # what the host does for it costs nothing while a GPU is at work on a prefill
-            self._see(_AT_HAND, short)
-        self._unread.extend(launched)
-        self._postprocess(keep=len(launched) if self._lags else 0)
-        return self._num_done > before
+    def abort(self, sequences: Iterable[Sequence]) -> None:
+        """Stop sequences that nobody waits for any more."""
+        for sequence in sequences:
+            sequence.abort()
+        self._waiting.drop_done()
+        self._release([sequence for sequence in self._running.values() if sequence.is_done])
 
     @property
     def _is_short_worth_it(self) -> bool:
-        """Whether to prefill what waits though it does not fill a prefill: second tries come one by one, those wait."""
-        return len(self._seats) * 2 < self._sizes.slots or self._waiting.has_first_tries
+        """Tell whether to prefill what does not fill a prefill: retries come one by one, and wait for others."""
+        return len(self._running) * 2 < self._shapes.slots or self._waiting.has_first_attempts
 
-    def drop_unwanted(self) -> None:
-        """Forget the rows that nobody waits for any more."""
-        self._waiting.drop_unwanted()
-        self._leave([seat for seat, row in self._seats.items() if not row.wanted])
+    def _encode_images(self, num_prefills: int, short: bool) -> None:
+        """Encode images until the groups that are ready fill so many prefills."""
+        while groups := self._waiting.next_to_encode(num_prefills, short=short):
+            shortage = self._runner.encode_images([group.images for group in groups])
+            if shortage is not None:
+                self._encode_fewer(groups, shortage)
+            self._waiting.move_encoded()
 
-    def _see(self, prefills: int, short: bool) -> None:
-        """Compute features until those of so many prefills are at hand."""
-        while groups := self._waiting.next_to_see(prefills, short=short):
-            shortage = None
-            try:
-                self._runner.see(groups)
-            except torch.OutOfMemoryError as error:
-                shortage = str(error)
-            if shortage is not None:  # out of the handler, as below
-                self._see_fewer(groups, shortage)
-            self._waiting.sort()
-
-    def _see_fewer(self, groups: Sequence[PrefillGroup], shortage: str) -> None:
-        """Run out of memory: one group's images at a time from now on; those too large alone fail."""
-        torch.cuda.empty_cache()
-        self.counts["out of memory"] += 1
+    def _encode_fewer(self, groups: Collection[PrefillGroup], shortage: OutOfMemory) -> None:
+        """Encode one group's images at a time from now on; those that do not fit alone fail."""
         if len(groups) > 1:
             self._waiting.tiles_per_call = 1
             return
         self._fail(groups, shortage)
-        self._waiting.drop_unwanted()
+        self._waiting.drop_done()
 
-    def _prefill(self, groups: Sequence[PrefillGroup]) -> list[Launched]:
-        seats = [[self._free.take(row.most_tokens) for row in group.rows] for group in groups]
-        batch = lay_out(groups, seats, self._waiting.num_places, self._sizes.bucket)
-        try:
-            launched = [self._runner.prefill(batch, [group.pictures for group in groups])]
-        except torch.OutOfMemoryError as error:
-            launched, shortage = [], str(error)
-        if not launched:  # out of the handler: the error's traceback no longer holds the tensors of the attempt
-            self._give_way(groups, seats, shortage)
+    def _prefill(self, groups: Collection[PrefillGroup]) -> list[InFlight]:
+        sequences = [sequence for group in groups for sequence in group.sequences]
+        for sequence in sequences:
+            sequence.allocation = self._allocator.allocate(sequence.max_tokens)
+        batch = make_batch(groups, self._waiting.num_padded_tokens, self._shapes.bucket)
+        run = partial(self._runner.prefill, batch, [group.images for group in groups])
+        launched = try_in_memory(run, self._counters)
+        if isinstance(launched, OutOfMemory):
+            self._release(sequences)
+            self._prefill_fewer(groups, launched)
             return []
-        for group, own in zip(groups, seats, strict=True):
-            self._seats.update(zip(own, group.rows, strict=True))
-        return launched
+        for sequence in sequences:
+            sequence.status = Status.RUNNING
+            self._running[sequence.allocation.slot] = sequence
+        return [launched]
 
-    def _give_way(self, groups: Sequence[PrefillGroup], seats: Sequence[Sequence[Seat]], shortage: str) -> None:
-        """Run out of memory: try half as many places; a group too large alone fails."""
-        torch.cuda.empty_cache()
-        self.counts["out of memory"] += 1
-        taken = [seat for own in seats for seat in own]
-        self._runner.rest(taken)
-        self._free.take_back(taken)
-        if self._waiting.shrink(groups):
-            return
-        self._fail(groups, shortage)
+    def _prefill_fewer(self, groups: Collection[PrefillGroup], shortage: OutOfMemory) -> None:
+        """Make prefills half as large from now on; a group that does not fit alone fails."""
+        if not self._waiting.shrink(tuple(groups)):
+            self._fail(groups, shortage)
 
-    def _fail(self, groups: Iterable[PrefillGroup], shortage: str) -> None:
-        for row in (row for group in groups for row in group.rows):
-            row.wanted = False
-            if not draft_of(row).abandon():  # a second try: the first one's answer stands
-                row.failure = _too_large(row, shortage)
-            self._finish(row)
-
-    def _decode(self) -> list[Launched]:
-        if not self._seats:
+    def _decode(self) -> list[InFlight]:
+        if not self._running:
             return []
-        lengths = [len(row.prompt.token_ids) + draft_of(row).num_tokens for row in self._seats.values()]
-        self.counts["busy slots"] += len(lengths)
-        self.counts["pairs"] += sum(lengths)
-        try:
-            reading = self._runner.decode(max(lengths))
-        except torch.OutOfMemoryError:
-            reading = None
-        if reading is None:  # its shape is always the same: only what the allocator keeps back can make room
-            torch.cuda.empty_cache()
-            self.counts["out of memory"] += 1
-            reading = self._runner.decode(max(lengths))
-        return [
-            Launched(reading=reading, drafts=tuple((seat.slot, draft_of(row)) for seat, row in self._seats.items()))
-        ]
+        lengths = [sequence.num_tokens for sequence in self._running.values()]
+        self._counters.num_busy_slot_steps += len(lengths)
+        self._counters.num_attention_pairs += sum(lengths)
+        run = partial(self._runner.decode, self._running, max(lengths))
+        launched = try_in_memory(run, self._counters)
+        if isinstance(launched, OutOfMemory):  # its shape is always the same: what the allocator kept back must do
+            launched = run()
+        return [launched]
 
     def _postprocess(self, keep: int) -> None:
-        while len(self._unread) > keep:
-            launched = self._unread.popleft()
-            token_ids, logprobs = launched.reading.wait()
-            for place, draft in launched.drafts:
-                draft.add(int(token_ids[place]), logprobs[place])
-        done = {seat: row for seat, row in self._seats.items() if draft_of(row).finish_reason}
-        self._leave(list(done))
-        for row in done.values():
-            if (second := draft_of(row).second_try()) is not None:
-                row.draft = second
-                self._waiting.add([alone(row)])
-                self.counts["second tries"] += 1
+        """Read all launched tokens but those of the last `keep` steps; release the slots of sequences that ended."""
+        while len(self._in_flight) > keep:
+            self._in_flight.popleft().read()
+        ended = [sequence for sequence in self._running.values() if sequence.completion.finish_reason]
+        self._release(ended)
+        for sequence in ended:
+            if sequence.retry():
+                self._waiting.add([group_of_one(sequence)])
+                self._counters.num_retries += 1
             else:
-                self._finish(row)
+                self._finish(sequence, Status.FINISHED)
 
-    def _finish(self, row: Row) -> None:
-        row.done = True
-        self._num_done += 1
-        self.counts["rows"] += 1
-        self.counts["prompt tokens"] += len(row.prompt.token_ids)
-        self.counts["answer tokens"] += draft_of(row).num_tokens
+    def _fail(self, groups: Iterable[PrefillGroup], shortage: OutOfMemory) -> None:
+        for sequence in (sequence for group in groups for sequence in group.sequences):
+            if sequence.completion.end_retry():  # the answer of its first attempt stands
+                self._finish(sequence, Status.FINISHED)
+                continue
+            message = f"{describe_length(sequence.prompt)} do not fit the device alone: {shortage.message}"
+            sequence.failure = Failure(stage="generate", type="OutOfMemory", message=message)
+            self._finish(sequence, Status.FAILED)
 
-    def _leave(self, seats: Sequence[Seat]) -> None:
-        if not seats:
+    def _finish(self, sequence: Sequence, status: Status) -> None:
+        self._counters.num_rows += 1
+        self._counters.num_prompt_tokens += len(sequence.prompt.token_ids)
+        self._counters.num_answer_tokens += sequence.completion.num_tokens
+        sequence.status = status  # last: its caller may read it from now on
+
+    def _release(self, sequences: Collection[Sequence]) -> None:
+        """Take back slots and pages, of sequences that run or that were about to."""
+        if not sequences:
             return
-        self._runner.rest(seats)
-        for seat in seats:
-            if not draft_of(self._seats.pop(seat)).finite:
-                self._runner.clear(seat)
-        self._free.take_back(seats)
-
-
-def _too_large(row: Row, shortage: str) -> Failure:
-    prompt = row.prompt
-    needs = f"{len(prompt.token_ids)} prompt tokens and up to {prompt.max_new_tokens} new ones"
-    return Failure(stage="generate", type="OutOfMemory", message=f"{needs} do not fit the device alone: {shortage}")
+        allocations = [sequence.allocation for sequence in sequences]
+        self._runner.release(allocations)
+        for sequence in sequences:
+            self._running.pop(sequence.allocation.slot, None)
+            if not sequence.completion.is_finite:
+                self._runner.clear(sequence.allocation)
+        self._allocator.free(allocations)

@@ -1,135 +1,99 @@
-"""Rows, and which of them are prefilled as one: prompts of a sample behind the beginning that they share."""
+"""One prompt being generated: its status, what it holds, and its answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from enum import Enum
 
-from torch import Tensor
+import numpy as np
 
-from pipeline.engine.draft import Draft
-from pipeline.engine.kernels.layout import round_up
-from pipeline.engine.kernels.pages import num_pages
-from pipeline.preprocess.prompt import common_length
+from pipeline.engine.completion import Completion
+from pipeline.engine.kernels.pages import Allocation
+from schemas.answer import Answer, answer_from
 from schemas.errors import Failure
-from schemas.sample import Prompt, Sample, TokenIds
-
-_LEAST_PREFIX = 32  # tokens of a job's prefix that are worth copying them to every row
+from schemas.sample import Prompt, Sample
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Row:
-    """One prompt of one sample on its way to an answer. The engine's thread writes to it, its caller waits for it."""
+class Status(Enum):
+    """Where a sequence is on its way; only the engine's thread moves it on."""
 
-    sample: Sample
-    prompt: Prompt
-    draft: Draft | None = None  # None where the prompt has failed before it came here
-    failure: Failure | None = None
-    done: bool = False
-    wanted: bool = True  # until its caller goes away
+    WAITING = "waiting"  # for its image features and a prefill; so does a retry
+    RUNNING = "running"  # it has a slot and pages
+    FINISHED = "finished"
+    FAILED = "failed"  # for the reason that its failure says, or none: nobody waits for it any more
+
+
+class Sequence:
+    """A prompt of a sample on its way to an answer. The engine's thread changes it, its caller waits until it is done.
+
+    One with a `failure` from the start never runs and has no completion.
+    """
+
+    def __init__(
+        self, sample: Sample, prompt: Prompt, completion: Completion | None = None, failure: Failure | None = None
+    ) -> None:
+        assert (completion is None) == (failure is not None)
+        self.sample, self.prompt, self.failure = sample, prompt, failure
+        self.status = Status.WAITING if failure is None else Status.FAILED
+        self._completion = completion
+        self._allocation: Allocation | None = None
 
     @property
-    def most_tokens(self) -> int:
-        """Tokens of prompt and answer, at most."""
+    def completion(self) -> Completion:
+        """Return the tokens of the current attempt."""
+        assert self._completion is not None
+        return self._completion
+
+    @property
+    def allocation(self) -> Allocation:
+        """Return the slot and pages that it holds while it runs."""
+        assert self._allocation is not None
+        return self._allocation
+
+    @allocation.setter
+    def allocation(self, allocation: Allocation) -> None:
+        self._allocation = allocation
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether nothing will change any more."""
+        return self.status in (Status.FINISHED, Status.FAILED)
+
+    @property
+    def num_tokens(self) -> int:
+        """Count the tokens of the prompt, and of the answer so far."""
+        return len(self.prompt.token_ids) + self.completion.num_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """Return the most tokens that prompt and answer may have together."""
         return len(self.prompt.token_ids) + self.prompt.max_new_tokens
 
+    def retry(self) -> bool:
+        """Begin the retry under penalty and wait again; False where the ended attempt needs none."""
+        completion = self.completion.retry()
+        if completion is None:
+            return False
+        self._completion, self.status = completion, Status.WAITING
+        return True
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Pictures:
-    """A sample's images, and their features from when they are computed until its last group is prefilled."""
+    def abort(self) -> None:
+        """Stop, as nobody waits for the answer any more."""
+        if not self.is_done:
+            self.status = Status.FAILED
 
-    sample: Sample
-    features: Tensor | None = None  # (num_image_tokens, width)
-
-    @property
-    def num_tiles(self) -> int:
-        """Tiles that the vision tower has yet to see."""
-        return len(self.sample.tiles) if self.features is None else 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PrefillGroup:
-    """Rows of one sample that begin with the same tokens: these are prefilled once, as one row, for all of them.
-
-    A single row is a group of its own, whose shared tokens are its whole prompt.
-    """
-
-    rows: tuple[Row, ...]
-    num_shared: int
-    pictures: Pictures
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anyone still waits for one of its rows."""
-        return any(row.wanted for row in self.rows)
-
-    @property
-    def num_pages(self) -> int:
-        """Pages of the cache that its rows need together."""
-        return sum(num_pages(row.most_tokens) for row in self.rows)
-
-    @property
-    def prefix(self) -> TokenIds:
-        """The tokens of the job's that they all begin with, and that need not be run for them."""
-        return self.rows[0].prompt.token_ids[: self.num_prefix]
-
-    @property
-    def num_prefix(self) -> int:
-        """How many these are: none where nothing that is shared would be left behind them."""
-        length = min(row.prompt.num_common for row in self.rows)
-        return length if length < self.num_shared else 0
-
-    @property
-    def shared(self) -> TokenIds:
-        """The tokens that all its rows begin with."""
-        return self.rows[0].prompt.token_ids[: self.num_shared]
-
-    def rest(self, row: Row) -> TokenIds:
-        """The tokens that one of its rows goes on with."""
-        return row.prompt.token_ids[self.num_shared :]
-
-    def num_places(self, step: int) -> int:
-        """Places that it takes in a prefill: what is shared behind the prefix and every rest, each a multiple of
-        `step`."""
-        rests = [len(row.prompt.token_ids) - self.num_shared for row in self.rows]
-        return sum(round_up(length, step) for length in (self.num_shared - self.num_prefix, *rests))
+    def answer(self) -> Answer:
+        """Return the answer of a done sequence: a text, or why there is none. Decodes its tokens."""
+        assert self.is_done
+        if self.failure is None and not self.completion.has_answer:
+            rule = "the network's numbers must be finite, float16 overflows where bfloat16 and float32 do not"
+            self.failure = Failure(stage="generate", type="NotFinite", message=f"{rule}; some were not")
+        if self.failure is None:
+            generation, self.failure = self.completion.generation(), self.completion.failure
+            if self.failure is None:
+                return answer_from(self.sample, self.prompt, generation)
+        empty = replace(self.prompt, token_ids=np.zeros(0, np.int32), num_common=0, failure=self.failure)
+        return answer_from(self.sample, empty, None)
 
 
-def draft_of(row: Row) -> Draft:
-    """The answer being drawn of a row that has not failed."""
-    assert row.draft is not None
-    return row.draft
-
-
-def alone(row: Row) -> PrefillGroup:
-    """A row as a group of its own, to be prefilled whatever has become of its relatives."""
-    return PrefillGroup(rows=(row,), num_shared=len(row.prompt.token_ids), pictures=Pictures(sample=row.sample))
-
-
-def prefix_length(prompt: Prompt, step: int) -> int:
-    """How much of a prompt is taken from the job's prefix: whole steps, so that what is behind it stands in its
-    blocks, and is padded, as if it were run from its start."""
-    length = min(prompt.num_common, len(prompt.token_ids) - 1) // step * step
-    return length if length >= _LEAST_PREFIX else 0
-
-
-def groups(rows: Sequence[Row], most: int, image_token_id: int) -> list[PrefillGroup]:
-    """Group the rows of one sample, at most so many a group; they share only what is worth sharing.
-
-    The decision follows from the sample's own prompts, never from what else is waiting: it decides the shapes.
-    """
-    pictures = Pictures(sample=rows[0].sample)
-    parts = [rows[i : i + most] for i in range(0, len(rows), most)]
-    return [
-        PrefillGroup(rows=tuple(own), num_shared=num_shared, pictures=pictures)
-        for part in parts
-        for own, num_shared in _share(part, image_token_id)
-    ]
-
-
-def _share(rows: Sequence[Row], image_token_id: int) -> list[tuple[Sequence[Row], int]]:
-    prompts = [row.prompt.token_ids for row in rows]
-    num_shared = min(common_length(prompts), min(map(len, prompts)) - 1)  # every row has a token left to go on from
-    longest_rest = max(map(len, prompts)) - num_shared
-    images_left = any((ids[num_shared:] == image_token_id).any() for ids in prompts)
-    if len(rows) > 1 and num_shared > longest_rest and not images_left:
-        return [(rows, num_shared)]
-    return [((row,), len(row.prompt.token_ids)) for row in rows]
+def describe_length(prompt: Prompt) -> str:
+    """Say how long a prompt and its answer may be, for messages."""
+    return f"{len(prompt.token_ids)} prompt tokens and up to {prompt.max_new_tokens} new ones"

@@ -1,18 +1,18 @@
-"""What each slot carries from step to step: a few numbers and the pages of its row, on the device."""
+"""What each slot of the decode batch carries from step to step, on the device."""
 
 import torch
 from torch import Tensor
 
 from pipeline.engine.kernels.layout import round_up
 from pipeline.engine.kernels.pages import EMPTY, IDLE
-from pipeline.engine.sampling import Draw, DrawState
+from pipeline.engine.sampling import Sampled, SamplingState
 from schemas.engine import BLOCK
 
 
 class Slots:
-    """Numbers of every slot, (rows,) each: a row a slot, then rows of no slot up to a whole block of a product.
+    """Numbers of every slot, (rows,) each: one row a slot, then padding up to a whole block of a product.
 
-    In a block that is not whole a CPU's bfloat16 products round a row by where it stands.
+    In a block that is not whole a CPU's bfloat16 products round a row by its index.
     """
 
     def __init__(self, num: int, num_pages: int, num_seen: int, device: torch.device) -> None:
@@ -29,22 +29,23 @@ class Slots:
 
     @property
     def dummy(self) -> int:
-        """A row that no step runs, for what is nobody's."""
+        """Return a row that no step reads: where a prefill writes the numbers of its padding."""
         return self.num_rows
 
-    def state(self) -> DrawState:
-        """What drawing must know of the slots, as views."""
+    def state(self) -> SamplingState:
+        """Return what the sampler must know of the slots, as views."""
         seen = None if self.seen is None else self.seen[: self.num_rows]
         penalties = None if self.penalties is None else self.penalties[: self.num_rows]
-        return DrawState(
+        return SamplingState(
             seeds=self.seeds[: self.num_rows], steps=self.steps[: self.num_rows], seen=seen, penalties=penalties
         )
 
-    def begin(self, slots: Tensor, positions: Tensor, tables: Tensor, *, state: DrawState, draw: Draw) -> None:
-        """Set slots to work behind their prompts, `positions` long, in the pages of their rows, and the first tokens
-        drawn."""
+    def start(
+        self, slots: Tensor, positions: Tensor, tables: Tensor, *, state: SamplingState, sampled: Sampled
+    ) -> None:
+        """Start sequences in these slots: behind prompts of `positions` tokens, with their pages and first tokens."""
         self.tables.index_copy_(0, slots, tables)
-        self.token_ids.index_copy_(0, slots, draw.token_ids)
+        self.token_ids.index_copy_(0, slots, sampled.token_ids)
         self.positions.index_copy_(0, slots, positions)
         self.seeds.index_copy_(0, slots, state.seeds)
         self.steps.index_fill_(0, slots, 1)
@@ -54,16 +55,16 @@ class Slots:
         if self.penalties is not None and state.penalties is not None:
             self.penalties.index_copy_(0, slots, state.penalties)
 
-    def advance(self, draw: Draw) -> None:
-        """Take a decode step's tokens; a slot at rest stays at its first place."""
+    def advance(self, sampled: Sampled) -> None:
+        """Take a decode step's tokens; an idle slot stays at position 0."""
         running = self.running[: self.num_rows]
-        self.token_ids[: self.num_rows].copy_(draw.token_ids)
-        self.logprobs[: self.num_rows].copy_(draw.logprobs)
+        self.token_ids[: self.num_rows].copy_(sampled.token_ids)
+        self.logprobs[: self.num_rows].copy_(sampled.logprobs)
         self.positions[: self.num_rows].add_(running)
         self.steps[: self.num_rows].add_(running)
 
-    def rest(self, slots: Tensor) -> None:
-        """Let slots rest at the first place of a page that is nobody's: no later step reads or writes their rows'."""
+    def release(self, slots: Tensor) -> None:
+        """Make slots idle, at position 0 of a page that no sequence has: later steps leave all other pages alone."""
         self.tables.index_fill_(0, slots, EMPTY)
         self.tables[:, 0].index_fill_(0, slots, IDLE)
         self.running.index_fill_(0, slots, 0)

@@ -1,4 +1,4 @@
-"""Stop texts: where one ends in the tokens of an answer, as transformers' `stop_strings` finds it."""
+"""Stop strings: find where one ends in the tokens of an answer, as transformers' `stop_strings` does."""
 
 import json
 from collections.abc import Sequence
@@ -7,61 +7,61 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerFast
 
-_NEVER = b"\xff"  # is in no text: what an id without a token stands for
+_NEVER = b"\xff"  # is in no text: the bytes of an id without a token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A place in an answer: `num_bytes` into the piece of token `token`; before the answer where that is negative."""
+class StopPosition:
+    """Where a stop string begins: `num_bytes` into the bytes of a token; a negative `token` is before the answer."""
 
     token: int
     num_bytes: int
 
 
-class StopWatch:
-    """Looks for stop texts in tokens as they come, byte by byte.
+class StopChecker:
+    """Looks for stop strings in tokens as they come, byte by byte.
 
-    Bytes, for a character may be spread over tokens and need never become whole; nothing is decoded, so no sequence of
-    tokens is unreadable. A special token stands for its name, and what stands before the answer is looked at too: a
-    stop text may begin in the prompt. All of that is as transformers has it.
+    It compares bytes, as a character may be spread over tokens and need never become whole; nothing is decoded, so
+    every sequence of tokens is readable. A special token stands for its name, and the end of the prompt is searched
+    too: a stop string may begin there. All of that is as transformers does it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str], prompt: Sequence[int]) -> None:
-        self._pieces = Pieces(tokenizer)
+        self._token_bytes = TokenBytes(tokenizer)
         self._stop = [text.encode() for text in stop]
-        self._said = bytearray()
-        self._starts: list[int] = []  # of each token's piece in `said`
-        self._num_before = 0
-        self.found: Place | None = None  # where the stop text begins, once one has ended
+        self._bytes = bytearray()
+        self._starts: list[int] = []  # of each token in `_bytes`
+        self._num_before = 0  # tokens of the prompt
+        self.found: StopPosition | None = None  # where the stop string begins, once one has ended
         for token_id in prompt[-max(map(len, self._stop)) :]:
             self._append(int(token_id))
         self._num_before = len(self._starts)
 
-    def sees(self, token_id: int) -> bool:
-        """Return whether a stop text has ended within this token; of several the one that begins first counts."""
-        self.found, old = None, len(self._said)
+    def check(self, token_id: int) -> bool:
+        """Append a token; tell whether a stop string ends within it. Of several the one that begins first counts."""
+        self.found, old = None, len(self._bytes)
         self._append(token_id)
-        starts = [self._said.find(stop, max(0, old - len(stop) + 1)) for stop in self._stop]
-        begun = min((start for start in starts if start >= 0), default=None)
-        if begun is None:
+        starts = [self._bytes.find(stop, max(0, old - len(stop) + 1)) for stop in self._stop]
+        first = min((start for start in starts if start >= 0), default=None)
+        if first is None:
             return False
-        token = max(place for place, start in enumerate(self._starts) if start <= begun)
-        self.found = Place(token=token - self._num_before, num_bytes=begun - self._starts[token])
+        token = max(i for i, start in enumerate(self._starts) if start <= first)
+        self.found = StopPosition(token=token - self._num_before, num_bytes=first - self._starts[token])
         return True
 
     def _append(self, token_id: int) -> None:
-        self._starts.append(len(self._said))
-        self._said += self._pieces.of(token_id)
+        self._starts.append(len(self._bytes))
+        self._bytes += self._token_bytes.of(token_id)
 
 
-class Pieces:
-    """The bytes that each token of a vocabulary stands for."""
+class TokenBytes:
+    """Looks up the bytes that each token of a vocabulary stands for."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
 
     def of(self, token_id: int) -> bytes:
-        """Return a token's bytes, whatever stands before it; those of a special token are its name's."""
+        """Return a token's bytes, whatever comes before it; those of a special token are its name's."""
         token = self._tokenizer.id_to_token(token_id)
         if token is None:
             return _NEVER
@@ -78,7 +78,7 @@ class Pieces:
 
     @cached_property
     def _decoders(self) -> frozenset[str]:
-        """The kinds of the steps that tokens are decoded in; explicit byte tokens go before letters for bytes."""
+        """Return the kinds of the tokenizer's decoding steps; explicit byte tokens go before letters for bytes."""
         decoder = self._tokenizer.decoder
         kinds = frozenset(_kinds(json.loads(decoder.__getstate__()))) if decoder else frozenset()
         return kinds - {"ByteLevel"} if "ByteFallback" in kinds else kinds
@@ -105,7 +105,7 @@ def _byte_letters() -> dict[str, int]:
     from 256 on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 _BYTES = _byte_letters()

@@ -356,7 +356,7 @@ class _GenerateAndWrite:
             return make_receipt(place, Counts(), 0.0, worker=_actor(), engine=self._generate.statistics())
         part, unit = self._parts[self._queue.parts[place]], int(self._queue.units[place])
         guard = Guard("generate", part.markers, self._generate.fail_rows, self._gate)
-        with self._generate.drawing(part.settings):
+        with self._generate.sampling(part.settings):
             began = time.monotonic()
             answers = final_answers(guard(unit, lambda _: samples, self._generate))
         write_unit(part.folder, part.run, unit, answers)

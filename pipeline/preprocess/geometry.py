@@ -71,12 +71,12 @@ def num_image_tokens(image: Size, anyres: Anyres) -> int:
     """Tokens of an image: the base tile's patches, and rows of unpadded patches, each row with a newline at its end."""
     grid = select_grid(image, anyres)
     side = anyres.patches_per_side
-    rows = _unpadded(Size(side * (grid.width // anyres.tile), side * (grid.height // anyres.tile)), image)
+    rows = unpadded(Size(side * (grid.width // anyres.tile), side * (grid.height // anyres.tile)), image)
     return side * side + rows.height * (rows.width + 1)
 
 
-def _unpadded(patches: Size, image: Size) -> Size:
-    """The grid's patches less the padding on two sides.
+def unpadded(patches: Size, image: Size) -> Size:
+    """Return the grid's patches less the padding on two sides.
 
     Unlike the pixels the patches are rounded down, so a very thin image keeps none of them: a wide one loses its rows
     and their newlines, a tall one keeps the newlines alone.

@@ -1,4 +1,4 @@
-"""What the engine is told of a job's settings, and the engine loaded by them."""
+"""Make an engine of a job's settings."""
 
 import torch
 
@@ -10,7 +10,7 @@ from schemas.job import JobSettings
 
 
 def load_engine(settings: JobSettings) -> TorchEngine:
-    """The real engine, on this process's GPU or on all of its machine's cores."""
+    """Load the real engine, on this process's GPU or on all of its machine's cores."""
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         torch.set_num_threads(cpus_here())
@@ -18,7 +18,7 @@ def load_engine(settings: JobSettings) -> TorchEngine:
 
 
 def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
-    """The part of a job's settings that the engine is told, with nothing left open; raises ValueError."""
+    """Return the engine's part of a job's settings, with nothing left open; raises Refused."""
     best: Dtype = "bfloat16" if on_gpu else "float32"
     return EngineSettings(
         dtype=best if settings.dtype == "auto" else settings.dtype,
@@ -36,7 +36,7 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
 
 
 def sampling_of(settings: JobSettings) -> Sampling:
-    """How a job's settings have tokens drawn; raises ValueError."""
+    """Return the sampling of a job's settings; raises Refused."""
     return Sampling(
         temperature=settings.temperature,
         top_p=settings.top_p,

@@ -1,7 +1,7 @@
-"""The steps of a row's life as callables from table to table, a work unit at a time.
+"""The generate stage: a table of samples becomes a table of answers, a work unit at a time.
 
 A stage's table starts with its schema's columns (requests, samples, answers); the columns kept for the answers, named
-`keep:<name>`, ride behind them untouched.
+`keep:<name>`, follow untouched.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,25 +23,25 @@ from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, table_to_samples
 
 
 class Engine(Protocol):
-    """What the generate stage needs: one answer for every prompt of every sample, in their order, from any thread."""
+    """Answers every prompt of every sample, in their order, from any thread."""
 
     def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]: ...
 
-    def draw_as(self, sampling: Sampling) -> None: ...  # from now on; never while somebody generates
+    def set_sampling(self, sampling: Sampling) -> None: ...  # from now on; never while somebody generates
 
     def statistics(self) -> EngineStatistics: ...
 
 
 class Generate:
-    """Samples to answers, one for every prompt, in order."""
+    """Turns samples into answers, one for every prompt, in order."""
 
     def __init__(self, settings: JobSettings, load_engine: Callable[[JobSettings], Engine]) -> None:
         self._engine = load_engine(settings)
-        self._turns = ModeLock(sampling_of(settings), self._engine.draw_as)
+        self._sampling = ModeLock(sampling_of(settings), self._engine.set_sampling)
 
-    def drawing(self, settings: JobSettings) -> AbstractContextManager[None]:
-        """A turn in which tokens are drawn as these settings say, by the one engine whatever it was loaded for."""
-        return self._turns.take(sampling_of(settings))
+    def sampling(self, settings: JobSettings) -> AbstractContextManager[None]:
+        """Hold the engine for the sampling of these settings, whatever it was loaded for; wait for users of others."""
+        return self._sampling.take(sampling_of(settings))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         samples = table_to_samples(table)
@@ -53,11 +53,11 @@ class Generate:
         return _answered(samples, list(join_answers(samples, answers)), table)
 
     def statistics(self) -> EngineStatistics:
-        """What the engine has done since it was loaded."""
+        """Return what the engine has done since it was loaded."""
         return self._engine.statistics()
 
     def fail_rows(self, table: pa.Table, failure: Failure) -> pa.Table:
-        """The answers of samples that all failed in the same way; a prompt that had failed before keeps its reason."""
+        """Return the answers of samples that all failed for one reason; a prompt that failed before keeps its own."""
         samples = table_to_samples(table)
         pairs = ((sample, prompt) for sample in samples for prompt in sample.asked)
         answers = [answer_from(sample, _with_failure(prompt, failure), None) for sample, prompt in pairs]
@@ -65,7 +65,7 @@ class Generate:
 
 
 def final_answers(table: pa.Table) -> pa.Table:
-    """The table as it is written: ANSWER_SCHEMA, then the kept columns under their own names, of their own types."""
+    """Return the table as it is written: ANSWER_SCHEMA, then the kept columns with their own names and types."""
     names = [name.removeprefix(KEEP) for name in table.column_names]
     assert names[: len(ANSWER_SCHEMA)] == ANSWER_SCHEMA.names
     return restore(table.rename_columns(names))

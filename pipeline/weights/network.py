@@ -81,12 +81,16 @@ def quantization_of(config: PreTrainedConfig) -> object | None:
     return getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
 
 
+def feature_layers(config: PreTrainedConfig) -> list[int]:
+    """Return the layers of the tower whose states are the image's features; 0 is the state before the first layer."""
+    whole: Any = config
+    depth, taken = whole.vision_config.num_hidden_layers + 1, whole.vision_feature_layer
+    return [layer % depth for layer in ([taken] if isinstance(taken, int) else taken)]
+
+
 def unused_by(config: PreTrainedConfig) -> Callable[[str], bool]:
     """Return what tells known buffers, and the parts of the tower behind the features taken: no answer needs them."""
-    whole: Any = config
-    depth = whole.vision_config.num_hidden_layers + 1  # the state before the first layer counts
-    taken = whole.vision_feature_layer
-    used = max(layer % depth for layer in ([taken] if isinstance(taken, int) else taken))
+    used = max(feature_layers(config))
 
     def is_unused(name: str) -> bool:
         layer = _TOWER_LAYER.match(name)

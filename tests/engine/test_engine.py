@@ -158,7 +158,7 @@ def test_a_row_too_large_for_the_memory_becomes_an_error_row_and_the_others_are_
     assert "prompt tokens and up to 12 new ones do not fit the device alone" in answers[0].error_message
 
 
-def test_images_too_many_for_the_memory_are_seen_one_by_one_and_one_too_large_alone_becomes_an_error_row(
+def test_images_too_many_for_the_memory_are_encoded_one_by_one_and_one_too_large_alone_becomes_an_error_row(
     oracle, monkeypatch
 ):
     questions = mixed_questions()
@@ -200,7 +200,7 @@ def test_a_decode_step_that_runs_out_of_memory_is_made_again_and_changes_no_answ
     assert engine.statistics().num_out_of_memory == 2
 
 
-def test_the_tower_sees_fewer_tiles_where_they_do_not_fit_the_memory(oracle, monkeypatch):
+def test_the_tower_encodes_fewer_tiles_where_they_do_not_fit_the_memory(oracle, monkeypatch):
     questions, encode = mixed_questions(), oracle.model.vision.encode
 
     def scarce(samples, tiles_per_call):

@@ -1,4 +1,4 @@
-"""On a GPU: the kernels, the compiled layers and the CUDA graph give what the plain engine gives, in any company."""
+"""On a GPU: the kernels, the compiled layers and the CUDA graph give what the plain engine gives, in any batch."""
 
 import random
 from dataclasses import replace
@@ -11,8 +11,8 @@ from torch.nn.functional import linear, silu
 from demo.checkpoint import Shape
 from pipeline.engine.engine import Engine
 from pipeline.engine.kernels.choose import fused_kernels, missing_packages
-from pipeline.engine.kernels.interface import sequences
-from pipeline.engine.kernels.layout import Blocks, Moves, Segment
+from pipeline.engine.kernels.interface import self_contained
+from pipeline.engine.kernels.layout import Moves, QueryBlocks, Segment
 from pipeline.engine.kernels.linear import quantise
 from pipeline.engine.kernels.pages import PAGE
 from pipeline.engine.kernels.torch_attention import attend_one_by_one, causal
@@ -67,7 +67,7 @@ def test_answers_in_float32_are_those_of_transformers(folder, settings, kernel) 
 @pytest.mark.parametrize("quantize", [None, "fp8"])
 @pytest.mark.parametrize("kernel", ["sdpa", "triton"])
 @pytest.mark.parametrize("prefill", PREFILL)
-def test_a_row_has_the_same_numbers_in_any_company(folder, quantize, kernel, prefill) -> None:
+def test_a_row_has_the_same_numbers_in_any_batch(folder, quantize, kernel, prefill) -> None:
     settings = replace(FAST, quantize=quantize, decode_kernel=kernel, prefill_kernels=prefill)
     oracle = oracle_of(folder, settings)
     samples = samples_of(oracle)
@@ -82,7 +82,7 @@ def test_a_row_has_the_same_numbers_in_any_company(folder, quantize, kernel, pre
 
 @pytest.mark.parametrize("quantize", [None, "fp8"])
 @pytest.mark.parametrize("kernel", ["sdpa", "triton"])
-def test_a_prefix_that_is_run_once_changes_no_bit_in_any_company(folder, quantize, kernel) -> None:
+def test_a_prefix_that_is_run_once_changes_no_bit_in_any_batch(folder, quantize, kernel) -> None:
     settings = replace(FAST, quantize=quantize, decode_kernel=kernel)
     oracle = oracle_of(folder, settings)
     samples = prefixes.mixed_samples(oracle, max_new_tokens=(24,))
@@ -107,7 +107,8 @@ def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, 
     keys, values = (torch.randn(kv_heads, 80 * PAGE, head_dim, dtype=dtype, device="cuda") for _ in range(2))
     queries = torch.randn(6 * width, heads, head_dim, dtype=dtype, device="cuda")
     tables, positions = torch.randperm(80)[:66].view(6, 11), torch.tensor([0, 1, 63, 64, 500, 704 - width])
-    blocks = Blocks(firsts=torch.arange(6) * width, tables=tables, positions=positions, width=width).to(keys.device)
+    blocks = QueryBlocks(firsts=torch.arange(6) * width, tables=tables, positions=positions, width=width)
+    blocks = blocks.to(keys.device)
     found, expected = torch.zeros_like(queries), torch.zeros_like(queries, dtype=torch.float32)
     attend_pages(queries, keys, values, blocks, found)
     attend_one_by_one(queries.float(), keys.float(), values.float(), blocks, expected)
@@ -154,17 +155,17 @@ def test_fused_products_agree_with_pytorchs(bias) -> None:
 @CUTE
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (8, 8, 64), (8, 2, 64), (32, 32, 128)])
 def test_fused_attention_agrees_with_pytorchs_whatever_stands_between(heads, kv_heads, head_dim) -> None:
-    hopper, widths, places = fused_kernels("cute"), (48, 16, 720, 336), (0, 64, 128, 1024)
+    hopper, widths, firsts = fused_kernels("cute"), (48, 16, 720, 336), (0, 64, 128, 1024)
     torch.manual_seed(0)
     queries, keys, values = (
         torch.randn(2048, num, head_dim, dtype=torch.bfloat16, device="cuda") for num in (heads, kv_heads, kv_heads)
     )
     nobody = np.zeros(0, np.int32)
     segments = [
-        Segment(token_ids=nobody, prefix=nobody, first=first, width=width, start=start, seats=(), ends=True)
-        for first, width, start in zip(places, widths, (0, 48, 0, 0), strict=True)
+        Segment(token_ids=nobody, prefix=nobody, first=first, width=width, start=start, allocations=(), ends=True)
+        for first, width, start in zip(firsts, widths, (0, 48, 0, 0), strict=True)
     ]
-    found = hopper.causal_each(queries, keys, values, sequences(segments, 2048, queries.device))
+    found = hopper.causal_each(queries, keys, values, self_contained(segments, 2048, queries.device))
     for segment in segments:
         if not segment.start:
             own = slice(segment.first, segment.first + segment.width)
@@ -191,7 +192,7 @@ def test_gates_are_quantised_row_by_row_as_two_passes_do(width, dtype) -> None:
 def test_narrow_heads_are_left_to_pytorch() -> None:
     settings = replace(PLAIN, prefill_kernels="cute")
     model = load_model(str(checkpoint("llama")), settings)
-    assert Engine(model, PLAIN).sizes.prefill_kernels == "torch"
+    assert Engine(model, PLAIN).shapes.prefill_kernels == "torch"
     with pytest.raises(ValueError, match="heads of 64 or 128"):
         Engine(model, settings)
 
@@ -200,7 +201,7 @@ def close(found, expected) -> None:
     assert ((found.float() - expected).norm() / expected.norm()).item() < 1e-2
 
 
-def test_second_tries_under_a_penalty_are_those_of_the_plain_engine() -> None:
+def test_retries_under_a_penalty_are_those_of_the_plain_engine() -> None:
     """The penalty of each slot is read inside the CUDA graph."""
     sampling = Sampling(cut_repetition=True, repetition_penalty=0.5)  # below 1: what was said is said again
     folder, found = str(checkpoint("llama")), []
@@ -210,7 +211,7 @@ def test_second_tries_under_a_penalty_are_those_of_the_plain_engine() -> None:
         engine = Engine(oracle.model, settings)
         questions = mixed_questions(max_new_tokens=(480,))
         found.append([a.text for a in engine.generate(oracle.sample(q) for q in questions)])
-        assert engine.statistics().num_second_tries > 0
+        assert engine.statistics().num_retries > 0
     assert found[0] == found[1]
 
 

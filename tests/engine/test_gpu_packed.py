@@ -71,7 +71,7 @@ def test_a_cuda_graph_of_4_bits_gives_what_single_calls_give(folder) -> None:
     assert exact(Engine(oracle.model, GRAPH), samples) == exact(Engine(oracle.model, plain), samples)
 
 
-def test_a_row_in_4_bits_has_the_same_numbers_in_any_company(folder) -> None:
+def test_a_row_in_4_bits_has_the_same_numbers_in_any_batch(folder) -> None:
     oracle = Oracle(load_model(folder, GRAPH), folder)
     samples = samples_of(oracle)
     engine = Engine(oracle.model, GRAPH)

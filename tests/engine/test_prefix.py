@@ -1,4 +1,4 @@
-"""What a job's prompts all begin with is run once: no answer shows it, in any company."""
+"""What a job's prompts all begin with is run once: no answer shows it, in any batch."""
 
 import random
 from dataclasses import replace
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.engine.engine import Engine
+from pipeline.engine.model_runner import _MAX_PREFIXES
 from pipeline.engine.network.load import load_model
-from pipeline.engine.runner import _MOST_PREFIXES
 from schemas.engine import BLOCK, EngineSettings, Sampling
 from tests.engine.oracle import FP32, Oracle, Question, mixed_questions
 from tests.engine.prefixes import SYSTEM, behind, exact, mixed_samples, unshared
@@ -66,15 +66,15 @@ def test_sampled_rows_have_the_same_numbers_too(oracle) -> None:
     assert exact(Engine(oracle.model, settings), samples) == exact(Engine(oracle.model, settings), unshared(samples))
 
 
-def test_second_tries_begin_with_the_prefix_too(oracle) -> None:
+def test_retries_begin_with_the_prefix_too(oracle) -> None:
     questions = mixed_questions(max_new_tokens=(480,))
     samples = [behind("Why? " * 8, oracle, oracle.sample(question)) for question in questions]
     settings = replace(CROWDED, slots=8, sampling=Sampling(cut_repetition=True, repetition_penalty=0.5))
     sharing, plain = Engine(oracle.model, settings), Engine(oracle.model, settings)
     assert list(sharing.generate(samples)) == list(plain.generate(unshared(samples)))
     found = sharing.statistics()
-    assert found.num_second_tries == plain.statistics().num_second_tries > 0
-    assert found.num_prefix_tokens == 32 * (len(samples) + found.num_second_tries)
+    assert found.num_retries == plain.statistics().num_retries > 0
+    assert found.num_prefix_tokens == 32 * (len(samples) + found.num_retries)
 
 
 def test_over_two_devices_no_bit_changes(oracle) -> None:
@@ -86,11 +86,11 @@ def test_over_two_devices_no_bit_changes(oracle) -> None:
 
 def test_jobs_with_prefixes_of_their_own_share_an_engine(oracle) -> None:
     """More of them than are kept: those that are gone are run again, to the same numbers."""
-    texts = [f"{number} {SYSTEM}" for number in range(_MOST_PREFIXES + 2)]
+    texts = [f"{number} {SYSTEM}" for number in range(_MAX_PREFIXES + 2)]
     questions = mixed_questions()
     samples = [
-        behind(text, oracle, oracle.sample(replace(questions[i % len(questions)], id=f"{turn}-{i}")))
-        for turn in range(2)
+        behind(text, oracle, oracle.sample(replace(questions[i % len(questions)], id=f"{time}-{i}")))
+        for time in range(2)
         for i, text in enumerate(texts)
     ]
     engine, order = Engine(oracle.model, CROWDED), random.Random(1).sample(samples, len(samples))
@@ -125,13 +125,13 @@ def test_a_row_behind_a_prefix_that_fits_no_slot_becomes_an_error_row(oracle) ->
 def test_a_slot_that_overflowed_has_the_prefix_again_for_its_next_row(oracle) -> None:
     calls = []
 
-    def poison(module, inputs, output):
+    def spoil(module, inputs, output):
         calls.append(len(output))
         return output * torch.nan if len(calls) == 2 else output  # the first is the prefix, the second the first row
 
     samples = [behind(SYSTEM, oracle, oracle.sample(Question(id=str(i), max_new_tokens=(5,)))) for i in range(2)]
     engine = Engine(oracle.model, replace(FP32, slots=1, capacity=512))
-    handle = oracle.model.decoder.blocks[0].before_attention.register_forward_hook(poison)
+    handle = oracle.model.decoder.blocks[0].before_attention.register_forward_hook(spoil)
     first, second = engine.generate(samples)
     handle.remove()
     (expected,) = Engine(oracle.model, replace(FP32, slots=1, capacity=512)).generate(unshared(samples[1:]))
@@ -140,7 +140,7 @@ def test_a_slot_that_overflowed_has_the_prefix_again_for_its_next_row(oracle) ->
 
 
 def test_a_prefix_too_large_for_the_memory_loses_no_row(oracle) -> None:
-    """What runs first in the engine is the prefix, with the places of a whole prefill."""
+    """What runs first in the engine is the prefix, padded to a whole prefill."""
     asked = []
 
     def check(module, inputs):

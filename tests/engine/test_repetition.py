@@ -6,16 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.engine.draft import Draft
+from pipeline.engine.completion import Completion
 from pipeline.engine.engine import Engine
+from pipeline.engine.model_runner import ModelRunner
+from pipeline.engine.prefill_group import group_sequences
 from pipeline.engine.repetition import EARLY, ROUNDS, SPAN, Runaway, find_runaway
-from pipeline.engine.runner import Runner
 from pipeline.engine.scheduler import Scheduler
-from pipeline.engine.sequence import Row, draft_of, groups
-from pipeline.engine.sizes import resolve
+from pipeline.engine.shapes import resolve_shapes
 from schemas.engine import Sampling
+from tests.engine.groups import sequence_of
 from tests.engine.oracle import FP32, mixed_questions
-from tests.engine.test_draft import Unreadable, drafted
+from tests.engine.test_completion import Unreadable, completed
 
 # A penalty below 1 prefers what was said before: networks with random weights soon say nothing else.
 LOOPING = Sampling(repetition_penalty=0.5, cut_repetition=True, retry_penalty=1.0)
@@ -73,12 +74,12 @@ PRINT = {
 @pytest.mark.parametrize("logprob", [CERTAIN, UNSURE])
 @pytest.mark.parametrize("name", PRINT)
 def test_print_that_repeats_and_comes_to_its_end_is_kept(oracle, name: str, logprob: float) -> None:
-    read = drafted(oracle, PRINT[name], max_new_tokens=4096, logprob=logprob, cut_repetition=True)
+    read = completed(oracle, PRINT[name], max_new_tokens=4096, logprob=logprob, cut_repetition=True)
     assert (read.text, read.finish_reason, read.num_cut_tokens) == (PRINT[name], "stop", 0)
 
 
 def test_whole_rounds_up_to_the_cut_are_kept_and_what_is_cut_is_counted(oracle) -> None:
-    cut = drafted(oracle, "Total 6.30" + " 0.5" * 900, max_new_tokens=2000, logprob=CERTAIN, cut_repetition=True)
+    cut = completed(oracle, "Total 6.30" + " 0.5" * 900, max_new_tokens=2000, logprob=CERTAIN, cut_repetition=True)
     assert (cut.text, cut.finish_reason) == ("Total 6.30" + " 0.5" * 397, "repetition")
     assert (cut.num_generated_tokens, cut.num_cut_tokens) == (1600, 2)
 
@@ -86,7 +87,7 @@ def test_whole_rounds_up_to_the_cut_are_kept_and_what_is_cut_is_counted(oracle) 
 @pytest.mark.parametrize(("before", "letter"), [("Line。", "あ"), ("Say 🙂", "😂"), ("", "é")])
 @pytest.mark.parametrize("room", [1200, 1201, 1202, 1203])
 def test_a_cut_is_never_inside_a_character(oracle, before: str, letter: str, room: int) -> None:
-    cut = drafted(oracle, before + letter * 999, max_new_tokens=room, end=False, cut_repetition=True)
+    cut = completed(oracle, before + letter * 999, max_new_tokens=room, end=False, cut_repetition=True)
     assert cut.finish_reason == "repetition"
     assert cut.text == before + letter * ((room - len(before.encode())) // len(letter.encode()))
     assert cut.num_cut_tokens == room - len(cut.text.encode())
@@ -95,12 +96,12 @@ def test_a_cut_is_never_inside_a_character(oracle, before: str, letter: str, roo
 def test_nothing_is_cut_before_min_new_tokens(oracle) -> None:
     text = "a" * 600
     cut = {"max_new_tokens": 600, "end": False, "cut_repetition": True}
-    assert drafted(oracle, text, min_new_tokens=601, **cut).finish_reason == "length"
-    assert drafted(oracle, text, min_new_tokens=600, **cut).finish_reason == "repetition"
+    assert completed(oracle, text, min_new_tokens=601, **cut).finish_reason == "length"
+    assert completed(oracle, text, min_new_tokens=600, **cut).finish_reason == "repetition"
 
 
-def test_a_row_that_ran_away_is_answered_by_its_second_try_if_that_ends(oracle) -> None:
-    """Under the retry penalty of 1 the second try is what the network says by itself."""
+def test_a_row_that_ran_away_is_answered_by_its_retry_if_that_ends(oracle) -> None:
+    """Under the retry penalty of 1 the retry is what the network says by itself."""
     samples = [oracle.sample(question) for question in questions()]
     engine = Engine(oracle.model, SETTINGS)
     answers = {answer.id: answer for answer in engine.generate(samples)}
@@ -122,14 +123,14 @@ def test_an_answer_says_that_it_took_two_tries_whichever_of_them_it_is(oracle) -
         engine = Engine(oracle.model, replace(SETTINGS, sampling=sampling))
         answers = list(engine.generate(samples))
         tried_twice = {answer.id for answer in answers if answer.num_tries == 2}
-        assert len(tried_twice) == engine.statistics().num_second_tries > 0
+        assert len(tried_twice) == engine.statistics().num_retries > 0
         assert tried_twice >= {answer.id for answer in answers if answer.finish_reason == "repetition"}
         assert {answer.num_tries for answer in answers if answer.id not in tried_twice} <= {1}
     once = Engine(oracle.model, replace(SETTINGS, sampling=replace(LOOPING, retry_penalty=1.0, repetition_penalty=1)))
     assert {answer.num_tries for answer in once.generate(samples)} == {1}
 
 
-def test_a_row_whose_second_try_does_not_end_is_answered_by_its_first_without_the_repeats(oracle) -> None:
+def test_a_row_whose_retry_does_not_end_is_answered_by_its_first_without_the_repeats(oracle) -> None:
     sample = oracle.sample(questions()[0])
     sampling = replace(LOOPING, repetition_penalty=0.7)
     (answer,) = Engine(oracle.model, replace(SETTINGS, sampling=sampling)).generate([sample])
@@ -141,33 +142,33 @@ def test_a_row_whose_second_try_does_not_end_is_answered_by_its_first_without_th
     assert str(uncut.text).startswith(str(answer.text))
 
 
-def test_a_second_try_of_numbers_that_are_none_leaves_the_first_answer_standing(oracle) -> None:
+def test_a_retry_of_numbers_that_are_none_leaves_the_first_answer_standing(oracle) -> None:
     prompt = oracle.sample(questions()[0]).prompts[0]
-    first = Draft(oracle.model, LOOPING, prompt)
+    first = Completion(oracle.model, LOOPING, prompt)
     while first.finish_reason is None:
-        first.add(5, -0.5)
-    second = first.second_try()
+        first.append(5, -0.5)
+    second = first.retry()
     assert second is not None
-    second.add(5, math.nan)
-    second.add(oracle.model.stop_ids[0], -0.5)
+    second.append(5, math.nan)
+    second.append(oracle.model.stop_ids[0], -0.5)
     assert second.has_answer
     assert second.generation() == replace(first.generation(), num_tries=2)
 
 
-def tried_twice(oracle, first: int, second: int, unreadable: int) -> Draft:
-    """The second draft of a row that says `first` for ever and then `second`; one of them cannot be decoded."""
+def tried_twice(oracle, first: int, second: int, unreadable: int) -> Completion:
+    """The retry of a prompt that says `first` for ever and then `second`; one of them cannot be decoded."""
     model = replace(oracle.model, tokenizer=Unreadable(unreadable))
-    draft = Draft(model, LOOPING, oracle.sample(questions()[0]).prompts[0])
-    while draft.finish_reason is None:
-        draft.add(first, -0.5)
-    again = draft.second_try()
+    attempt = Completion(model, LOOPING, oracle.sample(questions()[0]).prompts[0])
+    while attempt.finish_reason is None:
+        attempt.append(first, -0.5)
+    again = attempt.retry()
     assert again is not None
-    again.add(second, -0.5)
-    again.add(oracle.model.stop_ids[0], -0.5)
+    again.append(second, -0.5)
+    again.append(oracle.model.stop_ids[0], -0.5)
     return again
 
 
-def test_a_second_try_that_cannot_be_decoded_leaves_the_first_answer_standing(oracle) -> None:
+def test_a_retry_that_cannot_be_decoded_leaves_the_first_answer_standing(oracle) -> None:
     found = tried_twice(oracle, 5, 7, unreadable=7)
     answer = found.generation()
     assert (found.failure, answer.finish_reason, answer.num_tries, answer.first_text) == (None, "repetition", 2, None)
@@ -184,19 +185,19 @@ def test_a_first_try_that_cannot_be_decoded_is_answered_by_the_second_or_fails_i
     assert neither.failure.type == "Undecodable"
 
 
-@pytest.mark.parametrize("place", ["prefill", "tower"])
-def test_a_second_try_without_memory_leaves_the_first_answer_standing(oracle, place) -> None:
+@pytest.mark.parametrize("step", ["prefill", "tower"])
+def test_a_retry_without_memory_leaves_the_first_answer_standing(oracle, step) -> None:
     samples = [oracle.sample(question) for question in questions()]
     settings = replace(SETTINGS, sampling=replace(LOOPING, repetition_penalty=0.7))
     plain = list(Engine(oracle.model, settings).generate(samples))
     engine = Engine(oracle.model, settings)
 
     def check(module, inputs):
-        if engine.statistics().num_second_tries and (place == "tower" or len(inputs[0]) > 16):
+        if engine.statistics().num_retries and (step == "tower" or len(inputs[0]) > 16):
             raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
     tower = oracle.model.network.model.vision_tower.embeddings
-    module = tower if place == "tower" else oracle.model.decoder.blocks[0].before_attention
+    module = tower if step == "tower" else oracle.model.decoder.blocks[0].before_attention
     handle = module.register_forward_pre_hook(check)
     answers = list(engine.generate(samples))
     handle.remove()
@@ -224,17 +225,18 @@ def test_watching_for_repetition_changes_no_answer_without_any(oracle) -> None:
 
 
 def test_a_token_that_is_read_late_belongs_to_the_try_it_was_drawn_for(oracle) -> None:
-    sizes = resolve(oracle.model, SETTINGS)
+    shapes = resolve_shapes(oracle.model, SETTINGS)
     samples = [oracle.sample(question) for question in questions()]
-    scheduler = Scheduler(Runner(oracle.model, LOOPING, sizes), sizes, on_gpu=True)
-    rows = [Row(sample=s, prompt=s.prompts[0], draft=Draft(oracle.model, LOOPING, s.prompts[0])) for s in samples]
-    for row in rows:
-        scheduler.add(groups([row], 8, oracle.model.image_token_id))
-    while not scheduler.idle:
+    runner = ModelRunner(oracle.model, LOOPING, shapes)
+    scheduler = Scheduler(runner, shapes, on_gpu=True)
+    sequences = [sequence_of(s, s.prompts[0], oracle.model, LOOPING) for s in samples]
+    for sequence in sequences:
+        scheduler.add(group_sequences([sequence], 8, oracle.model.image_token_id))
+    while not scheduler.is_idle:
         scheduler.step(more_to_come=False)
     expected = [answer.text for answer in Engine(oracle.model, SETTINGS).generate(samples)]
-    assert scheduler.counts["second tries"] > 0
-    assert [draft_of(row).generation().text for row in rows] == expected
+    assert runner.counters.num_retries > 0
+    assert [sequence.answer().text for sequence in sequences] == expected
 
 
 def questions():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engine.sampling import DrawState, Sampler, noise, pick, row_seed
+from pipeline.engine.sampling import Sampler, SamplingState, noise, pick, sequence_seed
 from schemas.engine import Sampling
 from tests.engine.oracle import FP32, Question, mixed_questions, picture
 
@@ -17,9 +17,9 @@ def spelled(engine, oracle, questions) -> dict[str, str]:
 
 def allowed(logits: list[float], num_rows: int = 400, **settings) -> set[int]:
     """The tokens that many rows draw from the same logits."""
-    state = DrawState(seeds=torch.arange(num_rows), steps=torch.zeros(num_rows, dtype=torch.int64), seen=None)
+    state = SamplingState(seeds=torch.arange(num_rows), steps=torch.zeros(num_rows, dtype=torch.int64), seen=None)
     sampler = Sampler(Sampling(**settings), len(logits), torch.tensor([0]))
-    return set(sampler.draw(torch.tensor([logits] * num_rows), state).token_ids.tolist())
+    return set(sampler.sample(torch.tensor([logits] * num_rows), state).token_ids.tolist())
 
 
 def test_a_sampled_answer_does_not_depend_on_its_batch(oracle):
@@ -78,7 +78,7 @@ def test_noise_at_either_end_never_draws_an_impossible_token():
 
 
 def test_noise_is_even_and_follows_from_seed_and_step_alone():
-    seeds = torch.tensor([row_seed(0, str(i), "p") for i in range(1000)])
+    seeds = torch.tensor([sequence_seed(0, str(i), "p") for i in range(1000)])
     drawn = torch.stack([noise(seeds, torch.full_like(seeds, step)) for step in range(50)])
     assert 0 <= drawn.min() < 0.001 < 0.999 < drawn.max() < 1
     assert drawn.mean().item() == pytest.approx(0.5, abs=0.005)
@@ -101,5 +101,7 @@ def test_rows_of_the_embedding_table_above_the_tokenizer_are_never_drawn(oracle)
 
 
 def test_a_rows_seed_follows_from_all_three_names():
-    seeds = {row_seed(*names) for names in [(0, "a", "b"), (1, "a", "b"), (0, "ab", ""), (0, "a", "c"), (0, "b", "b")]}
+    seeds = {
+        sequence_seed(*names) for names in [(0, "a", "b"), (1, "a", "b"), (0, "ab", ""), (0, "a", "c"), (0, "b", "b")]
+    }
     assert len(seeds) == 5

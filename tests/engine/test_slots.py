@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engine.draft import Draft
 from pipeline.engine.engine import Engine
+from pipeline.engine.model_runner import ModelRunner
 from pipeline.engine.network.memory import PREFILL_TOKENS
-from pipeline.engine.queue import Waiting
-from pipeline.engine.runner import Runner
+from pipeline.engine.prefill_group import PrefillGroup, group_sequences
 from pipeline.engine.scheduler import Scheduler
-from pipeline.engine.sequence import PrefillGroup, Row, groups
-from pipeline.engine.sizes import resolve
+from pipeline.engine.sequence import Status
+from pipeline.engine.shapes import resolve_shapes
+from pipeline.engine.waiting import WaitingQueue
 from pipeline.preprocess.geometry import Anyres, num_image_tokens
 from schemas.engine import EngineSettings
 from schemas.sample import Prompt, Sample, Size
+from tests.engine.groups import sequence_of
 from tests.engine.oracle import FP32, Question, mixed_questions, picture
 
 TEXTS = ("What is this?", "Where is it?", "How many of them are there, and of which colour?", "Why?")
@@ -61,17 +62,17 @@ def test_prompts_that_share_nothing_share_the_image_features(oracle) -> None:
 def test_reading_tokens_a_step_late_as_on_a_gpu_changes_no_answer(oracle) -> None:
     questions = [replace(q, max_new_tokens=(3 + i,)) for i, q in enumerate(mixed_questions())]
     settings = replace(FP32, slots=3)
-    sizes = resolve(oracle.model, settings)
-    scheduler = Scheduler(Runner(oracle.model, settings.sampling, sizes), sizes, on_gpu=True)
-    rows = []
+    shapes = resolve_shapes(oracle.model, settings)
+    scheduler = Scheduler(ModelRunner(oracle.model, settings.sampling, shapes), shapes, on_gpu=True)
+    sequences = []
     for sample in map(oracle.sample, questions):
         (prompt,) = sample.prompts
-        rows.append(Row(sample=sample, prompt=prompt, draft=Draft(oracle.model, settings.sampling, prompt)))
-        scheduler.add(groups(rows[-1:], 3, oracle.model.image_token_id))
-    while not scheduler.idle:
+        sequences.append(sequence_of(sample, prompt, oracle.model))
+        scheduler.add(group_sequences(sequences[-1:], 3, oracle.model.image_token_id))
+    while not scheduler.is_idle:
         scheduler.step(more_to_come=False)
-    assert all(row.done for row in rows)
-    assert [row.draft.generation().text for row in rows] == [oracle.spelled(q) for q in questions]
+    assert {sequence.status for sequence in sequences} == {Status.FINISHED}
+    assert [sequence.answer().text for sequence in sequences] == [oracle.spelled(q) for q in questions]
 
 
 def test_statistics_add_up(oracle) -> None:
@@ -97,29 +98,29 @@ def test_an_engine_that_did_nothing_counts_nothing(oracle) -> None:
     assert (found.num_rows, found.prefill_padding, found.slot_use, found.decode_s) == (0, 0, 0, 0)
 
 
-def caption_family(i: int, rng: np.random.Generator, anyres: Anyres) -> PrefillGroup:
+def caption_group(i: int, rng: np.random.Generator, anyres: Anyres) -> PrefillGroup:
     size = Size(*CAPTION_SIZES[rng.integers(len(CAPTION_SIZES))])
     ids = np.ones(num_image_tokens(size, anyres) + 18, np.int32)
     prompt = Prompt(id="p", text="?", token_ids=ids, max_new_tokens=98)
-    (group,) = groups([Row(sample=Sample(id=str(i), prompts=(prompt,)), prompt=prompt)], 1, 0)
+    (group,) = group_sequences([sequence_of(Sample(id=str(i), prompts=(prompt,)), prompt)], 1, 0)
     return group
 
 
 def test_the_caption_workload_wastes_less_than_a_percent_of_its_prefill() -> None:
     """Real lengths of 2,000 images through the look-ahead window, a GPU's prefill size."""
     rng, anyres = np.random.default_rng(0), Anyres(tile=336, patch=14, grids=GRIDS)
-    step = EngineSettings().bucket
-    queue = Waiting(num_places=PREFILL_TOKENS, step=step, tiles_per_call=40, most_rows=64)
-    used = places = read = 0
+    bucket = EngineSettings().bucket
+    queue = WaitingQueue(num_padded_tokens=PREFILL_TOKENS, bucket=bucket, tiles_per_call=40, max_sequences=64)
+    used = padded = read = 0
     while read < 2000 or len(queue):
         while read < 2000 and len(queue) < EngineSettings().look_ahead - 256:
-            queue.add([caption_family(read, rng, anyres)])
+            queue.add([caption_group(read, rng, anyres)])
             read += 1
         taken = queue.take(256, short=True)
         assert taken is not None
         used += sum(group.num_shared for group in taken)
-        places += PREFILL_TOKENS
-    assert 0 < 1 - used / places < 0.01
+        padded += PREFILL_TOKENS
+    assert 0 < 1 - used / padded < 0.01
 
 
 def test_an_error_of_the_device_reaches_every_caller_and_ends_the_engine(oracle) -> None:
@@ -189,17 +190,17 @@ def test_a_caller_that_goes_away_leaves_the_slots_to_others(oracle) -> None:
 
 
 def test_overflow_in_one_row_spoils_no_later_row_of_its_slot(oracle) -> None:
-    """Its keys are not finite either: masked places of a slot are multiplied by zero, which a NaN survives."""
-    question, poisoned = Question(id="a", max_new_tokens=(20,)), []
+    """Its keys are not finite either: masked entries of a page are multiplied by zero, which a NaN survives."""
+    question, spoiled = Question(id="a", max_new_tokens=(20,)), []
 
-    def poison(module, inputs, output):
-        if not poisoned:
-            poisoned.append(True)
+    def spoil(module, inputs, output):
+        if not spoiled:
+            spoiled.append(True)
             return output * torch.nan
         return output
 
     engine = Engine(oracle.model, replace(FP32, slots=1, capacity=512))
-    handle = oracle.model.decoder.blocks[0].before_attention.register_forward_hook(poison)
+    handle = oracle.model.decoder.blocks[0].before_attention.register_forward_hook(spoil)
     long = oracle.sample(Question(id="long", texts=("Why? " * 40,), max_new_tokens=(3,)))
     answers = list(engine.generate([long, oracle.sample(question)]))
     handle.remove()

@@ -22,7 +22,7 @@ def test_a_prompt_counts_as_much_as_torch_counts_for_it(backbone) -> None:
     work = arithmetic(config, decoder_shape(config.get_text_config()), config.get_text_config().vocab_size)
     # torch counts attention as if it were not causal, and the patch embedding, which ours leaves out as too small.
     # transformers runs the last layer to its end for all tokens.
-    ours = work.teraflop(tiles=tiles, tokens=tokens, pairs=tokens**2, drawn=1) + (tokens - 1) * work.last / 1e12
+    ours = work.teraflop(tiles=tiles, tokens=tokens, pairs=tokens**2, sampled=1) + (tokens - 1) * work.last / 1e12
     assert ours == pytest.approx(counter.get_total_flops() / 1e12, rel=0.1)
 
 
@@ -37,4 +37,4 @@ def test_an_engine_counts_its_prompts_and_its_steps() -> None:
     work = arithmetic(oracle.model.network.config, shape, oracle.model.num_tokens)
     length = found.num_prompt_tokens
     pairs = length * (length + 1) // 2
-    assert found.teraflop == pytest.approx(work.teraflop(tiles=found.num_tiles, tokens=length, pairs=pairs, drawn=1))
+    assert found.teraflop == pytest.approx(work.teraflop(tiles=found.num_tiles, tokens=length, pairs=pairs, sampled=1))

@@ -11,22 +11,22 @@ from transformers import PreTrainedTokenizerFast
 from transformers.generation.stopping_criteria import StopStringCriteria
 
 from demo.checkpoint import byte_tokenizer
-from pipeline.engine.draft import Draft
+from pipeline.engine.completion import Completion
 from schemas.answer import Generation
 from schemas.engine import Sampling
 from schemas.sample import Prompt
 from tests.published import PUBLISHED
 from tests.vocabularies import tokenizer_of
 
-FAMILIES = {one.format: one for one in PUBLISHED if one.format != "110b"}  # whose vocabulary is 72b's
-NAMES = ("demo", *FAMILIES)
+FORMATS = {one.format: one for one in PUBLISHED if one.format != "110b"}  # whose vocabulary is 72b's
+NAMES = ("demo", *FORMATS)
 WORDS = "The end.\n\nUSER: Größe 日本語 🙂🦙 e\u0301 ### 12.50  stop</s> <0x0A> ab abc\tx"
 LONGEST, AT_ONCE = 24, 500
 
 
 @functools.cache
 def vocabulary(name: str) -> PreTrainedTokenizerFast:
-    return byte_tokenizer() if name == "demo" else tokenizer_of(FAMILIES[name])
+    return byte_tokenizer() if name == "demo" else tokenizer_of(FORMATS[name])
 
 
 class Few:
@@ -49,15 +49,17 @@ class Few:
 def written(tokenizer, token_ids: list[int], **sampling) -> Generation:
     """What becomes of these tokens, then an end that no vocabulary has."""
     prompt = Prompt(id="p", text="?", token_ids=np.array([len(tokenizer) + 9], np.int32), max_new_tokens=99)
-    draft = Draft(SimpleNamespace(tokenizer=tokenizer, stop_ids=(len(tokenizer),)), Sampling(**sampling), prompt)
+    completion = Completion(
+        SimpleNamespace(tokenizer=tokenizer, stop_ids=(len(tokenizer),)), Sampling(**sampling), prompt
+    )
     for token_id in [*token_ids, len(tokenizer)]:
-        draft.add(token_id, -0.5)
-    assert draft.failure is None
-    return draft.generation()
+        completion.append(token_id, -0.5)
+    assert completion.failure is None
+    return completion.generation()
 
 
 def pool_of(tokenizer) -> list[int]:
-    """Every byte, all special tokens, pieces of words, and some of the vocabulary at random."""
+    """Every byte, all special tokens, parts of words, and some of the vocabulary at random."""
     vocabulary = tokenizer.get_vocab()
     few = [id for token, id in vocabulary.items() if len(token) == 1 or token.startswith("<0x")]
     few = [id for id in few if id < 1000]

@@ -15,7 +15,7 @@ WORK = EngineStatistics(
     waiting_s=1.0,
     teraflop=60.0,
     possible_teraflop=90.0,
-    num_prefill_places=100,
+    num_padded_tokens=100,
     num_prefilled_tokens=95,
 )
 

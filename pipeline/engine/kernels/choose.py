@@ -1,4 +1,4 @@
-"""Which kernels a prefill has on a device, and where their packages can be had."""
+"""Choose the kernels of a prefill for a device, and name the packages they come from."""
 
 import os
 
@@ -15,8 +15,10 @@ PACKAGES = {"quack": "quack-kernels[cu13]", "flash_attn.cute": "flash-attn-4[cu1
 def prefill_kernels(
     asked: PrefillKernels | None, device: torch.device, dtype: torch.dtype, *, fits: bool = True
 ) -> PrefillKernels:
-    """Which a prefill has on this device, for a network whose widths fit their tiles or do not; raises ValueError where
-    those that are asked for cannot run."""
+    """Choose a prefill's kernels on this device; `fits` tells whether the network's widths fit their tiles.
+
+    Raises Refused where those that are asked for cannot run.
+    """
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
     runs = hopper and dtype.itemsize == 2 and fits
     if asked == "cute" and not runs:
@@ -32,12 +34,12 @@ def prefill_kernels(
 
 
 def missing_packages() -> list[str]:
-    """Those that the fused kernels come from and that are not installed."""
+    """Return the packages of the fused kernels that are not installed."""
     return [package for module, package in PACKAGES.items() if not is_there(module)]
 
 
 def fused_kernels(kernels: PrefillKernels) -> Fused | None:
-    """The kernels themselves; None for PyTorch's own."""
+    """Return the kernels themselves; None for PyTorch's own."""
     if kernels == "torch":
         return None
     os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")  # read as its package is imported: later

@@ -1,4 +1,4 @@
-"""Getting numbers to the device and back without making either side wait, and how long the device took."""
+"""Copies to the device and back that make neither side wait, streams, and the device's time."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def to_device(numbers: Tensor | npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    """A copy on the device; from pinned memory, so that the host can go on while a GPU is still at earlier work."""
+    """Copy numbers to the device; from pinned memory, so that the host can go on while a GPU does earlier work."""
     tensor = numbers if isinstance(numbers, Tensor) else torch.from_numpy(numbers)
     if device.type != "cuda":
         return tensor.to(device)
@@ -24,13 +24,25 @@ def to_device(numbers: Tensor | npt.NDArray[np.generic], device: torch.device) -
 
 @cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """A stream of a GPU's, beside the one that all work is on. It is one for all who ask: a library keeps memory of its
-    own for every stream it has worked on."""
+    """Return a GPU's second stream, beside the one that all work is on.
+
+    Every caller gets the same one: a library keeps memory of its own for every stream it has worked on.
+    """
     return torch.cuda.Stream(device)
 
 
-class Reading:
-    """Numbers on their way from the device: `wait` for them as late as possible."""
+@contextmanager
+def on_side_stream(device: torch.device) -> Iterator[None]:
+    """Launch work on the side stream, after what the current stream was given; the current stream waits for it."""
+    stream, current = side_stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
+
+
+class HostCopy:
+    """A copy of tensors on its way to the host: `wait` for it as late as possible."""
 
     def __init__(self, *tensors: Tensor) -> None:
         self._event = torch.cuda.Event() if tensors[0].is_cuda else None
@@ -39,41 +51,43 @@ class Reading:
             self._event.record()
 
     def wait(self) -> list[list[float]]:
-        """The numbers of each tensor."""
+        """Wait until the copy is there; return the numbers of each tensor."""
         if self._event is not None:
             self._event.synchronize()
         return [tensor.tolist() for tensor in self._tensors]
 
 
-class Lanes:
-    """Two queues of a GPU's work, so that the beginning of one step fills what the end of another leaves idle. On
-    another device steps run one after the other."""
+class Streams:
+    """Two streams of a GPU, so that the beginning of one step fills what the end of another leaves idle.
+
+    On another device steps run one after the other.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def run(self, steps: Iterable[Callable[[], None]]) -> None:
-        """Run steps that know nothing of each other; what comes after waits for all of them."""
+        """Run steps that are independent of each other; what comes after waits for all of them."""
         if self._beside is None:
             for step in steps:
                 step()
             return
         first = torch.cuda.current_stream(self._device)
         self._beside.wait_stream(first)
-        for step, lane in zip(steps, cycle((first, self._beside)), strict=False):
-            with torch.cuda.stream(lane):
+        for step, stream in zip(steps, cycle((first, self._beside)), strict=False):
+            with torch.cuda.stream(stream):
                 step()
         first.wait_stream(self._beside)
 
 
 class Stopwatch:
-    """Seconds the device spent, by name. On a GPU they are known when its work is done: `seconds` asks for those."""
+    """Seconds the device spent, by name. On a GPU they are known once its work is done: `seconds` asks for those."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._spent: dict[str, float] = defaultdict(float)
-        self._lock = threading.Lock()  # one thread works, another asks
+        self._lock = threading.Lock()  # one thread measures, another asks
         self._running: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
 
     @contextmanager
@@ -91,7 +105,7 @@ class Stopwatch:
         self._collect()
 
     def seconds(self) -> dict[str, float]:
-        """What is known so far."""
+        """Return the seconds that are known so far, by name."""
         self._collect()
         return dict(self._spent)
 

@@ -1,4 +1,4 @@
-"""A prefill's products and attention on a Hopper GPU: QuACK's and FlashAttention-4's kernels.
+"""Products and attention of a prefill on a Hopper GPU: QuACK's and FlashAttention-4's kernels.
 
 In a long run such a card is at its power limit, where the tiles that cuBLAS chooses are not the fastest; and the gates
 of the feed-forward are applied before its widest product is written, not in a pass of their own.
@@ -16,7 +16,7 @@ from quack.epilogue.ops import RowVecLoad
 from quack.gemm_config import GemmConfig
 from torch import Tensor
 
-from pipeline.engine.kernels.interface import Sequences
+from pipeline.engine.kernels.interface import SelfContained
 
 _TILES = GemmConfig(
     tile_m=256,
@@ -51,10 +51,10 @@ def _gated(acc: Tensor) -> dict[str, Tensor]:
 
 
 class Hopper:
-    """See Fused. Tiles are always the same, and so is what a row of them adds up to, whatever the other rows are."""
+    """Implement Fused. Tiles are always the same, so a row of a product is the same whatever the other rows are."""
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """(tokens, in) times (out, in): (tokens, out)."""
+        """Multiply (tokens, in) with a weight of (out, in), add the bias: (tokens, out)."""
         out = x.new_empty(len(x), len(weight))
         with torch.cuda.device(x.device):  # where they launch, whatever device the tensors are on
             if bias is None:
@@ -64,20 +64,20 @@ class Hopper:
         return out
 
     def add_product(self, total: Tensor, x: Tensor, weight: Tensor) -> None:
-        """Add (tokens, in) times (out, in) to (tokens, out) where it stands."""
+        """Add the product of (tokens, in) and (out, in) to `total`, (tokens, out), in place."""
         with torch.cuda.device(x.device):
             _added(x, weight.mT, total, out={"D": total}, config=_TILES, tuned=False)
 
     def gated_product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """silu(gate) * up of (tokens, in) times the weights of gate and up, one behind the other: (tokens, out / 2)."""
+        """Compute silu(gate) * up, (tokens, out / 2); `weight` is that of gate and up, one after the other."""
         fed, halves = x.new_empty(len(x), len(weight) // 2), ("B",)
         with torch.cuda.device(x.device):
             _gated(x, weight.mT, out={"fed": fed}, store_d=False, config=_TILES, tuned=False, concat_layout=halves)
         return fed
 
-    def causal_each(self, queries: Tensor, keys: Tensor, values: Tensor, sequences: Sequences) -> Tensor:
-        """Every token of these segments attends to those before it and itself."""
-        if not sequences.longest:
+    def causal_each(self, queries: Tensor, keys: Tensor, values: Tensor, segments: SelfContained) -> Tensor:
+        """Let every token of these segments attend to those before it and itself."""
+        if not segments.longest:
             return torch.empty_like(queries, memory_format=torch.contiguous_format)
         with torch.cuda.device(queries.device):
             return _first(
@@ -85,22 +85,22 @@ class Hopper:
                     queries,
                     keys,
                     values,
-                    cu_seqlens_q=sequences.starts,
-                    cu_seqlens_k=sequences.starts,
-                    seqused_q=sequences.lengths,
-                    seqused_k=sequences.lengths,
-                    max_seqlen_q=sequences.longest,
-                    max_seqlen_k=sequences.longest,
+                    cu_seqlens_q=segments.starts,
+                    cu_seqlens_k=segments.starts,
+                    seqused_q=segments.lengths,
+                    seqused_k=segments.lengths,
+                    max_seqlen_q=segments.longest,
+                    max_seqlen_k=segments.longest,
                     causal=True,
                 )
             )
 
     def causal(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The same for one prompt."""
+        """Do the same for one prompt, with the same numbers bit for bit."""
         with torch.cuda.device(queries.device):
             return _first(flash_attn_func(queries[None], keys[None], values[None], causal=True))[0]
 
 
 def _first(result: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Without the logarithms of the sums, which some versions give with it."""
+    """Drop the logarithms of the sums, which some versions return as well."""
     return result[0] if isinstance(result, tuple) else result

@@ -1,4 +1,4 @@
-"""Where tokens that run together stand: in their prompts, in the batch and in the cache."""
+"""Where the tokens of a batch are: in their prompts, in the batch and in the cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,54 +8,54 @@ import torch
 from torch import Tensor
 
 from pipeline.engine.kernels.device import to_device
-from pipeline.engine.kernels.pages import Ints, Seat, num_pages
+from pipeline.engine.kernels.pages import Allocation, Ints, num_pages
 from schemas.engine import BLOCK
 from schemas.sample import TokenIds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Tokens of a prompt in a row; their keys and values go to the pages of every row that has them."""
+    """Consecutive tokens of a prompt; their keys and values go to the pages of every sequence that has them."""
 
     token_ids: TokenIds
-    prefix: TokenIds  # the job's, before them: run once for all rows; its keys and values are in their pages already
-    first: int  # the place of the first of them in the batch
-    width: int  # places, the padding behind them included
+    prefix: TokenIds  # of the job, before them: run once for all; its keys and values are in the pages already
+    first: int  # the index of the first of them in the batch
+    width: int  # tokens in the batch, the padding behind them included
     start: int  # the position of the first of them in its prompt
-    seats: tuple[Seat, ...]
-    ends: bool  # whether the prompt ends here, so that a token is drawn behind it
+    allocations: tuple[Allocation, ...]
+    ends: bool  # whether the prompt ends here, so that a token is sampled behind it
 
     @property
-    def goes_on(self) -> bool:
-        """Whether it attends to what another segment of its batch puts into its row's pages."""
+    def continues(self) -> bool:
+        """Tell whether it attends to what another segment of its batch writes to its sequence's pages."""
         return self.start > len(self.prefix)
 
     @property
     def end(self) -> int:
-        """The position in its prompt of what follows."""
+        """Return the position in its prompt of what follows."""
         return self.start + len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blocks:
-    """Tokens that attend to what the cache holds of their rows, `width` of one prompt in a row a block."""
+class QueryBlocks:
+    """Tokens that attend to the cached keys of their sequences: each block is `width` neighbours of one prompt."""
 
-    firsts: Tensor  # (blocks,) the place of a block's first token
-    tables: Tensor  # (blocks, pages) the pages of its row
-    positions: Tensor  # (blocks,) of that token in its prompt
+    firsts: Tensor  # (blocks,) the index in the batch of a block's first token
+    tables: Tensor  # (blocks, pages) the pages of its sequence
+    positions: Tensor  # (blocks,) the position of that token in its prompt
     width: int
 
-    def to(self, device: torch.device) -> "Blocks":
+    def to(self, device: torch.device) -> "QueryBlocks":
         firsts, tables, positions = (one.to(device) for one in (self.firsts, self.tables, self.positions))
-        return Blocks(firsts=firsts, tables=tables, positions=positions, width=self.width)
+        return QueryBlocks(firsts=firsts, tables=tables, positions=positions, width=self.width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:
-    """Whose keys and values go where; both are (moves,)."""
+    """Which tokens' keys and values are written to which entries of the cache; both are (moves,)."""
 
-    sources: Tensor  # places in the batch
-    targets: Tensor  # places in the cache
+    sources: Tensor  # indices in the batch
+    targets: Tensor  # indices in the cache
 
     def to(self, device: torch.device) -> "Moves":
         return Moves(sources=self.sources.to(device), targets=self.targets.to(device))
@@ -63,19 +63,19 @@ class Moves:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where the tokens of a batch stand, for the device."""
+    """The indices of a batch, on the device."""
 
     segments: tuple[Segment, ...]
-    positions: Tensor  # (places,)
-    moves: Moves  # of all their tokens
-    tables: Tensor  # (segments, pages) the pages of a segment's first row
-    blocks: Blocks | None  # of the segments that go on from what other segments put there
-    wanted: Tensor  # (drawn,) the places that a token is drawn after, and place 0 where there are fewer
-    drawn: Blocks  # those places, among themselves
+    positions: Tensor  # (padded tokens,)
+    moves: Moves  # of all tokens but padding
+    tables: Tensor  # (segments, pages) the pages of a segment's first sequence
+    continuing: QueryBlocks | None  # of the segments that continue others
+    sampled: Tensor  # (sampled,) the tokens that another is sampled after; filled up with index 0
+    sampled_blocks: QueryBlocks  # those tokens, one by one; their indices are those in `sampled`
 
     @property
     def num_used(self) -> int:
-        """Places up to the end of the last segment."""
+        """Return the number of tokens up to the end of the last segment, its padding included."""
         return self.segments[-1].first + self.segments[-1].width
 
     def to(self, device: torch.device) -> "Layout":
@@ -84,62 +84,67 @@ class Layout:
             positions=self.positions.to(device),
             moves=self.moves.to(device),
             tables=self.tables.to(device),
-            blocks=None if self.blocks is None else self.blocks.to(device),
-            wanted=self.wanted.to(device),
-            drawn=self.drawn.to(device),
+            continuing=None if self.continuing is None else self.continuing.to(device),
+            sampled=self.sampled.to(device),
+            sampled_blocks=self.sampled_blocks.to(device),
         )
 
 
 def layout(
-    segments: tuple[Segment, ...], *, num_places: int, num_drawn: int, capacity: int, device: torch.device
+    segments: tuple[Segment, ...],
+    *,
+    num_padded_tokens: int,
+    num_sampled: int,
+    max_sequence_length: int,
+    device: torch.device,
 ) -> Layout:
-    """The numbers of a batch's segments on the device, for rows of at most `capacity` tokens."""
-    positions = np.zeros(num_places, np.int64)
-    for segment in segments:  # padding may reach beyond the capacity, where there are no angles for it
+    """Compute the indices of a batch of segments, and copy them to the device."""
+    positions = np.zeros(num_padded_tokens, np.int64)
+    for segment in segments:  # padding may reach beyond the longest sequence, where there are no angles for it
         own = np.arange(segment.start, segment.start + segment.width)
-        positions[segment.first : segment.first + segment.width] = own.clip(max=capacity - 1)
-    tables = np.stack([segment.seats[0].table(num_pages(capacity)) for segment in segments])
-    later = [
+        positions[segment.first : segment.first + segment.width] = own.clip(max=max_sequence_length - 1)
+    tables = np.stack([segment.allocations[0].page_table(num_pages(max_sequence_length)) for segment in segments])
+    continuing = [
         (segment.first + i, number, segment.start + i)
         for number, segment in enumerate(segments)
-        if segment.goes_on
+        if segment.continues
         for i in range(0, segment.width, BLOCK)
     ]
-    wanted = np.zeros(num_drawn, np.int64)
+    sampled = np.zeros(num_sampled, np.int64)
     ends = [(number, segment) for number, segment in enumerate(segments) if segment.ends]
-    wanted[: len(ends)] = [segment.first + len(segment.token_ids) - 1 for _, segment in ends]
-    drawn = [(i, number, segment.end - 1) for i, (number, segment) in enumerate(ends)]
+    sampled[: len(ends)] = [segment.first + len(segment.token_ids) - 1 for _, segment in ends]
+    last = [(i, number, segment.end - 1) for i, (number, segment) in enumerate(ends)]
     return Layout(
         segments=segments,
         positions=to_device(positions, device),
         moves=_moves(segments, device),
         tables=to_device(tables, device),
-        blocks=_blocks(later, tables, BLOCK, device) if later else None,
-        wanted=to_device(wanted, device),
-        drawn=_blocks(drawn, tables, 1, device),
+        continuing=_blocks(continuing, tables, BLOCK, device) if continuing else None,
+        sampled=to_device(sampled, device),
+        sampled_blocks=_blocks(last, tables, 1, device),
     )
 
 
-def moves_to(seats: Sequence[Seat], start: int, end: int, first: int = 0) -> Ints:
-    """Return sources and targets, (2, moves), of a prompt's positions that stand in the batch from place `first` on, to
-    each of these rows."""
-    sources = np.tile(np.arange(first, first + end - start), len(seats))
-    return np.stack([sources, np.concatenate([seat.places(start, end) for seat in seats])])
+def moves_to(allocations: Sequence[Allocation], start: int, end: int, first: int = 0) -> Ints:
+    """Return sources and targets, (2, moves), that write a prompt's positions to the pages of each of these sequences;
+    in the batch the positions begin at index `first`."""
+    sources = np.tile(np.arange(first, first + end - start), len(allocations))
+    return np.stack([sources, np.concatenate([one.cache_indices(start, end) for one in allocations])])
 
 
 def _moves(segments: Sequence[Segment], device: torch.device) -> Moves:
-    own = [moves_to(one.seats, one.start, one.end, one.first) for one in segments]
+    own = [moves_to(one.allocations, one.start, one.end, one.first) for one in segments]
     sources, targets = to_device(np.concatenate(own, axis=1), device)
     return Moves(sources=sources, targets=targets)
 
 
-def _blocks(found: Sequence[tuple[int, int, int]], tables: Ints, width: int, device: torch.device) -> Blocks:
-    """`found` has every block's first place, the number of its segment and the position."""
+def _blocks(found: Sequence[tuple[int, int, int]], tables: Ints, width: int, device: torch.device) -> QueryBlocks:
+    """Make blocks of triples: the index of the first token, the number of its segment, the token's position."""
     numbers = np.array(found, np.int64).reshape(-1, 3)
     firsts, positions = to_device(numbers[:, ::2].T.copy(), device)
-    return Blocks(firsts=firsts, tables=to_device(tables[numbers[:, 1]], device), positions=positions, width=width)
+    return QueryBlocks(firsts=firsts, tables=to_device(tables[numbers[:, 1]], device), positions=positions, width=width)
 
 
 def round_up(length: int, multiple: int) -> int:
-    """The smallest multiple that is not below the length."""
+    """Return the smallest multiple that is not below the length."""
     return -(-length // multiple) * multiple

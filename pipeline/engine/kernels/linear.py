@@ -1,4 +1,4 @@
-"""The decoder's products: several of transformers' linear layers as one, its own quantised ones one by one, or fp8."""
+"""The decoder's products: transformers' linear layers joined into one, packed ones called one by one, or fp8."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
 class SideBySide(nn.Module):
-    """Layers of one input, called one after the other: for those whose weights are packed and cannot be joined."""
+    """Layers of one input, called one after the other: for packed weights, which cannot be joined."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -33,22 +33,22 @@ class Fp8Linear(nn.Module):
         return self.multiply(*quantise(x), x.dtype)
 
     def multiply(self, tokens: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-        """The product of what `quantise` gave."""
+        """Multiply what `quantise` returned, (tokens, in) float8 and a scale a token: (tokens, out) of `dtype`."""
         out = scaled_product(tokens, scale, self.weight, self.scale, dtype)
         return out if self.bias is None else out + self.bias
 
 
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, width) to float8 and a float32 scale a row, (rows, 1): x is about their product."""
+    """Round (rows, width) to float8 with a float32 scale a row, (rows, 1): x is about their product."""
     largest = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12)
     scale = largest / LARGEST
     return (x.float() / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
 
 
 def scaled_product(x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """(tokens, in) times (out, in), each with its scales: (tokens, out)."""
+    """Multiply (tokens, in) with (out, in), each with its scales: (tokens, out)."""
     if x.is_cuda:
-        # The kernel gives bfloat16 alone where scales are a row's.
+        # With a scale a row the kernel returns bfloat16 only.
         return torch._scaled_mm(
             x, weight.t(), scale_a=x_scale, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=True
         ).to(dtype)
@@ -56,7 +56,7 @@ def scaled_product(x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, dt
 
 
 def join(layers: Sequence[nn.Module]) -> nn.Module:
-    """One layer that gives the outputs of all, side by side. Plain ones become views of its weight, not a copy."""
+    """Make one layer that returns the outputs of all, side by side. Plain ones become views of its weight."""
     if any(type(layer) is not nn.Linear for layer in layers):
         return layers[0] if len(layers) == 1 else SideBySide(layers)
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]

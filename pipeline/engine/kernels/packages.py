@@ -1,4 +1,4 @@
-"""The packages that some settings need beside the engine's own: named, with the line that installs them."""
+"""Packages that only some settings need: they are named with the line that installs them."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -12,7 +12,7 @@ from schemas.errors import Refused
 
 
 def check_packages(settings: EngineSettings) -> None:
-    """Raise ValueError where this machine lacks what the settings ask for."""
+    """Raise Refused where this machine lacks a package that the settings need."""
     if settings.attention == "flash_attention_2" and not is_there("flash_attn.flash_attn_interface"):
         raise Refused(
             "attention 'flash_attention_2' needs the package flash-attn on the machines with GPUs: "
@@ -40,8 +40,8 @@ def check_quantised(config: PreTrainedConfig, model: str) -> None:
 
 
 def is_there(module: str) -> bool:
-    """Whether a module can be imported; two packages share the name `flash_attn`, and each has modules of its own."""
+    """Tell whether a module can be imported; two packages share the name `flash_attn`, each with modules of its own."""
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # what it would be in
+    except ModuleNotFoundError:  # of the package that it would be in
         return False

@@ -1,4 +1,4 @@
-"""Attention of a prompt to itself, and of tokens to what the cache holds of their rows."""
+"""Attention by PyTorch: of a prompt to itself, and of tokens to the cached keys of their sequences."""
 
 from collections.abc import Callable
 
@@ -6,22 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from pipeline.engine.kernels.layout import Blocks, Segment, round_up
+from pipeline.engine.kernels.layout import QueryBlocks, Segment, round_up
 from pipeline.engine.kernels.pages import PAGE, num_pages
 
-# The CPU's flash kernel walks over keys in blocks of this: whole blocks behind a row change none of its bits.
+# The CPU's flash kernel walks over keys in blocks of this: whole blocks behind a sequence change none of its bits.
 SPAN_STEP = 512
-_TOGETHER = 16  # rows whose pages are copied to one place at a time
+_TOGETHER = 16  # sequences whose pages are copied side by side at a time
 
 Causal = Callable[[Tensor, Tensor, Tensor], Tensor]  # see `causal`
-# queries (tokens, heads, head_dim), keys and values of all places, where the queries stand, what is written: as queries
-Attend = Callable[[Tensor, Tensor, Tensor, Blocks, Tensor], None]
+# queries (tokens, heads, head_dim), the cache's keys and values, blocks of the queries, output of the queries' shape
+Attend = Callable[[Tensor, Tensor, Tensor, QueryBlocks, Tensor], None]
 
 
 def causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Every token of one prompt attends to those before it and itself: (tokens, heads, head_dim), fewer heads in keys.
+    """Let every token of one prompt attend to those before it and itself: (tokens, heads, head_dim).
 
-    No mask: what stands behind a prompt is its padding, which causality hides from it, so flash kernels stay usable.
+    Keys and values may have fewer heads than queries.
+    No mask: a prompt's padding is behind it, where causality hides it, so flash kernels stay usable.
     """
     queries, keys, values = (one.transpose(0, 1)[None] for one in (queries, keys, values))
     attended = scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
@@ -31,10 +32,10 @@ def causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def causal_behind_prefix(
     queries: Tensor, stored: tuple[Tensor, Tensor], table: Tensor, segment: Segment, attend: Causal = causal
 ) -> Tensor:
-    """`causal` of a segment of the queries, the pages of whose row hold the job's prefix and what is its own.
+    """Run `causal` for a segment behind the job's prefix, whose keys and values are in the sequence's pages as well.
 
-    As many queries as the prefix has tokens stand before its own, whosever they are, and are dropped: each of its own
-    stands where it would in the whole prompt, in the same block of a kernel, and has the same numbers bit for bit.
+    Prepends `segment.start` queries of any kind and discards their output: every query of the segment is then in the
+    same block of the kernel as in the whole prompt, and has the same numbers bit for bit.
     """
     first, end = segment.first - segment.start, segment.first + segment.width
     asked = queries[first:end] if first >= 0 else pad(queries[:end], (0, 0, 0, 0, -first, 0))
@@ -43,18 +44,18 @@ def causal_behind_prefix(
 
 
 def paged(stored: Tensor, tables: Tensor) -> Tensor:
-    """What (kv_heads, places, head_dim) holds in the pages of each table, (..., pages), one page behind the other:
-    (kv_heads, ..., places, head_dim)."""
+    """Gather from the cache, (kv_heads, entries, head_dim), the pages of each table, (..., pages), one after the other:
+    (kv_heads, ..., tokens, head_dim)."""
     pages = stored.unflatten(1, (-1, PAGE)).index_select(1, tables.flatten())  # whole pages: no index an element
     held: Tensor = pages.unflatten(1, tables.shape).flatten(-3, -2)
     return held
 
 
 def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """New tokens, (rows, length, heads, head_dim), attend to what there is of their rows, (rows, kv_heads, span,
-    head_dim), up to their own (rows, length) positions.
+    """Let new tokens, (rows, length, heads, head_dim), attend to the keys of their rows, (rows, kv_heads, span,
+    head_dim), up to their own positions, (rows, length).
 
-    The heads that share keys stand in the queries' length, so that keys and values are read once and never repeated.
+    Heads that share keys are laid along the queries' length, so that keys and values are read once, never repeated.
     """
     rows, length, heads, head_dim = queries.shape
     kv_heads, span = keys.shape[1], keys.shape[2]
@@ -66,8 +67,10 @@ def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> 
     return attended.view(rows, kv_heads, group, length, head_dim).permute(0, 3, 1, 2, 4).reshape(queries.shape)
 
 
-def attend_together(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, out: Tensor, *, span: int) -> None:
-    """One token of every slot in turn attends to its row's first `span` places, up to its own position."""
+def attend_together(
+    queries: Tensor, keys: Tensor, values: Tensor, blocks: QueryBlocks, out: Tensor, *, span: int
+) -> None:
+    """Let one token of every slot attend to its sequence's first `span` tokens, up to its own position."""
     tables = blocks.tables[:, : num_pages(span)]
     for first in range(0, len(tables), _TOGETHER):
         rows = slice(first, min(first + _TOGETHER, len(tables)))
@@ -75,12 +78,13 @@ def attend_together(queries: Tensor, keys: Tensor, values: Tensor, blocks: Block
         out[rows] = cached(queries[rows, None], key, value, blocks.positions[rows, None])[:, 0]
 
 
-def attend_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, out: Tensor) -> None:
-    """Every block's tokens attend to the pages of their row up to their own positions: one block after the other, as
-    far as it reaches, so that none knows of the others."""
+def attend_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, blocks: QueryBlocks, out: Tensor) -> None:
+    """Let every block's tokens attend to the pages of their sequence, up to their own positions.
+
+    One block after the other, each only as far as it reaches, so that none depends on the others.
+    """
     own = torch.arange(blocks.width, device=queries.device)
-    places = zip(blocks.firsts.tolist(), blocks.tables, blocks.positions.tolist(), strict=True)
-    for first, table, position in places:
+    for first, table, position in zip(blocks.firsts.tolist(), blocks.tables, blocks.positions.tolist(), strict=True):
         here = slice(first, first + blocks.width)
         reached = table[: num_pages(round_up(position + blocks.width, SPAN_STEP))]
         key, value = (paged(one, reached)[None] for one in (keys, values))
@@ -88,7 +92,7 @@ def attend_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blo
 
 
 def _mask_after(positions: Tensor, span: int, dtype: torch.dtype) -> Tensor:
-    """What a token at (rows, length) positions must not see, as numbers to add: (rows, length, span)."""
-    places = torch.arange(span, device=positions.device)
+    """Return what to add to scores, (rows, length, span): -inf for keys behind the (rows, length) positions."""
+    keys = torch.arange(span, device=positions.device)
     zeros = torch.zeros((*positions.shape, span), dtype=dtype, device=positions.device)
-    return zeros.masked_fill_(places > positions[..., None], -torch.inf)
+    return zeros.masked_fill_(keys > positions[..., None], -torch.inf)

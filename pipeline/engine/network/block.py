@@ -1,4 +1,4 @@
-"""One layer of the text network, the same for mistral, llama and qwen2, and how its two halves run."""
+"""One layer of the text network, the same for mistral, llama and qwen2, and how it runs around attention."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 from pipeline.engine.kernels.interface import Fused
 from pipeline.engine.kernels.linear import Fp8Linear, join
 
-# Kernels are chosen by rule: which of several is the fastest a measurement would say otherwise in every process.
+# Kernels are chosen by rule: a measurement of which is the fastest would come out differently in every process.
 DETERMINISTIC: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True}
 
 
@@ -30,7 +30,7 @@ class DecoderShape:
 
 
 class RmsNorm(nn.Module):
-    """transformers' own arithmetic: mean and root in float32, the weight in the network's type."""
+    """Compute as transformers does: mean and root in float32, the weight in the network's type."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -45,9 +45,9 @@ class RmsNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer, cut where tokens meet: what is before and after attention knows only tokens, (tokens, hidden).
+    """One layer, cut at attention: what runs before and after it works token by token, on (tokens, hidden).
 
-    Flat, so that one compilation serves prefill and decode, whatever the number of rows.
+    Flat, so that one compilation serves prefill and decode, whatever the number of sequences.
     """
 
     def __init__(self, layer: nn.Module, shape: DecoderShape) -> None:
@@ -63,33 +63,32 @@ class Block(nn.Module):
         self.down = join([mlp.down_proj])
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of every token, (tokens, heads, head_dim), the first two turned by position."""
-        return self.turn(self.qkv(self.before_attention(x)), cos, sin)
+        """Compute queries, keys and values, (tokens, heads, head_dim), queries and keys rotated by position."""
+        return self.rotate(self.qkv(self.before_attention(x)), cos, sin)
 
-    def turn(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same from what their product gave, (tokens, all heads side by side)."""
+    def rotate(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split the product for queries, keys and values, (tokens, all heads side by side), and rotate as `project`."""
         heads = projected.view(len(projected), -1, self.head_dim)
         queries, keys, values = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        return _turn(queries, cos, sin), _turn(keys, cos, sin), values
+        return _rotate(queries, cos, sin), _rotate(keys, cos, sin), values
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The rest of the layer: output product, feed-forward, both added to what came in."""
+        """Run the layer after attention: output product and feed-forward, both added to the residual `x`."""
         x = x + self.out(attended.flatten(1))
         out: Tensor = x + self.down(self.feed(x))
         return out
 
     def feed(self, x: Tensor) -> Tensor:
-        """What the last product of the feed-forward takes, (tokens, intermediate)."""
+        """Compute the input of the feed-forward's last product, (tokens, intermediate)."""
         return apply_gates(self.gate_up(self.before_mlp(x)))
 
     def widen(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
-        """`finish` up to the feed-forward's gates and what they let through, (tokens, 2 * intermediate), with what that
-        is to be added to."""
+        """Run `finish` up to gates and ups, (tokens, 2 * intermediate); return the residual before them."""
         x = x + self.out(attended.flatten(1))
         return x, self.gate_up(self.before_mlp(x))
 
     def narrow(self, x: Tensor, fed: Tensor, scale: Tensor) -> Tensor:
-        """`finish` from what `quantise` made of what the last product takes."""
+        """Run the rest of `finish` from the quantised input of the last product."""
         down = self.down
         assert isinstance(down, Fp8Linear)
         return x + down.multiply(fed, scale, x.dtype)
@@ -101,20 +100,22 @@ class Block(nn.Module):
 
     @property
     def is_plain(self) -> bool:
-        """Whether what comes in can be added to where it stands: whether its products are with weights as they are, and
-        with nothing else. bitsandbytes' layers are subclasses of Linear."""
+        """Tell whether products can be added to the residual in place: their weights are plain, without a bias.
+
+        bitsandbytes' layers are subclasses of Linear, and not plain.
+        """
         return all(type(one) is nn.Linear and one.bias is None for one in (self.out, self.gate_up, self.down))
 
 
-class Halves:
-    """How blocks run before attention and after it: compiled or not, by fused kernels where there are any.
+class LayerRunner:
+    """Runs blocks before attention and after it: compiled or not, by fused kernels where there are any.
 
-    On a GPU what a layer adds is added where it stands: that saves a copy of it. `x` may be changed.
+    On a GPU a layer adds to the residual in place, which saves a copy of it: `x` may be changed.
     """
 
     def __init__(self) -> None:
         self._project: Callable[..., tuple[Tensor, Tensor, Tensor]] = Block.project
-        self._turn: Callable[..., tuple[Tensor, Tensor, Tensor]] = Block.turn
+        self._rotate: Callable[..., tuple[Tensor, Tensor, Tensor]] = Block.rotate
         self._widen: Callable[..., tuple[Tensor, Tensor]] = Block.widen
         self._narrow: Callable[..., Tensor] = Block.narrow
         self._finish: Callable[..., Tensor] = Block.finish
@@ -122,23 +123,24 @@ class Halves:
         self._norm: Callable[..., Tensor] = RmsNorm.forward
 
     def compile(self, num_devices: int) -> None:
-        """Compile them, once for all lengths and for all layers of a device, and alike in every process."""
+        """Compile both parts, once for all lengths and all layers of a device, and alike in every process."""
         limit = 8 * num_devices  # as torch has it for one device
         torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
-        for name in ("_project", "_turn", "_widen", "_narrow", "_finish", "_feed", "_norm"):
+        for name in ("_project", "_rotate", "_widen", "_narrow", "_finish", "_feed", "_norm"):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=True, options=DETERMINISTIC))
 
     def project(
         self, block: Block, x: Tensor, cos: Tensor, sin: Tensor, fused: Fused | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See Block.project."""
+        """Run `Block.project`."""
         qkv = block.qkv
         if fused is None or type(qkv) is not nn.Linear:
             return self._project(block, x, cos, sin)
-        return self._turn(block, fused.product(self._norm(block.before_attention, x), qkv.weight, qkv.bias), cos, sin)
+        product = fused.product(self._norm(block.before_attention, x), qkv.weight, qkv.bias)
+        return self._rotate(block, product, cos, sin)
 
     def finish(self, block: Block, x: Tensor, attended: Tensor, fused: Fused | None) -> Tensor:
-        """See Block.finish."""
+        """Run `Block.finish`."""
         if not x.is_cuda:
             return self._finish(block, x, attended)
         if isinstance(block.down, Fp8Linear):
@@ -160,7 +162,7 @@ class Halves:
 
 
 def apply_gates(states: Tensor) -> Tensor:
-    """silu(gate) * up of both side by side, (tokens, 2 * intermediate)."""
+    """Compute silu(gate) * up, (tokens, intermediate), of both side by side, (tokens, 2 * intermediate)."""
     gate, up = states.chunk(2, dim=-1)
     return silu(gate) * up
 
@@ -171,7 +173,7 @@ def _weight(layer: nn.Module) -> Tensor:
     return weight
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn (tokens, heads, head_dim) by the angles of the tokens' positions."""
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate (tokens, heads, head_dim) by the angles of the tokens' positions."""
     first, second = x.chunk(2, dim=-1)
     return x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]

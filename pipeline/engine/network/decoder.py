@@ -1,36 +1,36 @@
 """The text network: one block for mistral, llama and qwen2, over the weights that transformers loaded."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers import LlavaNextForConditionalGeneration, PreTrainedConfig
 
-from pipeline.engine.kernels.device import Lanes
-from pipeline.engine.kernels.interface import Fused, sequences
-from pipeline.engine.kernels.layout import Blocks, Layout, Moves, Segment
+from pipeline.engine.kernels.device import Streams
+from pipeline.engine.kernels.interface import Fused
+from pipeline.engine.kernels.layout import Layout, Moves, QueryBlocks
 from pipeline.engine.kernels.pages import PAGE
-from pipeline.engine.kernels.torch_attention import Attend, causal, causal_behind_prefix
-from pipeline.engine.network.block import Block, DecoderShape, Halves, RmsNorm
-from pipeline.engine.network.kv_cache import Cache
-from pipeline.engine.network.partition import moved, spread
+from pipeline.engine.kernels.torch_attention import Attend
+from pipeline.engine.network.block import Block, DecoderShape, LayerRunner, RmsNorm
+from pipeline.engine.network.kv_cache import KVCache
+from pipeline.engine.network.partition import move, partition
+from pipeline.engine.network.prefill_attention import PrefillAttention
 from pipeline.preprocess.facts import attention_window
 from schemas.errors import Refused
 
 BACKBONES = ("llama", "mistral", "qwen2")
-# How they stretch the rotary angles: all but those that change with the length of a prompt while it runs.
+# How they stretch the rotary angles: all ways but those that depend on the length of a prompt while it runs.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
-# number of the part, layer, queries, keys, values -> attended
-_AttendAt: TypeAlias = Callable[[int, int, Tensor, Tensor, Tensor], Tensor]
+# number of the part, layer, (tokens, hidden), cosine and sine of their angles -> (tokens, hidden) after the layer
+_RunLayer: TypeAlias = Callable[[int, int, Tensor, tuple[Tensor, Tensor]], Tensor]
 
 
 class Decoder:
-    """All blocks, with the embedding before them and the vocabulary's product after.
+    """All blocks, with the embedding before them and the product with the vocabulary after.
 
-    The blocks are spread over the devices in order; what is passed in and what comes out is on the first of them.
+    The blocks are shared between the devices in order; inputs and outputs are on the first of them.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Decoder:
     ) -> None:
         text: Any = network.model.language_model
         self.shape = decoder_shape(text.config)
-        self.parts = spread(self.shape.layers, devices)
+        self.parts = partition(self.shape.layers, devices)
         self.embedding = text.embed_tokens
         self.blocks = self._take(text.layers, fp8=fp8)
         self.norm = RmsNorm(text.norm)
@@ -46,16 +46,18 @@ class Decoder:
         rotary = text.rotary_emb
         self.frequencies: Tensor = rotary.inv_freq
         self.rotary_scaling = float(rotary.attention_scaling)
-        self._halves = Halves()
-        self._lanes = [Lanes(part.device) for part in self.parts]
+        self._layers = LayerRunner()
+        self._streams = [Streams(part.device) for part in self.parts]
 
     def _take(self, layers: nn.ModuleList, *, fp8: bool) -> list[Block]:
-        """The layers as blocks, each on its device before the next is looked at. In 8 bits the network that shares the
-        weights lets go of its own, layer by layer, and can no longer run."""
+        """Make blocks of the layers, each moved to its device before the next is looked at.
+
+        In 8 bits the network that shares the weights lets go of its own, layer by layer, and can no longer run.
+        """
         devices = [part.device for part in self.parts for _ in part.layers]
         blocks = []
         for i, (layer, device) in enumerate(zip(layers, devices, strict=True)):
-            block = Block(moved(layer, device), self.shape)
+            block = Block(move(layer, device), self.shape)
             if fp8:
                 block.quantise()
                 layers[i] = nn.Identity()
@@ -64,118 +66,96 @@ class Decoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of what flows between the layers."""
+        """Return the type of what flows between the layers."""
         return self.norm.weight.dtype
 
     def compile_blocks(self) -> None:
-        """Compile the two halves of a block."""
-        self._halves.compile(len(self.parts))
+        """Compile what runs of a block before attention and after it."""
+        self._layers.compile(len(self.parts))
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """Ids to embeddings, one dimension more; an image's places hold a placeholder."""
+        """Look up embeddings, (..., hidden); those of image tokens are placeholders."""
         embeddings: Tensor = self.embedding(token_ids)
         return embeddings
 
-    def rotary(self, capacity: int) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of every position's angles, each (capacity, head_dim)."""
-        positions = torch.arange(capacity, device=self.frequencies.device).float()
+    def rotary(self, num_positions: int) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine of every position's angles, each (positions, head_dim)."""
+        positions = torch.arange(num_positions, device=self.frequencies.device).float()
         angles = positions[:, None] * self.frequencies.float()
         angles = torch.cat((angles, angles), dim=-1)
         cos, sin = angles.cos() * self.rotary_scaling, angles.sin() * self.rotary_scaling
         return cos.to(self.dtype), sin.to(self.dtype)
 
     def prefill(
-        self, x: Tensor, layout: Layout, cache: Cache, attend_pages: Attend, fused: Fused | None = None
+        self, x: Tensor, layout: Layout, cache: KVCache, attend_pages: Attend, fused: Fused | None = None
     ) -> Tensor:
-        """Run the segments of a batch, (places, hidden), and keep their keys and values in their pages; returns what
-        became of the tokens that others are drawn after, (drawn, hidden).
+        """Run the segments of a batch, (padded tokens, hidden), and write their keys and values to their pages.
 
-        A segment's padding comes behind it: causality hides that from it, so no number of it depends on the padding,
-        and none on the other segments, as nothing but attention knows of more than one token.
+        Returns the last hidden states of the tokens that others are sampled after, (sampled, hidden).
+
+        A segment's padding is behind it, where causality hides it: no number of a segment depends on the padding, and
+        none on other segments, as nothing but attention combines tokens.
         """
-        here = [layout.to(part.device) for part in self.parts]
-        alone = [sequences(own.segments, len(x), own.positions.device) for own in here] if fused else []
+        layouts = [layout.to(part.device) for part in self.parts]
+        attention = [
+            PrefillAttention(own, len(x), attend_pages, fused, streams)
+            for own, streams in zip(layouts, self._streams, strict=True)
+        ]
 
-        def attend(part: int, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            own, stored = here[part], cache.of(layer)
-            cache.fill(layer, own.moves, keys, values)
-            if layer == self.shape.layers - 1:
-                out = torch.zeros_like(queries, memory_format=torch.contiguous_format)
-                attend_pages(queries.contiguous(), *stored, own.drawn, out)
-                return out
-            if fused is None:
-                out = torch.empty_like(queries, memory_format=torch.contiguous_format)
-            else:
-                out = fused.causal_each(queries, keys, values, alone[part])
-            out[own.num_used :] = 0
+        def run_layer(part: int, layer: int, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+            block, own, attend = self.blocks[layer], layouts[part], attention[part]
+            queries, keys, values = self._layers.project(block, x, *angles, fused)
+            cache.write(layer, own.moves, keys, values)
+            if layer < self.shape.layers - 1:
+                attended = attend.all_tokens(queries, keys, values, cache.of(layer))
+                return self._layers.finish(block, x, attended, fused)
+            # Behind the last layer's keys and values only the sampled tokens go on: nobody reads the others. For so few
+            # there is no gain in fused kernels.
+            attended = attend.sampled_tokens(queries[own.sampled], cache.of(layer))
+            return self._layers.finish(block, x[own.sampled], attended, None)
 
-            def attend_one(segment: Segment, table: Tensor) -> None:
-                places = slice(segment.first, segment.first + segment.width)
-                if len(segment.prefix):
-                    kernel = fused.causal if fused else causal
-                    out[places] = causal_behind_prefix(queries, stored, table, segment, kernel)
-                else:
-                    out[places] = causal(queries[places], keys[places], values[places])
+        return self._run_layers(x, layout.positions, cache, run_layer)
 
-            rows = zip(own.segments, own.tables, strict=True)
-            left = [one for one in rows if len(one[0].prefix) or (fused is None and not one[0].goes_on)]
-            self._lanes[part].run(partial(attend_one, *one) for one in left)
-            if own.blocks is not None:
-                attend_pages(queries.contiguous(), *stored, own.blocks, out)
-            return out
+    def step(self, x: Tensor, positions: Tensor, tables: Tensor, cache: KVCache, attend_pages: Attend) -> Tensor:
+        """Run one more token of every slot; return its last hidden state, (rows, hidden).
 
-        return self._through(x, layout.positions, cache, attend, layout.wanted, fused)
-
-    def step(self, x: Tensor, positions: Tensor, tables: Tensor, cache: Cache, attend_pages: Attend) -> Tensor:
-        """Run one more token of every slot, (rows, hidden) with (rows,) positions in the slots' order, whose pages are
-        in `tables`, (slots, pages); returns what became of them. Rows behind the slots' are nobody's."""
+        `x` is (rows, hidden) in the order of the slots, `positions` (rows,), and `tables`, (slots, pages), has the
+        pages of every slot. Rows behind those of the slots are padding.
+        """
         slots, own = torch.arange(len(tables), device=x.device), positions[: len(tables)]
         pages = tables.gather(1, (own // PAGE)[:, None])[:, 0]
         moves = Moves(sources=slots, targets=pages * PAGE + own % PAGE)
-        blocks = Blocks(firsts=slots, tables=tables, positions=own, width=1)
+        blocks = QueryBlocks(firsts=slots, tables=tables, positions=own, width=1)
         here = [(moves.to(part.device), blocks.to(part.device)) for part in self.parts]
 
-        def attend(part: int, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            targets, queried = here[part]
-            cache.fill(layer, targets, keys, values)
-            out = torch.zeros_like(queries, memory_format=torch.contiguous_format)
-            attend_pages(queries.contiguous(), *cache.of(layer), queried, out)
-            return out
+        def run_layer(part: int, layer: int, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+            block, (own_moves, own_blocks) = self.blocks[layer], here[part]
+            queries, keys, values = self._layers.project(block, x, *angles, None)
+            cache.write(layer, own_moves, keys, values)
+            attended = torch.zeros_like(queries, memory_format=torch.contiguous_format)
+            attend_pages(queries.contiguous(), *cache.of(layer), own_blocks, attended)
+            return self._layers.finish(block, x, attended, None)
 
-        return self._through(x, positions, cache, attend)
+        return self._run_layers(x, positions, cache, run_layer)
 
-    def _through(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        cache: Cache,
-        attend: _AttendAt,
-        wanted: Tensor | None = None,
-        fused: Fused | None = None,
-    ) -> Tensor:
-        """All layers of (tokens, hidden); behind the last one's keys and values only the tokens at the `wanted` places
-        go on: nobody reads the others."""
+    def _run_layers(self, x: Tensor, positions: Tensor, cache: KVCache, run_layer: _RunLayer) -> Tensor:
+        """Run all layers, each on its device, on (tokens, hidden)."""
         home = x.device
         for number, part in enumerate(self.parts):
             x = x.to(part.device)
-            cos, sin = cache.angles(number, positions.to(part.device))
+            angles = cache.angles(number, positions.to(part.device))
             for layer in part.layers:
-                block = self.blocks[layer]
-                queries, keys, values = self._halves.project(block, x, cos, sin, fused)
-                if wanted is not None and layer == self.shape.layers - 1:
-                    x, queries = (one[wanted.to(part.device)] for one in (x, queries))
-                    fused = None  # for so few
-                x = self._halves.finish(block, x, attend(number, layer, queries, keys, values), fused)
+                x = run_layer(number, layer, x, angles)
         return x.to(home)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """What the vocabulary scores after (rows, hidden): (rows, vocabulary)."""
+        """Score the vocabulary after hidden states, (rows, hidden): (rows, vocabulary)."""
         scores: Tensor = self.head(self.norm(hidden.to(self.parts[-1].device)))
         return scores.to(hidden.device)
 
 
 def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
-    """The shape in a text config; raises ValueError for a network that this block is not."""
+    """Read the shape from a text config; raises Refused for a network that Block does not compute."""
     text: Any = config
     if text.model_type not in BACKBONES:
         raise Refused(f"the text backbone must be one of {', '.join(BACKBONES)}, got {text.model_type!r}")

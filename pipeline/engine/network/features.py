@@ -1,17 +1,17 @@
-"""Which features take an image's place in a prompt, and in which order: integers in, integers out."""
+"""Which patches' features replace an image's tokens, and in which order: integers in, integers out."""
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.preprocess.geometry import Anyres, select_grid
+from pipeline.preprocess.geometry import Anyres, select_grid, unpadded
 from schemas.sample import Size
 
 
 def feature_index(image: Size, anyres: Anyres, newline: int) -> npt.NDArray[np.int32]:
-    """Where each of the image's tokens is found among its tiles' patches, tile after tile; `newline` ends a row.
+    """Return the index of each image token's feature among the patches of its tiles; `newline` is that of a row's end.
 
     The base tile's patches come first. The grid's patches follow in reading order over the whole picture, without the
-    rows or columns that only show padding.
+    rows or columns that show only padding.
     """
     grid, side = select_grid(image, anyres), anyres.patches_per_side
     rows, cols = grid.height // anyres.tile, grid.width // anyres.tile
@@ -24,10 +24,8 @@ def feature_index(image: Size, anyres: Anyres, newline: int) -> npt.NDArray[np.i
 
 
 def _unpad(picture: npt.NDArray[np.int32], image: Size) -> npt.NDArray[np.int32]:
-    """Drop the same number of lines on both sides: with the roundings of transformers, which count the tokens too."""
+    """Drop the same number of lines on both sides."""
     height, width = picture.shape
-    if image.width / image.height > width / height:
-        padding = (height - int(round(image.height * (width / image.width), 7))) // 2
-        return picture[padding : height - padding]
-    padding = (width - int(round(image.width * (height / image.height), 7))) // 2
-    return picture[:, padding : width - padding]
+    shown = unpadded(Size(width, height), image)
+    top, left = (height - shown.height) // 2, (width - shown.width) // 2
+    return picture[top : height - top, left : width - left]

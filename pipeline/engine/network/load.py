@@ -1,4 +1,4 @@
-"""The checkpoint in memory: transformers' network, its tokenizer, and the few numbers the engine takes from them."""
+"""Load a checkpoint: transformers' network, its tokenizer, and the few numbers that the engine needs of them."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ from transformers import (
 from pipeline.engine.kernels.packages import check_packages
 from pipeline.engine.network.decoder import Decoder, decoder_shape
 from pipeline.engine.network.memory import check_memory
-from pipeline.engine.network.partition import device_map, devices_of, place, spread
+from pipeline.engine.network.partition import device_map, devices_of, move_to_devices, partition
 from pipeline.engine.network.vision import Vision
 from pipeline.preprocess.facts import end_token_ids
 from pipeline.preprocess.pixels import read_scale
@@ -42,22 +42,25 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerFast
     image_token_id: int
     stop_ids: tuple[int, ...]  # any of them ends an answer
-    num_tokens: int  # embeddings from here on are padding of the table, never trained: their tokens are never drawn
+    num_tokens: int  # embeddings from here on are padding of the table, never trained: their tokens are never sampled
 
     @property
     def device(self) -> torch.device:
-        """Where images and tokens come in; the first of several."""
+        """Return the device that images and tokens are put on; the first of several."""
         return self.network.device
 
     @property
     def compilable(self) -> bool:
-        """Whether torch.compile is of use for the blocks: layers of other packages are called one by one either way."""
+        """Tell whether torch.compile helps the blocks: layers of other packages are called one by one either way."""
         return not getattr(self.network, "is_quantized", False)
 
     @property
     def capturable(self) -> bool:
-        """Whether a decode step can be one CUDA graph: a graph is a device's own, and bitsandbytes' 8 bits ask the host
-        in every product which columns are too large for them."""
+        """Tell whether a decode step can be one CUDA graph.
+
+        A graph belongs to one device, and bitsandbytes' 8 bits ask the host in every product which columns are too
+        large for them.
+        """
         return len(self.decoder.parts) == 1 and not getattr(self.network, "is_loaded_in_8bit", False)
 
 
@@ -74,7 +77,7 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
     if devices[0].type == "cuda":
         check_memory(config, settings, min(torch.cuda.mem_get_info(device)[0] for device in devices))
     network = _load_network(model, config, devices, settings)
-    if getattr(network, "is_loaded_in_8bit", False):  # of every product it would say that it rounds to float16
+    if getattr(network, "is_loaded_in_8bit", False):  # it would warn at every product that it rounds to float16
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # The backend is named because the default follows what is installed; only its mean and std are used.
     processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
@@ -85,7 +88,7 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
 def _load_network(
     model: str, config: PreTrainedConfig, devices: Sequence[torch.device], settings: EngineSettings
 ) -> LlavaNextForConditionalGeneration:
-    """The network with all of its weights, an adapter merged into them; raises Refused where any would be made up."""
+    """Load the network, an adapter merged into its weights; raises Refused where any weight would be made up."""
     told = {
         "use_safetensors": True,
         "dtype": getattr(torch, settings.dtype),
@@ -117,10 +120,10 @@ def _set_generation(network: LlavaNextForConditionalGeneration, model: str, sett
 def make_ready(
     network: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, settings: EngineSettings
 ) -> LoadedModel:
-    """A network with weights of whatever origin, on its devices and as the engine runs it."""
+    """Prepare a network with weights of any origin: on its devices, as the engine runs it."""
     tokenizer, images = processor.tokenizer, processor.image_processor
     decoder = Decoder(network, devices_of(settings), fp8=settings.quantize == "fp8")
-    place(network, decoder.parts)
+    move_to_devices(network, decoder.parts)
     return LoadedModel(
         network=network,
         decoder=decoder,
@@ -133,7 +136,7 @@ def make_ready(
 
 
 def stopping_at(model: LoadedModel, stop: tuple[str, ...]) -> LoadedModel:
-    """The same weights, with other strings that end an answer."""
+    """Return the same weights with other strings that end an answer."""
     return replace(model, stop_ids=_stop_ids(model.network, model.tokenizer, stop))
 
 
@@ -149,11 +152,13 @@ def _method(stored: object) -> str:
 
 
 def _placed(config: PreTrainedConfig, devices: Sequence[torch.device], settings: EngineSettings) -> dict[str, Any]:
-    """How transformers is told where each weight goes as it is read, and in how many bits. Those that our own 8-bit
-    products are made of wait on the CPU, as their card may not hold all of them."""
+    """Return what tells transformers where each weight goes as it is read, and in how many bits.
+
+    Weights of our own 8-bit products wait on the CPU, as their card may not hold all of them.
+    """
     if settings.quantize == "fp8":
         return {}
-    placed = {"device_map": device_map(spread(decoder_shape(config.get_text_config()).layers, devices))}
+    placed = {"device_map": device_map(partition(decoder_shape(config.get_text_config()).layers, devices))}
     return placed | _quantized(settings)
 
 
@@ -175,7 +180,7 @@ def _quantized(settings: EngineSettings) -> dict[str, Any]:
 def _stop_ids(
     network: LlavaNextForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...]
 ) -> tuple[int, ...]:
-    """The checkpoint's end tokens, and every stop string that is one special token: its text would never be seen."""
+    """Return the checkpoint's end tokens, and every stop string that is a special token: its text is never decoded."""
     stated = end_token_ids(network.generation_config, network.config.get_text_config())
     own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     added = tokenizer.added_tokens_decoder.items()

@@ -15,35 +15,35 @@ from pipeline.engine.network.kv_cache import CacheShape
 from schemas.engine import EngineSettings
 from schemas.errors import Refused
 
-SPARE_BYTES = 8 * 2**30  # for what the vision tower computes, its features, prefixes, the sampler, the allocator's gaps
-# Of one on a GPU: enough for rows to fill it to the last percent, and its products, cut into tiles of 128 by 256, are
-# whole waves of 132 processors.
+_SPARE_BYTES = 8 * 2**30  # for the vision tower, its features, cached prefixes, the sampler, the allocator's gaps
+# Of one prefill on a GPU: enough for prompts to fill it to the last percent, and its products, cut into tiles of 128 by
+# 256, are whole waves of 132 processors.
 PREFILL_TOKENS = 16896
-_LONGEST = 4096  # tokens of a row where nothing else is said: the largest picture, a question, a page of text
-# Bytes of a quantised weight, its share of the scales included: one for a row of some thousand, or for 64 of 4 bits.
+_LONGEST = 4096  # tokens of a sequence by default: the largest picture, a question, a page of text
+# Bytes of a quantised weight with its share of the scales: one scale for a row of some thousand, or for 64 of 4 bits.
 _PACKED_BYTES = {"fp8": 1.001, "8bit": 1.001, "4bit": 0.5 + 4 / 64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes. Those of a card are the fullest one's."""
+    """What a model needs, in bytes. Those of a card are the fullest one's."""
 
     weights: int  # of all cards
     weights_a_card: int
-    row: int  # keys and values of the longest row, on all cards
-    row_a_card: int
-    computing: int  # on each card, however many rows there are
+    sequence: int  # keys and values of the longest sequence, on all cards
+    sequence_a_card: int
+    computing: int  # on each card, however many sequences there are
 
     @property
     def least(self) -> int:
-        """What a card must have free before anything is loaded: for one row."""
-        return self.weights_a_card + self.row_a_card + self.computing
+        """Return what a card must have free before anything is loaded: enough for one sequence."""
+        return self.weights_a_card + self.sequence_a_card + self.computing
 
 
 def memory_of(config: PreTrainedConfig, settings: EngineSettings) -> Memory:
-    """What a model of this config needs on a GPU; raises ValueError for a network that the engine cannot run."""
+    """Compute what a model of this config needs on a GPU; raises Refused for a network that the engine cannot run."""
     shape = decoder_shape(config.get_text_config())
-    capacity, itemsize = row_capacity(shape, settings), getattr(torch, settings.dtype).itemsize
+    longest, itemsize = max_sequence_length(shape, settings), getattr(torch, settings.dtype).itemsize
     with torch.device("meta"):
         network: Any = LlavaNextForConditionalGeneration(cast(LlavaNextConfig, config))
     text = network.model.language_model
@@ -53,18 +53,18 @@ def memory_of(config: PreTrainedConfig, settings: EngineSettings) -> Memory:
     first = (sum(weight.numel() for weight in network.parameters()) - in_layers) * itemsize - last
     a_card = -(-shape.layers // settings.num_devices)
     ends = first + last if settings.num_devices == 1 else max(first, last)
-    row = cache_shape(shape, num_pages(capacity)).num_bytes(getattr(torch, settings.dtype))
+    sequence = cache_shape(shape, num_pages(longest)).num_bytes(getattr(torch, settings.dtype))
     return Memory(
         weights=first + last + shape.layers * layer,
         weights_a_card=ends + a_card * layer,
-        row=row,
-        row_a_card=row // shape.layers * a_card,
-        computing=activation_bytes(shape, settings.prefill_tokens or PREFILL_TOKENS, itemsize) + SPARE_BYTES,
+        sequence=sequence,
+        sequence_a_card=sequence // shape.layers * a_card,
+        computing=computing_bytes(shape, settings.prefill_tokens or PREFILL_TOKENS, itemsize),
     )
 
 
 def check_memory(config: PreTrainedConfig, settings: EngineSettings, card: int) -> None:
-    """Raise ValueError, with what would do, where a card of so many free bytes is too small."""
+    """Raise Refused, with the flags that would do, where a card of so many free bytes is too small."""
     needed = memory_of(config, settings)
     if needed.least <= card:
         return
@@ -76,16 +76,16 @@ def check_memory(config: PreTrainedConfig, settings: EngineSettings, card: int) 
 
 
 def describe_memory(needed: Memory, settings: EngineSettings) -> str:
-    """What is needed, for people."""
+    """Say what is needed, for people."""
     cards = f" over {settings.num_devices} cards" if settings.num_devices > 1 else ""
     return (
         f"{needed.weights / 1e9:.1f} GB of weights ({settings.quantize or settings.dtype}){cards} and "
-        f"{needed.row / 1e9:.1f} GB for each row at work need cards of {needed.least / 1e9:.0f} GB or more"
+        f"{needed.sequence / 1e9:.1f} GB for each row at work need cards of {needed.least / 1e9:.0f} GB or more"
     )
 
 
-def row_capacity(shape: DecoderShape, settings: EngineSettings) -> int:
-    """Tokens a row may have; raises ValueError beyond what the model reaches."""
+def max_sequence_length(shape: DecoderShape, settings: EngineSettings) -> int:
+    """Return how many tokens prompt and answer may have together; raises Refused beyond what the model reaches."""
     limit = min(shape.context, shape.window or shape.context)
     if settings.capacity and settings.capacity > limit:
         raise Refused(f"capacity must be at most the model's {limit} tokens, got {settings.capacity}")
@@ -93,13 +93,13 @@ def row_capacity(shape: DecoderShape, settings: EngineSettings) -> int:
 
 
 def cache_shape(shape: DecoderShape, pages: int) -> CacheShape:
-    """The cache of so many pages."""
+    """Return the shape of a cache of so many pages."""
     return CacheShape(layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, pages=pages)
 
 
-def activation_bytes(shape: DecoderShape, prefill_tokens: int, itemsize: int) -> int:
-    """What one prefill computes at once, at its widest."""
-    return prefill_tokens * (4 * shape.intermediate + 12 * shape.hidden) * itemsize
+def computing_bytes(shape: DecoderShape, prefill_tokens: int, itemsize: int) -> int:
+    """Return a card's memory beside weights and pages: the activations of a prefill at its widest, and the spare."""
+    return prefill_tokens * (4 * shape.intermediate + 12 * shape.hidden) * itemsize + _SPARE_BYTES
 
 
 def _layer_bytes(layer: nn.Module, itemsize: int, bits: str | None) -> int:
@@ -109,7 +109,7 @@ def _layer_bytes(layer: nn.Module, itemsize: int, bits: str | None) -> int:
 
 
 def _bits(config: PreTrainedConfig, settings: EngineSettings) -> str | None:
-    """In how many bits the layers will be: as the settings say, or as they were saved."""
+    """Return how the layers are quantised: as the settings say, or as they were saved."""
     stored: Any = getattr(config, "quantization_config", None)
     if stored is None:
         return settings.quantize
@@ -118,7 +118,7 @@ def _bits(config: PreTrainedConfig, settings: EngineSettings) -> str | None:
 
 
 def _others_that_fit(config: PreTrainedConfig, settings: EngineSettings, card: int) -> Iterator[str]:
-    """The flags that would make the model fit such cards."""
+    """Find the flags that would make the model fit such cards."""
     layers = decoder_shape(config.get_text_config()).layers
     for num in (2, 4, 8):
         wider = replace(settings, num_devices=num)

@@ -1,4 +1,4 @@
-"""Which device each part of a network is on: layers in order, as many on each device as on any other."""
+"""Which device each part of a network is on: layers in order, in equal shares."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Part:
 
 
 def devices_of(settings: EngineSettings) -> tuple[torch.device, ...]:
-    """The devices of one model; raises ValueError where this machine has fewer."""
+    """Return the devices of one model; raises Refused where this machine has fewer."""
     first = torch.device(settings.device)
     if first.type == "cpu":
         return (first,) * settings.num_devices
@@ -33,8 +33,8 @@ def devices_of(settings: EngineSettings) -> tuple[torch.device, ...]:
     return tuple(torch.device(first.type, i) for i in range(start, start + settings.num_devices))
 
 
-def spread(num_layers: int, devices: Sequence[torch.device]) -> tuple[Part, ...]:
-    """Equal shares of the layers; raises ValueError where a device would have none."""
+def partition(num_layers: int, devices: Sequence[torch.device]) -> tuple[Part, ...]:
+    """Share the layers equally between the devices; raises Refused where a device would have none."""
     if len(devices) > num_layers:
         raise Refused(f"num_devices must be at most the model's {num_layers} layers, got {len(devices)}")
     bounds = [num_layers * i // len(devices) for i in range(len(devices) + 1)]
@@ -42,35 +42,35 @@ def spread(num_layers: int, devices: Sequence[torch.device]) -> tuple[Part, ...]
 
 
 def device_map(parts: Sequence[Part]) -> dict[str, torch.device]:
-    """The device of every part of transformers' network, by its name there."""
+    """Return the device of every module of transformers' network, by its name there."""
     layers = {f"model.language_model.layers.{i}": part.device for part in parts for i in part.layers}
     return {**_around(parts), **layers}
 
 
-def place(network: nn.Module, parts: Sequence[Part]) -> None:
-    """Move all but the decoder's layers to their devices, and let nothing but the decoder move what flows between."""
+def move_to_devices(network: nn.Module, parts: Sequence[Part]) -> None:
+    """Move all but the decoder's layers to their devices; remove hooks, as the decoder itself moves activations."""
     for name, device in _around(parts).items():
         owner, _, last = name.rpartition(".")
         found = getattr(network.get_submodule(owner), last)
         if isinstance(found, nn.Parameter):
             found.data = found.data.to(device)
         else:
-            moved(found, device)
+            move(found, device)
     for module in network.modules():
         if hasattr(module, "_hf_hook"):
-            from accelerate.hooks import remove_hook_from_module  # who put hooks there has it
+            from accelerate.hooks import remove_hook_from_module  # where hooks are, accelerate put them
 
             remove_hook_from_module(module)
 
 
-def moved(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module on the device. One that is there is not touched: to move packed weights packs them again."""
+def move(module: nn.Module, device: torch.device) -> nn.Module:
+    """Move a module to a device. One that is there is not touched: moving packed weights packs them again."""
     there = all(tensor.device == device for tensor in (*module.parameters(), *module.buffers()))
     return module if there else module.to(device)
 
 
 def _around(parts: Sequence[Part]) -> dict[str, torch.device]:
-    """What comes before the layers is on the first device, what comes after them on the last."""
+    """Return the devices of what comes before the layers, the first one, and after them, the last one."""
     text = "model.language_model"
     own = (f"{text}.embed_tokens", f"{text}.rotary_emb")
     before = ("model.vision_tower", "model.multi_modal_projector", "model.image_newline", *own)

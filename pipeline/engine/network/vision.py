@@ -1,4 +1,4 @@
-"""From uint8 tiles to the features that take an image's place in a prompt, once a sample."""
+"""The vision tower: from uint8 tiles to the features that replace an image's tokens, once a sample."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,12 @@ from pipeline.engine.network.block import DETERMINISTIC
 from pipeline.engine.network.features import feature_index
 from pipeline.preprocess.geometry import Anyres
 from pipeline.preprocess.pixels import PixelScale
+from pipeline.weights.network import feature_layers
 from schemas.sample import Sample, Size
 
 
 def normalise(tiles: Tensor, scale: PixelScale) -> Tensor:
-    """(n, tile, tile, 3) uint8 to (n, 3, tile, tile) float32, bit-equal to transformers' torchvision processor.
+    """Convert (n, tile, tile, 3) uint8 to (n, 3, tile, tile) float32, bit-equal to transformers' torchvision processor.
 
     That processor folds its rescaling by 1/255 into mean and std; the order of roundings here is the same.
     """
@@ -26,12 +27,12 @@ def normalise(tiles: Tensor, scale: PixelScale) -> Tensor:
         return pixels if scale.factor is None else pixels.mul_(scale.factor)
     folded = 1.0 if scale.factor is None else 1.0 / scale.factor  # not 255: the processor divides by its stored factor
     shift = (torch.tensor(scale.mean) * folded).to(tiles.device)[:, None, None]
-    spread = (torch.tensor(scale.std) * folded).to(tiles.device)[:, None, None]
-    return pixels.sub_(shift).div_(spread)
+    width = (torch.tensor(scale.std) * folded).to(tiles.device)[:, None, None]
+    return pixels.sub_(shift).div_(width)
 
 
 class Vision:
-    """transformers' tower and projector, up to the layer whose features the checkpoint takes."""
+    """transformers' tower and projector, run up to the last layer whose features the checkpoint takes."""
 
     def __init__(self, network: LlavaNextForConditionalGeneration, scale: PixelScale) -> None:
         config: Any = network.config
@@ -41,9 +42,7 @@ class Vision:
         self._newline = model.image_newline
         self._scale = scale
         self._skips_class_token = config.vision_feature_select_strategy == "default"
-        layer = config.vision_feature_layer
-        depth = config.vision_config.num_hidden_layers + 1  # the state before the first layer counts
-        self._taken = [i % depth for i in ([layer] if isinstance(layer, int) else layer)]
+        self._taken = feature_layers(config)
         self._layers = self._tower.encoder.layers[: max(self._taken)]
         self.anyres = Anyres(
             tile=config.vision_config.image_size,
@@ -52,28 +51,29 @@ class Vision:
         )
 
     def compile_layers(self) -> None:
-        """Compile the layers that are run: one compilation serves all of them, as every call has the same shape."""
+        """Compile the layers: one compilation serves all of them, as every call has the same shape."""
         for layer in self._layers:
             layer.compile(options=DETERMINISTIC)
 
     def encode(self, samples: Sequence[Sample], tiles_per_call: int) -> list[Tensor]:
-        """The features of each sample's images, (num_image_tokens, width).
+        """Return the features of each sample's images, (num_image_tokens, width).
 
-        The tower always sees `tiles_per_call` tiles, black ones at the end where there are fewer: a tile's features
+        Every call of the tower has `tiles_per_call` tiles, the last one filled up with black ones: a tile's features
         depend on nothing but the tile.
         """
         tiles = np.concatenate([sample.tiles for sample in samples if len(sample.tiles)])
-        calls = [self._see(tiles[i : i + tiles_per_call], tiles_per_call) for i in range(0, len(tiles), tiles_per_call)]
+        starts = range(0, len(tiles), tiles_per_call)
+        calls = [self._call(tiles[i : i + tiles_per_call], tiles_per_call) for i in starts]
         patches = torch.cat([*calls, self._newline[None].to(calls[0].dtype)])
         index, lengths = self._index(samples, newline=len(patches) - 1)
         features = patches.index_select(0, to_device(index, patches.device))
         return list(features.split(lengths))
 
-    def _see(self, tiles: np.ndarray[Any, Any], tiles_per_call: int) -> Tensor:
-        """The features of all patches of a call, (patches, width)."""
+    def _call(self, tiles: np.ndarray[Any, Any], tiles_per_call: int) -> Tensor:
+        """Return the features of all patches of one call, (patches, width)."""
         missing = tiles_per_call - len(tiles)
         full = np.concatenate([tiles, np.zeros((missing, *tiles.shape[1:]), np.uint8)]) if missing else tiles
-        full = np.ascontiguousarray(full)  # one layout for all calls: a convolution rounds otherwise in another
+        full = np.ascontiguousarray(full)  # one memory layout for all: a convolution rounds differently in another
         device = self._newline.device
         pixels = normalise(to_device(full, device), self._scale).to(self._newline.dtype)
         if device.type == "cpu":
@@ -81,9 +81,9 @@ class Vision:
         return self._features(pixels)
 
     def _features(self, pixels: Tensor) -> Tensor:
-        """The features of all patches of some tiles, (patches, width).
+        """Return the features of all patches of some tiles, (patches, width).
 
-        On a CPU this is for one tile at a time: a BLAS may round the last rows of a product in another way than the
+        On a CPU this runs one tile at a time: a BLAS may round the last rows of a product in another way than the
         others, and 577 rows a tile are a multiple of no block.
         """
         states = self._states(pixels)
@@ -91,7 +91,7 @@ class Vision:
         return features.flatten(0, 1)
 
     def _states(self, pixels: Tensor) -> Tensor:
-        """The hidden states after the layers that are taken, side by side: (tiles, patches, width)."""
+        """Return the hidden states after the layers that are taken, side by side: (tiles, patches, width)."""
         state: Tensor = self._tower.embeddings(pixels)
         if hasattr(self._tower, "pre_layrnorm"):  # CLIP has it, SigLIP has not
             state = self._tower.pre_layrnorm(state)

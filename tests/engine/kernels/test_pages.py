@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engine.draft import Draft
 from pipeline.engine.engine import Engine
-from pipeline.engine.kernels.pages import EMPTY, IDLE, NUM_SPARE, PAGE, Seat, Seats, num_pages
+from pipeline.engine.kernels.pages import EMPTY, IDLE, NUM_SPARE, PAGE, Allocation, Allocator, num_pages
 from pipeline.engine.kernels.torch_attention import paged
-from pipeline.engine.runner import Runner
+from pipeline.engine.model_runner import ModelRunner
+from pipeline.engine.prefill_group import group_sequences
 from pipeline.engine.scheduler import Scheduler
-from pipeline.engine.sequence import Row, groups
-from pipeline.engine.sizes import resolve
+from pipeline.engine.shapes import resolve_shapes
 from schemas.engine import BLOCK, EngineSettings
 from tests.engine import prefixes
+from tests.engine.groups import sequence_of
 from tests.engine.oracle import FP32, Question, mixed_questions, picture
 from tests.engine.prefixes import TEXTS, exact
 
@@ -35,45 +35,45 @@ def samples_of(oracle):
 
 @pytest.mark.parametrize(("tokens", "pages"), [(1, 1), (PAGE, 1), (PAGE + 1, 2), (5 * PAGE, 5)])
 def test_a_row_takes_the_pages_that_its_tokens_fill(tokens, pages) -> None:
-    seats = Seats(num_slots=2, num_pages=8)
-    assert len(seats.take(tokens).pages) == num_pages(tokens) == pages
-    assert (seats.num_slots, seats.num_pages) == (1, 8 - pages)
+    allocator = Allocator(num_slots=2, num_pages=8)
+    assert len(allocator.allocate(tokens).pages) == num_pages(tokens) == pages
+    assert (allocator.num_free_slots, allocator.num_free_pages) == (1, 8 - pages)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_no_page_is_two_rows_at_once_and_all_come_back(seed) -> None:
     draw, taken = random.Random(seed), []
-    seats = Seats(num_slots=20, num_pages=40)
+    allocator = Allocator(num_slots=20, num_pages=40)
     for _ in range(200):
         tokens = draw.randint(1, 600)
-        if seats.num_slots and num_pages(tokens) <= seats.num_pages:
-            taken.append(seats.take(tokens))
+        if allocator.num_free_slots and num_pages(tokens) <= allocator.num_free_pages:
+            taken.append(allocator.allocate(tokens))
         elif taken:
-            seats.take_back([taken.pop(draw.randrange(len(taken)))])
-        pages = [page for seat in taken for page in seat.pages]
-        assert len(set(pages)) == len(pages) == 40 - seats.num_pages
+            allocator.free([taken.pop(draw.randrange(len(taken)))])
+        pages = [page for one in taken for page in one.pages]
+        assert len(set(pages)) == len(pages) == 40 - allocator.num_free_pages
         assert all(NUM_SPARE <= page < NUM_SPARE + 40 for page in pages)
-        assert len({seat.slot for seat in taken}) == len(taken) == 20 - seats.num_slots
-    seats.take_back(taken)
-    assert (seats.num_slots, seats.num_pages) == (20, 40)
+        assert len({one.slot for one in taken}) == len(taken) == 20 - allocator.num_free_slots
+    allocator.free(taken)
+    assert (allocator.num_free_slots, allocator.num_free_pages) == (20, 40)
 
 
 def test_pages_far_apart_serve_a_long_row_as_well_as_neighbours() -> None:
-    seats = Seats(num_slots=11, num_pages=10)
-    short = [seats.take(PAGE) for _ in range(10)]
-    seats.take_back(short[::2])
-    seat = seats.take(5 * PAGE)
-    assert sorted(seat.pages) == sorted(page for one in short[::2] for page in one.pages)
-    assert seats.num_pages == 0
+    allocator = Allocator(num_slots=11, num_pages=10)
+    short = [allocator.allocate(PAGE) for _ in range(10)]
+    allocator.free(short[::2])
+    long = allocator.allocate(5 * PAGE)
+    assert sorted(long.pages) == sorted(page for one in short[::2] for page in one.pages)
+    assert allocator.num_free_pages == 0
 
 
-def test_places_follow_the_pages_in_their_order() -> None:
-    seat = Seat(slot=0, pages=(7, 3, 9))
-    assert seat.places(PAGE - 2, PAGE + 2).tolist() == [8 * PAGE - 2, 8 * PAGE - 1, 3 * PAGE, 3 * PAGE + 1]
-    assert seat.table(5).tolist() == [7, 3, 9, EMPTY, EMPTY]
+def test_cache_indices_follow_the_pages_in_their_order() -> None:
+    own = Allocation(slot=0, pages=(7, 3, 9))
+    assert own.cache_indices(PAGE - 2, PAGE + 2).tolist() == [8 * PAGE - 2, 8 * PAGE - 1, 3 * PAGE, 3 * PAGE + 1]
+    assert own.page_table(5).tolist() == [7, 3, 9, EMPTY, EMPTY]
     held = torch.arange(10 * PAGE, dtype=torch.float32)[None, :, None]
-    found = paged(held, torch.from_numpy(seat.table(3)))
-    assert found.flatten().tolist() == seat.places(0, 3 * PAGE).tolist()
+    found = paged(held, torch.from_numpy(own.page_table(3)))
+    assert found.flatten().tolist() == own.cache_indices(0, 3 * PAGE).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_behind_a_prefix_few_pages_change_no_bit(oracle) -> None:
     )
 
 
-def test_prompts_about_one_image_that_do_not_fit_together_are_answered_in_turns(oracle) -> None:
+def test_prompts_about_one_image_that_do_not_fit_together_are_answered_one_after_the_other(oracle) -> None:
     question = Question(id="a", images=(picture((100, 80)),), texts=("What?", "Where?", "Why?", "Who?"))
     pages = 2 * num_pages(len(oracle.sample(question).prompts[0].token_ids) + 12)
     engine = Engine(oracle.model, replace(FP32, slots=4, pages=pages, capacity=pages * PAGE, prefill_tokens=2048))
@@ -124,30 +124,29 @@ def test_prompts_about_one_image_that_do_not_fit_together_are_answered_in_turns(
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
-def test_rows_at_work_never_hold_more_than_there_is_and_give_all_of_it_back(oracle, on_gpu) -> None:
-    sizes = resolve(oracle.model, TIGHT)
-    scheduler, rows = Scheduler(Runner(oracle.model, TIGHT.sampling, sizes), sizes, on_gpu=on_gpu), []
+def test_running_sequences_never_hold_more_than_there_is_and_give_all_of_it_back(oracle, on_gpu) -> None:
+    shapes = resolve_shapes(oracle.model, TIGHT)
+    scheduler, sequences = Scheduler(ModelRunner(oracle.model, TIGHT.sampling, shapes), shapes, on_gpu=on_gpu), []
     for sample in map(oracle.sample, mixed_questions(max_new_tokens=(20,)) * 3 + [LONG]):
-        rows.append(Row(sample=sample, prompt=sample.prompts[0]))
-        rows[-1].draft = Draft(oracle.model, TIGHT.sampling, rows[-1].prompt)
-        scheduler.add(groups(rows[-1:], 3, oracle.model.image_token_id))
+        sequences.append(sequence_of(sample, sample.prompts[0], oracle.model))
+        scheduler.add(group_sequences(sequences[-1:], 3, oracle.model.image_token_id))
     most = 0
-    while not scheduler.idle:
+    while not scheduler.is_idle:
         scheduler.step(more_to_come=False)
-        pages = Counter(page for seat in scheduler.seats for page in seat.pages)
+        pages = Counter(page for one in scheduler.running for page in one.allocation.pages)
         most = max(most, pages.total())
         assert all(count == 1 for count in pages.values())
-        assert pages.total() + scheduler.num_free_pages == sizes.pages
-    assert all(row.done for row in rows)
-    assert sizes.pages // 2 < most <= sizes.pages
-    assert scheduler.num_free_pages == sizes.pages
+        assert pages.total() + scheduler.num_free_pages == shapes.pages
+    assert all(sequence.is_done for sequence in sequences)
+    assert shapes.pages // 2 < most <= shapes.pages
+    assert scheduler.num_free_pages == shapes.pages
 
 
-def test_slots_at_rest_leave_every_page_that_a_row_can_have_as_it_is(oracle) -> None:
-    sizes = resolve(oracle.model, TIGHT)
-    runner = Runner(oracle.model, TIGHT.sampling, sizes)
+def test_idle_slots_leave_every_page_that_a_row_can_have_as_it_is(oracle) -> None:
+    shapes = resolve_shapes(oracle.model, TIGHT)
+    runner = ModelRunner(oracle.model, TIGHT.sampling, shapes)
     for _ in range(2):
-        runner.decode(1)
+        runner.decode({}, 1)
     changed = {
         page
         for layer in range(oracle.model.decoder.shape.layers)
@@ -162,8 +161,8 @@ def test_pages_that_hold_no_row_are_refused(oracle, pages) -> None:
     with pytest.raises(
         ValueError, match=f"pages must be at least 16, which hold the 1024 tokens of a row, got {pages}"
     ):
-        resolve(oracle.model, replace(FP32, pages=pages))
+        resolve_shapes(oracle.model, replace(FP32, pages=pages))
 
 
 def test_pages_beyond_what_the_slots_can_need_are_not_had(oracle) -> None:
-    assert resolve(oracle.model, replace(FP32, slots=3, capacity=100, pages=500)).pages == 3 * 2
+    assert resolve_shapes(oracle.model, replace(FP32, slots=3, capacity=100, pages=500)).pages == 3 * 2

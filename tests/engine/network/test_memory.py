@@ -44,7 +44,7 @@ def test_two_cards_have_half_the_layers_each() -> None:
     one, two = (memory_of(config_of("72b"), replace(GPU, num_devices=n)) for n in (1, 2))
     assert one.weights == two.weights == one.weights_a_card
     assert two.weights_a_card == pytest.approx(one.weights / 2, rel=0.02)
-    assert two.row_a_card * 2 == two.row == one.row
+    assert two.sequence_a_card * 2 == two.sequence == one.sequence
 
 
 def test_72b_fits_no_card_in_16_bits_and_the_error_says_what_would() -> None:

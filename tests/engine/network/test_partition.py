@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.engine.batch import lay_out
+from pipeline.engine.batch import make_batch
 from pipeline.engine.engine import Engine
-from pipeline.engine.kernels.layout import Blocks, layout
+from pipeline.engine.kernels.layout import QueryBlocks, layout
 from pipeline.engine.kernels.torch_attention import attend_together, cached, paged
 from pipeline.engine.network.decoder import Decoder
-from pipeline.engine.network.kv_cache import Cache
+from pipeline.engine.network.kv_cache import KVCache
 from pipeline.engine.network.load import load_model
 from pipeline.engine.network.memory import cache_shape
-from pipeline.engine.network.partition import device_map, spread
+from pipeline.engine.network.partition import device_map, partition
 from schemas.engine import EngineSettings
+from tests.engine.groups import allocated, allocation, group
 from tests.engine.oracle import FP32, mixed_questions
-from tests.engine.waiting import group, seats
 from tests.tiny import checkpoint
 
 TEXTS = ("What is this?", "Where is it?", "How many of them are there, and of which colour?")
@@ -41,7 +41,7 @@ def test_over_two_devices_every_answer_is_that_of_one_bit_for_bit(oracle, dtype,
     ("num_layers", "num_devices", "shares"), [(80, 2, [40, 40]), (32, 3, [10, 11, 11]), (2, 2, [1, 1]), (5, 1, [5])]
 )
 def test_devices_share_the_layers_in_order(num_layers, num_devices, shares) -> None:
-    parts = spread(num_layers, [torch.device("cpu")] * num_devices)
+    parts = partition(num_layers, [torch.device("cpu")] * num_devices)
     assert [len(part.layers) for part in parts] == shares
     assert [layer for part in parts for layer in part.layers] == list(range(num_layers))
 
@@ -61,7 +61,7 @@ def pretend(module: nn.Module, device: torch.device) -> None:
 
 def pretended(decoder: Decoder, devices: list[torch.device]) -> Decoder:
     """The decoder as it would be over devices that this machine lacks."""
-    decoder.parts = spread(decoder.shape.layers, devices)
+    decoder.parts = partition(decoder.shape.layers, devices)
     for part in decoder.parts:
         for layer in part.layers:
             pretend(decoder.blocks[layer], part.device)
@@ -72,7 +72,7 @@ def pretended(decoder: Decoder, devices: list[torch.device]) -> Decoder:
     return decoder
 
 
-def attend_shapes(queries: Tensor, keys: Tensor, values: Tensor, blocks: Blocks, out: Tensor) -> None:
+def attend_shapes(queries: Tensor, keys: Tensor, values: Tensor, blocks: QueryBlocks, out: Tensor) -> None:
     """Attention of blocks to pages that needs no number from a device: those here have none."""
     rows = len(blocks.tables)
     here, at = queries[: rows * blocks.width].unflatten(0, (rows, blocks.width)), blocks.positions[:, None]
@@ -86,15 +86,17 @@ def test_nothing_meets_a_number_of_another_device() -> None:
     decoder = load_model(str(checkpoint()), FP32).decoder
     with FakeTensorMode():
         decoder = pretended(decoder, [torch.device("cpu"), torch.device("meta")])
-        cache = Cache(cache_shape(decoder.shape, 20), decoder.rotary(64), decoder.parts)
-        groups = [group("a", 20, num_rows=2), group("b", 7)]
-        batch = lay_out(groups, [seats(0, 1), seats(2)], num_places=96, step=16)
-        places = layout(batch.segments, num_places=96, num_drawn=16, capacity=64, device=torch.device("cpu"))
+        cache = KVCache(cache_shape(decoder.shape, 20), decoder.rotary(64), decoder.parts)
+        groups = [allocated(group("a", 20, num_sequences=2), 0, 1), allocated(group("b", 7), 2)]
+        batch = make_batch(groups, num_padded_tokens=96, bucket=16)
+        where = layout(
+            batch.segments, num_padded_tokens=96, num_sampled=16, max_sequence_length=64, device=torch.device("cpu")
+        )
         x = decoder.embed(torch.zeros(96).long())
-        states: list[Tensor] = [decoder.prefill(x, places, cache, attend_shapes)]
+        states: list[Tensor] = [decoder.prefill(x, where, cache, attend_shapes)]
         attend = partial(attend_together, span=64)
         states.append(decoder.step(x[:16], torch.zeros(16).long(), torch.ones(3, 1).long(), cache, attend))
-        cache.clear(seats(0)[0])
+        cache.clear(allocation(0))
         assert {state.device.type for state in states} == {"cpu"}
         assert {decoder.logits(state).device.type for state in states} == {"cpu"}
         assert {stored.device.type for stored in cache.of(1)} == {"meta"}
@@ -102,7 +104,7 @@ def test_nothing_meets_a_number_of_another_device() -> None:
 
 def test_weights_go_to_the_device_of_their_layer(oracle) -> None:
     devices = [torch.device("cpu"), torch.device("meta")]
-    placed = device_map(spread(oracle.model.decoder.shape.layers, devices))
+    placed = device_map(partition(oracle.model.decoder.shape.layers, devices))
     names = [name for name, _ in oracle.model.network.named_parameters()]
     owners = {name: [key for key in placed if f"{name}.".startswith(f"{key}.")] for name in names}
     assert all(len(keys) == 1 for keys in owners.values())

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.engine.sequence import groups, prefix_length
+from pipeline.engine.prefill_group import group_sequences, prefix_length
 from schemas.sample import Prompt
-from tests.engine.waiting import IMAGE, group, rows_of
+from tests.engine.groups import IMAGE, group, sequences_of
 
 
 @pytest.mark.parametrize(
@@ -20,23 +20,23 @@ from tests.engine.waiting import IMAGE, group, rows_of
     ],
 )
 def test_prompts_share_their_beginning_where_that_pays(prompts, shared) -> None:
-    assert [f.num_shared for f in groups(rows_of("a", *prompts), 8, IMAGE)] == shared
+    assert [f.num_shared for f in group_sequences(sequences_of("a", *prompts), 8, IMAGE)] == shared
 
 
-def test_a_family_has_no_more_rows_than_there_are_slots() -> None:
+def test_a_group_has_no_more_rows_than_there_are_slots() -> None:
     prompts = [[1, 2, 2, 2, i] for i in range(10, 15)]
-    assert [len(f.rows) for f in groups(rows_of("a", *prompts), 2, IMAGE)] == [2, 2, 1]
+    assert [len(f.sequences) for f in group_sequences(sequences_of("a", *prompts), 2, IMAGE)] == [2, 2, 1]
 
 
-def test_the_families_of_a_sample_share_its_pictures() -> None:
-    first, second = groups(rows_of("a", [1, 7, 8], [1, 9, 8]), 8, IMAGE)
-    assert first.pictures is second.pictures
+def test_the_groups_of_a_sample_share_its_images() -> None:
+    first, second = group_sequences(sequences_of("a", [1, 7, 8], [1, 9, 8]), 8, IMAGE)
+    assert first.images is second.images
 
 
-def test_a_family_takes_whole_steps_for_what_is_shared_and_for_every_rest() -> None:
-    (one,) = groups(rows_of("a", [1] * 20), 8, IMAGE)
-    (three,) = groups(rows_of("b", [1] * 20 + [3], [1] * 20 + [4] * 9, [1] * 20 + [5] * 16), 8, IMAGE)
-    assert (one.num_places(8), three.num_places(8)) == (24, 24 + 8 + 16 + 16)
+def test_a_group_takes_whole_steps_for_what_is_shared_and_for_every_suffix() -> None:
+    (one,) = group_sequences(sequences_of("a", [1] * 20), 8, IMAGE)
+    (three,) = group_sequences(sequences_of("b", [1] * 20 + [3], [1] * 20 + [4] * 9, [1] * 20 + [5] * 16), 8, IMAGE)
+    assert (one.num_padded_tokens(8), three.num_padded_tokens(8)) == (24, 24 + 8 + 16 + 16)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_prefix_is_taken_in_whole_steps_where_that_pays(length, num_common, st
     assert prefix_length(prompt, step) == expected
 
 
-def test_a_family_whose_shared_tokens_are_all_the_prefix_has_none() -> None:
-    """Its rests would be behind nothing that is run."""
-    assert group("a", 32, num_rows=2, num_common=32).num_prefix == 0
-    assert group("a", 33, num_rows=2, num_common=32).num_prefix == 32
+def test_a_group_whose_shared_tokens_are_all_the_prefix_has_none() -> None:
+    """Its suffixes would be behind nothing that is run."""
+    assert group("a", 32, num_sequences=2, num_common=32).num_prefix == 0
+    assert group("a", 33, num_sequences=2, num_common=32).num_prefix == 32

@@ -1,4 +1,4 @@
-"""The same answer in any company: bit for bit, whatever else is waiting, running, or where a row stands."""
+"""Batch invariance: the same answer bit for bit, whatever else is waiting or running, and in whatever slot."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""How wide the engine runs on the device it finds: what its settings leave open, resolved once."""
+"""The shapes of everything the engine runs: what its settings leave open is resolved here, for the device at hand."""
 
 from dataclasses import dataclass
 
@@ -9,49 +9,49 @@ from pipeline.engine.kernels.layout import round_up
 from pipeline.engine.kernels.pages import PAGE, num_pages
 from pipeline.engine.network.block import DecoderShape
 from pipeline.engine.network.load import LoadedModel
-from pipeline.engine.network.memory import PREFILL_TOKENS, SPARE_BYTES, activation_bytes, cache_shape, row_capacity
+from pipeline.engine.network.memory import PREFILL_TOKENS, cache_shape, computing_bytes, max_sequence_length
 from schemas.engine import DecodeKernel, EngineSettings, PrefillKernels
 from schemas.errors import Refused
 
-_MOST_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
+_MAX_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
 _SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
-_MOST_DRAWN = 64
-_A_ROW = 2048  # tokens of a row with a picture: so many slots are had as such rows fit, whatever the capacity is
+_MAX_PROMPTS_PER_PREFILL = 64
+_TYPICAL_LENGTH = 2048  # tokens of a sequence with a picture: there are as many slots as such sequences fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """The shapes of everything the engine runs; see EngineSettings for what each is."""
+class Shapes:
+    """The shapes of everything the engine runs; EngineSettings says what each is for."""
 
-    slots: int  # rows of a decode step, at work or not
-    pages: int  # of the cache, shared by the rows as each needs them
-    capacity: int  # tokens of a row, at most
+    slots: int  # sequences of a decode step, busy slots or idle ones
+    pages: int  # of the cache, shared by the sequences as each needs them
+    max_sequence_length: int  # tokens of prompt and answer together
     bucket: int
     prefill_tokens: int
     tiles_per_call: int
-    drawn: int  # rows whose prompts end in one prefill, at most
+    max_prompts_per_prefill: int  # prompts that end in one prefill
     decode_kernel: DecodeKernel
     prefill_kernels: PrefillKernels
 
 
-def resolve(model: LoadedModel, settings: EngineSettings) -> Sizes:
-    """The sizes for this model on its device; raises ValueError where one cannot be."""
+def resolve_shapes(model: LoadedModel, settings: EngineSettings) -> Shapes:
+    """Resolve the shapes for this model on its device; raises Refused where one is impossible."""
     shape, on_gpu = model.decoder.shape, model.device.type == "cuda"
-    capacity = round_up(row_capacity(shape, settings), settings.bucket)
+    longest = round_up(max_sequence_length(shape, settings), settings.bucket)
     prefill_tokens = settings.prefill_tokens or (PREFILL_TOKENS if on_gpu else 1)
-    least = num_pages(capacity)
-    fit = settings.pages or (_pages_in_memory(model, capacity, prefill_tokens) if on_gpu else None)
+    least = num_pages(longest)
+    fit = settings.pages or (_pages_in_memory(model, longest, prefill_tokens) if on_gpu else None)
     if fit is not None and fit < least:
-        raise Refused(f"pages must be at least {least}, which hold the {capacity} tokens of a row, got {fit}")
-    slots = settings.slots or (_slots(fit, capacity) if on_gpu and fit else settings.batch_size)
-    return Sizes(
+        raise Refused(f"pages must be at least {least}, which hold the {longest} tokens of a row, got {fit}")
+    slots = settings.slots or (_slots(fit, longest) if on_gpu and fit else settings.batch_size)
+    return Shapes(
         slots=slots,
         pages=min(fit or slots * least, slots * least),
-        capacity=capacity,
+        max_sequence_length=longest,
         bucket=settings.bucket,
         prefill_tokens=prefill_tokens,
         tiles_per_call=settings.tiles_per_call or (80 if on_gpu else 1),
-        drawn=min(_MOST_DRAWN, slots),
+        max_prompts_per_prefill=min(_MAX_PROMPTS_PER_PREFILL, slots),
         decode_kernel=_decode_kernel(settings, shape.head_dim, on_gpu),
         prefill_kernels=prefill_kernels(
             settings.prefill_kernels, model.device, model.decoder.dtype, fits=_fits_tiles(shape)
@@ -70,27 +70,27 @@ def _fits_tiles(shape: DecoderShape) -> bool:
     return shape.head_dim in (64, 128) and not shape.hidden % 64 and not shape.intermediate % 64
 
 
-def _pages_in_memory(model: LoadedModel, capacity: int, prefill_tokens: int) -> int:
-    """Pages that fit beside the weights and one prefill; raises ValueError where the longest row does not."""
+def _pages_in_memory(model: LoadedModel, longest: int, prefill_tokens: int) -> int:
+    """Count the pages that fit beside weights and one prefill; raises Refused where the longest sequence does not."""
     shape, dtype = model.decoder.shape, model.decoder.dtype
-    computing = activation_bytes(shape, prefill_tokens, dtype.itemsize) + SPARE_BYTES
+    computing = computing_bytes(shape, prefill_tokens, dtype.itemsize)
     layer_bytes = cache_shape(shape, 1).num_bytes(dtype) // shape.layers
     parts = model.decoder.parts
     free = [_free_bytes(part.device) for part in parts]
     fit = min((room - computing) // (len(part.layers) * layer_bytes) for part, room in zip(parts, free, strict=True))
-    least = num_pages(capacity)
+    least = num_pages(longest)
     if fit < least:
         raise Refused(
-            f"capacity must leave room for one row, {capacity} tokens are "
+            f"capacity must leave room for one row, {longest} tokens are "
             f"{least * layer_bytes * shape.layers / 2**30:.1f} GiB and {sum(free) / 2**30:.1f} GiB are free beside the "
             "weights"
         )
     return fit
 
 
-def _slots(pages: int, capacity: int) -> int:
-    fit = pages * PAGE // min(_A_ROW, capacity)
-    return min(_MOST_SLOTS, fit // _SLOT_STEP * _SLOT_STEP or fit)
+def _slots(pages: int, longest: int) -> int:
+    fit = pages * PAGE // min(_TYPICAL_LENGTH, longest)
+    return min(_MAX_SLOTS, fit // _SLOT_STEP * _SLOT_STEP or fit)
 
 
 def _free_bytes(device: torch.device) -> int:

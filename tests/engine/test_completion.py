@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from demo.checkpoint import EOS
-from pipeline.engine.draft import Draft
+from pipeline.engine.completion import Completion
 from pipeline.engine.engine import Engine
 from pipeline.engine.network.load import load_model
 from schemas.answer import Generation
@@ -16,15 +16,15 @@ from tests.engine.oracle import FP32, Spelled, mixed_questions
 from tests.tiny import checkpoint
 
 
-def drafted(
+def completed(
     oracle, text: str, max_new_tokens: int = 99, end: bool = True, logprob: float = -0.5, **sampling
 ) -> Generation:
     """What becomes of a model that writes this text, and then its end token or nothing."""
     prompt = Prompt(id="p", text="?", token_ids=np.ones(1, np.int32), max_new_tokens=max_new_tokens)
-    draft = Draft(oracle.with_text, Sampling(**sampling), prompt)
+    completion = Completion(oracle.with_text, Sampling(**sampling), prompt)
     for token in oracle.with_text.tokenizer.encode(text, add_special_tokens=False) + [EOS] * end:
-        draft.add(token, logprob)
-    return draft.generation()
+        completion.append(token, logprob)
+    return completion.generation()
 
 
 @pytest.mark.parametrize(
@@ -45,28 +45,28 @@ def drafted(
     ],
 )
 def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(oracle, written, stop, text, num_tokens):
-    generation = drafted(oracle, written, stop=stop)
+    generation = completed(oracle, written, stop=stop)
     assert (generation.text, generation.num_generated_tokens) == (text, num_tokens)
     assert generation.finish_reason == "stop"
 
 
 def test_a_stop_string_before_min_new_tokens_is_text(oracle):
-    assert drafted(oracle, "a.bcd.e", stop=(".",), min_new_tokens=4).text == "a.bcd"
-    assert drafted(oracle, "a.bcde", stop=(".",), min_new_tokens=4).text == "a.bcde"
+    assert completed(oracle, "a.bcd.e", stop=(".",), min_new_tokens=4).text == "a.bcd"
+    assert completed(oracle, "a.bcde", stop=(".",), min_new_tokens=4).text == "a.bcde"
 
 
 def test_the_last_token_allowed_may_still_be_the_stop(oracle):
-    assert drafted(oracle, "ab.", max_new_tokens=3, stop=(".",)).finish_reason == "stop"
-    assert drafted(oracle, "abc", max_new_tokens=3, end=False, stop=(".",)).finish_reason == "length"
+    assert completed(oracle, "ab.", max_new_tokens=3, stop=(".",)).finish_reason == "stop"
+    assert completed(oracle, "abc", max_new_tokens=3, end=False, stop=(".",)).finish_reason == "length"
 
 
 def test_an_end_token_that_is_ignored_ends_nothing(oracle):
-    generation = drafted(oracle, "a</s>b", max_new_tokens=3, end=False, ignore_eos=True)
+    generation = completed(oracle, "a</s>b", max_new_tokens=3, end=False, ignore_eos=True)
     assert (generation.text, generation.finish_reason) == ("ab", "length")
 
 
 def test_a_token_after_the_end_changes_nothing(oracle):
-    generation = drafted(oracle, "abcdef", max_new_tokens=3)
+    generation = completed(oracle, "abcdef", max_new_tokens=3)
     assert (generation.text, generation.num_generated_tokens, generation.mean_logprob) == ("abc", 3, -0.5)
 
 

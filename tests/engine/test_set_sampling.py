@@ -1,4 +1,4 @@
-"""An engine that is told to draw otherwise answers as one that was made so, over the same weights."""
+"""An engine that is told to sample otherwise answers as one that was made so, over the same weights."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +15,9 @@ from tests.engine.oracle import FP32, Oracle, mixed_questions
 from tests.tiny import build
 
 WAYS = [
-    pytest.param(Sampling(temperature=1.5, top_k=40, seed=3), id="drawn"),
+    pytest.param(Sampling(temperature=1.5, top_k=40, seed=3), id="sampled"),
     pytest.param(Sampling(repetition_penalty=1.4), id="penalty"),
-    pytest.param(Sampling(cut_repetition=True), id="second tries"),
+    pytest.param(Sampling(cut_repetition=True), id="retries"),
     pytest.param(Sampling(stop=("<user>", "e")), id="stop"),
     pytest.param(Sampling(min_new_tokens=12), id="at least"),
 ]
@@ -32,13 +32,13 @@ def made(oracle, sampling: Sampling) -> Engine:
 
 
 @pytest.mark.parametrize("sampling", WAYS)
-def test_told_to_draw_otherwise_it_answers_as_one_made_so_and_back_again(oracle, sampling) -> None:
+def test_told_to_sample_otherwise_it_answers_as_one_made_so_and_back_again(oracle, sampling) -> None:
     samples = [oracle.sample(question) for question in mixed_questions()]
     engine, plain = made(oracle, Sampling()), exact(made(oracle, Sampling()), samples)
     assert exact(engine, samples) == plain
-    engine.draw_as(sampling)
+    engine.set_sampling(sampling)
     assert exact(engine, samples) == exact(made(oracle, sampling), samples)
-    engine.draw_as(Sampling())
+    engine.set_sampling(Sampling())
     assert exact(engine, samples) == plain
 
 
@@ -47,7 +47,7 @@ def test_what_was_done_before_stays_counted(oracle) -> None:
     engine = made(oracle, Sampling())
     exact(engine, samples)
     before = engine.statistics()
-    engine.draw_as(Sampling(seed=1))
+    engine.set_sampling(Sampling(seed=1))
     assert engine.statistics() == before
     exact(engine, samples)
     assert engine.statistics().num_rows == 2 * before.num_rows == 2 * len(samples)
@@ -55,7 +55,7 @@ def test_what_was_done_before_stays_counted(oracle) -> None:
 
 
 def test_statistics_can_be_asked_for_at_any_time(oracle) -> None:
-    """Another thread does, for units that are through while the next ones change how tokens are drawn."""
+    """Another thread does, for units that are through while the next ones change how tokens are sampled."""
     engine, done = made(oracle, Sampling()), threading.Event()
     asked = []
 
@@ -66,17 +66,17 @@ def test_statistics_can_be_asked_for_at_any_time(oracle) -> None:
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask)
         for seed in range(200):
-            engine.draw_as(Sampling(seed=seed))
+            engine.set_sampling(Sampling(seed=seed))
         done.set()
         asking.result(timeout=60)
     assert set(asked) == {0}
 
 
-def test_a_closed_engine_draws_nothing(oracle) -> None:
+def test_a_closed_engine_samples_nothing(oracle) -> None:
     engine = made(oracle, Sampling())
     engine.close()
     with pytest.raises(RuntimeError, match="the engine is closed"):
-        engine.draw_as(Sampling(seed=1))
+        engine.set_sampling(Sampling(seed=1))
 
 
 @pytest.mark.gpu
@@ -92,8 +92,8 @@ def test_on_a_gpu_the_step_is_recorded_anew_and_one_cache_is_held() -> None:
     engine = Engine(oracle.with_text, settings)
     plain = exact(engine, samples)
     held = torch.cuda.memory_allocated()
-    engine.draw_as(way)
+    engine.set_sampling(way)
     assert exact(engine, samples) == expected != plain
-    engine.draw_as(Sampling())
+    engine.set_sampling(Sampling())
     assert exact(engine, samples) == plain
     assert torch.cuda.memory_allocated() <= held + 2**20

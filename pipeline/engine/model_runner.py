@@ -1,0 +1,251 @@
+"""What runs on the device: image encoding, prefills and decode steps, over one key-value cache."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.engine.batch import Batch, prefix_batch
+from pipeline.engine.completion import Completion
+from pipeline.engine.kernels.choose import fused_kernels
+from pipeline.engine.kernels.device import HostCopy, Stopwatch, on_side_stream, side_stream, to_device
+from pipeline.engine.kernels.layout import Layout, Segment, layout, round_up
+from pipeline.engine.kernels.pages import PAGE, Allocation, num_pages
+from pipeline.engine.kernels.torch_attention import SPAN_STEP, Attend, attend_one_by_one, attend_together
+from pipeline.engine.network.kv_cache import KeyValues, KVCache, Write, write_plainly
+from pipeline.engine.network.load import LoadedModel
+from pipeline.engine.network.memory import cache_shape
+from pipeline.engine.out_of_memory import OutOfMemory, try_in_memory
+from pipeline.engine.prefill_group import ImageInputs
+from pipeline.engine.sampling import Sampler, SamplingState, sequence_seed
+from pipeline.engine.sequence import Sequence
+from pipeline.engine.shapes import Shapes
+from pipeline.engine.slots import Slots
+from pipeline.engine.statistics import Counters
+from schemas.engine import BLOCK, Sampling
+from schemas.sample import Sample, TokenIds
+
+_MAX_PREFIXES = 8  # kept at once: the cells of a sweep may each have their own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InFlight:
+    """Sampled tokens on their way to the host; each completion's are at its index of the copy."""
+
+    copy: HostCopy
+    completions: tuple[tuple[int, Completion], ...]
+
+    def read(self) -> None:
+        """Wait for the tokens, and append them to their completions."""
+        token_ids, logprobs = self.copy.wait()
+        for index, completion in self.completions:
+            completion.append(int(token_ids[index]), logprobs[index])
+
+
+class ModelRunner:
+    """The network with its cache and its slots. One thread uses it; nothing in it waits for the device."""
+
+    def __init__(self, model: LoadedModel, sampling: Sampling, shapes: Shapes) -> None:
+        self._model, self._sampling, self._shapes = model, sampling, shapes
+        self._device, self._decoder = model.device, model.decoder
+        self._attend_pages, write = _kernels(shapes)
+        cached = cache_shape(model.decoder.shape, shapes.pages)
+        self.cache = KVCache(cached, model.decoder.rotary(shapes.max_sequence_length), model.decoder.parts, write)
+        self._num_pages = num_pages(shapes.max_sequence_length)  # of a sequence, at most
+        stop_ids = () if sampling.ignore_eos else model.stop_ids
+        self._sampler = Sampler(sampling, model.num_tokens, torch.tensor(stop_ids, dtype=torch.int64).to(self._device))
+        self._num_seen = self._sampler.width if sampling.penalises else 0
+        self._slots = Slots(shapes.slots, self._num_pages, self._num_seen, self._device)
+        self._fused = fused_kernels(shapes.prefill_kernels)
+        self._tiles_per_call = shapes.tiles_per_call
+        self._prefix_cache: dict[bytes, KeyValues] = {}
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self.stopwatch = Stopwatch(self._device)
+        self.counters = Counters()
+
+    @torch.inference_mode()
+    def encode_images(self, images: Iterable[ImageInputs]) -> OutOfMemory | None:
+        """Compute the features of these images; where memory holds not even one tile, return that and compute none.
+
+        Calls of the vision tower that do not fit are half as large from then on.
+        """
+        distinct = {id(one): one for one in images}.values()
+        samples = [one.sample for one in distinct]
+        with self.stopwatch("vision"):
+            while isinstance(features := self._try_tower(samples), OutOfMemory):
+                if self._tiles_per_call == 1:
+                    return features
+                self._tiles_per_call //= 2
+        num_tiles = sum(len(sample.tiles) for sample in samples)
+        for one, feature in zip(distinct, features, strict=True):
+            one.features = feature
+        self.counters.num_images += sum(len(sample.image_sizes) for sample in samples)
+        self.counters.num_tiles += num_tiles
+        self.counters.num_padded_tiles += round_up(num_tiles, self._tiles_per_call)
+        return None
+
+    def _try_tower(self, samples: list[Sample]) -> list[Tensor] | OutOfMemory:
+        run = partial(self._model.vision.encode, samples, self._tiles_per_call)
+        return try_in_memory(run, self.counters)
+
+    @torch.inference_mode()
+    def prefill(self, batch: Batch, images: Iterable[ImageInputs]) -> InFlight:
+        """Run a batch, whose image tokens are those of `images` in order; sample first tokens and start slots."""
+        with self.stopwatch("prefill"):
+            self._copy_prefixes(batch)
+            return self._start(batch, self._run(batch, images))
+
+    def _copy_prefixes(self, batch: Batch) -> None:
+        """Copy cached prefixes to the pages of the sequences that begin with them; one that is new runs first."""
+        segments: dict[bytes, list[Segment]] = {}
+        for segment in batch.segments:
+            if len(segment.prefix):
+                segments.setdefault(segment.prefix.tobytes(), []).append(segment)
+        for key, own in segments.items():
+            if key not in self._prefix_cache:
+                self._store_prefix(key, own[0].prefix, own[0].allocations[0], batch.num_padded_tokens)
+            allocations = [allocation for segment in own for allocation in segment.allocations]
+            self.cache.copy_to(allocations, self._prefix_cache[key])
+
+    def _store_prefix(self, key: bytes, prefix: TokenIds, allocation: Allocation, num_padded_tokens: int) -> None:
+        """Run a prefix in the pages of a sequence that is about to start, and cache its keys and values.
+
+        It runs in a prefill's padded tokens, even where the batch has more: what else is in the batch must not decide
+        how its numbers are rounded.
+        """
+        if len(self._prefix_cache) == _MAX_PREFIXES:
+            del self._prefix_cache[next(iter(self._prefix_cache))]
+        num_padded_tokens = min(num_padded_tokens, self._shapes.prefill_tokens)
+        self._run(prefix_batch(prefix, allocation, num_padded_tokens, self._shapes.bucket), ())
+        self._prefix_cache[key] = self.cache.read(allocation, len(prefix))
+
+    def _run(self, batch: Batch, images: Iterable[ImageInputs]) -> Tensor:
+        """Return the last hidden states of the tokens that others are sampled after, (sampled, hidden)."""
+        x, attend = self._embed(batch, images), self._attend_pages or attend_one_by_one
+        hidden = self._decoder.prefill(x, self._layout(batch), self.cache, attend, self._fused)
+        self.counters.num_prefills += 1
+        self.counters.num_prefilled_tokens += batch.num_tokens
+        self.counters.num_prefix_tokens += batch.num_prefix_tokens
+        self.counters.num_attention_pairs += batch.num_attention_pairs
+        self.counters.num_padded_tokens += batch.num_padded_tokens
+        return hidden
+
+    def _layout(self, batch: Batch) -> Layout:
+        return layout(
+            batch.segments,
+            num_padded_tokens=batch.num_padded_tokens,
+            num_sampled=round_up(self._shapes.max_prompts_per_prefill, BLOCK),
+            max_sequence_length=self._shapes.max_sequence_length,
+            device=self._device,
+        )
+
+    def _embed(self, batch: Batch, images: Iterable[ImageInputs]) -> Tensor:
+        """Look up embeddings, (padded tokens, hidden), those of image tokens replaced by their features."""
+        token_ids = batch.token_ids
+        embeddings = self._decoder.embed(self._to_device(token_ids))
+        features = [one.features for one in images if one.features is not None]
+        if features:
+            indices = np.flatnonzero(token_ids == self._model.image_token_id)
+            embeddings.index_copy_(0, self._to_device(indices), torch.cat(features))
+        return embeddings
+
+    def _start(self, batch: Batch, hidden: Tensor) -> InFlight:
+        """Sample the tokens that follow the prompts' last ones, (sampled, hidden), and start the prompts' slots."""
+        num, endings = len(batch.sequences), batch.endings
+        self.counters.num_first_tokens += num
+        slots, lengths = np.full(len(hidden), self._slots.dummy, np.int64), np.zeros(len(hidden), np.int64)
+        slots[:num], lengths[:num] = [s.allocations[0].slot for s in endings], [s.end for s in endings]
+        tables = np.zeros((len(hidden), self._num_pages), np.int64)
+        tables[:num] = [s.allocations[0].page_table(self._num_pages) for s in endings]
+        state = self._sampling_state(batch.sequences, len(hidden))
+        sampled = self._sampler.sample(self._decoder.logits(hidden), state)
+        taken, positions, pages = (self._to_device(numbers) for numbers in (slots, lengths, tables))
+        self._slots.start(taken, positions, pages, state=state, sampled=sampled)
+        completions = tuple((index, sequence.completion) for index, sequence in enumerate(batch.sequences))
+        return InFlight(copy=HostCopy(sampled.token_ids, sampled.logprobs), completions=completions)
+
+    def _sampling_state(self, sequences: Collection[Sequence], num: int) -> SamplingState:
+        """Make what the sampler must know of the sequences, padded to `num` rows."""
+        seeds = np.zeros(num, np.int64)
+        seen = torch.zeros(num, self._num_seen, dtype=torch.bool)
+        penalties = torch.ones(num)
+        for row, sequence in enumerate(sequences):
+            seeds[row] = sequence_seed(self._sampling.seed, sequence.sample.id, sequence.prompt.id)
+            if self._num_seen:
+                seen[row, sequence.prompt.token_ids] = True
+                penalties[row] = sequence.completion.penalty
+        return SamplingState(
+            seeds=self._to_device(seeds),
+            steps=self._to_device(np.zeros_like(seeds)),
+            seen=to_device(seen, self._device) if self._num_seen else None,
+            penalties=to_device(penalties, self._device) if self._num_seen else None,
+        )
+
+    @torch.inference_mode()
+    def decode(self, running: Mapping[int, Sequence], longest: int) -> InFlight:
+        """Sample one more token in every slot; `running` is by slot, `longest` the most tokens of one of them."""
+        with self.stopwatch("decode"):
+            if self._graph is not None:
+                self._graph.replay()
+            else:
+                self._step(min(round_up(longest + 1, SPAN_STEP), self._num_pages * PAGE))
+        self.counters.num_decode_steps += 1
+        self.counters.num_slot_steps += self._slots.num
+        copy = HostCopy(self._slots.token_ids[: self._slots.num], self._slots.logprobs[: self._slots.num])
+        completions = tuple((slot, sequence.completion) for slot, sequence in running.items())
+        return InFlight(copy=copy, completions=completions)
+
+    def _step(self, span: int) -> None:
+        rows, slots = slice(self._slots.num_rows), slice(self._slots.num)
+        x = self._decoder.embed(self._slots.token_ids[rows])
+        attend = self._attend_pages or partial(attend_together, span=span)
+        hidden = self._decoder.step(x, self._slots.positions[rows], self._slots.tables[slots], self.cache, attend)
+        self._slots.advance(self._sampler.sample(self._decoder.logits(hidden), self._slots.state()))
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Run steps while every slot is idle, so that they compile.
+
+        The compiler chooses by the sizes that it sees first, and those are a step's in every engine, recorded or not,
+        on one device or on several.
+        """
+        with on_side_stream(self._device):
+            for _ in range(3):  # lets libraries allocate what they would not while recording
+                self._step(self._num_pages * PAGE)
+
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Record the decode step as one CUDA graph; to be called after warming up, while every slot is idle."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=side_stream(self._device)):  # its own is the first device's that had one
+            self._step(self._num_pages * PAGE)
+        self._graph = graph
+
+    @torch.inference_mode()
+    def release(self, allocations: Collection[Allocation]) -> None:
+        """Make slots idle until their next prefill: no step from now on reads or writes their pages."""
+        self._slots.release(self._to_device(np.array([allocation.slot for allocation in allocations], np.int64)))
+
+    @torch.inference_mode()
+    def clear(self, allocation: Allocation) -> None:
+        """Zero the pages of a sequence that overflowed: they would spoil the next in them, masked or not."""
+        self.cache.clear(allocation)
+
+    def _to_device(self, numbers: npt.NDArray[np.int64]) -> Tensor:
+        return to_device(numbers, self._device)
+
+
+def _kernels(shapes: Shapes) -> tuple[Attend | None, Write]:
+    """Return our own attention to pages, None where it is PyTorch's, and what writes to the cache."""
+    if shapes.decode_kernel == "sdpa":
+        return None, write_plainly
+    from pipeline.engine.kernels.triton_kernels import (  # here, as triton comes with torch for GPUs alone
+        attend_pages,
+        write_pages,
+    )
+
+    return attend_pages, write_pages
