@@ -7,33 +7,16 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from schemas.errors import Refused
-from schemas.job import JobSettings
+from schemas.job import KINDS, JobSettings
+from schemas.setting_kinds import HEADINGS
 from schemas.wording import describe_settings
 
 Settings = TypeVar("Settings", bound=JobSettings)
 Record = TypeVar("Record", bound=BaseModel)
 
-# Heading -> settings, in the order of --help. What is in none of them comes last.
-_INPUT = ("input", "limit", "image_column", "id_column", "prompt_column", "messages_column", "reference_column", "keep")
-_IMAGES = ("strips", "pdf_dpi", "max_image_bytes", "max_image_pixels", "max_image_aspect", "row_seconds")
-_READING = ("allow_root",)
-_LENGTH = ("max_new_tokens", "min_new_tokens", "stop", "cut_repetition", "retry_penalty")
-_DRAWING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
-_PLACES = ("gpus", "gpus_per_model", "preprocess_workers", "fetch_threads", "wait_for_cluster")
-_RAY = ("dashboard", "worker_logs")
-_SIZES = ("batch_size", "slots", "capacity", "unit_rows")
-HEADINGS = {
-    "Input": (*_INPUT, *_READING, *_IMAGES),
-    "Output": ("output", "max_error_rate"),
-    "Question": ("prompt", "system", "chat_template"),
-    "Model": ("model", "revision", "adapter", "dtype", "quantize", "attention"),
-    "Answer": (*_LENGTH, *_DRAWING),
-    "Machines": (*_PLACES, *_RAY, *_SIZES),
-}
 # Settings that a retry may have in place of its run's: none that says which rows there are or what model answers.
-RETRIED = (*_IMAGES, "max_error_rate", *_LENGTH, *_DRAWING, *_PLACES, *_RAY, "batch_size", "slots", "capacity")
-_GROUPS = {heading: Group.create_ordered(heading) for heading in ("Rows", *HEADINGS, "This call", "Other")}
-_HEADING_OF = {name: heading for heading, names in HEADINGS.items() for name in names}
+RETRIED = tuple(name for name, kind in KINDS.items() if kind.on_retry)
+_GROUPS = {heading: Group.create_ordered(heading) for heading in ("Rows", *HEADINGS, "This call")}
 
 
 def under(heading: str) -> Group:
@@ -61,8 +44,7 @@ def with_options(model: type[Record], names: tuple[str, ...]) -> type[Record]:
 
 
 def _parameter(name: str, default: object) -> Parameter:
-    heading = _HEADING_OF.get(name, "Other")
-    return Parameter(group=under(heading), show_default=default not in (None, ()) and default is not False)
+    return Parameter(group=under(KINDS[name].heading), show_default=default not in (None, ()) and default is not False)
 
 
 def settled(settings: Settings, model: type[Settings]) -> Settings:

@@ -173,6 +173,7 @@ NOT_SHAPING = frozenset(
         "pipeline/weights/headers.py",
         "pipeline/weights/proof.py",
         "schemas/benchmark.py",
+        "schemas/setting_kinds.py",
         "schemas/sweep.py",
         "schemas/wording.py",
     }

@@ -5,24 +5,19 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.engine import Quantize
 from schemas.errors import Refused
+from schemas.setting_kinds import Kind, kinds_of, names_where
 from schemas.wording import credentials_in, redacted
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Strips = Literal["auto", "off"]
-
-# Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
-PLACEMENT = frozenset(
-    {"output", "batch_size", "slots", "preprocess_workers", "unit_rows", "max_error_rate", "fetch_threads"}
-    | {"gpus", "gpus_per_model", "row_seconds", "dashboard", "worker_logs", "wait_for_cluster"}
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,113 +33,165 @@ class JobSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: tuple[str, ...] = Field(
+    input: Annotated[tuple[str, ...], Kind("Input", "rows", of_sweep=True)] = Field(
         min_length=1, description="Parquet files, image files, folders or globs, local or s3://, gs://; repeatable."
     )
-    output: str = Field(min_length=1, description="The run folder, local or s3://, gs://.")
-    allow_root: tuple[str, ...] = Field(
+    output: Annotated[str, Kind("Output", "run", of_sweep=True)] = Field(
+        min_length=1, description="The run folder, local or s3://, gs://."
+    )
+    allow_root: Annotated[tuple[str, ...], Kind("Input", "requests")] = Field(
         (),
         description="Folders or prefixes, local or s3://, gs://, that the rows of tables may name images in, and no "
         "others; repeatable. Without any, rows may name all but local files where their table is in a store.",
     )
-    model: str = Field("demo", description="A hub id, a local checkpoint folder, or the bundled demo model.")
-    revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
-    adapter: str | None = Field(
+    model: Annotated[str, Kind("Model", "engine")] = Field(
+        "demo", description="A hub id, a local checkpoint folder, or the bundled demo model."
+    )
+    revision: Annotated[str | None, Kind("Model", "engine")] = Field(
+        None, description="Branch, tag or commit of a hub model."
+    )
+    adapter: Annotated[str | None, Kind("Model", "engine")] = Field(
         None,
         description="A LoRA adapter to merge into the model as it is loaded: a folder, or a hub id with or without "
         "@revision. With --model ADAPTER alone the base is the one that the adapter names.",
     )
-    prompt: tuple[str, ...] = Field(
+    prompt: Annotated[tuple[str, ...], Kind("Question", "requests", of_sweep=True)] = Field(
         (),
         description="A question for every row, as text or name=text; {column} stands for the row's value, {{ for a "
         "brace; @file.txt takes it from a file; repeatable. Replaces the job's own.",
     )
-    system: str | None = Field(
+    system: Annotated[str | None, Kind("Question", "requests")] = Field(
         None, description="System message of every row without one; '' leaves out the one the chat format has."
     )
-    chat_template: str = Field(
+    chat_template: Annotated[str, Kind("Question", "requests")] = Field(
         "auto",
         description="How prompts are rendered: checkpoint (its own template), mistral, vicuna, 34b, llama3-8b, 72b, "
         "110b, or a .jinja file. auto: the format of the published checkpoint that the model is, else checkpoint.",
     )
 
-    image_column: str | None = Field(
+    image_column: Annotated[str | None, Kind("Input", "rows", of_sweep=True)] = Field(
         None, description="Column with image bytes, URIs or {bytes, path} structs, or a list of these."
     )
-    id_column: str | None = Field(None, description="Column that names a row.")
-    prompt_column: str | None = Field(None, description="Column with a prompt of its own for every row.")
-    messages_column: str | None = Field(
+    id_column: Annotated[str | None, Kind("Input", "rows", fixed=True, of_sweep=True)] = Field(
+        None, description="Column that names a row."
+    )
+    prompt_column: Annotated[str | None, Kind("Input", "rows", of_sweep=True)] = Field(
+        None, description="Column with a prompt of its own for every row."
+    )
+    messages_column: Annotated[str | None, Kind("Input", "rows", of_sweep=True)] = Field(
         None, description="Column with a conversation for every row: {role, content} structs, or JSON text of them."
     )
-    reference_column: str | None = Field(
+    reference_column: Annotated[str | None, Kind("Input", "rows", fixed=True)] = Field(
         None, description="Column with the right text of every row: the answers are scored against it at the end."
     )
-    keep: tuple[str, ...] = Field(
+    keep: Annotated[tuple[str, ...], Kind("Input", "rows", fixed=True, of_sweep=True)] = Field(
         (), description="Input columns to copy to the answers, as name or new=old; repeatable."
     )
-    limit: int | None = Field(None, ge=1, description="Take the first N rows only.")
+    limit: Annotated[int | None, Kind("Input", "rows", of_sweep=True)] = Field(
+        None, ge=1, description="Take the first N rows only."
+    )
 
-    strips: Strips = Field(
+    strips: Annotated[Strips, Kind("Input", "requests", on_retry=True)] = Field(
         "off", description="auto: pages larger than one view of the model are cut, read in strips and joined."
     )
-    pdf_dpi: int = Field(150, ge=18, le=1200, description="Pixels an inch at which pages of PDFs are rendered.")
-    max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens; less where the context is full.")
-    min_new_tokens: int = Field(0, ge=0, description="Shortest answer, in tokens.")
-    temperature: float = Field(0.0, ge=0, description="0 draws the likeliest token every time.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Draw among the likeliest tokens of this total probability.")
-    top_k: int = Field(0, ge=0, description="Draw among the k likeliest tokens; 0 takes all.")
-    repetition_penalty: float = Field(1.0, gt=0, description="Divides the scores of tokens already seen.")
-    cut_repetition: bool = Field(
+    pdf_dpi: Annotated[int, Kind("Input", "requests", on_retry=True)] = Field(
+        150, ge=18, le=1200, description="Pixels an inch at which pages of PDFs are rendered."
+    )
+    max_new_tokens: Annotated[int, Kind("Answer", "requests", on_retry=True)] = Field(
+        256, ge=1, description="Longest answer, in tokens; less where the context is full."
+    )
+    min_new_tokens: Annotated[int, Kind("Answer", "sampling", on_retry=True)] = Field(
+        0, ge=0, description="Shortest answer, in tokens."
+    )
+    temperature: Annotated[float, Kind("Answer", "sampling", on_retry=True)] = Field(
+        0.0, ge=0, description="0 draws the likeliest token every time."
+    )
+    top_p: Annotated[float, Kind("Answer", "sampling", on_retry=True)] = Field(
+        1.0, gt=0, le=1, description="Draw among the likeliest tokens of this total probability."
+    )
+    top_k: Annotated[int, Kind("Answer", "sampling", on_retry=True)] = Field(
+        0, ge=0, description="Draw among the k likeliest tokens; 0 takes all."
+    )
+    repetition_penalty: Annotated[float, Kind("Answer", "sampling", on_retry=True)] = Field(
+        1.0, gt=0, description="Divides the scores of tokens already seen."
+    )
+    cut_repetition: Annotated[bool, Kind("Answer", "sampling", on_retry=True)] = Field(
         False, description="End an answer that repeats itself without end, and try it once more with retry_penalty."
     )
-    retry_penalty: float = Field(
+    retry_penalty: Annotated[float, Kind("Answer", "sampling", on_retry=True)] = Field(
         1.15, ge=1, description="Repetition penalty of that second try, kept if it ends by itself; 1 tries no more."
     )
-    stop: tuple[str, ...] = Field((), description="Texts that end an answer; repeatable.")
-    seed: int = Field(0, ge=0, description="With a row's id it fixes what sampling draws for that row.")
+    stop: Annotated[tuple[str, ...], Kind("Answer", "sampling", on_retry=True)] = Field(
+        (), description="Texts that end an answer; repeatable."
+    )
+    seed: Annotated[int, Kind("Answer", "sampling", on_retry=True)] = Field(
+        0, ge=0, description="With a row's id it fixes what sampling draws for that row."
+    )
 
-    dtype: Dtype = Field("auto", description="auto: bfloat16 on a GPU, float32 without.")
-    quantize: Quantize | None = Field(
+    dtype: Annotated[Dtype, Kind("Model", "engine")] = Field(
+        "auto", description="auto: bfloat16 on a GPU, float32 without."
+    )
+    quantize: Annotated[Quantize | None, Kind("Model", "engine")] = Field(
         None,
         description="Weights of the text network in fewer bits: fp8 (needs no package), 8bit or 4bit (bitsandbytes).",
     )
-    attention: Attention = Field(
+    attention: Annotated[Attention, Kind("Model", "engine")] = Field(
         "sdpa",
         description="Attention kernels of the vision tower; the text network has its own. flash_attention_2 needs "
         "the package flash-attn.",
     )
-    batch_size: int = Field(32, ge=1, description="Rows generated together on a CPU; on a GPU see slots.")
-    slots: int | None = Field(None, ge=1, description="Rows generated together; what a GPU's free memory holds.")
-    capacity: int | None = Field(
+    batch_size: Annotated[int, Kind("Machines", "machines", on_retry=True)] = Field(
+        32, ge=1, description="Rows generated together on a CPU; on a GPU see slots."
+    )
+    slots: Annotated[int | None, Kind("Machines", "machines", on_retry=True)] = Field(
+        None, ge=1, description="Rows generated together; what a GPU's free memory holds."
+    )
+    capacity: Annotated[int | None, Kind("Machines", "engine", on_retry=True)] = Field(
         None, ge=1, description="Longest prompt and answer together, in tokens; the model's context, 4096 at most."
     )
-    gpus: int | None = Field(None, ge=0, description="GPUs in all; all of the cluster's when not given.")
-    gpus_per_model: int = Field(
+    gpus: Annotated[int | None, Kind("Machines", "machines", on_retry=True)] = Field(
+        None, ge=0, description="GPUs in all; all of the cluster's when not given."
+    )
+    gpus_per_model: Annotated[int, Kind("Machines", "machines", on_retry=True)] = Field(
         1, ge=1, description="GPUs of one machine that share the layers of one model, where it is too large for one."
     )
-    preprocess_workers: int | None = Field(None, ge=1, description="CPU actors; from the cluster's when not given.")
-    fetch_threads: int = Field(16, ge=1, description="Images fetched at once by each preprocessing actor.")
-    dashboard: bool = Field(
+    preprocess_workers: Annotated[int | None, Kind("Machines", "machines", on_retry=True)] = Field(
+        None, ge=1, description="CPU actors; from the cluster's when not given."
+    )
+    fetch_threads: Annotated[int, Kind("Machines", "run", on_retry=True)] = Field(
+        16, ge=1, description="Images fetched at once by each preprocessing actor."
+    )
+    dashboard: Annotated[bool, Kind("Machines", "machines", on_retry=True)] = Field(
         False, description="Start Ray's dashboard with a Ray of the job's own, and say where it is."
     )
-    worker_logs: bool = Field(False, description="Show what the workers print.")
-    wait_for_cluster: float = Field(
+    worker_logs: Annotated[bool, Kind("Machines", "machines", on_retry=True)] = Field(
+        False, description="Show what the workers print."
+    )
+    wait_for_cluster: Annotated[float, Kind("Machines", "machines", on_retry=True)] = Field(
         0,
         ge=0,
         allow_inf_nan=False,
         description="Seconds to wait for the cluster that RAY_ADDRESS names, where it is not there yet or goes away.",
     )
-    unit_rows: int | None = Field(None, ge=1, le=4096, description="Rows of a work unit; from the input's rows.")
+    unit_rows: Annotated[int | None, Kind("Machines", "run", fixed=True)] = Field(
+        None, ge=1, le=4096, description="Rows of a work unit; from the input's rows."
+    )
 
-    max_image_bytes: int = Field(64 * 2**20, ge=1, description="Larger encoded images become error rows.")
-    max_image_pixels: int = Field(100_000_000, ge=1, description="Larger decoded images become error rows.")
-    max_image_aspect: float = Field(
+    max_image_bytes: Annotated[int, Kind("Input", "requests", on_retry=True)] = Field(
+        64 * 2**20, ge=1, description="Larger encoded images become error rows."
+    )
+    max_image_pixels: Annotated[int, Kind("Input", "requests", on_retry=True)] = Field(
+        100_000_000, ge=1, description="Larger decoded images become error rows."
+    )
+    max_image_aspect: Annotated[float, Kind("Input", "requests", on_retry=True)] = Field(
         1000, ge=1, description="Images with one side more than so many times the other become error rows."
     )
-    row_seconds: float = Field(
+    row_seconds: Annotated[float, Kind("Input", "run", on_retry=True)] = Field(
         60, ge=0, description="A row whose preparation takes longer becomes an error row; 0 for no limit."
     )
-    max_error_rate: float = Field(0.01, ge=0, le=1, description="Stop when more rows fail; counted after 100 rows.")
+    max_error_rate: Annotated[float, Kind("Output", "run", on_retry=True)] = Field(
+        0.01, ge=0, le=1, description="Stop when more rows fail; counted after 100 rows."
+    )
 
     @field_validator("input", "allow_root")
     @classmethod
@@ -191,6 +238,11 @@ class JobSettings(BaseModel):
         if twice:
             raise Refused(f"prompt names must differ, got {', '.join(twice)} more than once")
         return self
+
+
+KINDS = kinds_of(JobSettings)
+# Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
+PLACEMENT = names_where(KINDS, lambda kind: not kind.shapes_answers)
 
 
 def _in_utf_8(path: str) -> str:

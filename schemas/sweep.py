@@ -8,13 +8,12 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.errors import Refused
-from schemas.job import JobSettings
+from schemas.job import KINDS, JobSettings
+from schemas.setting_kinds import names_where
 from schemas.wording import did_you_mean
 
 # Settings of a job that follow from the sweep's own.
-OWNED = frozenset(
-    {"input", "output", "limit", "prompt", "prompt_column", "messages_column", "id_column", "image_column", "keep"}
-)
+OWNED = names_where(KINDS, lambda kind: kind.of_sweep)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

@@ -23,7 +23,9 @@ from pipeline.run_folder.units import BrokenTable, read_sealed, read_table, to_s
 from pipeline.storage import filesystem as fs
 from pipeline.storage.local_files import NotRegular
 from schemas.errors import Refused
+from schemas.job import KINDS
 from schemas.run import ManifestState, RunState
+from schemas.setting_kinds import names_where
 from schemas.wording import one_line, printable
 
 T = TypeVar("T")
@@ -35,9 +37,7 @@ _OR_REMOVE = f"{_RESTORE}, or remove it: it only says which files of the input h
 _SHOWN = 10  # changed input files named in a message
 _NAMED = 8  # of what differs, in the first line of a refusal
 # What decides which row an answer stands for: never to be changed in a folder that has answers.
-FIXED = frozenset(
-    {"job", "keep", "id_column", "reference_column", "unit_rows", "input_rows", "input_layout", "prompt_ids"}
-)
+FIXED = names_where(KINDS, lambda kind: kind.fixed) | {"job", "input_rows", "input_layout", "prompt_ids"}
 
 
 class RunMismatch(Refused):

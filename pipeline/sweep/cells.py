@@ -1,27 +1,22 @@
 """Cells: every combination that a sweep asks for, each the settings of a job with a folder of its own."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline.storage import filesystem as fs
 from schemas.benchmark import Benchmark, Question
-from schemas.engine import Sampling
 from schemas.errors import Refused
-from schemas.job import JobSettings
-from schemas.sweep import OWNED, CellName, SweepSettings
+from schemas.job import KINDS, JobSettings
+from schemas.setting_kinds import names_where
+from schemas.sweep import CellName, SweepSettings
 from schemas.wording import describe_settings, did_you_mean
 
-_SAMPLING = frozenset(one.name for one in fields(Sampling))
-# Settings of a job that a model is not loaded by: what rows are made of, and how its tokens are drawn.
-_NOT_THE_ENGINES = (
-    OWNED
-    | _SAMPLING
-    | {"system", "chat_template", "max_new_tokens", "fetch_threads", "unit_rows", "strips", "pdf_dpi"}
-    | {"max_image_bytes", "max_image_pixels", "max_error_rate", "reference_column"}
-)
+_SAMPLING = names_where(KINDS, lambda kind: kind.decides == "sampling")
+# What a model is loaded by, and where: not what rows are made of, nor how tokens are drawn.
+_ENGINE = names_where(KINDS, lambda kind: kind.decides in ("engine", "machines"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +50,7 @@ class Cell:
 
     def engine_key(self) -> str:
         """Equal for cells that one load of the model answers."""
-        return self.job.model_dump_json(exclude=set(_NOT_THE_ENGINES))
+        return self.job.model_dump_json(include=set(_ENGINE))
 
     def sampling_key(self) -> str:
         """Equal for cells whose tokens are drawn alike: an engine answers these at the same time."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jobs.__main__ import main
-from jobs.flags import HEADINGS
-from schemas.job import JobSettings
+from schemas.job import KINDS, JobSettings
+from schemas.setting_kinds import HEADINGS
 from tests.inputs import bad_row, good_row, write_parquet
 from tests.test_verify import run_without_ray
 from tests.tiny import checkpoint
@@ -183,8 +183,8 @@ def test_a_flag_that_is_wrong_or_missing_is_named(flags: list[str], message: str
 
 
 def test_every_setting_stands_under_a_heading(capsys) -> None:
-    named = [name for names in HEADINGS.values() for name in names]
-    assert sorted(named) == sorted(JobSettings.model_fields)
+    assert list(KINDS) == list(JobSettings.model_fields)
+    assert {kind.heading for kind in KINDS.values()} == set(HEADINGS)
     assert main(["ocr", "--help"]) == 0
     shown = capsys.readouterr().out
     places = [shown.index(f" {heading} ") for heading in HEADINGS]
