@@ -61,16 +61,29 @@ def _cgroups(root: Path, own: Path) -> Iterator[Path]:
                 yield from (place, *(above for above in place.parents if root in above.parents))
 
 
-def cards_here() -> tuple[int, ...]:
-    """The memory of the GPUs that this process may use. Asked of the driver's own tool: torch would leave half a GB on
-    a card."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+_CARDS_S = 60.0  # a driver that has to be loaded first takes some ten seconds a machine
+
+
+def cards_here(limit_s: float = _CARDS_S) -> tuple[int, ...]:
+    """Return the memory of each GPU that this process may use. Raise Refused where the GPUs' driver does not answer.
+
+    Ask the driver's own tool: torch would leave half a GB on a card.
+    """
+    tool, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if tool is None or (visible is not None and not visible.strip()):
         return ()
     asked = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    found = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    try:
+        found = subprocess.run(
+            asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False, timeout=limit_s
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Refused(
+            f"GPUs must answer {tool} within {limit_s:g} s, they have not: look at the machine's driver, or set "
+            "CUDA_VISIBLE_DEVICES='' to answer on the CPU"
+        ) from error
     cards = tuple(int(line) * 2**20 for line in found.stdout.splitlines() if line.strip().isdigit())
-    return visible_cards(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return visible_cards(cards, visible)
 
 
 def check_gpus(wanted: int | None, cards: tuple[int, ...]) -> None:

@@ -9,6 +9,7 @@ from pipeline.environment import cards_here, check_wait
 from pipeline.execution.executor import Executor, Loaders, say
 from pipeline.execution.progress import Progress, describe_engine
 from pipeline.execution.ray_data import RunFailed
+from pipeline.execution.signals import guarded
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
 from pipeline.preflight import check_changes, check_machine
 from pipeline.run_folder.leftovers import remove_leftovers
@@ -37,7 +38,7 @@ def run_job(
     check_machine(plan.settings, cards_here())  # refuses here what the actors could only die of
     model = Preprocess(plan.settings).preprocessor.describe()  # likewise: a chat template that does not suit it
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
-    with hold(plan.settings.output) as lock:
+    with guarded(), hold(plan.settings.output) as lock:
         remove_leftovers(plan.settings.output)
         job = _Job(plan=plan, model=model, loaders=loaders, lock=lock, continue_with_changes=continue_with_changes)
         return job.run()

@@ -36,6 +36,7 @@ class Plan:
     settings: JobSettings
     listing: Listing
     model: Pin
+    answer_schema: pa.Schema  # the columns of every answer: ours, then those that are kept
 
     @property
     def num_prompts(self) -> int:
@@ -73,13 +74,9 @@ class Plan:
             run=run,
             num_units=self.listing.num_units,
             answers_of=lambda unit: self.rows_of(unit) * self.num_prompts,
-            schema=self.answer_schema(),
+            schema=self.answer_schema,
             sealed=sealed,
         )
-
-    def answer_schema(self) -> pa.Schema:
-        """Return the columns of every answer: ours, then those that are kept."""
-        return as_written(written_schema((kept.name, kept.type) for kept in self.listing.columns.keep))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +123,8 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         settings = at_its_commit(settings, model)
         settings = _with_chat_template(with_adapters_template(settings))
         model = prove(settings, model)
-    return Plan(job=job, settings=settings, listing=listing, model=model)
+    schema = as_written(written_schema((kept.name, kept.type) for kept in listing.columns.keep))
+    return Plan(job=job, settings=settings, listing=listing, model=model, answer_schema=schema)
 
 
 def _with_chat_template(settings: JobSettings) -> JobSettings:

@@ -27,6 +27,7 @@ from pipeline.environment import check_wait
 from pipeline.execution.executor import Executor, Loaders, say
 from pipeline.execution.progress import Progress
 from pipeline.execution.ray_data import RunFailed
+from pipeline.execution.signals import guarded
 from pipeline.job import ROUNDS
 from pipeline.plan import Plan, Summary, summarise, with_scores
 from pipeline.run_folder.leftovers import remove_leftovers
@@ -92,7 +93,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
         raise Refused(f"OUT must be a complete run, {folder} is not: run its job until it is done")
     plan = plan_of(folder, run)
     check_wait(with_settings(plan.settings, choice.settings).wait_for_cluster)  # refuses what is no setting, too
-    with hold(folder) as lock:
+    with guarded(), hold(folder) as lock:
         remove_leftovers(folder)
         manifest = read_manifest(folder)  # as the driver that held the folder before has left it
         assert manifest is not None
@@ -186,7 +187,7 @@ class _Retry:
             run=retry_name(self.run, self.number),
             num_units=self.plan.listing.num_units,
             answers_of=lambda unit: len(rows[unit]) * self.plan.num_prompts,
-            schema=self.plan.answer_schema(),
+            schema=self.plan.answer_schema,
         )
 
     def answer(self, executor: Executor, positions: npt.NDArray[np.int64]) -> Progress | None:
@@ -336,7 +337,7 @@ class _Changes:
 
 def _check_columns(plan: Plan, manifest: dict[str, Any]) -> None:
     """Raise RunMismatch where new answers would have other columns than those that they are put beside."""
-    wanted = plan.answer_schema()
+    wanted = plan.answer_schema
     for file in manifest["files"]:
         path = fs.join(plan.settings.output, file["path"])
         with fs.open_url(path) as source, pq.ParquetFile(source) as parquet:

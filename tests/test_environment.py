@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.environment import check_gpus, cluster_address, cpus_here, quotas, socket_folder, visible_cards
+from pipeline.environment import (
+    cards_here,
+    check_gpus,
+    cluster_address,
+    cpus_here,
+    quotas,
+    socket_folder,
+    visible_cards,
+)
 from schemas.errors import Refused
 
 
@@ -15,6 +23,36 @@ from schemas.errors import Refused
 )
 def test_cards_are_those_that_cuda_sees(visible: str | None, cards: tuple[int, ...]) -> None:
     assert visible_cards((1, 2), visible) == cards
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An nvidia-smi that is found before any other."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    path = tmp_path / "nvidia-smi"
+    path.touch(mode=0o755)
+    return path
+
+
+@pytest.mark.parametrize(("visible", "cards"), [(None, (80, 40)), ("1", (40,)), ("", ()), (" ", ()), ("-1", ())])
+def test_cards_are_what_the_drivers_tool_says(
+    tool: Path, visible: str | None, cards: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool.write_text("#!/bin/sh\necho 80\necho 40\n", encoding="utf-8")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert cards_here() == tuple(card * 2**20 for card in cards)
+
+
+def test_a_driver_that_does_not_answer_is_named_unless_no_card_is_to_be_used(
+    tool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool.write_text("#!/bin/sh\nexec sleep 600\n", encoding="utf-8")
+    with pytest.raises(Refused, match=r"GPUs must answer .*nvidia-smi within 0.2 s, they have not: .*on the CPU"):
+        cards_here(0.2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert cards_here(0.2) == ()
 
 
 @pytest.mark.parametrize(("text", "address"), [("", None), (" ", None), ("local", None), ("auto", "auto")])

@@ -16,7 +16,7 @@ class Receipt:
     worker's engine has done so far."""
 
     counts: Counts
-    worker: str
+    worker: str  # one life of it: an actor that is restarted is another
     engine: EngineStatistics = field(default_factory=EngineStatistics)
     part: int = 0  # the run that the unit is of, where an engine answers for several
     unit: int = 0

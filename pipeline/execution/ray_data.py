@@ -11,6 +11,7 @@ import secrets
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -347,13 +348,14 @@ class _GenerateAndWrite:
     def __init__(self, queue: Queue, work: Work) -> None:
         self._queue, self._parts = queue, work.parts
         self._gate = RWLock()
+        self._life = uuid.uuid4().hex  # of this process: a restarted actor counts from nothing
         with bounded_loading("generate", _actor(), work.parts[0].markers):
             self._generate = Generate(work.settings, work.load_engine)
 
     def __call__(self, batch: Batch) -> Batch:
         place, samples = unpack(batch)
         if not samples.num_columns:
-            return make_receipt(place, Counts(), 0.0, worker=_actor(), engine=self._generate.statistics())
+            return make_receipt(place, Counts(), 0.0, worker=self._life, engine=self._generate.statistics())
         part, unit = self._parts[self._queue.parts[place]], int(self._queue.units[place])
         guard = Guard("generate", part.markers, self._generate.fail_rows, self._gate)
         with self._generate.sampling(part.settings):
@@ -361,7 +363,7 @@ class _GenerateAndWrite:
             answers = final_answers(guard(unit, lambda _: samples, self._generate))
         write_unit(part.folder, part.run, unit, answers)
         seconds, engine = time.monotonic() - began, self._generate.statistics()
-        return make_receipt(place, count_answers(answers), seconds, worker=_actor(), engine=engine)
+        return make_receipt(place, count_answers(answers), seconds, worker=self._life, engine=engine)
 
 
 def _actor() -> str:

@@ -1,4 +1,4 @@
-"""Stopping: what an interrupt or a spot notice does to a running job.
+"""Signals: what an interrupt or a spot notice does to a running job.
 
 The first signal ends the job in order, which takes seconds; what was written stays. The second one, or ten seconds,
 ends the process at once.
@@ -19,14 +19,18 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stopped(BaseException):
     """A signal asked the job to stop; no `except Exception` may swallow it."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, guard: threading.Timer) -> None:
         super().__init__(signal.Signals(number).name)
         self.exit_status = 128 + number
+        self.guard = guard  # ends the process, unless it is cancelled
 
 
 @contextlib.contextmanager
 def stop_on_signals(grace_s: float = GRACE_S) -> Iterator[None]:
-    """Raise Stopped in the main thread on SIGINT or SIGTERM; elsewhere than in the main thread, change nothing."""
+    """Raise Stopped in the main thread on SIGINT or SIGTERM; elsewhere than in the main thread, change nothing.
+
+    The process ends `grace_s` later, whatever it waits for, unless the exception has left `guarded` by then.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -35,10 +39,10 @@ def stop_on_signals(grace_s: float = GRACE_S) -> Iterator[None]:
         for one in _SIGNALS:
             signal.signal(one, signal.SIG_DFL)
         sys.stderr.write(f"\nstopping on {signal.Signals(number).name}\n")
-        last = threading.Timer(grace_s, os._exit, [128 + number])  # a cluster that does not answer
-        last.daemon = True
-        last.start()
-        raise Stopped(number)
+        guard = threading.Timer(grace_s, os._exit, [128 + number])  # a cluster that does not answer
+        guard.daemon = True
+        guard.start()
+        raise Stopped(number, guard)
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
@@ -46,3 +50,17 @@ def stop_on_signals(grace_s: float = GRACE_S) -> Iterator[None]:
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Cancel what would end the process once a stop has left the block: whoever catches it there may go on."""
+    try:
+        yield
+    except BaseException as error:
+        cause: BaseException | None = error
+        while cause is not None:  # the stop itself, or what was raised while it was on its way
+            if isinstance(cause, Stopped):
+                cause.guard.cancel()
+            cause = cause.__context__
+        raise

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pipeline.execution.cluster_watch import Wishes, going_on
 from pipeline.execution.executor import Loaders, say
 from pipeline.execution.ray_data import on_cluster
-from pipeline.execution.signals import stop_on_signals
+from pipeline.execution.signals import guarded, stop_on_signals
 from pipeline.run_folder.leftovers import remove_sweeps_leftovers
 from pipeline.run_folder.lock import hold
 from pipeline.run_folder.units import to_parquet
@@ -38,7 +38,7 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
     """Answer what is not complete, score what is. Raises FolderInUse, Stopped; a cell that fails is in the table."""
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     output = plan.settings.output
-    with hold(output) as lock, stop_on_signals():
+    with guarded(), hold(output) as lock, stop_on_signals():
         remove_sweeps_leftovers(output)
         reasons: dict[CellName, str] = {}
         if engines := list(plan.engines()):

@@ -9,6 +9,7 @@ from pipeline.execution.executor import Loaders
 from pipeline.execution.ray_data import RunFailed
 from pipeline.job import run_job
 from pipeline.plan import Plan, plan_job
+from pipeline.run_folder.run import read_manifest
 from schemas.job import JobSettings
 from tests.fakes import (
     DeadlyPreprocess,
@@ -47,6 +48,9 @@ def test_rows_that_kill_their_worker_become_errors_and_their_neighbours_are_answ
     }
     assert len({a["id"] for a in answers}) == 40
     assert not (tmp_path / "out" / "markers").exists()
+    manifest = read_manifest(str(tmp_path / "out"))
+    assert manifest is not None
+    assert manifest["timings"]["engine"]["num_rows"] >= 39  # all lives of the engine together: all rows but the killer
 
 
 def test_a_row_that_holds_its_interpreter_for_ever_is_timed_out_and_its_neighbours_are_answered(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,7 @@ def test_its_rows_are_tried_again_in_the_columns_that_it_has(old: Plan, choice: 
 def test_a_new_try_that_fails_leaves_an_old_text_in_its_columns(old: Plan, tmp_path: Path) -> None:
     before = pq.read_table(tmp_path / "out" / "answers")
     small = old.settings.model_copy(update={"max_image_bytes": 1})  # no image is so small
-    plan = Plan(job=old.job, settings=small, listing=old.listing, model=old.model)
-    retried(plan, Choice(finish_reason="stop"))
+    retried(replace(old, settings=small), Choice(finish_reason="stop"))
     assert pq.read_table(tmp_path / "out" / "answers") == before
 
 

@@ -94,5 +94,5 @@ def test_units_of_the_first_release_stand_beside_new_ones(tmp_path: Path) -> Non
     check_mergeable(units)
     finish_run(units, "f" * 64, {})
     answers = pq.read_table(tmp_path / "out" / "answers")
-    assert answers.column_names == [*plan.answer_schema().names]
+    assert answers.column_names == [*plan.answer_schema.names]
     assert answers["first_text"].null_count == 20

@@ -56,7 +56,7 @@ def test_units_in_order_cost_one_change_a_kind() -> None:
     turns = ModeLock(GREEDY, dial.turn)
     for sampling in [GREEDY] * 5 + [HOT] * 5:
         with turns.take(sampling):
-            pass
+            assert dial.now == sampling
     assert dial.changes == 1
 
 
