@@ -158,8 +158,8 @@ def _key(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def _flag(place: str) -> str:
-    return "--" + place.split(".")[0].replace("_", "-")
+def _flag(setting: str) -> str:
+    return "--" + setting.split(".")[0].replace("_", "-")
 
 
 def _refuse(message: str) -> int:

@@ -38,21 +38,24 @@ ContinueWithChanges = Annotated[
 def answer(
     job: str, settings: JobSettings, *, default_prompt: str, dry_run: bool, continue_with_changes: bool = False
 ) -> int:
-    """Run one job; returns the exit status. The last line of stdout is one JSON object."""
+    """Run one job; return the exit status. The last line of stdout is one JSON object."""
     # Torch and Ray take seconds to import: help, what is wrong with a flag and what is done already are said before.
     from pipeline.environment import cards_here, check_gpus
     from pipeline.plan import find_complete, plan_job
     from pipeline.preflight import check_output, check_writable
 
     check_writable(settings.output)
-    plan, cards = plan_job(job, settings, default_prompt), cards_here()
-    if dry_run:
-        check_gpus(settings.gpus, cards)
-        check_output(plan, continue_with_changes=continue_with_changes)
-        return _dry_run(plan, cards)
-    if (complete := find_complete(plan)) is not None:
+    try:
+        plan, cards = plan_job(job, settings, default_prompt), cards_here()
+        complete = None if dry_run else find_complete(plan)
+    except OSError as error:
+        return fail(error)
+    if complete is not None:
         return report(complete, settings.max_error_rate)
     check_gpus(settings.gpus, cards)
+    if dry_run:
+        check_output(plan, continue_with_changes=continue_with_changes)
+        return _dry_run(plan, cards)
     from pipeline.dryrun import describe_plan
     from pipeline.job import run_job
     from pipeline.stages.engine_settings import load_engine
@@ -69,7 +72,7 @@ def answer(
 
 
 def run_to_status(run: Callable[[], int]) -> int:
-    """The exit status of a run, its own where nothing stops it: what stops it is said in a line, with how to go on."""
+    """Return the exit status of a run. Say what stops it in a line, with how to go on."""
     from pipeline.execution.cluster_watch import GO_ON, ClusterLost
     from pipeline.execution.executor import ErrorBudgetSpent
     from pipeline.execution.ray_data import RunFailed
@@ -80,20 +83,24 @@ def run_to_status(run: Callable[[], int]) -> int:
     except ErrorBudgetSpent as error:
         say(f"\nerror: {error}")
         return 1
-    except (RunFailed, ClusterLost) as error:
-        say(f"\nerror: {error}\n{GO_ON}")
-        return 1
-    except OSError as error:  # a full disk, a store that is away
-        say(f"\nerror: {error}\n{GO_ON}")
-        return 1
+    except (RunFailed, ClusterLost, OSError) as error:
+        return fail(error)
     except (Stopped, KeyboardInterrupt) as stop:
         say(f"stopped; {GO_ON[0].lower()}{GO_ON[1:]}")
         return stop.exit_status if isinstance(stop, Stopped) else 130
 
 
+def fail(error: Exception) -> int:
+    """Say what ended a run, as a full disk or a store that is away, and how to go on; return the exit status."""
+    from pipeline.execution.cluster_watch import GO_ON
+
+    say(f"\nerror: {error}\n{GO_ON}")
+    return 1
+
+
 def report(summary: "Summary", max_error_rate: float) -> int:
-    """Say what the run came to, print the last line; the exit status is 1 where no row has an answer, unless that was
-    allowed."""
+    """Say what the run came to and print the last line. The exit status is 1 where no row has an answer, unless that
+    was allowed."""
     from pipeline.reports.outcome import describe_outcome
 
     say(describe_outcome(summary))

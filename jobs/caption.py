@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from jobs.answer import ContinueWithChanges, DryRun, answer
-from jobs.flags import settled, with_headings
+from jobs.flags import checked, with_headings
 from schemas.job import JobSettings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def caption(
     """
     return answer(
         "caption",
-        settled(settings, JobSettings),
+        checked(settings, JobSettings),
         default_prompt=PROMPT,
         dry_run=dry_run,
         continue_with_changes=continue_with_changes,

@@ -35,9 +35,9 @@ class Config:
     settings: dict[str, Any]
     root: yaml.Node | None = field(repr=False)
 
-    def at(self, *place: str | int) -> str:
-        """Return `--config job.yaml, line 3`, the line of the value at this place or of the nearest around it."""
-        return f"--config {self.path}, line {self._node(place).start_mark.line + 1}" if self.root else str(self.path)
+    def at(self, *path: str | int) -> str:
+        """Return `--config job.yaml, line 3`, the line of the value at this path or of the nearest around it."""
+        return f"--config {self.path}, line {self._node(path).start_mark.line + 1}" if self.root else str(self.path)
 
     def check(self, name: str, hint: object) -> None:
         """Refuse a value that is of another type than its setting: YAML's `yes`, `3` and `null` are no texts."""
@@ -47,12 +47,12 @@ class Config:
         except ValidationError as error:
             first = error.errors()[0]
             rule = first["msg"][0].lower() + first["msg"][1:]
-            place: tuple[str | int, ...] = (name, *(one for one in first["loc"] if isinstance(one, int)))
-            raise Refused(f"{self.at(*place)}: {name}: {rule}, got {self.shown(*place)}") from error
+            path: tuple[str | int, ...] = (name, *(one for one in first["loc"] if isinstance(one, int)))
+            raise Refused(f"{self.at(*path)}: {name}: {rule}, got {self.shown(*path)}") from error
 
-    def shown(self, *place: str | int) -> str:
+    def shown(self, *path: str | int) -> str:
         """Return a value as it stands in the file, with what to do where YAML reads no text in it."""
-        node = self._node(place)
+        node = self._node(path)
         if not isinstance(node, yaml.ScalarNode):
             return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
         if node.tag == _TEXT:
@@ -60,10 +60,10 @@ class Config:
         kind = node.tag.rpartition(":")[2]
         return f'{node.value or "nothing"}, which YAML reads as {kind}: text must be in quotes ("{node.value}")'
 
-    def _node(self, place: tuple[str | int, ...]) -> yaml.Node:
+    def _node(self, path: tuple[str | int, ...]) -> yaml.Node:
         node = self.root
         assert node is not None
-        for step in place:
+        for step in path:
             below = _below(node, step)
             if below is None:
                 break

@@ -14,7 +14,7 @@ from schemas.wording import describe_settings
 Settings = TypeVar("Settings", bound=JobSettings)
 Record = TypeVar("Record", bound=BaseModel)
 
-# Settings that a retry may have in place of its run's: none that says which rows there are or what model answers.
+# Settings that a retry may have instead of its run's: none that says which rows there are or what model answers.
 RETRIED = tuple(name for name, kind in KINDS.items() if kind.on_retry)
 _GROUPS = {heading: Group.create_ordered(heading) for heading in ("Rows", *HEADINGS, "This call")}
 
@@ -47,7 +47,7 @@ def _parameter(name: str, default: object) -> Parameter:
     return Parameter(group=under(KINDS[name].heading), show_default=default not in (None, ()) and default is not False)
 
 
-def settled(settings: Settings, model: type[Settings]) -> Settings:
+def checked(settings: Settings, model: type[Settings]) -> Settings:
     """Return the settings as a record of `model`, the prompts that stand in files read from there."""
     prompts = tuple(map(read_prompt, settings.prompt))
     try:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from jobs.answer import ContinueWithChanges, DryRun, answer
-from jobs.flags import settled, with_headings
+from jobs.flags import checked, with_headings
 from schemas.job import JobSettings
 
 
@@ -43,7 +43,7 @@ def ocr(
     from pipeline.checkpoint import pin
     from pipeline.weights.hub import locate
 
-    settings = settled(settings, OcrSettings)
+    settings = checked(settings, OcrSettings)
     if not (Path(locate(settings.model)) / "config.json").exists():
         pin(settings.model, settings.revision)  # refuses what is no model, which the next line could only die of
     from pipeline.preprocess.reading import reading_prompt  # transformers takes seconds that help need not wait for

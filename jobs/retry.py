@@ -26,7 +26,7 @@ class Rows(BaseModel):
         None, description="Only rows that failed with this error_type."
     )
     finish_reason: Annotated[FinishReason | None, _ROWS] = Field(
-        None, description="In place of failed rows: those whose answer ended so."
+        None, description="Instead of failed rows: those whose answer ended so."
     )
     prompt_id: Annotated[str | None, _ROWS] = Field(None, description="Only answers to the prompt of this name.")
 

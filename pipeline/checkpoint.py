@@ -181,7 +181,7 @@ NOT_SHAPING = frozenset(
 
 
 def _is_elsewhere(path: Path) -> bool:
-    return any(place.as_posix() in NOT_SHAPING for place in (path, *path.parents))
+    return any(one.as_posix() in NOT_SHAPING for one in (path, *path.parents))
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -57,8 +57,8 @@ def _cgroups(root: Path, own: Path) -> Iterator[Path]:
         for line in own.read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers in ("", "cpu", "cpu,cpuacct"):
-                place = root / controllers / path.lstrip("/")
-                yield from (place, *(above for above in place.parents if root in above.parents))
+                folder = root / controllers / path.lstrip("/")
+                yield from (folder, *(above for above in folder.parents if root in above.parents))
 
 
 _CARDS_S = 60.0  # a driver that has to be loaded first takes some ten seconds a machine
@@ -120,9 +120,9 @@ def socket_folder() -> str:
     chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     for folder in (chosen, "/tmp", "/var/tmp", "/dev/shm"):
         for below in ("ray", f"ray-{os.getuid()}"):  # the first may be another user's
-            place = os.path.join(os.path.abspath(folder), below)
-            if len(os.fsencode(folder)) + _BELOW <= _SOCKET_PATH and _can_be_written(place):
-                return place
+            path = os.path.join(os.path.abspath(folder), below)
+            if len(os.fsencode(folder)) + _BELOW <= _SOCKET_PATH and _can_be_written(path):
+                return path
     longest = _SOCKET_PATH - _BELOW
     raise Refused(f"TMPDIR must be a folder that can be written, of at most {longest} characters, got {chosen}")
 

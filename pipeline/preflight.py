@@ -31,7 +31,7 @@ def check_output(plan: Plan, *, continue_with_changes: bool = False) -> None:
 
 
 def check_changes(plan: Plan) -> None:
-    """Raise RunMismatch where what is answered cannot be merged with what this plan would answer in its place."""
+    """Raise RunMismatch where what is answered cannot be merged with what this plan would answer instead."""
     folder = plan.settings.output
     run = read_run(folder)
     if run is not None and check_run(folder, plan.describe(), plan.listing.files, continue_with_changes=True):

@@ -1,6 +1,6 @@
-"""Retry: failed or cut rows of a complete run once more, and their new answers in the place of the old.
+"""Retry: failed or cut rows of a complete run once more, and their new answers instead of the old.
 
-run.json                      first: the settings that the retry has in place of the run's
+run.json                      first: the settings that the retry has instead of the run's
 attempts/retry-0001.parquet   then: the chosen answers as they were, each with its position; the list of what to do
 retry/units/*.parquet         while it runs: the new answers
 answers/*.parquet             then, file by file and each at once: the new answers where the old ones were
@@ -11,7 +11,7 @@ A kill at any point is mended by the same command: positions are absolute, so th
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,16 +24,18 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline.environment import check_wait
-from pipeline.execution.executor import Executor, Loaders, say
+from pipeline.execution.executor import Loaders, answer_units, in_rounds, say, unless_broken
 from pipeline.execution.progress import Progress
 from pipeline.execution.ray_data import RunFailed
 from pipeline.execution.signals import guarded
-from pipeline.job import ROUNDS
+from pipeline.execution.work_units import BatchPlan, Shard
 from pipeline.plan import Plan, Summary, summarise, with_scores
+from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import hold
-from pipeline.run_folder.mend import Begun, find_gone, find_retry, is_stated, retry_list, retry_marks, retry_name
-from pipeline.run_folder.merge import Units, clear_work, in_manifest, write_answers
+from pipeline.run_folder.markers import Markers
+from pipeline.run_folder.mend import StartedRetry, find_gone, find_retry, retry_list, retry_marks, retry_name
+from pipeline.run_folder.merge import Units, check_units, clear_work, in_manifest, write_answers
 from pipeline.run_folder.run import (
     RunMismatch,
     begin_run,
@@ -47,7 +49,6 @@ from pipeline.run_folder.run import (
     write_manifest,
 )
 from pipeline.run_folder.units import (
-    BrokenUnit,
     Counts,
     ErrorType,
     count_answers,
@@ -55,7 +56,6 @@ from pipeline.run_folder.units import (
     done_units,
     read_table,
     to_sealed,
-    unit_path,
 )
 from pipeline.sources.kept import restore, to_travel
 from pipeline.sources.reader import UnitReader, unit_reader
@@ -67,7 +67,6 @@ from schemas.job import JobSettings
 from schemas.wording import describe_settings
 
 POSITION = "answer:position"  # of a retried row among all answers, from 0
-_ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +77,7 @@ class Choice:
     stage: str | None = None
     finish_reason: str | None = None  # of rows that have an answer, as `length`
     prompt_id: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of a job, in place of the run's
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of a job, instead of the run's
     continue_with_changes: bool = False
 
     def __post_init__(self) -> None:
@@ -103,25 +102,22 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
         check_run(folder, plan.describe(), plan.listing.files, continue_with_changes=changes)
         _check_columns(plan, manifest)
         run = begin_run(folder, plan.describe(), plan.listing.files, continue_with_changes=changes)
-        retry = _Retry(plan=plan, number=len(manifest["retries"]) + 1, run=run["run"])
-        positions = retry.begin(manifest, choice)
-        if not len(positions):
+        retry = begin_retry(plan, run, manifest, choice)
+        if retry is None:
             say("no rows of that kind: nothing to try again")
             # A kill between the manifest and its scores left none.
             return summarise(with_scores(plan.settings, manifest), folder, None)
-        executor = Executor(
-            settings=with_settings(plan.settings, retry.settings()),
-            read=partial(_read_rows, unit_reader(plan.listing), retry.rows_by_unit(positions)),
-            loaders=loaders,
-            lock=lock,
-            folder=retry.units(positions).folder,
-            run=retry.units(positions).run,
-            continue_with_changes=changes,
-        )
-        progress = retry.answer(executor, positions)
+        shard = retry.shard(loaders, Markers(folder=folder, driver=lock.owner.token))
+
+        def answer(units: list[int]) -> Progress:
+            rows = sum(len(retry.rows[unit]) for unit in units) * plan.num_prompts
+            batch_plan = BatchPlan.of([shard], [units], loaders.engine)
+            return answer_units(batch_plan, rows, lock, continue_with_changes=changes)
+
+        progress = _answer_rows(retry, answer)
         lock.confirm()
         manifest.pop("scores", None)  # of the answers as they were
-        manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]}, positions)
+        manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]})
         manifest = with_scores(plan.settings, manifest)
     pace = progress.rows_per_s() if progress else None
     return summarise(manifest, folder, pace and pace / plan.num_prompts)
@@ -136,132 +132,161 @@ def with_settings(settings: JobSettings, changes: Mapping[str, Any]) -> JobSetti
         raise Refused("\n".join(describe_settings(error))) from error
 
 
-def _read_rows(read: UnitReader, rows: dict[int, list[int]], unit: int, failure: Failure | None = None) -> pa.Table:
+def begin_retry(plan: Plan, run: dict[str, Any], manifest: dict[str, Any], choice: Choice) -> "Retry | None":
+    """Write down which rows are tried again, and return their retry; None where there are none of that kind.
+
+    A retry that was stopped goes before, with the rows that it had.
+    """
+    folder, number = plan.settings.output, len(manifest["retries"]) + 1
+    history = retry_list(folder, number)
+    if fs.exists(history):
+        say(f"going on with the retry that {history} lists; others are for the next call")
+    else:
+        fs.delete(fs.join(folder, "retry"))
+        chosen = pa.concat_tables(_select(folder, manifest, choice))
+        if not chosen.num_rows:
+            return None
+        record_retry(folder, number, dict(choice.settings))
+        fs.write_atomic(history, to_sealed(restore(chosen)))
+    positions = _read_history(folder, number).column(POSITION).to_numpy()
+    rows = _rows_by_unit(positions // plan.num_prompts, plan.listing.unit_rows)
+    return Retry(plan=plan, number=number, run=run["run"], positions=positions, rows=rows)
+
+
+def _read_history(folder: str, number: int) -> pa.Table:
+    """Return the chosen answers as they were; raise RunMismatch where their file is damaged."""
+    run = read_run(folder)
+    return to_travel(read_rows(retry_list(folder, number), sealed=run is None or has_seals(run)))
+
+
+def _rows_by_unit(rows: npt.NDArray[np.int64], unit_rows: int) -> dict[int, list[int]]:
+    """Return the rows to read of each unit; a row is read once, whichever of its prompts have failed."""
+    by_unit: dict[int, list[int]] = {}
+    for row in np.unique(rows).tolist():
+        by_unit.setdefault(row // unit_rows, []).append(row % unit_rows)
+    return by_unit
+
+
+def _answer_rows(retry: "Retry", answer: Callable[[list[int]], Progress]) -> Progress | None:
+    """Answer what has no new answer yet, broken units again; return how it went, None where all was there."""
+    units, progress = retry.units, None
+
+    def one_round() -> bool | None:
+        nonlocal progress
+        done = done_units(units.folder)
+        if todo := [unit for unit in retry.rows if unit not in done]:
+            progress = answer(todo)
+        return unless_broken(lambda: check_units(units, list(retry.rows)), units.folder)
+
+    in_rounds(one_round, units.folder)
+    return progress
+
+
+def read_some(read: UnitReader, rows: dict[int, list[int]], unit: int, failure: Failure | None = None) -> pa.Table:
+    """Return some rows of a unit."""
     return read(unit, failure).take(pa.array(rows[unit], pa.int64()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Retry:
-    """One retry of a run; its number counts from 1."""
+class Retry:
+    """Rows of a complete run that are tried again; the number counts from 1."""
 
     plan: Plan
     number: int
     run: str
+    positions: npt.NDArray[np.int64]  # of these rows' answers among all
+    rows: dict[int, list[int]]  # of each unit, those to read
 
     @property
     def history(self) -> str:
-        """Where the rows of this retry are kept as they were."""
+        """Where the chosen answers are kept as they were."""
         return retry_list(self.plan.settings.output, self.number)
 
-    def begin(self, manifest: dict[str, Any], choice: Choice) -> npt.NDArray[np.int64]:
-        """The positions of the rows to try, written down first; those of a retry that was stopped go before."""
-        if fs.exists(self.history):
-            say(f"going on with the retry that {self.history} lists; others are for the next call")
-        else:
-            fs.delete(fs.join(self.plan.settings.output, "retry"))
-            chosen = pa.concat_tables(_select(self.plan.settings.output, manifest, choice))
-            if not chosen.num_rows:
-                return np.zeros(0, np.int64)
-            record_retry(self.plan.settings.output, self.number, dict(choice.settings))
-            fs.write_atomic(self.history, to_sealed(restore(chosen)))
-        positions: npt.NDArray[np.int64] = self._history().column(POSITION).to_numpy()
-        return positions
-
+    @property
     def settings(self) -> dict[str, Any]:
-        """The settings that this retry was begun with, in place of the run's."""
+        """The settings that this retry began with, instead of the run's."""
         return retry_settings(self.plan.settings.output, self.number)
 
-    def rows_by_unit(self, positions: npt.NDArray[np.int64]) -> dict[int, list[int]]:
-        """The rows to read of each unit; a row is read once, whichever of its prompts have failed."""
-        rows = np.unique(positions // self.plan.num_prompts)
-        by_unit: dict[int, list[int]] = {}
-        for row in rows.tolist():
-            by_unit.setdefault(row // self.plan.listing.unit_rows, []).append(row % self.plan.listing.unit_rows)
-        return by_unit
-
-    def units(self, positions: npt.NDArray[np.int64]) -> Units:
+    @property
+    def units(self) -> Units:
         """The units of this retry: some of the run's, with those of their rows that are tried again."""
-        rows = self.rows_by_unit(positions)
         return Units(
             folder=fs.join(self.plan.settings.output, "retry"),
             run=retry_name(self.run, self.number),
             num_units=self.plan.listing.num_units,
-            answers_of=lambda unit: len(rows[unit]) * self.plan.num_prompts,
+            answers_of=lambda unit: len(self.rows[unit]) * self.plan.num_prompts,
             schema=self.plan.answer_schema,
         )
 
-    def answer(self, executor: Executor, positions: npt.NDArray[np.int64]) -> Progress | None:
-        """Answer what has no new answer yet; torn units are answered again."""
-        units, rows = self.units(positions), self.rows_by_unit(positions)
-        progress = None
-        for _ in range(ROUNDS):
-            done = done_units(units.folder)
-            todo = [unit for unit in rows if unit not in done]
-            if todo:
-                progress = executor.answer(todo, sum(len(rows[unit]) for unit in todo) * self.plan.num_prompts)
-            broken = list(_broken(units, list(rows)))
-            if not broken:
-                return progress
-            for unit in broken:
-                fs.delete(unit_path(units.folder, unit))
-        raise RunFailed(f"units were broken {ROUNDS} times in a row: is the storage of {units.folder} sound?")
+    def shard(self, loaders: Loaders, markers: Markers) -> Shard:
+        """Return what the actors are told of these rows."""
+        return Shard(
+            settings=with_settings(self.plan.settings, self.settings),
+            read=partial(read_some, unit_reader(self.plan.listing), self.rows),
+            load_preprocess=loaders.preprocess,
+            folder=self.units.folder,
+            run=self.units.run,
+            markers=markers,
+        )
 
-    def finish(self, manifest: dict[str, Any], positions: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """Put the new answers in the place of the old, then the manifest. Raises RunFailed where old ones are lost."""
+    def finish(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Replace the old answers by the new, then the manifest. Raises RunFailed where old ones are lost."""
         folder, files, start = self.plan.settings.output, [], 0
-        history, begun, changes = self._history(), find_retry(folder, manifest), _Changes()
-        assert begun is not None
+        history, started, changes = _read_history(folder, self.number), find_retry(folder, manifest), _Changes()
+        assert started is not None
         for file in manifest["files"]:
-            inside = (positions >= start) & (positions < start + file["rows"])
+            inside = (self.positions >= start) & (self.positions < start + file["rows"])
             if inside.any():
-                old, replaced = _old_answers(folder, file, begun)
-                listed, there = history.filter(pa.array(inside)), pa.array(positions[inside] - start)
-                before = with_added(listed if replaced else old.take(there))  # as the manifest counts them
-                new = _better(self._new_answers(positions[inside]), before)
-                mixed = restore(_replace(old, positions[inside] - start, new))
-                data = to_sealed(mixed, retry_marks(retry_name(self.run, self.number), file["path"]))
+                old, replaced = _old_answers(folder, file, started)
+                there = self.positions[inside]
+                listed = history.filter(pa.array(inside))
+                before = with_added(listed if replaced else old.take(pa.array(there - start)))  # as the manifest counts
+                new = _better(self._new_answers(there), before)
+                mixed = restore(_replace(old, there - start, new))
+                data = to_sealed(mixed, retry_marks(self.units.run, file["path"]))
                 files.append(write_answers(folder, file["path"], data, file["rows"]))
                 changes.add(before, new)
             else:
                 files.append(file)
             start += file["rows"]
-        retry = {"history": f"attempts/{self.history.rsplit('/', 1)[1]}", "rows": len(positions)}
-        retry |= {"now_ok": len(positions) - changes.new.errors, "settings": self.settings()}
-        retry["sha256"] = hashlib.sha256(fs.read_bytes(self.history)).hexdigest()
-        manifest = {**manifest, **changes.applied_to(manifest)}
-        manifest |= {"files": files, "retries": [*manifest["retries"], retry]}
+        manifest = {**manifest, **changes.applied_to(manifest), "files": files}
+        manifest["retries"] = [*manifest["retries"], self._in_manifest(changes.new)]
         write_manifest(folder, manifest)
         fs.delete(fs.join(folder, "retry"))
         clear_work(folder)
         return manifest
 
+    def _in_manifest(self, new: Counts) -> dict[str, Any]:
+        rows = len(self.positions)
+        return {
+            "history": f"attempts/{self.history.rsplit('/', 1)[1]}",
+            "rows": rows,
+            "now_ok": rows - new.errors,
+            "settings": self.settings,
+            "sha256": hashlib.sha256(fs.read_bytes(self.history)).hexdigest(),
+        }
+
     def _new_answers(self, positions: npt.NDArray[np.int64]) -> pa.Table:
-        """Return the new answer of each position."""
-        units, num_prompts = self.units(positions), self.plan.num_prompts
+        """Return the new answer of each of these positions."""
+        units, num_prompts = self.units, self.plan.num_prompts
         tables = []
-        for unit, rows in self.rows_by_unit(positions).items():
+        for unit, rows in self.rows.items():
             first = unit * self.plan.listing.unit_rows
             there = np.repeat((np.array(rows) + first) * num_prompts, num_prompts)
             there += np.tile(np.arange(num_prompts), len(rows))
             tables.append(to_travel(units.read(unit)).filter(pa.array(np.isin(there, positions))))
         return pa.concat_tables(tables)
 
-    def _history(self) -> pa.Table:
-        """Return the chosen rows as they were; raise RunMismatch where their file is damaged."""
-        run = read_run(self.plan.settings.output)
-        return to_travel(read_rows(self.history, sealed=run is None or has_seals(run)))
-
 
 def _select(folder: str, manifest: dict[str, Any], choice: Choice) -> Iterator[pa.Table]:
-    """The answers of the chosen kind with their positions, file by file."""
+    """Yield the answers of the chosen kind with their positions."""
     start = 0
     for file in manifest["files"]:
-        with fs.open_url(fs.join(folder, file["path"])) as source, pq.ParquetFile(source) as parquet:
-            for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
-                table = to_travel(pa.Table.from_batches([batch]))
-                positions = pa.array(np.arange(start, start + table.num_rows))
-                yield table.append_column(POSITION, positions).filter(_wanted(table, choice))
-                start += table.num_rows
+        for answers in read_tables(fs.join(folder, file["path"])):
+            table = to_travel(answers)
+            positions = pa.array(np.arange(start, start + table.num_rows))
+            yield table.append_column(POSITION, positions).filter(_wanted(table, choice))
+            start += table.num_rows
 
 
 def _wanted(table: pa.Table, choice: Choice) -> pa.ChunkedArray:
@@ -274,15 +299,6 @@ def _wanted(table: pa.Table, choice: Choice) -> pa.ChunkedArray:
     return wanted
 
 
-def _broken(units: Units, numbers: list[int]) -> Iterator[int]:
-    for number in numbers:
-        try:
-            units.read(number)
-        except BrokenUnit as error:
-            say(f"{error}; answering it again")
-            yield number
-
-
 def _replace(old: pa.Table, positions: npt.NDArray[np.int64], new: pa.Table) -> pa.Table:
     """`old` with its rows at `positions` replaced by those of `new`, in order."""
     order = np.arange(old.num_rows)
@@ -290,16 +306,17 @@ def _replace(old: pa.Table, positions: npt.NDArray[np.int64], new: pa.Table) -> 
     return pa.concat_tables([old, new.select(old.column_names).cast(old.schema)]).take(pa.array(order)).combine_chunks()
 
 
-def _old_answers(folder: str, file: dict[str, Any], begun: Begun) -> tuple[pa.Table, bool]:
+def _old_answers(folder: str, file: dict[str, Any], started: StartedRetry) -> tuple[pa.Table, bool]:
     """Return a file's answers, and whether this retry has put them there, which was stopped after it.
 
     Raises RunFailed for bytes that nobody vouches for: they must not get a new hash.
     """
-    data = fs.read_bytes(fs.join(folder, file["path"]))
-    replaced = not is_stated(data, file)
-    if replaced and not begun.has_put(data, file):
-        raise RunFailed(f"{file['path']} was damaged meanwhile: the run's own command answers it again")
-    return to_travel(read_table(data)), replaced
+    try:
+        return to_travel(read_table(read_stated(folder, file))), False
+    except LostFile as lost:
+        if lost.data is None or not started.has_put(lost.data, file):
+            raise RunFailed(f"{lost.path} was damaged meanwhile: the run's own command answers it again") from lost
+        return to_travel(read_table(lost.data)), True
 
 
 def _better(new: pa.Table, before: pa.Table) -> pa.Table:

@@ -6,13 +6,13 @@ manifest.json     `scores`: the same for all answers together, and how they were
 
 import hashlib
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.run_folder.answer_files import read_tables
 from pipeline.run_folder.run import write_manifest
 from pipeline.scoring.reading import Normalisation, Reading, add_up, nothing_read, read_against
 from pipeline.sources.columns import REFERENCE
@@ -20,7 +20,8 @@ from pipeline.storage import filesystem as fs
 
 NORMALISATION: Normalisation = "spaces"
 SCORES = "scores.parquet"
-_ROWS_AT_ONCE = 1000
+_ROWS_AT_ONCE = 1000  # as Python's own objects
+_COMPARED = ("id", "prompt_id", "status", "text", REFERENCE)
 
 SCORES_SCHEMA = pa.schema(
     [
@@ -50,11 +51,11 @@ class Scores:
 
 
 def score_run(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Compare all answers with the truth that rides beside them; returns the manifest that is in place then."""
+    """Compare all answers with the truth that rides beside them; returns the manifest that is there then."""
     buffer, tally = io.BytesIO(), _Tally()
     with pq.ParquetWriter(buffer, SCORES_SCHEMA, compression="zstd") as writer:
         for file in manifest["files"]:
-            for answers in _answers_of(fs.join(folder, file["path"])):
+            for answers in read_tables(fs.join(folder, file["path"]), _COMPARED, _ROWS_AT_ONCE):
                 writer.write_table(tally.score(answers))
     fs.write_atomic(fs.join(folder, SCORES), buffer.getvalue())
     scores = {**tally.in_manifest(), "path": SCORES, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
@@ -78,8 +79,7 @@ class _Tally:
 
     def score(self, answers: pa.Table) -> pa.Table:
         """The scores of some answers, a row each."""
-        rows = answers.select(["id", "prompt_id", "status", "text", REFERENCE]).to_pylist()
-        return pa.Table.from_pylist([self._score_row(row) for row in rows], schema=SCORES_SCHEMA)
+        return pa.Table.from_pylist([self._score_row(row) for row in answers.to_pylist()], schema=SCORES_SCHEMA)
 
     def in_manifest(self) -> dict[str, Any]:
         """The sum of all."""
@@ -113,10 +113,3 @@ def _numbers(reading: Reading) -> dict[str, float]:
         "word_edits": reading.word_edits,
         "num_words": reading.num_words,
     }
-
-
-def _answers_of(url: str) -> Iterator[pa.Table]:
-    with fs.open_url(url) as file, pq.ParquetFile(file) as parquet:
-        columns = ["id", "prompt_id", "status", "text", REFERENCE]
-        for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
-            yield pa.Table.from_batches([batch])

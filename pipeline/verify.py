@@ -1,22 +1,22 @@
 """Verify: whether a run folder holds what it promises, by reading all of it; an answer file at a time in memory.
 
-The ids that must be there come from the input, read anew; nothing that the run wrote is trusted for them.
+The ids that must be there come from the input, read again; nothing that the run wrote is trusted for them.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline.checkpoint import Pin
 from pipeline.plan import Plan, plan_job
+from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
 from pipeline.run_folder.mend import find_lost
 from pipeline.run_folder.run import RunMismatch, changed_files, has_seals, read_manifest, read_run
 from pipeline.run_folder.units import BrokenUnit, count_answers, done_units
@@ -24,7 +24,6 @@ from pipeline.sources.columns import Columns
 from pipeline.sources.duplicates import find_duplicates
 from pipeline.sources.reader import read_unit
 from pipeline.storage import filesystem as fs
-from pipeline.storage.local_files import NotRegular
 from schemas.answer import answer_schema_of, table_to_answers
 from schemas.errors import Refused
 from schemas.job import JobSettings, parse_prompts
@@ -32,7 +31,6 @@ from schemas.wording import describe_settings, one_line
 
 Key: TypeAlias = tuple[str, str]  # id and prompt_id of an answer
 SHOWN = 20  # problems of a sort that are named
-_ROWS_AT_ONCE = 10_000
 _LOOKS = 5
 
 
@@ -98,7 +96,7 @@ def _verify(folder: str) -> list[str]:
 
 
 def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None) -> Plan:
-    """The plan that a run.json came from, made anew from its settings for the folder as it is named now."""
+    """The plan that a run.json came from, made again from its settings for the folder as it is named now."""
     identity = run["identity"]
     try:
         placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": None}
@@ -146,55 +144,46 @@ def _verify_scores(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
     stated = manifest.get("scores")
     if stated is None:
         return
-    yield from _verify_hash(folder, stated["path"], stated["sha256"])
+    yield from _verify_hash(folder, stated)
 
 
 def _verify_attempts(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
     """The answers that retries have replaced, as far as their hashes are known."""
     for retry in manifest["retries"]:
         if retry.get("sha256"):
-            yield from _verify_hash(folder, retry["history"], retry["sha256"])
+            yield from _verify_hash(folder, {"path": retry["history"], "sha256": retry["sha256"]})
 
 
-def _verify_hash(folder: str, name: str, sha256: str) -> Iterator[str]:
+def _verify_hash(folder: str, file: dict[str, Any]) -> Iterator[str]:
     try:
-        whole = hashlib.sha256(fs.read_bytes(fs.join(folder, name))).hexdigest() == sha256
-    except (FileNotFoundError, NotRegular):
-        whole = False
-    if not whole:
-        yield f"{name} is missing or not the file that was written"
+        read_stated(folder, file)
+    except LostFile as lost:
+        yield f"{lost.path} is missing or not the file that was written"
 
 
 def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
     """Every id and prompt once, in order; rows that agree with the schema, themselves and the manifest's counts."""
     input = _Input(plan)
     expected = input.keys()
-    missing: Counter[Key] = Counter()
-    surplus: Counter[Key] = Counter()
-    counts = {"rows": 0, "errors": 0}
-    moved: Key | None = None
+    compared, counts = _Compared(), {"rows": 0, "errors": 0}
     for file in manifest["files"]:
         rows = 0
         for table in _tables_of(fs.join(plan.settings.output, file["path"])):
             wanted = list(islice(expected, table.num_rows))
-            other = _compare(wanted, input.by_id(wanted, table, counts["rows"]), missing, surplus)
-            moved = moved or other
+            compared.add(wanted, input.by_id(wanted, table, counts["rows"]))
             yield from _verify_rows(table, file["path"])
             rows += table.num_rows
             counts["rows"] += table.num_rows
             counts["errors"] += count_answers(table).errors
         if rows != file["rows"]:
             yield f"{file['path']} must have {file['rows']} answers, it has {rows}"
-    missing.update(expected)
+    compared.missing.update(expected)
     duplicates = find_duplicates(plan.listing)
     if duplicates is not None:
         yield f"ids of the input must differ, {duplicates}"
-    if missing or surplus:
+    if compared.missing or compared.surplus:
         yield from (f"ids of the input cannot be read any more: {message}" for message in islice(input.unread, SHOWN))
-    if moved and not missing and not surplus:
-        yield f"answers are not in the order of the input: one for id {moved[0]!r} stands where another must"
-    yield from _name(missing - surplus, "is missing")
-    yield from _name(surplus - missing, "is there once too often, or is not of this input")
+    yield from compared.problems()
     yield from (
         f"manifest.json says {manifest[name]:,} {name}, the answers have {counts[name]:,}"
         for name in counts
@@ -251,22 +240,35 @@ class _Input:
         return f"{self._names[file].as_py()}:{row - start}"
 
 
-def _compare(wanted: list[Key], found: list[Key], missing: Counter[Key], surplus: Counter[Key]) -> Key | None:
-    """Remember what differs, and return the first answer that stands where another must.
+@dataclass(slots=True, kw_only=True)
+class _Compared:
+    """The answers that there are beside those that there must be; rows that have only moved leave nothing over."""
 
-    Where rows have only moved nothing is left over, so that memory stays small.
-    """
-    if wanted == found:
-        return None
-    missing.update(wanted)
-    surplus.update(found)
-    for key in missing.keys() & surplus.keys():
-        both = min(missing[key], surplus[key])
-        for counter in (missing, surplus):
-            counter[key] -= both
-            if not counter[key]:
-                del counter[key]
-    return next((key for key, other in zip(found, wanted, strict=False) if key != other), None)
+    missing: Counter[Key] = field(default_factory=Counter)
+    surplus: Counter[Key] = field(default_factory=Counter)
+    moved: Key | None = None  # the first answer that stands where another must
+
+    def add(self, wanted: list[Key], found: list[Key]) -> None:
+        """Compare some more of both."""
+        if wanted == found:
+            return
+        if self.moved is None:
+            self.moved = next((key for key, other in zip(found, wanted, strict=False) if key != other), None)
+        self.missing.update(wanted)
+        self.surplus.update(found)
+        for key in self.missing.keys() & self.surplus.keys():
+            both = min(self.missing[key], self.surplus[key])
+            for counter in (self.missing, self.surplus):
+                counter[key] -= both
+                if not counter[key]:
+                    del counter[key]
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong, the first few by name."""
+        if self.moved and not self.missing and not self.surplus:
+            yield f"answers are not in the order of the input: one for id {self.moved[0]!r} stands where another must"
+        yield from _name(self.missing, "is missing")
+        yield from _name(self.surplus, "is there once too often, or is not of this input")
 
 
 def _name(keys: Counter[Key], what: str) -> Iterator[str]:
@@ -278,9 +280,7 @@ def _name(keys: Counter[Key], what: str) -> Iterator[str]:
 
 def _tables_of(url: str) -> Iterator[pa.Table]:
     try:
-        with fs.open_url(url) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            for batch in parquet.iter_batches(_ROWS_AT_ONCE, use_threads=False):
-                yield pa.Table.from_batches([batch])
+        yield from read_tables(url)
     except (OSError, pa.ArrowException) as error:
         raise Unreadable(f"{url}: {one_line(error)}") from error
 

@@ -74,10 +74,10 @@ class Judged:
 
 
 def groups_of(judged: Sequence[Judged]) -> list[list[int]]:
-    """The places of answers that belong together, one by itself where its question stands alone; as they first come."""
+    """Return the indices of answers that belong together, in the order of their first; a question alone is a group."""
     clusters: dict[tuple[bool, str], list[int]] = defaultdict(list)
-    for place, one in enumerate(judged):
-        clusters[one.cluster is None, one.id if one.cluster is None else one.cluster].append(place)
+    for index, one in enumerate(judged):
+        clusters[one.cluster is None, one.id if one.cluster is None else one.cluster].append(index)
     return list(clusters.values())
 
 
@@ -107,15 +107,15 @@ class Summary:
 
     def sums(self, judged: Sequence[Judged], groups: Sequence[Sequence[int]]) -> dict[str | None, Numbers]:
         """What every group adds, (1 + sums, groups), its number of answers first: in all, then in each split."""
-        together = [[judged[place] for place in group] for group in groups]
+        together = [[judged[index] for index in group] for group in groups]
         found: dict[str | None, Numbers] = {None: self._columns(together)}
         splits = [{one.split for one in group} for group in together]
         for split in sorted({split for there in splits for split in there if split} if self.split_numbers else ()):
             own = found[split] = np.zeros_like(found[None])
-            whole = [place for place, there in enumerate(splits) if there == {split}]
+            whole = [index for index, there in enumerate(splits) if there == {split}]
             own[:, whole] = found[None][:, whole]
-            for place in (place for place, there in enumerate(splits) if split in there and len(there) > 1):
-                own[:, [place]] = self._columns([[one for one in together[place] if one.split == split]])
+            for index in (index for index, there in enumerate(splits) if split in there and len(there) > 1):
+                own[:, [index]] = self._columns([[one for one in together[index] if one.split == split]])
         return found
 
     def weigh(self, sums: Mapping[str | None, Numbers], weights: Numbers) -> dict[str, Numbers]:

@@ -28,7 +28,7 @@ class Failure:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
-        object.__setattr__(self, "message", shortened(self.message, MOST))  # whoever wrote it: no secret, no megabyte
+        object.__setattr__(self, "message", shortened(self.message, MOST))  # no secret, no megabyte
 
 
 class Refused(ValueError):

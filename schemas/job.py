@@ -204,10 +204,10 @@ class JobSettings(BaseModel):
         return _in_utf_8(url) if isinstance(url, str) else url
 
     @model_validator(mode="after")
-    def _check_places(self) -> Self:
-        places = [("input", url) for url in self.input] + [("allow_root", url) for url in self.allow_root]
-        places += [("adapter", self.adapter)] if self.adapter is not None else []
-        for name, url in [*places, ("output", self.output), ("model", self.model)]:
+    def _check_urls(self) -> Self:
+        urls = [("input", url) for url in self.input] + [("allow_root", url) for url in self.allow_root]
+        urls += [("adapter", self.adapter)] if self.adapter is not None else []
+        for name, url in [*urls, ("output", self.output), ("model", self.model)]:
             flag = f"--{name.replace('_', '-')}"
             if not url.strip():
                 raise Refused(f"{flag} must not be empty, got {url!r}: is a variable of the shell unset?")
@@ -246,7 +246,7 @@ PLACEMENT = names_where(KINDS, lambda kind: not kind.shapes_answers)
 
 
 def _in_utf_8(path: str) -> str:
-    """A path of the command line whose bytes are not UTF-8 as the URI of the same place; any other as it is."""
+    """A path of the command line whose bytes are not UTF-8 as the URI of the same file; any other as it is."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -273,7 +273,7 @@ def columns_in(text: str) -> tuple[str, ...]:
 
     Nothing but the name stands in the braces: no format, no attribute, so that a name may hold any other character.
     """
-    names = [piece for piece in _BRACES.findall(text) if piece not in ("{{", "}}")]
+    names = [found for found in _BRACES.findall(text) if found not in ("{{", "}}")]
     for name in names:
         if len(name) < 3 or not name[1:-1].strip():
             raise Refused(f"a brace in a prompt must name a column or be doubled, got {name!r} in {text!r}")

@@ -28,7 +28,7 @@ class ImageRef:
 class Request:
     """The images of one row, in order, and what it asks itself; the job's prompts apply where it asks nothing.
 
-    `messages` is the JSON text of a list of {role, content}; it has a place for every image, and wins over `prompt`.
+    `messages` is the JSON text of a list of {role, content}; it says where every image stands, and wins over `prompt`.
     `values` are the row's columns that the job's prompts name, as text. `failure` says why nothing but the id could be
     read of the row. `table` is the file that the row was read from, None where the input's file is the image.
     """

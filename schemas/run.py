@@ -31,7 +31,7 @@ class _Retry(_Checked):
 
 
 class _Change(_Checked):
-    """What a run or a retry has gone on with in place of what it began with."""
+    """Settings that a run or a retry has gone on with instead of those it began with."""
 
     fingerprint_before: str | None = None
     retry: int | None = None

@@ -73,7 +73,7 @@ class Sample:
 
     `tiles` is (num_tiles, tile, tile, 3) uint8, images in order, each base tile first, then row-major.
     `image_sizes` are the original sizes in pixels, after EXIF orientation; `tiles_per_image` sums to num_tiles.
-    A page cut into `strips` has the tiles of these in place of its own, and every prompt once for each strip.
+    A page cut into `strips` has the tiles of these instead of its own, and every prompt once for each strip.
     """
 
     id: str

@@ -25,7 +25,7 @@ class BenchmarkChoice(BaseModel):
     benchmark: str | None = Field(None, description="Which benchmark, where its name in the sweep is another.")
     data: str | None = Field(None, description="Where the questions are.")
     limit: int | None = Field(None, ge=1, description="Take the first N questions only.")
-    prompts: dict[str, str | None] | None = Field(None, min_length=1, description="In place of the sweep's prompts.")
+    prompts: dict[str, str | None] | None = Field(None, min_length=1, description="Instead of the sweep's prompts.")
     job: dict[str, Any] = Field({}, description="Settings of a job for this benchmark, as max_new_tokens.")
 
 

@@ -16,7 +16,7 @@ def describe_settings(
 ) -> list[str]:
     """A line for each thing that is wrong: `limit: input should be greater than or equal to 1, got 0`.
 
-    `spell` makes of a setting's place in the record (`benchmarks.vqav2.limit`) what people typed; `of` and `known` say
+    `spell` makes of a setting's path in the record (`benchmarks.vqav2.limit`) what people typed; `of` and `known` say
     what has no such setting, and what it has.
     """
 
@@ -24,12 +24,12 @@ def describe_settings(
         rule = one["msg"].removeprefix("Value error, ")
         if not one["loc"]:  # a rule about several settings names them
             return rule
-        place = spell(".".join(map(str, one["loc"])))
+        setting = spell(".".join(map(str, one["loc"])))
         if one["type"] == "extra_forbidden":
-            return f"{place} is no setting of {of}{did_you_mean(str(one['loc'][-1]), known)}"
+            return f"{setting} is no setting of {of}{did_you_mean(str(one['loc'][-1]), known)}"
         if one["type"] == "missing":
-            return f"{place} is required"
-        return f"{place}: {rule[0].lower()}{rule[1:]}, got {one['input']!r}"
+            return f"{setting} is required"
+        return f"{setting}: {rule[0].lower()}{rule[1:]}, got {one['input']!r}"
 
     return [describe(one) for one in error.errors()]
 

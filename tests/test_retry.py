@@ -13,10 +13,10 @@ import pytest
 from pipeline.execution.executor import Loaders
 from pipeline.execution.ray_data import RunFailed
 from pipeline.plan import Plan, find_complete, plan_job
-from pipeline.retry import Choice, _read_rows, _Retry, retry_failed
+from pipeline.retry import Choice, Retry, begin_retry, read_some, retry_failed
 from pipeline.run_folder.mend import find_gone, lost_units, mend_run
 from pipeline.run_folder.merge import Units, write_answers
-from pipeline.run_folder.run import RunMismatch, write_manifest
+from pipeline.run_folder.run import RunMismatch, read_run, write_manifest
 from pipeline.run_folder.units import read_answers, to_parquet, to_sealed, write_unit
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Generate, final_answers
@@ -33,18 +33,18 @@ OK = Choice(finish_reason="stop")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """A run of three files of answers, and a retry of all its good ones, answered but not put in place yet."""
+    """A run of three files of answers, and a retry of all its good ones, answered but not merged yet."""
 
     plan: Plan
     units: Units
-    retry: _Retry
-    positions: Any
+    run: dict[str, Any]
+    retry: Retry
 
     def part(self, number: int) -> Path:
         return Path(self.plan.settings.output, "answers", f"part-{number:05d}.parquet")
 
     def finish(self) -> dict[str, Any]:
-        return self.retry.finish(manifest_of(self.plan), self.positions)
+        return self.retry.finish(manifest_of(self.plan))
 
     def stop_after(self, parts: int) -> None:
         """Finish, but for the files after these and the manifest, as a kill leaves it."""
@@ -67,12 +67,14 @@ def answer(plan: Plan, table: pa.Table) -> pa.Table:
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
     plan, units = three_files(tmp_path)
-    retry = _Retry(plan=plan, number=1, run=units.run)
-    positions = retry.begin(manifest_of(plan), OK)
-    rows, own = retry.rows_by_unit(positions), retry.units(positions)
-    for unit in rows:
-        write_unit(own.folder, own.run, unit, answer(plan, _read_rows(unit_reader(plan.listing), rows, unit)))
-    return Scene(plan=plan, units=units, retry=retry, positions=positions)
+    run = read_run(plan.settings.output)
+    assert run is not None
+    retry = begin_retry(plan, run, manifest_of(plan), OK)
+    assert retry is not None
+    for unit in retry.rows:
+        answers = answer(plan, read_some(unit_reader(plan.listing), retry.rows, unit))
+        write_unit(retry.units.folder, retry.units.run, unit, answers)
+    return Scene(plan=plan, units=units, run=run, retry=retry)
 
 
 def attempts(scene: Scene) -> list[int]:
@@ -167,7 +169,7 @@ def test_counts_follow_what_is_in_the_files_where_they_were_mended_under_a_retry
 def test_a_damaged_list_of_a_retry_is_refused_by_name(scene: Scene, how: str) -> None:
     damage(Path(scene.retry.history), how)
     with pytest.raises(RunMismatch, match="retry-0001.parquet is torn or damaged"):
-        scene.retry.begin(manifest_of(scene.plan), OK)
+        begin_retry(scene.plan, scene.run, manifest_of(scene.plan), OK)
 
 
 @pytest.mark.parametrize("how", ["gone", "torn", "one bit"])
@@ -182,7 +184,7 @@ def test_the_answers_before_a_retry_are_part_of_the_run(scene: Scene, how: str) 
 def test_a_broken_unit_of_a_retry_is_answered_again(scene: Scene, how: str) -> None:
     damage(Path(scene.plan.settings.output, "retry", "units", "unit-00000001.parquet"), how)
     with pytest.raises(RuntimeError, match="unit-00000001.parquet is torn or damaged"):
-        scene.retry.units(scene.positions).read(1)
+        scene.retry.units.read(1)
 
 
 def test_new_answers_with_other_columns_are_refused_before_any_is_given(tmp_path: Path) -> None:

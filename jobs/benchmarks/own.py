@@ -37,9 +37,9 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
     for file in files_of(path, _SUFFIXES, f"files that end in {' or '.join(_SUFFIXES)}"):
         lines = _csv_lines if file.url.lower().endswith(".csv") else _json_lines
         for number, fields in enumerate(lines(file.url), 1):
-            place = f"{file.url}, row {number}"
-            _check(fields, place)
-            images = [_image(name, file.url, place) for name in _texts(fields["image"])]
+            where = f"{file.url}, row {number}"
+            _check(fields, where)
+            images = [_image(name, file.url, where) for name in _texts(fields["image"])]
             yield _question(fields, images, prompt)
 
 
@@ -54,7 +54,7 @@ def judge(question: Question, answer: str) -> Judged:
 
 def _scores_and_edits(group: Sequence[Judged]) -> list[float]:
     read = [one.counts for one in group if one.counts]
-    edits = [sum(counts[place] for counts in read) for place in range(4)]
+    edits = [sum(counts[index] for counts in read) for index in range(4)]
     return [sum(one.score for one in group), len(read), *edits]
 
 
@@ -118,20 +118,20 @@ def _question(fields: Mapping[str, Any], images: Sequence[bytes], prompt: str) -
     )
 
 
-def _check(fields: Mapping[str, Any], place: str) -> None:
+def _check(fields: Mapping[str, Any], where: str) -> None:
     for name in fields:
         if name not in _FIELDS:
-            raise Refused(f"{place}: fields must be among {', '.join(_FIELDS)}, got {name!r}")
+            raise Refused(f"{where}: fields must be among {', '.join(_FIELDS)}, got {name!r}")
     for name in ("id", "image", "question", "answer"):
         if fields.get(name) in (None, "", []):
-            raise Refused(f"{place}: {name} must be given, got {fields.get(name)!r}")
+            raise Refused(f"{where}: {name} must be given, got {fields.get(name)!r}")
     metric = fields.get("metric") or _DEFAULT
     if metric not in METRICS:
-        raise Refused(f"{place}: metric must be one of {', '.join(METRICS)}, got {metric!r}")
+        raise Refused(f"{where}: metric must be one of {', '.join(METRICS)}, got {metric!r}")
     allowed = {"choice": LETTERS[: len(_texts(fields.get("options")))], "yes_no": ("yes", "no")}.get(metric)
     answer = _texts(fields["answer"])[0]
     if allowed is not None and answer not in tuple(allowed):
-        raise Refused(f"{place}: answer must be one of {', '.join(allowed) or 'the options'}, got {answer!r}")
+        raise Refused(f"{where}: answer must be one of {', '.join(allowed) or 'the options'}, got {answer!r}")
 
 
 def _texts(cell: object) -> tuple[str, ...]:
@@ -141,13 +141,13 @@ def _texts(cell: object) -> tuple[str, ...]:
     return tuple(map(str, cell)) if isinstance(cell, list) else (str(cell),)
 
 
-def _image(name: str, file_url: str, place: str) -> bytes:
+def _image(name: str, file_url: str, where: str) -> bytes:
     folder = file_url.rpartition("/")[0]
     url = f"{folder}/{name}" if folder and "://" not in name and not name.startswith("/") else name
     try:
         return fs.read_bytes(url)
     except OSError as error:
-        raise Refused(f"{place}: image {name} cannot be read: {error}") from error
+        raise Refused(f"{where}: image {name} cannot be read: {error}") from error
 
 
 def _json_lines(url: str) -> Iterator[Mapping[str, Any]]:

@@ -175,7 +175,7 @@ def going_on(work: Callable[[], T], wishes: Wishes, release: Callable[[], None])
 
 
 def begin_again(lost: str, wait_s: float, release: Callable[[], None]) -> NoReturn:
-    """Begin this process's command again in its place, which waits for the cluster and answers what is left.
+    """Start this process's command again instead of it, which waits for the cluster and answers what is left.
 
     In this one Ray's own threads would end it a minute after the loss, whatever it waits for.
     """

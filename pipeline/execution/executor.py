@@ -1,27 +1,32 @@
-"""Executor: some units of a run through the cluster, under a held lock, until they are done or too many rows fail."""
+"""Executor: units of a run through the cluster, under a held lock, until they are done or too many rows fail."""
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pipeline.execution import ray_data
 from pipeline.execution.cluster_watch import Wishes, going_on
 from pipeline.execution.placement import Load, Placement
 from pipeline.execution.progress import Progress
+from pipeline.execution.ray_data import RunFailed
 from pipeline.execution.signals import stop_on_signals
-from pipeline.execution.work_units import Part, Queue, Work
+from pipeline.execution.work_units import BatchPlan
 from pipeline.run_folder.lock import Lock
-from pipeline.run_folder.markers import Markers
-from pipeline.run_folder.run import settle
-from pipeline.run_folder.units import Counts, done_units
-from pipeline.sources.reader import UnitReader
+from pipeline.run_folder.merge import BrokenUnits
+from pipeline.run_folder.run import record_found
+from pipeline.run_folder.units import Counts, unit_path
 from pipeline.stages.engine_settings import engine_settings
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
+from pipeline.storage import filesystem as fs
 from schemas.job import JobSettings
 from schemas.wording import printable_lines, redacted
 
+T = TypeVar("T")
+
 ROWS_BEFORE_BUDGET = 100
+ROUNDS = 3  # in which units that are found broken when they are merged are answered again
 
 
 class ErrorBudgetSpent(RuntimeError):
@@ -36,59 +41,57 @@ class Loaders:
     preprocess: Callable[[JobSettings], Preprocess] = Preprocess
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Executor:
-    """Where units come from and where their answers go."""
+def answer_units(plan: BatchPlan, total_rows: int, lock: Lock, *, continue_with_changes: bool = False) -> Progress:
+    """Answer the units of a plan that has one shard; return how it went.
 
-    settings: JobSettings
-    read: UnitReader
-    loaders: Loaders
-    lock: Lock
-    folder: str  # units/ is below it
-    run: str
-    continue_with_changes: bool = False
+    Raises ErrorBudgetSpent, RunFailed, FolderInUse.
+    """
+    progress, wishes = Progress(total_rows=total_rows), Wishes.of([plan.settings])
 
-    def answer(self, units: list[int], total_rows: int) -> Progress:
-        """Answer these units; returns how it went. Raises ErrorBudgetSpent, RunFailed, FolderInUse."""
-        progress, wishes = Progress(total_rows=total_rows), Wishes.of([self.settings])
-        going_on(lambda: self._answer(units, progress, wishes), wishes, self.lock.release)
-        progress.end()
-        return progress
-
-    def _answer(self, units: list[int], progress: Progress, wishes: Wishes) -> None:
-        """Answer those of these units that are not done."""
-        done = done_units(self.folder)
-        units = [unit for unit in units if unit not in done]
-        if not units:
-            return
-        with ray_data.on_cluster(wishes, self.lock.release), stop_on_signals():
-            placement = ray_data.place(self.settings, Load(units=len(units), prompts=progress.total_rows))
-            self._settle_precision(placement)
+    def answer() -> None:
+        with ray_data.on_cluster(wishes, lock.release), stop_on_signals():
+            placement = ray_data.plan_placement(plan.settings, Load(units=len(plan.units), prompts=total_rows))
+            record_precision(plan.settings, placement, continue_with_changes=continue_with_changes)
             say(
-                f"{progress.total_rows:,} answers to give in {len(units):,} units; "
+                f"{total_rows:,} answers to give in {len(plan.units):,} units; "
                 f"{placement.preprocess_workers} preprocessing actors, {describe_gpus(placement)}; loading the model"
             )
             with ray_data.said_while_waiting(placement, progress.say_if_silent):
-                for receipt in ray_data.run_units(Queue.of([units]), self._work(), placement):
-                    progress.add(receipt)
-                    self.lock.check()
-                    check_budget(progress.done, self.settings.max_error_rate)
+                for report in ray_data.run_units(plan, placement):
+                    progress.add(report)
+                    lock.check()
+                    check_budget(progress.done, plan.settings.max_error_rate)
 
-    def _settle_precision(self, placement: Placement) -> None:
-        precision = engine_settings(self.settings, on_gpu=placement.models > 0).dtype
-        output = self.settings.output
-        settle(output, "precision", precision, continue_with_changes=self.continue_with_changes)
+    going_on(answer, wishes, lock.release)
+    progress.end()
+    return progress
 
-    def _work(self) -> Work:
-        part = Part(
-            settings=self.settings,
-            read=self.read,
-            load_preprocess=self.loaders.preprocess,
-            folder=self.folder,
-            run=self.run,
-            markers=Markers(folder=self.settings.output, driver=self.lock.owner.token),
-        )
-        return Work(settings=self.settings, load_engine=self.loaders.engine, parts=(part,))
+
+def record_precision(settings: JobSettings, placement: Placement, *, continue_with_changes: bool = False) -> None:
+    """Record what precision `auto` is on this cluster; raise RunMismatch where the run began in another."""
+    precision = engine_settings(settings, on_gpu=placement.models > 0).dtype
+    record_found(settings.output, "precision", precision, continue_with_changes=continue_with_changes)
+
+
+def in_rounds(one_round: Callable[[], T | None], folder: str) -> T:
+    """Return what a round comes to. One that has removed broken units comes to None and is done again, ROUNDS times at
+    most; then raise RunFailed."""
+    for _ in range(ROUNDS):
+        if (result := one_round()) is not None:
+            return result
+    raise RunFailed(f"units were broken {ROUNDS} times in a row: is the storage of {folder} sound?")
+
+
+def unless_broken(finish: Callable[[], T], folder: str, name: str = "") -> T | None:
+    """Return what `finish` does. Where units of the folder are broken remove these, to be answered again, and return
+    None."""
+    try:
+        return finish()
+    except BrokenUnits as error:
+        say(f"{name}{error}; they are answered again")
+        for unit in error.units:
+            fs.delete(unit_path(folder, unit))
+        return None
 
 
 def describe_gpus(placement: Placement) -> str:

@@ -11,21 +11,21 @@ from schemas.engine import EngineStatistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """What a worker says of a unit that is through, without rows where its part was stopped before; and all that the
+class UnitReport:
+    """A worker's report of a unit that is through, without rows where its shard was stopped before; and all that the
     worker's engine has done so far."""
 
     counts: Counts
     worker: str  # one life of it: an actor that is restarted is another
     engine: EngineStatistics = field(default_factory=EngineStatistics)
-    part: int = 0  # the run that the unit is of, where an engine answers for several
+    shard: int = 0  # the run that the unit is of, where an engine answers for several
     unit: int = 0
     seconds: float = 0.0  # in the generate stage, beside other units
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """Writes the line to a terminal in place, elsewhere as a new line every 30 seconds. Times in seconds."""
+    """Writes the line over the last one of a terminal, elsewhere as a new line every 30 seconds. Times in seconds."""
 
     total_rows: int
     done: Counts = field(default_factory=Counts)
@@ -39,11 +39,11 @@ class Progress:
     heard_at: float | None = None  # when a unit came in last, or the job began
     ended_at: float | None = None
 
-    def add(self, receipt: Receipt) -> None:
+    def add(self, report: UnitReport) -> None:
         """Count one more unit and show the line when it is due."""
         now = self.heard_at = self.clock()
-        self.done += receipt.counts
-        self.engines[receipt.worker] = receipt.engine
+        self.done += report.counts
+        self.engines[report.worker] = report.engine
         if self.first_at is None:
             self.first_at, self.first_rows = now, self.done.rows
         due = 0.2 if self.out.isatty() else self.every_s
@@ -93,8 +93,8 @@ class Progress:
 
     def show(self, end: str = "") -> None:
         """Write the line now."""
-        in_place = self.out.isatty()
-        self.out.write(f"\r\x1b[K{self.line()}{end}" if in_place else f"{self.line()}\n")
+        on_terminal = self.out.isatty()
+        self.out.write(f"\r\x1b[K{self.line()}{end}" if on_terminal else f"{self.line()}\n")
         self.out.flush()
 
 

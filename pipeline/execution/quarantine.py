@@ -1,4 +1,4 @@
-"""Poison: a row that kills the process which works on it, or holds it up for ever, costs only itself.
+"""Quarantine: a row that kills the process which works on it, or holds it up for ever, costs only itself.
 
 Before a unit is worked on, a marker says so; it goes when the unit is through. A unit whose marker is there already has
 lost a worker: it is done row by row and alone in its actor, each row marked first. A row that kills a worker twice that
@@ -25,7 +25,7 @@ Step: TypeAlias = Callable[[pa.Table], pa.Table]
 Read: TypeAlias = Callable[[Failure | None], pa.Table]
 MAX_DEATHS = 2  # of a row that is tried alone
 MAX_LOADS = 3
-_READING = -1  # in place of a row
+_READING = -1  # instead of a row
 _KILLED_BY_READING = Failure(
     stage="read",
     type="WorkerDied",
@@ -51,7 +51,7 @@ class RowWatch:
         self._slow, self._first = slow, first
 
     def begin(self, row: int, stage: Stage) -> None:
-        """This row is worked on; its time runs from where it was begun first."""
+        """This row is worked on; its time runs from where it started first."""
         if not self._seconds or self._slow is None:
             return
         if row != self._row:
@@ -71,7 +71,7 @@ class RowWatch:
 
 
 class Guard:
-    """Does the units of one actor, so that neither a poison row nor its neighbours are tried for ever."""
+    """Does the units of one actor, so that neither a row that kills nor its neighbours are tried for ever."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """read -> preprocess -> generate -> write on Ray Data: the only `import ray`.
 
-A work unit travels as one row {place, payload}, its table as one Arrow stream. Ray may split, merge or reorder blocks
+A work unit travels as one row {index, payload}, its table as one Arrow stream. Ray may split, merge or reorder blocks
 as it likes; a unit stays whole, is generated once and is written under its own name.
 """
 
@@ -40,10 +40,20 @@ from pipeline.execution.cluster_watch import (
     watched,
 )
 from pipeline.execution.placement import Load, Placement, describe_wait, share_out
-from pipeline.execution.progress import Receipt
+from pipeline.execution.progress import UnitReport
 from pipeline.execution.quarantine import Guard, RowWatch, bounded_loading
 from pipeline.execution.watchdog import Watchdog
-from pipeline.execution.work_units import NOTHING, STOPPED, Batch, Queue, Work, make_receipt, pack, receipt_of, unpack
+from pipeline.execution.work_units import (
+    NOTHING,
+    STOPPED,
+    Batch,
+    BatchPlan,
+    Shard,
+    pack,
+    read_report,
+    report_unit,
+    unpack,
+)
 from pipeline.run_folder.units import Counts, count_answers, keep_trace, write_unit
 from pipeline.stages.generate import Generate, final_answers
 from pipeline.stages.locks import RWLock
@@ -52,7 +62,7 @@ from schemas.errors import Failure, Refused
 from schemas.job import JobSettings
 from schemas.wording import one_line
 
-# Places given out by one task: a task each would delay the first unit of a million rows by a minute.
+# Units given out by one task: a task each would delay the first unit of a million rows by a minute.
 _UNITS_A_READ = 64
 _MOST_TRACES = 1000  # that an actor keeps
 CPUS_OF_A_JOB = 3  # to read, to preprocess and to generate; of a Ray of our own they are only numbers
@@ -183,7 +193,7 @@ def _stderr_hidden() -> Iterator[None]:
         os.close(nowhere)
 
 
-def place(settings: JobSettings, load: Load) -> Placement:
+def plan_placement(settings: JobSettings, load: Load) -> Placement:
     """Return the pools' sizes on the cluster as it is; see `share_out`."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return share_out(machines, settings, load, may_grow=_may_grow())
@@ -219,24 +229,24 @@ def said_while_waiting(placement: Placement, say: Callable[[str], None], every_s
         thread.join(_STILL_ASKING_S)  # a cluster that has gone away does not answer
 
 
-def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receipt]:
-    """Answer these units and yield the receipt of each as it is written, in the order in which they finish.
+def run_units(plan: BatchPlan, placement: Placement) -> Iterator[UnitReport]:
+    """Answer these units and yield the report of each as it is written, in the order in which they finish.
 
     Raises RunFailed where an actor could not load or a bug ended the run. An actor that Ray took back before it ran,
     as a cluster does that is only just there, is asked for again as long as nothing has come.
     """
     _set_context()
     for tries_left in reversed(range(_STARTS)):
-        begun = False
+        started = False
         try:
-            dataset = _dataset(queue, work, placement)
+            dataset = _dataset(plan, placement)
             for row in dataset.iter_rows():
-                begun = True
+                started = True
                 _forget_blocks(dataset)
-                yield receipt_of(row, queue)
+                yield read_report(row, plan)
         except ray.exceptions.ActorDiedError as error:
             # It died while it was made: the units of one that dies later are tried again.
-            if begun or not tries_left or not never_ran(error):
+            if started or not tries_left or not never_ran(error):
                 raise EngineNotLoaded(_cause_of(error)) from error
         except ray.exceptions.RayError as error:
             raise RunFailed(_cause_of(error)) from error
@@ -244,20 +254,20 @@ def run_units(queue: Queue, work: Work, placement: Placement) -> Iterator[Receip
             return
 
 
-def _dataset(queue: Queue, work: Work, placement: Placement) -> Dataset:
+def _dataset(plan: BatchPlan, placement: Placement) -> Dataset:
     return (
         # One reader at a time: it stays as long as its units wait, and must not take the CPU that an actor restarts on.
-        ray.data.range(len(queue.units), override_num_blocks=-(-len(queue.units) // _UNITS_A_READ), concurrency=1)
+        ray.data.range(len(plan.units), override_num_blocks=-(-len(plan.units) // _UNITS_A_READ), concurrency=1)
         .map_batches(
             _ReadAndPreprocess,
-            fn_constructor_args=(queue, work),
+            fn_constructor_args=(plan,),
             compute=ActorPoolStrategy(min_size=1, max_size=placement.preprocess_workers, **_several_units(2)),
             num_cpus=1,
             **_ONE_UNIT,
         )
         .map_batches(
             _GenerateAndWrite,
-            fn_constructor_args=(queue, work),
+            fn_constructor_args=(plan,),
             compute=ActorPoolStrategy(size=max(1, placement.models), **_several_units(placement.units_per_model)),
             num_gpus=placement.gpus_per_model if placement.models else None,
             num_cpus=1,
@@ -299,71 +309,69 @@ def _several_units(at_once: int) -> dict[str, Any]:
     """An actor works on several units at once, so that it never waits for storage or for the last row of a unit."""
     return {
         "max_concurrent_calls_per_actor": at_once,
-        "enable_true_multi_threading": True,  # without it the calls take turns
+        "enable_true_multi_threading": True,  # without it one call waits for another
         "max_tasks_in_flight_per_actor": at_once + 2,  # the next ones are there before they are asked for
     }
 
 
 class _ReadAndPreprocess:
-    """Places to units of samples: encoded images never leave the actor that decodes them."""
+    """Indices to units of samples: encoded images never leave the actor that decodes them."""
 
-    def __init__(self, queue: Queue, work: Work) -> None:
-        self._queue, self._parts = queue, work.parts
+    def __init__(self, plan: BatchPlan) -> None:
+        self._plan = plan
         self._loading, self._gate = threading.Lock(), RWLock()
         self._loaded: dict[JobSettings, Preprocess] = {}
-        self._watchdog, self._kept = Watchdog(), set[tuple[int, str]]()
+        self._watchdog, self._kept = Watchdog(), set[tuple[str, str]]()
 
     def __call__(self, batch: Batch) -> Batch:
-        place = batch.column("id")[0].as_py()
-        number, unit = int(self._queue.parts[place]), int(self._queue.units[place])
-        part = self._parts[number]
-        if part.stoppable and part.markers.find(STOPPED):
-            return pack(place, NOTHING)
-        preprocess = self._load(number)
-        watch = RowWatch(self._watchdog, part.settings.row_seconds, partial(self._keep, number))
-        guard = Guard("preprocess", part.markers, preprocess.fail_rows, self._gate, watch)
-        return pack(place, guard(unit, partial(part.read, unit), partial(preprocess, watch=watch)))
+        index = batch.column("id")[0].as_py()
+        shard, unit = self._plan.unit_at(index)
+        if shard.stoppable and shard.markers.find(STOPPED):
+            return pack(index, NOTHING)
+        preprocess = self._load(shard)
+        watch = RowWatch(self._watchdog, shard.settings.row_seconds, partial(self._keep, shard.markers.folder))
+        guard = Guard("preprocess", shard.markers, preprocess.fail_rows, self._gate, watch)
+        return pack(index, guard(unit, partial(shard.read, unit), partial(preprocess, watch=watch)))
 
-    def _keep(self, number: int, failure: Failure, trace: str) -> None:
-        """Put the first traceback of each type in the part's folder."""
+    def _keep(self, folder: str, failure: Failure, trace: str) -> None:
+        """Put the first traceback of each type in the run folder."""
         name = f"{failure.stage}-{failure.type}"
-        if (number, name) not in self._kept and len(self._kept) < _MOST_TRACES:
-            self._kept.add((number, name))
-            keep_trace(self._parts[number].markers.folder, name, trace)
+        if (folder, name) not in self._kept and len(self._kept) < _MOST_TRACES:
+            self._kept.add((folder, name))
+            keep_trace(folder, name, trace)
 
-    def _load(self, number: int) -> Preprocess:
-        """The part's own way of preparing, or that of another which asks in the same way."""
-        part = self._parts[number]
-        key = part.settings.model_copy(update={"input": (), "output": ""})
+    def _load(self, shard: Shard) -> Preprocess:
+        """Load what prepares the shard's rows, or return that of another shard which asks in the same way."""
+        key = shard.settings.model_copy(update={"input": (), "output": ""})
         with self._loading:
             if key not in self._loaded:
-                with bounded_loading("preprocess", _actor(), part.markers):
-                    self._loaded[key] = part.load_preprocess(part.settings)
+                with bounded_loading("preprocess", _actor(), shard.markers):
+                    self._loaded[key] = shard.load_preprocess(shard.settings)
             return self._loaded[key]
 
 
 class _GenerateAndWrite:
-    """Units of samples to receipts: a unit's answers are in place before anybody hears of it."""
+    """Units of samples to reports: a unit's answers are written before anybody hears of it."""
 
-    def __init__(self, queue: Queue, work: Work) -> None:
-        self._queue, self._parts = queue, work.parts
+    def __init__(self, plan: BatchPlan) -> None:
+        self._plan = plan
         self._gate = RWLock()
         self._life = uuid.uuid4().hex  # of this process: a restarted actor counts from nothing
-        with bounded_loading("generate", _actor(), work.parts[0].markers):
-            self._generate = Generate(work.settings, work.load_engine)
+        with bounded_loading("generate", _actor(), plan.shards[0].markers):
+            self._generate = Generate(plan.settings, plan.load_engine)
 
     def __call__(self, batch: Batch) -> Batch:
-        place, samples = unpack(batch)
+        index, samples = unpack(batch)
         if not samples.num_columns:
-            return make_receipt(place, Counts(), 0.0, worker=self._life, engine=self._generate.statistics())
-        part, unit = self._parts[self._queue.parts[place]], int(self._queue.units[place])
-        guard = Guard("generate", part.markers, self._generate.fail_rows, self._gate)
-        with self._generate.sampling(part.settings):
+            return report_unit(index, Counts(), 0.0, worker=self._life, engine=self._generate.statistics())
+        shard, unit = self._plan.unit_at(index)
+        guard = Guard("generate", shard.markers, self._generate.fail_rows, self._gate)
+        with self._generate.sampling(shard.settings):
             began = time.monotonic()
             answers = final_answers(guard(unit, lambda _: samples, self._generate))
-        write_unit(part.folder, part.run, unit, answers)
+        write_unit(shard.folder, shard.run, unit, answers)
         seconds, engine = time.monotonic() - began, self._generate.statistics()
-        return make_receipt(place, count_answers(answers), seconds, worker=self._life, engine=engine)
+        return report_unit(index, count_answers(answers), seconds, worker=self._life, engine=engine)
 
 
 def _actor() -> str:
@@ -386,4 +394,6 @@ def _set_context() -> None:
     context.enable_progress_bars = False
     context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
     context.max_errored_blocks = 0
-    context.max_consecutive_actor_init_deaths = 0  # an error while loading is said at once; for deaths see poison.py
+    context.max_consecutive_actor_init_deaths = (
+        0  # an error while loading is said at once; for deaths see quarantine.py
+    )

@@ -60,7 +60,7 @@ class Watchdog:
         self._shared.write(json.dumps(list(self._expected.values())).encode())
 
     def _start(self, descriptor: int) -> None:
-        path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         command = [sys.executable, "-m", "pipeline.execution.watchdog", str(os.getpid()), str(descriptor)]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, pass_fds=[descriptor]

@@ -1,4 +1,4 @@
-"""Work: which units of which runs an engine answers, and how a unit travels: its table as one row {place, payload}."""
+"""Work units: which of them an engine answers, and how one travels: its table as one row {index, payload}."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.execution.progress import Receipt
+from pipeline.execution.progress import UnitReport
 from pipeline.run_folder.markers import Markers
 from pipeline.run_folder.units import Counts, ErrorType
 from pipeline.sources.reader import UnitReader
@@ -21,14 +21,14 @@ from schemas.sample import binary_views
 
 Batch: TypeAlias = pa.Table  # one row of UNIT_SCHEMA
 UNIT_SCHEMA = pa.schema(
-    [pa.field("place", pa.int64(), nullable=False), pa.field("payload", pa.large_binary(), nullable=False)]
+    [pa.field("index", pa.int64(), nullable=False), pa.field("payload", pa.large_binary(), nullable=False)]
 )
-STOPPED = "stopped"  # the marker of a part that is given up
-NOTHING = pa.table({})  # in place of the samples of a unit that is passed over
+STOPPED = "stopped"  # the marker of a shard that is given up
+NOTHING = pa.table({})  # instead of the samples of a unit that is passed over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Shard:
     """Units of one run: how they are read and prepared, and where their answers go."""
 
     settings: JobSettings
@@ -40,39 +40,48 @@ class Part:
     stoppable: bool = False  # whether its units are to be passed over once the marker STOPPED is there
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What the actors are told: the runs that one engine answers for."""
-
-    settings: JobSettings  # the engine's
-    load_engine: Callable[[JobSettings], Engine]
-    parts: tuple[Part, ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Queue:
-    """The units to answer, in order, by their place: unit `units[place]` of part `parts[place]`."""
+class BatchPlan:
+    """What one engine answers: the units of its shards, in order. The unit at an index is `units[index]` of the shard
+    `shards[shard_of[index]]`."""
 
-    parts: npt.NDArray[np.int64]
+    load_engine: Callable[[JobSettings], Engine]
+    shards: tuple[Shard, ...]
+    shard_of: npt.NDArray[np.int64]
     units: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, units_of_parts: Sequence[Sequence[int]]) -> "Queue":
-        """All units of the first part, then all of the next."""
-        lengths = [len(units) for units in units_of_parts]
-        units = np.concatenate([np.asarray(units, np.int64) for units in units_of_parts])
-        return cls(parts=np.repeat(np.arange(len(lengths)), lengths), units=units)
+    def of(
+        cls,
+        shards: Sequence[Shard],
+        units_of_shards: Sequence[Sequence[int]],
+        load_engine: Callable[[JobSettings], Engine],
+    ) -> "BatchPlan":
+        """Return the plan with all units of the first shard, then all of the next."""
+        lengths = [len(units) for units in units_of_shards]
+        units = np.concatenate([np.asarray(units, np.int64) for units in units_of_shards])
+        shard_of = np.repeat(np.arange(len(lengths)), lengths)
+        return cls(load_engine=load_engine, shards=tuple(shards), shard_of=shard_of, units=units)
+
+    @property
+    def settings(self) -> JobSettings:
+        """The settings that the engine is loaded by: all shards have the same of these."""
+        return self.shards[0].settings
+
+    def unit_at(self, index: int) -> tuple[Shard, int]:
+        """Return the unit at an index, and its shard."""
+        return self.shards[self.shard_of[index]], int(self.units[index])
 
 
-def make_receipt(place: int, counts: Counts, seconds: float, *, worker: str, engine: EngineStatistics) -> pa.Table:
-    """What is left of a unit once its answers are in place."""
-    row = {"place": place, "seconds": seconds, "worker": worker, "engine": json.dumps(asdict(engine)), **asdict(counts)}
-    return pa.Table.from_pylist([row], schema=_RECEIPT)
+def report_unit(index: int, counts: Counts, seconds: float, *, worker: str, engine: EngineStatistics) -> pa.Table:
+    """Return what Ray carries of a unit once its answers are written."""
+    row = {"index": index, "seconds": seconds, "worker": worker, "engine": json.dumps(asdict(engine)), **asdict(counts)}
+    return pa.Table.from_pylist([row], schema=_REPORT)
 
 
-_RECEIPT = pa.schema(
+_REPORT = pa.schema(
     [
-        pa.field("place", pa.int64()),
+        pa.field("index", pa.int64()),
         pa.field("seconds", pa.float64()),
         pa.field("worker", pa.string()),
         pa.field("engine", pa.string()),  # EngineStatistics as JSON
@@ -95,13 +104,12 @@ _RECEIPT = pa.schema(
 )
 
 
-def receipt_of(row: dict[str, Any], queue: Queue) -> Receipt:
-    """A row of receipts as a record."""
+def read_report(row: dict[str, Any], plan: BatchPlan) -> UnitReport:
+    """Return a row of `report_unit` as a record."""
     counts = Counts(rows=row["rows"], errors=row["errors"], by_type=tuple(map(_as_type, row["by_type"])))
-    place = row["place"]
-    return Receipt(
-        part=int(queue.parts[place]),
-        unit=int(queue.units[place]),
+    return UnitReport(
+        shard=int(plan.shard_of[row["index"]]),
+        unit=int(plan.units[row["index"]]),
         counts=counts,
         seconds=row["seconds"],
         worker=row["worker"],
@@ -113,20 +121,20 @@ def _as_type(row: dict[str, Any]) -> ErrorType:
     return ErrorType(**{**row, "examples": tuple(row["examples"])})
 
 
-def pack(place: int, table: pa.Table) -> Batch:
-    """One row of UNIT_SCHEMA that holds the whole table."""
+def pack(index: int, table: pa.Table) -> Batch:
+    """Return one row of UNIT_SCHEMA that holds the whole table."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     stream = sink.getvalue()
     offsets = pa.py_buffer(np.array([0, stream.size], np.int64))
     payload = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, stream])
-    return pa.table([pa.array([place], pa.int64()), payload], schema=UNIT_SCHEMA)
+    return pa.table([pa.array([index], pa.int64()), payload], schema=UNIT_SCHEMA)
 
 
 def unpack(batch: Batch) -> tuple[int, pa.Table]:
-    """The unit's place and its table, a view of the batch's memory."""
+    """Return the unit's index and its table, a view of the batch's memory."""
     if batch.num_rows != 1:
         raise RuntimeError(f"a batch must be one work unit, got {batch.num_rows}")
     (payload,) = binary_views(batch.column("payload"))
-    return batch.column("place")[0].as_py(), pa.ipc.open_stream(payload).read_all()
+    return batch.column("index")[0].as_py(), pa.ipc.open_stream(payload).read_all()

@@ -80,7 +80,7 @@ def _files(path: str) -> list[os.DirEntry[str]]:
 
 
 def _abort_uploads(folder: str, names: Mapping[str, str]) -> int:
-    """Abort uploads that were begun and not completed, which S3 keeps out of sight, and bills."""
+    """Abort uploads that were started and not completed, which S3 keeps out of sight, and bills."""
     filesystem, key = fs.remote(folder)
     if "s3" not in filesystem.protocol:  # elsewhere they end by themselves
         return 0

@@ -91,7 +91,7 @@ class Lock:
                 fs.delete(self.url)
 
     def _look(self) -> None:
-        """A lock that is gone is lost too: whoever took it over may have ended by now."""
+        """A lock that is gone is lost too: the driver that took it over may have ended by now."""
         if _token(_read(self.url)) != self.owner.token:
             self.lost = True
 

@@ -4,7 +4,6 @@ A file holds the answers of consecutive units, so that what is lost is known by 
 merge: a kill at any point only repeats it.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,24 +11,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
 from pipeline.run_folder.merge import Units, clear_work, in_manifest, merge_parts, parts_of
 from pipeline.run_folder.run import has_seals, read_run, write_manifest
 from pipeline.run_folder.seal import BrokenSeal, check_seal, is_sealed, marks_of
 from pipeline.run_folder.units import Counts, count_answers
 from pipeline.storage import filesystem as fs
-from pipeline.storage.local_files import NotRegular
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """A file of the manifest that is not the one that was written; or that a retry has put in its place since."""
+    """A file of the manifest that is not the one that was written; or that a retry has replaced since."""
 
     path: str
-    what: str
+    said: str  # of it to people
     by_retry: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path} {self.what}"
+        return self.said
 
 
 def find_lost(folder: str, manifest: dict[str, Any]) -> list[Lost]:
@@ -46,33 +45,21 @@ def _find_lost(folder: str, manifest: dict[str, Any]) -> Iterator[Lost]:
     retry = find_retry(folder, manifest)
     for file in manifest["files"]:
         try:
-            data = fs.read_bytes(fs.join(folder, file["path"]))
-        except FileNotFoundError:
-            yield Lost(path=file["path"], what="is missing")
-            continue
-        except NotRegular:
-            yield Lost(path=file["path"], what="is no file: move away what is there")
-            continue
-        if is_stated(data, file):
-            continue
-        what = f"is not the file that was written: it has {len(data)} bytes or another hash"
-        yield Lost(path=file["path"], what=what, by_retry=retry is not None and retry.has_put(data, file))
-
-
-def is_stated(data: bytes, file: dict[str, Any]) -> bool:
-    """Return whether these are the bytes that the manifest states of a file."""
-    return bool(len(data) == file["bytes"] and hashlib.sha256(data).hexdigest() == file["sha256"])
+            read_stated(folder, file)
+        except LostFile as lost:
+            by_retry = retry is not None and lost.data is not None and retry.has_put(lost.data, file)
+            yield Lost(path=lost.path, said=str(lost), by_retry=by_retry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """A retry that was begun and not finished. Files that it has put in place are sealed, with its name and theirs."""
+class StartedRetry:
+    """A retry that has started and not finished. Files that it has written are sealed, with its name and theirs."""
 
     name: str
-    sealed: bool  # whether this release began it
+    sealed: bool  # whether this release started it
 
     def has_put(self, data: bytes, file: dict[str, Any]) -> bool:
-        """Return whether these bytes are what this retry has put in the place of a file, whole."""
+        """Return whether these bytes are what this retry has replaced a file by, whole."""
         if not self.sealed:
             return bool(_rows_of(data) == file["rows"])
         try:
@@ -83,12 +70,12 @@ class Begun:
 
 
 def retry_marks(name: str, path: str) -> dict[str, str]:
-    """Return what a file says of itself that a retry has put in place."""
+    """Return the marks of a file that a retry has written."""
     return {"llava_batch_retry": name, "llava_batch_part": path}
 
 
-def find_retry(folder: str, manifest: dict[str, Any]) -> Begun | None:
-    """Return the retry that has begun and was not finished, None where there is none."""
+def find_retry(folder: str, manifest: dict[str, Any]) -> StartedRetry | None:
+    """Return the retry that has started and not finished, None where there is none."""
     number = len(manifest["retries"]) + 1
     try:
         data = fs.read_bytes(retry_list(folder, number))
@@ -96,11 +83,11 @@ def find_retry(folder: str, manifest: dict[str, Any]) -> Begun | None:
         return None
     run = read_run(folder)
     sealed = run is None or has_seals(run) or is_sealed(data)
-    return Begun(name=retry_name(manifest["run"], number), sealed=sealed)
+    return StartedRetry(name=retry_name(manifest["run"], number), sealed=sealed)
 
 
 def is_retried(folder: str, manifest: dict[str, Any]) -> bool:
-    """Whether a retry has begun that was not finished."""
+    """Return whether a retry has started that has not finished."""
     return fs.exists(retry_list(folder, len(manifest["retries"]) + 1))
 
 
@@ -120,7 +107,7 @@ def lost_units(units: Units, lost: list[Lost]) -> list[int]:
 
 
 def mend_run(units: Units, manifest: dict[str, Any], lost: list[Lost]) -> dict[str, Any]:
-    """Merge the units of the lost files into their places, and count anew. Raises BrokenUnits."""
+    """Merge the units of the lost files again, and count all answers. Raises BrokenUnits."""
     again, _ = merge_parts(units, _parts_of(units, lost))
     put_back = {file["path"]: file for file in again}
     files = [put_back.get(file["path"], file) for file in manifest["files"]]
@@ -145,11 +132,7 @@ _COUNTED = ["status", "error_stage", "error_type", "id", "error_message"]
 
 
 def _count(folder: str, path: str) -> Counts:
-    counts = Counts()
-    with fs.open_url(fs.join(folder, path)) as source, pq.ParquetFile(source) as parquet:
-        for group in range(parquet.num_row_groups):
-            counts += count_answers(parquet.read_row_group(group, columns=_COUNTED))
-    return counts
+    return sum(map(count_answers, read_tables(fs.join(folder, path), _COUNTED)), Counts())
 
 
 def _rows_of(data: bytes) -> int | None:

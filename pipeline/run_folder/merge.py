@@ -103,7 +103,7 @@ def in_manifest(counts: Counts) -> dict[str, Any]:
 
 
 def write_answers(folder: str, name: str, data: bytes, rows: int) -> dict[str, Any]:
-    """Put one file of answers in place and return what the manifest says of it."""
+    """Write one file of answers and return what the manifest says of it."""
     fs.write_atomic(fs.join(folder, name), data)
     return {"path": name, "rows": rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -167,6 +167,13 @@ def _read_ahead(units: Units, numbers: Sequence[int]) -> Iterator[pa.Table]:
             yield reading.popleft().result()
 
 
+def check_units(units: Units, numbers: Sequence[int]) -> bool:
+    """Return True where all these units are whole; raise BrokenUnits where one is not."""
+    if broken := _find_broken(units, numbers):
+        raise BrokenUnits(broken)
+    return True
+
+
 def _find_broken(units: Units, numbers: Sequence[int]) -> dict[int, str]:
     broken = {}
     for number in numbers:
@@ -178,7 +185,7 @@ def _find_broken(units: Units, numbers: Sequence[int]) -> dict[int, str]:
 
 
 def _delete_strangers(folder: str, names: set[str]) -> None:
-    """A run that was begun anew after losing units may have left a file of an earlier merge."""
+    """Delete files of an earlier merge, which a run that lost units since may have left."""
     for file in fs.list_folder(fs.join(folder, "answers"), (".parquet",)):
         if f"answers/{file.url.rsplit('/', 1)[1]}" not in names:
             fs.delete(file.url)

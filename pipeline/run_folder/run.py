@@ -47,7 +47,7 @@ class RunMismatch(Refused):
 def begin_run(
     folder: str, description: dict[str, Any], files: pa.Table | None = None, *, continue_with_changes: bool = False
 ) -> dict[str, Any]:
-    """Write run.json, or check that the one in place has the same fingerprint; returns the run in force.
+    """Write run.json, or check that the one there has the same fingerprint; return the run in force.
 
     `description["identity"]` is what must be the same for a resume, `files` is the input's listing; the rest is for
     people. With `continue_with_changes` differences are recorded instead of refused, but for those in FIXED.
@@ -58,9 +58,9 @@ def begin_run(
         _check_free(folder)
         if files is not None:
             fs.write_atomic(_listing_path(folder), to_sealed(files))
-        begun = {"run": uuid.uuid4().hex, "begun": _now(), **wanted, "changes": []}
-        fs.write_atomic(_run_path(folder), _to_json(begun))
-        return begun
+        started = {"run": uuid.uuid4().hex, "begun": _now(), **wanted, "changes": []}
+        fs.write_atomic(_run_path(folder), _to_json(started))
+        return started
     lines = _compare(folder, found, wanted, files, continue_with_changes=continue_with_changes)
     return found if lines is None else _record_change(folder, found, wanted, lines, files)
 
@@ -88,27 +88,27 @@ def has_seals(run: dict[str, Any]) -> bool:
     return bool(run.get("units_sealed", True))
 
 
-def settle(folder: str, name: str, value: str, *, continue_with_changes: bool = False) -> None:
-    """Record what only the cluster could tell, as the precision of `auto`; raises RunMismatch where it was another."""
+def record_found(folder: str, name: str, value: str, *, continue_with_changes: bool = False) -> None:
+    """Record what only the cluster could tell, as the precision of `auto`; raise RunMismatch where it was another."""
     run = read_run(folder) or {}
-    settled = run.setdefault("settled", {})
-    found = settled.get(name)
-    if found == value:
+    recorded = run.setdefault("settled", {})
+    before = recorded.get(name)
+    if before == value:
         return
-    if found is not None:
-        line = f"  {name}: {found!r} there, {value!r} now"
+    if before is not None:
+        line = f"  {name}: {before!r} there, {value!r} now"
         if not continue_with_changes:
             raise RunMismatch(_refusal(folder, [line], []))
         run["changes"].append({"at": _now(), "differences": [line.strip()]})
-    settled[name] = value
+    recorded[name] = value
     fs.write_atomic(_run_path(folder), _to_json(run))
 
 
 def record_retry(folder: str, number: int, settings: dict[str, Any]) -> None:
-    """Note the settings that a retry has in place of the run's; the run itself stays what it was asked."""
+    """Note the settings that a retry has instead of the run's; the run itself stays what it was asked."""
     run = read_run(folder)
     assert run is not None
-    changes = [change for change in run["changes"] if change.get("retry") != number]  # one that was never begun
+    changes = [change for change in run["changes"] if change.get("retry") != number]  # one that was never started
     if settings or changes != run["changes"]:
         noted = [{"at": _now(), "retry": number, "settings": settings}] if settings else []
         fs.write_atomic(_run_path(folder), _to_json({**run, "changes": [*changes, *noted]}))
@@ -191,7 +191,7 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: str, manifest: dict[str, Any]) -> None:
-    """Put the manifest in place: from now on the run is complete."""
+    """Write the manifest: from now on the run is complete."""
     fs.write_atomic(_manifest_path(folder), _to_json(manifest))
 
 
@@ -311,8 +311,8 @@ def _validated(path: str, value: object, kind: TypeAdapter[T], advice: str) -> T
         return kind.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         wrong = error.errors()[0]
-        place = ".".join(map(str, wrong["loc"]))
-        said = f"{place}: {wrong['msg'].lower()}" if place else wrong["msg"].lower()
+        where = ".".join(map(str, wrong["loc"]))
+        said = f"{where}: {wrong['msg'].lower()}" if where else wrong["msg"].lower()
         raise RunMismatch(f"{path} is not as a run wrote it ({said}): {advice}") from error
 
 
@@ -346,7 +346,7 @@ def _fingerprints(run: dict[str, Any]) -> set[str]:
 
 
 def _check_free(folder: str) -> None:
-    """Raise RunMismatch where the folder has answers but no run.json: neither a run to go on with nor a free place."""
+    """Raise RunMismatch where the folder has answers but no run.json: neither a run to go on with nor a free folder."""
     for name in ("manifest.json", "answers", "units", "attempts"):
         if fs.exists(fs.join(folder, name)):
             raise RunMismatch(

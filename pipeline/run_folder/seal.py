@@ -1,8 +1,8 @@
 """Seal: a Parquet file that carries the SHA-256 of its own bytes, so that one flipped bit anywhere is found.
 
-Parquet's page checksums cover pages and nothing else: a bit of the footer can rename a column or turn its numbers into
+Parquet's page checksums cover pages and nothing else: a bit of the footer can rename a column or make its numbers
 others. The seal is an entry of the footer's key-value metadata, where any reader passes over it. Its digest is taken
-over the whole file with 64 zeros in the place of the digest.
+over the whole file with 64 zeros instead of the digest.
 """
 
 import hashlib

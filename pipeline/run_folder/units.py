@@ -79,12 +79,12 @@ def _example(id: str, message: str) -> str:
 
 
 def unit_path(folder: str, unit: int) -> str:
-    """Where the answers of a unit are put, at once and whole."""
+    """Return where the answers of a unit are written, at once and whole."""
     return fs.join(folder, "units", f"unit-{unit:08d}.parquet")
 
 
 def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
-    """Put a unit's answers in place; writing them again changes nothing."""
+    """Write a unit's answers; writing them again changes nothing."""
     fs.write_atomic(unit_path(folder, unit), to_sealed(answers, {_RUN: run, _UNIT: str(unit)}))
 
 

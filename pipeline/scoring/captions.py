@@ -75,8 +75,8 @@ def bleu_counts(answer: Words, captions: Sequence[Words]) -> BleuCounts:
 def add_up_bleu(counts: Sequence[BleuCounts]) -> BleuCounts:
     """The counts of all captions together."""
     return BleuCounts(
-        said=tuple(sum(one.said[place] for one in counts) for place in range(LONGEST)),
-        right=tuple(sum(one.right[place] for one in counts) for place in range(LONGEST)),
+        said=tuple(sum(one.said[index] for one in counts) for index in range(LONGEST)),
+        right=tuple(sum(one.right[index] for one in counts) for index in range(LONGEST)),
         num_words=sum(one.num_words for one in counts),
         reference_words=sum(one.reference_words for one in counts),
     )
@@ -139,7 +139,7 @@ def _longest_common(one: Words, other: Words) -> int:
     row = [0] * (len(other) + 1)
     for word in one:
         diagonal = 0
-        for place, against in enumerate(other, 1):
-            longest = diagonal + 1 if word == against else max(row[place], row[place - 1])
-            diagonal, row[place] = row[place], longest
+        for index, against in enumerate(other, 1):
+            longest = diagonal + 1 if word == against else max(row[index], row[index - 1])
+            diagonal, row[index] = row[index], longest
     return row[-1]

@@ -22,7 +22,7 @@ def lettered(options: Sequence[str]) -> str:
 
 
 def lettered_if_there(options: Sequence[str]) -> str:
-    """The same without those that are empty; the others keep the letters of their places."""
+    """The same without those that are empty; the others keep the letters of their positions."""
     return "\n".join(f"{letter}. {option}" for letter, option in _those_there(options).items())
 
 
@@ -77,13 +77,13 @@ def mmmu_letter(answer: str, options: Sequence[str]) -> str | None:
     said = f" {answer} "
     letters = LETTERS[: len(options)]
     for shape in ("({})", " {} "):
-        places = {letter: said.rfind(shape.format(letter)) for letter in letters}
-        if max(places.values()) >= 0:
-            return max(places, key=lambda letter: places[letter])
+        positions = {letter: said.rfind(shape.format(letter)) for letter in letters}
+        if max(positions.values()) >= 0:
+            return max(positions, key=lambda letter: positions[letter])
     if len(said.split()) <= 5:
         return None
-    places = {letter: said.lower().rfind(option.lower()) for letter, option in zip(letters, options, strict=True)}
-    return max(places, key=lambda letter: places[letter]) if max(places.values()) >= 0 else None
+    positions = {letter: said.lower().rfind(option.lower()) for letter, option in zip(letters, options, strict=True)}
+    return max(positions, key=lambda letter: positions[letter]) if max(positions.values()) >= 0 else None
 
 
 def _those_there(options: Sequence[str]) -> dict[str, str]:

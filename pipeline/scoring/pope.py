@@ -28,7 +28,7 @@ def outcome(found: Said | None, truth: Said) -> tuple[float, ...]:
     """
     cells = {("yes", "yes"): 0, ("yes", "no"): 1, ("no", "no"): 2, ("no", "yes"): 3, (None, "yes"): 3}
     cell = cells.get((found, truth))
-    return tuple(float(place == cell) for place in range(4))
+    return tuple(float(index == cell) for index in range(4))
 
 
 def _cells(group: Sequence[Judged]) -> list[float]:

@@ -283,7 +283,7 @@ def file_info(filesystem: AbstractFileSystem, entry: dict[str, Any]) -> FileInfo
 
 @contextlib.contextmanager
 def store_errors(url: str) -> Iterator[None]:
-    """Turn what the stores' clients raise besides OSError (no keys, no such host) into OSError."""
+    """Convert what the stores' clients raise besides OSError (no keys, no such host) into OSError."""
     try:
         yield
     except NotImplementedError as error:  # what a client cannot do at all, as list the repositories of the hub
@@ -345,11 +345,11 @@ class _Steady(io.RawIOBase):
         self._url = url
 
     def read(self, size: int = -1, /) -> bytes:
-        place = self._file.tell()
+        offset = self._file.tell()
 
         def step() -> bytes:
             with store_errors(self._url):
-                self._file.seek(place)
+                self._file.seek(offset)
                 return self._file.read(size)
 
         return with_retries(step)

@@ -17,10 +17,10 @@ def at_commit(url: str) -> str:
 
     def ask() -> str:
         with fs.store_errors(url):
-            place: Any = HfFileSystem(skip_instance_cache=True).resolve_path(url)
-            if not hasattr(place, "repo_id"):  # a bucket
+            found: Any = HfFileSystem(skip_instance_cache=True).resolve_path(url)
+            if not hasattr(found, "repo_id"):  # a bucket
                 return url
-            info = HfApi().repo_info(place.repo_id, revision=place.revision, repo_type=place.repo_type)
-        return fs.join(f"hf://{place.root.split('@')[0]}@{info.sha}", place.path)
+            info = HfApi().repo_info(found.repo_id, revision=found.revision, repo_type=found.repo_type)
+        return fs.join(f"hf://{found.root.split('@')[0]}@{info.sha}", found.path)
 
     return with_retries(ask)

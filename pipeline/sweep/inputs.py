@@ -100,7 +100,7 @@ def _row(question: Question) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
-    """What an input was made from: what was asked, the place with its commit, the questions that it had."""
+    """What an input was made from: what was asked, the data at their commit, the questions that it had."""
 
     origin: dict[str, Any]
     rows: int

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.run_folder.mend import is_stated
+from pipeline.run_folder.answer_files import LostFile, read_stated
 from pipeline.run_folder.run import read_manifest
 from pipeline.run_folder.units import to_parquet
 from pipeline.storage import filesystem as fs
-from pipeline.storage.local_files import NotRegular
 from pipeline.sweep.cells import Asking, Cell
 from pipeline.sweep.inputs import as_written
 from schemas.benchmark import Judged, Question
 from schemas.errors import Refused
 from schemas.sweep import CellName
-from schemas.wording import one_line
 
 JUDGED_SCHEMA = pa.schema(
     [
@@ -84,13 +82,10 @@ def _read_answers(folder: str) -> Iterator[tuple[str, Given]]:
     manifest = read_manifest(folder)
     assert manifest is not None
     for file in manifest["files"]:
-        path = fs.join(folder, file["path"])
         try:
-            data = fs.read_bytes(path)
-        except (FileNotFoundError, NotRegular) as error:
-            raise Refused(f"{path} cannot be read ({one_line(error)}): {_LOST}") from error
-        if not is_stated(data, file):
-            raise Refused(f"{path} is not the file that was written: {_LOST}")
+            data = read_stated(folder, file)
+        except LostFile as error:
+            raise Refused(f"{fs.join(folder, str(error))}: {_LOST}") from error
         for row in pq.read_table(pa.BufferReader(data), columns=["id", "text", "finish_reason"]).to_pylist():
             yield row["id"], Given(text=row["text"], finish_reason=row["finish_reason"])
 

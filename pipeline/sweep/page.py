@@ -225,11 +225,11 @@ function compare(a, b) {
   if (a === "" || b === "") return (a === "") - (b === "");
   return isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
 }
-heads.slice(1).forEach((head, place) => head.addEventListener("click", () => {
+heads.slice(1).forEach((head, column) => head.addEventListener("click", () => {
   const up = head.getAttribute("aria-sort") !== "ascending";
   heads.forEach(other => other.removeAttribute("aria-sort"));
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const key = row => row.cells[place + 1].dataset.key;
+  const key = row => row.cells[column + 1].dataset.key;
   const rows = [...body.rows].sort((a, b) => compare(key(a), key(b)) * (up || key(a) === "" || key(b) === "" ? 1 : -1));
   body.append(...rows);
 }));

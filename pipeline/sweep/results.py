@@ -131,13 +131,13 @@ def _rows(plan: SweepPlan, name: CellName, scored: _Scored, effort: Effort) -> I
     marked = scored.marked
     images_per_s = round(effort.rows / effort.seconds, 3) if effort.seconds else None
     baseline = baseline_of(plan.settings, name)
-    for place, score in enumerate(scored.scores):
+    for index, score in enumerate(scored.scores):
         difference = score.difference
         yield Result(
             **asdict(name),
             status="complete",
             metric=score.metric,
-            headline=place == 0,
+            headline=index == 0,
             score=score.score.value,
             low=score.score.low,
             high=score.score.high,

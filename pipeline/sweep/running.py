@@ -5,21 +5,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.execution.executor import ErrorBudgetSpent, Loaders, check_budget, say
+from pipeline.execution.executor import (
+    ErrorBudgetSpent,
+    Loaders,
+    check_budget,
+    in_rounds,
+    record_precision,
+    say,
+    unless_broken,
+)
 from pipeline.execution.placement import Load, Placement
-from pipeline.execution.progress import Progress, Receipt
-from pipeline.execution.ray_data import EngineNotLoaded, RunFailed, place, run_units, said_while_waiting
-from pipeline.execution.work_units import STOPPED, Part, Queue, Work
-from pipeline.job import ROUNDS
+from pipeline.execution.progress import Progress, UnitReport
+from pipeline.execution.ray_data import EngineNotLoaded, RunFailed, plan_placement, run_units, said_while_waiting
+from pipeline.execution.work_units import STOPPED, BatchPlan, Shard
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import Lock
 from pipeline.run_folder.markers import Markers
-from pipeline.run_folder.merge import BrokenUnits, finish_run
-from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, read_manifest, settle
-from pipeline.run_folder.units import Counts, done_units, unit_path
+from pipeline.run_folder.merge import finish_run
+from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, read_manifest
+from pipeline.run_folder.units import Counts, done_units
 from pipeline.sources.reader import unit_reader
-from pipeline.stages.engine_settings import engine_settings
-from pipeline.storage import filesystem as fs
 from pipeline.sweep.inputs import as_written
 from pipeline.sweep.plan import PlannedCell
 from pipeline.sweep.timing import Efforts
@@ -76,19 +81,19 @@ class CellRun:
         return not self.complete and self.reason is None
 
     def abandon(self, reason: str) -> None:
-        """Leave the rest undone, unless it is complete; units that the actors have not begun are passed over."""
+        """Leave the rest undone, unless it is complete; units that the actors have not started are passed over."""
         if not self.open:
             return
         self.reason = reason
         self.markers.put(STOPPED)
         say(f"{self.name}: given up: {reason}")
 
-    def take(self, receipt: Receipt, seconds: float, limits: TimeLimits) -> None:
+    def take(self, report: UnitReport, seconds: float, limits: TimeLimits) -> None:
         """Count a unit; complete the cell, or give it up, where that is due."""
-        if not receipt.counts.rows:
+        if not report.counts.rows:
             return
-        self.todo.discard(receipt.unit)
-        self.done += receipt.counts
+        self.todo.discard(report.unit)
+        self.done += report.counts
         self.seconds += seconds
         if not self.open:
             return
@@ -104,23 +109,19 @@ class CellRun:
 
     def finish(self) -> None:
         """Merge the units; those that are broken are to be done again."""
-        folder = self.planned.plan.settings.output
         units = self.planned.plan.units(self.run["run"], sealed=has_seals(self.run))
-        try:
-            finish_run(units, self.run["fingerprint"], {"seconds": round(self.seconds, 3)})
-        except BrokenUnits as error:
-            say(f"{self.name}: {error}; answering them again")
-            for unit in error.units:
-                fs.delete(unit_path(folder, unit))
-            self.todo = set(error.units)
+        timings = {"seconds": round(self.seconds, 3)}
+        name = f"{self.name}: "
+        if unless_broken(lambda: finish_run(units, self.run["fingerprint"], timings), units.folder, name) is None:
+            self.todo = set(range(units.num_units)) - done_units(units.folder)
             return
         self.complete = True
         say(f"{self.name}: complete")
 
-    def part(self, loaders: Loaders) -> Part:
-        """As the actors are told."""
+    def shard(self, loaders: Loaders) -> Shard:
+        """Return what the actors are told of it."""
         plan = self.planned.plan
-        return Part(
+        return Shard(
             settings=plan.settings,
             read=unit_reader(plan.listing),
             load_preprocess=loaders.preprocess,
@@ -148,21 +149,28 @@ def begin(planned: PlannedCell, lock: Lock) -> CellRun:
 
 def answer_cells(cells: Sequence[CellRun], call: Call) -> None:
     """Answer what is left of cells that share an engine; each is complete or given up in the end."""
-    for _ in range(ROUNDS):
-        left = [cell for cell in cells if cell.open]
-        if not left or call.limits.over():
-            return
-        try:
-            _answer(left, call)
-        except EngineNotLoaded as error:
-            call.check_cluster(error)
-            for cell in left:
-                cell.abandon(str(error))
-        except RunFailed as error:
-            call.check_cluster(error)
-            _isolate([cell for cell in left if cell.open], error, call)
-    for cell in cells:
-        cell.abandon(f"units were broken {ROUNDS} times in a row: is the storage sound?")
+    try:
+        in_rounds(lambda: _one_round(cells, call), call.folder)
+    except RunFailed as error:
+        for cell in cells:
+            cell.abandon(str(error))
+
+
+def _one_round(cells: Sequence[CellRun], call: Call) -> bool | None:
+    """Answer what is left once; return None where that may be done again, as some units were broken."""
+    left = [cell for cell in cells if cell.open]
+    if not left or call.limits.over():
+        return True
+    try:
+        _answer(left, call)
+    except EngineNotLoaded as error:
+        call.check_cluster(error)
+        for cell in left:
+            cell.abandon(str(error))
+    except RunFailed as error:
+        call.check_cluster(error)
+        _isolate([cell for cell in left if cell.open], error, call)
+    return None
 
 
 def _isolate(cells: Sequence[CellRun], error: RunFailed, call: Call) -> None:
@@ -178,27 +186,23 @@ def _isolate(cells: Sequence[CellRun], error: RunFailed, call: Call) -> None:
 def _answer(cells: Sequence[CellRun], call: Call) -> None:
     """One pass over all that is left of these cells. Raises RunFailed, EngineNotLoaded, FolderInUse."""
     settings = cells[0].planned.plan.settings
-    placement = place(settings, _load_of(cells))
+    placement = plan_placement(settings, _load_of(cells))
     for cell in cells:
-        _settle_precision(cell, placement)
+        _record_precision(cell, placement)
     open = [cell for cell in cells if cell.open]
     if not open:
         return
-    queue = Queue.of([sorted(cell.todo) for cell in open])
-    work = Work(
-        settings=settings,
-        load_engine=call.loaders.engine,
-        parts=tuple(cell.part(call.loaders) for cell in open),
-    )
+    shards = [cell.shard(call.loaders) for cell in open]
+    plan = BatchPlan.of(shards, [sorted(cell.todo) for cell in open], call.loaders.engine)
     progress = Progress(total_rows=_load_of(open).prompts)
     say(f"{progress.total_rows:,} answers to give in {len(open)} cells of {settings.model}; loading the model")
     efforts = Efforts(folder=call.folder)
     with said_while_waiting(placement, progress.say_if_silent):
-        for receipt in run_units(queue, work, placement):
+        for report in run_units(plan, placement):
             call.lock.check()
-            progress.add(receipt)
-            cell = open[receipt.part]
-            cell.take(receipt, efforts.add(cell.name, receipt), call.limits)
+            progress.add(report)
+            cell = open[report.shard]
+            cell.take(report, efforts.add(cell.name, report), call.limits)
             if not cell.open:
                 efforts.write()
             if call.limits.over():
@@ -215,9 +219,8 @@ def _load_of(cells: Sequence[CellRun]) -> Load:
     return Load(units=sum(len(cell.todo) for cell in cells), prompts=prompts)
 
 
-def _settle_precision(cell: CellRun, placement: Placement) -> None:
-    settings = cell.planned.plan.settings
+def _record_precision(cell: CellRun, placement: Placement) -> None:
     try:
-        settle(settings.output, "precision", engine_settings(settings, on_gpu=placement.models > 0).dtype)
+        record_precision(cell.planned.plan.settings, placement)
     except RunMismatch as error:
         cell.abandon(str(error))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
 
-from pipeline.execution.progress import Receipt
+from pipeline.execution.progress import UnitReport
 from pipeline.run_folder.run import read_record
 from pipeline.storage import filesystem as fs
 
@@ -35,17 +35,17 @@ class Span:
 
 def share_time(spans: list[Span]) -> dict[str, Effort]:
     """The effort for each cell: a moment belongs to the units at work in it, by their rows."""
-    edges = sorted([(span.start, 1, place) for place, span in enumerate(spans)] + _ends(spans))
+    edges = sorted([(span.start, 1, index) for index, span in enumerate(spans)] + _ends(spans))
     at_work: Counter[str] = Counter()
     efforts: dict[str, Effort] = {}
     before = 0.0
-    for moment, begins, place in edges:
+    for moment, begins, index in edges:
         total = at_work.total()
         for cell, rows in at_work.items():
             if rows:
                 efforts[cell] = efforts.get(cell, Effort()) + Effort(seconds=(moment - before) * rows / total)
         before = moment
-        at_work[spans[place].cell] += spans[place].rows if begins else -spans[place].rows
+        at_work[spans[index].cell] += spans[index].rows if begins else -spans[index].rows
     for span in spans:
         efforts[span.cell] = efforts.get(span.cell, Effort()) + Effort(rows=span.rows)
     return efforts
@@ -59,15 +59,15 @@ class Efforts:
         self._earlier = read_efforts(folder)
         self._spans: list[Span] = []
 
-    def add(self, cell: str, receipt: Receipt) -> float:
+    def add(self, cell: str, report: UnitReport) -> float:
         """Count a unit that is through; returns the seconds since the one before, or for the first its own."""
         now = time.monotonic()
-        since = now - self._spans[-1].end if self._spans else receipt.seconds
-        self._spans.append(Span(cell=cell, rows=receipt.counts.rows, start=now - receipt.seconds, end=now))
+        since = now - self._spans[-1].end if self._spans else report.seconds
+        self._spans.append(Span(cell=cell, rows=report.counts.rows, start=now - report.seconds, end=now))
         return since
 
     def write(self) -> None:
-        """Put them in place."""
+        """Write them."""
         efforts = dict(self._earlier)
         for cell, effort in share_time(self._spans).items():
             efforts[cell] = efforts.get(cell, Effort()) + effort
@@ -84,7 +84,7 @@ _ADVICE = "put it back as it was, or remove it: it only says how fast the calls 
 
 
 def _ends(spans: list[Span]) -> list[tuple[float, int, int]]:
-    return [(span.end, 0, place) for place, span in enumerate(spans)]
+    return [(span.end, 0, index) for index, span in enumerate(spans)]
 
 
 def _path(folder: str) -> str:

@@ -36,40 +36,42 @@ class Stored:
     file: str
 
 
-def stored_tensors(place: str, explicit: str | None = None) -> dict[str, Stored]:
-    """Return every tensor of the checkpoint at `place`, a folder here or on the hub, by its name in the files.
+def stored_tensors(folder: str, explicit: str | None = None) -> dict[str, Stored]:
+    """Return every tensor of the checkpoint at `folder`, a folder here or on the hub, by its name in the files.
 
     `explicit` is the file that the config names as its weights. Raises Refused where a file is missing or broken.
     """
-    files, named = weights_files(place, explicit)
+    files, named = weights_files(folder, explicit)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        headers = dict(zip(files, pool.map(lambda file: read_header(fs.join(place, file)), files), strict=True))
+        headers = dict(zip(files, pool.map(lambda file: read_header(fs.join(folder, file)), files), strict=True))
     found: dict[str, Stored] = {}
     for file, tensors in headers.items():
         for name, stored in tensors.items():
             if name in found:
-                raise Refused(f"{place} must have each tensor once, {name} is in {found[name].file} and in {file}")
+                raise Refused(f"{folder} must have each tensor once, {name} is in {found[name].file} and in {file}")
             found[name] = stored
     for name, file in named.items():
         if name not in headers[file]:
-            raise Refused(f"{fs.join(place, INDEX)} names {name} in {file}, which has no such tensor")
+            raise Refused(f"{fs.join(folder, INDEX)} names {name} in {file}, which has no such tensor")
     return found
 
 
-def weights_files(place: str, explicit: str | None = None) -> tuple[list[str], dict[str, str]]:
+def weights_files(folder: str, explicit: str | None = None) -> tuple[list[str], dict[str, str]]:
     """Return the safetensors files that transformers would load, and what an index says of them: tensor to file."""
-    chosen = explicit or next((name for name in (SINGLE, INDEX) if fs.exists(fs.join(place, name))), None)
+    chosen = explicit or next((name for name in (SINGLE, INDEX) if fs.exists(fs.join(folder, name))), None)
     if chosen is None:
-        raise Refused(_no_weights(place))
-    _check_inside(place, "config.json", chosen)
+        raise Refused(_no_weights(folder))
+    _check_inside(folder, "config.json", chosen)
     if not chosen.endswith(".json"):
         return [chosen], {}
-    named = _read_index(place, chosen)
+    named = _read_index(folder, chosen)
     for file in dict.fromkeys(named.values()):
-        _check_inside(place, chosen, file)
-        if not fs.exists(fs.join(place, file)):
+        _check_inside(folder, chosen, file)
+        if not fs.exists(fs.join(folder, file)):
             count = sum(1 for other in named.values() if other == file)
-            raise Refused(f"{place} must have every file that {chosen} names: {file} with {count} tensors is not there")
+            raise Refused(
+                f"{folder} must have every file that {chosen} names: {file} with {count} tensors is not there"
+            )
     return sorted(set(named.values())), named
 
 
@@ -100,12 +102,12 @@ def read_header(url: str) -> dict[str, Stored]:
     }
 
 
-def _read_index(place: str, name: str) -> dict[str, str]:
-    url = fs.join(place, name)
+def _read_index(folder: str, name: str) -> dict[str, str]:
+    url = fs.join(folder, name)
     try:
         index = json.loads(fs.read_bytes(url))
     except FileNotFoundError as error:
-        raise Refused(f"config.json names {name} as the weights, {place} has no such file") from error
+        raise Refused(f"config.json names {name} as the weights, {folder} has no such file") from error
     except ValueError as error:
         raise Refused(f"{url} must be JSON: {error}") from error
     named = index.get("weight_map") if isinstance(index, dict) else None
@@ -114,15 +116,15 @@ def _read_index(place: str, name: str) -> dict[str, str]:
     return named
 
 
-def _check_inside(place: str, by: str, file: str) -> None:
+def _check_inside(folder: str, by: str, file: str) -> None:
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "\\" in file or not file.endswith((".safetensors", ".json")):
-        raise Refused(f"{by} of {place} must name safetensors files inside that folder, got {file!r}")
+        raise Refused(f"{by} of {folder} must name safetensors files inside that folder, got {file!r}")
 
 
-def _no_weights(place: str) -> str:
-    others = sorted(PurePosixPath(info.url).name for info in fs.list_folder(place, _OTHER_FORMATS))
-    needed = f"{place} must have its weights as safetensors ({SINGLE}, or {INDEX} and its files)"
+def _no_weights(folder: str) -> str:
+    others = sorted(PurePosixPath(info.url).name for info in fs.list_folder(folder, _OTHER_FORMATS))
+    needed = f"{folder} must have its weights as safetensors ({SINGLE}, or {INDEX} and its files)"
     if not others:
         return f"{needed}, it has none"
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""

@@ -122,7 +122,7 @@ def same_place(one: str, other: str) -> bool:
 def cut_off(model: str) -> str | None:
     """Why the hub that a model is to come from cannot be reached, None where it can or nothing is wanted of it.
 
-    Its clients then use their cache alone, here and in workers: they would try for half a minute, each file anew.
+    Its clients then use their cache alone, here and in workers: they would try for half a minute, for each file.
     """
     if model == "demo" or Path(model).exists() or os.environ.get("HF_HUB_OFFLINE"):
         return None

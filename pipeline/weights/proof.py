@@ -18,20 +18,20 @@ _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _LAYER = re.compile(re.escape(LAYERS) + r"(\d+)\.")
 
 
-def prove_checkpoint(place: str, config: PreTrainedConfig) -> None:
-    """Raise Refused, naming the first tensor, where the files at `place` lack, contradict or exceed the network.
+def prove_checkpoint(folder: str, config: PreTrainedConfig) -> None:
+    """Raise Refused, naming the first tensor, where the files at `folder` lack, contradict or exceed the network.
 
-    `place` is a folder here or on the hub; only headers are read. Of weights that another package packed, which have
+    `folder` is a folder here or on the hub; only headers are read. Of weights that another package packed, which have
     tensors of their own, the names are checked, and of what is not packed the shapes as well.
     """
-    stored = stored_tensors(place, getattr(config, "transformers_weights", None))
+    stored = stored_tensors(folder, getattr(config, "transformers_weights", None))
     network = network_of(config)
     packed = quantization_of(config) is not None
     if packed:
-        _check_method(place, quantization_of(config))
+        _check_method(folder, quantization_of(config))
     problems = list(_problems(stored, network, packed))
     if problems:
-        raise Refused(f"{place} must have the tensors that its config.json describes: {_first_of(problems)}")
+        raise Refused(f"{folder} must have the tensors that its config.json describes: {_first_of(problems)}")
 
 
 def prove_adapter(folder: Path, config: PreTrainedConfig, base: str) -> Iterator[str]:
@@ -50,20 +50,20 @@ def check_loaded(report: Mapping[str, Any], config: PreTrainedConfig, model: str
     problems = [
         *(f"{name} was not there" for name in sorted(report["missing_keys"]) if not is_unused(name)),
         *(f"{name} has another shape" for name, *_ in sorted(report["mismatched_keys"]) if not is_unused(name)),
-        *(f"{name} has no place" for name in sorted(report["unexpected_keys"]) if not packed and not is_unused(name)),
+        *(f"{name} fits nothing" for name in sorted(report["unexpected_keys"]) if not packed and not is_unused(name)),
         *(" ".join(str(message).split()) for message in report["error_msgs"]),
     ]
     if problems:
         raise Refused(f"{model} must load as a whole: {_first_of(problems)}")
 
 
-def _check_method(place: str, stored: object) -> None:
+def _check_method(folder: str, stored: object) -> None:
     """Refuse a way of packing that transformers does not know: it would take packed numbers for weights."""
     told = stored if isinstance(stored, dict) else getattr(stored, "to_dict", dict)()
     method = told.get("quant_method") or ("bitsandbytes" if {"load_in_8bit", "load_in_4bit"} & set(told) else None)
     known = {str(getattr(one, "value", one)) for one in QuantizationMethod}
     if str(getattr(method, "value", method)) not in known:
-        raise Refused(f"{place} must be quantised by a method that transformers knows, its config.json has {method!r}")
+        raise Refused(f"{folder} must be quantised by a method that transformers knows, its config.json has {method!r}")
 
 
 def _problems(stored: Mapping[str, Stored], network: Network, packed: bool) -> Iterator[str]:
@@ -71,7 +71,7 @@ def _problems(stored: Mapping[str, Stored], network: Network, packed: bool) -> I
     for name in stored:
         names[network.name_of(name)].append(name)
     yield from _lacking(network, names, packed)
-    order = {name: place for place, name in enumerate(network.shapes)}
+    order = {name: index for index, name in enumerate(network.shapes)}
     for name, sources in sorted(names.items(), key=lambda item: order.get(item[0], len(order))):
         if len(sources) > 1:
             yield f"{name} must be there once, it is there as {' and as '.join(sources)}"

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipeline.execution.progress import Progress, Receipt, describe_engine
+from pipeline.execution.progress import Progress, UnitReport, describe_engine
 from pipeline.run_folder.units import Counts
 from schemas.engine import EngineStatistics
 
@@ -19,23 +19,23 @@ WORK = EngineStatistics(
 )
 
 
-def receipt(worker: str = "one", engine: EngineStatistics = WORK - WORK, **counts: int) -> Receipt:
-    return Receipt(counts=Counts(**counts), worker=worker, engine=engine)
+def report(worker: str = "one", engine: EngineStatistics = WORK - WORK, **counts: int) -> UnitReport:
+    return UnitReport(counts=Counts(**counts), worker=worker, engine=engine)
 
 
 def test_the_line_says_how_many_are_done_and_failed() -> None:
     progress = Progress(total_rows=10_000, out=io.StringIO())
-    progress.add(receipt(rows=1_000, errors=3))
+    progress.add(report(rows=1_000, errors=3))
     assert progress.line() == "1,000 of 10,000 answers, 3 failed"
 
 
 def test_the_pace_leaves_out_the_time_before_the_first_unit() -> None:
     now = [500.0]
     progress = Progress(total_rows=400, out=io.StringIO(), clock=lambda: now[0])
-    progress.add(receipt(rows=100))
+    progress.add(report(rows=100))
     assert progress.rows_per_s() is None
     now[0] = 510.0
-    progress.add(receipt(rows=100))
+    progress.add(report(rows=100))
     assert progress.line().endswith("10.0 a second, 0:00:20 left")
 
 
@@ -43,7 +43,7 @@ def test_a_log_gets_a_line_only_now_and_then() -> None:
     out = io.StringIO()
     progress = Progress(total_rows=100, out=out, every_s=3600)
     for _ in range(50):
-        progress.add(receipt(rows=1))
+        progress.add(report(rows=1))
     progress.show()
     assert out.getvalue().splitlines()[0] == "1 of 100 answers, 0 failed"
     assert len(out.getvalue().splitlines()) == 2
@@ -51,14 +51,14 @@ def test_a_log_gets_a_line_only_now_and_then() -> None:
 
 def test_the_line_says_how_well_the_gpus_are_used() -> None:
     progress = Progress(total_rows=100, out=io.StringIO())
-    progress.add(receipt(rows=1, engine=WORK))
+    progress.add(report(rows=1, engine=WORK))
     assert progress.line().endswith("GPUs 90 % busy at 67 %")
 
 
 def test_what_engines_did_adds_up_over_workers_and_counts_once_for_each() -> None:
     progress = Progress(total_rows=100, out=io.StringIO())
     for worker in ("one", "two", "one"):
-        progress.add(receipt(worker, engine=WORK, rows=1))
+        progress.add(report(worker, engine=WORK, rows=1))
     assert progress.engine() == WORK + WORK
     assert describe_engine(progress.engine())["prefill_padding"] == 0.05
 
@@ -66,9 +66,9 @@ def test_what_engines_did_adds_up_over_workers_and_counts_once_for_each() -> Non
 def test_the_pace_stands_still_at_the_end() -> None:
     now = [500.0]
     progress = Progress(total_rows=200, out=io.StringIO(), clock=lambda: now[0])
-    progress.add(receipt(rows=100))
+    progress.add(report(rows=100))
     now[0] = 510.0
-    progress.add(receipt(rows=100))
+    progress.add(report(rows=100))
     progress.end()
     now[0] = 900.0
     assert progress.rows_per_s() == 10
@@ -78,7 +78,7 @@ def test_the_pace_stands_still_at_the_end() -> None:
 def test_the_first_line_is_shown_however_long_the_machine_has_been_up(uptime_s: float) -> None:
     out = io.StringIO()
     progress = Progress(total_rows=100, out=out, every_s=3600, clock=lambda: uptime_s)
-    progress.add(receipt(rows=1))
+    progress.add(report(rows=1))
     assert out.getvalue() == "1 of 100 answers, 0 failed\n"
 
 
@@ -86,7 +86,7 @@ def test_whoever_waits_is_told_for_what_unless_units_come_in() -> None:
     out, now = io.StringIO(), [0.0]
     progress = Progress(total_rows=100, out=out, clock=lambda: now[0])
     progress.say_if_silent("waiting for machines")
-    progress.add(receipt(rows=1))
+    progress.add(report(rows=1))
     now[0] = 29.0
     progress.say_if_silent("busy")
     now[0] = 31.0

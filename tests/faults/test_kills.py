@@ -37,7 +37,7 @@ def test_a_driver_killed_again_and_again_loses_nothing(scene: Scene) -> None:
     torn.write_bytes(torn.read_bytes()[:-50])
     killed_when(scene, lambda: (scene.output / "answers").exists())
     scene.finish()
-    assert "answering them again" in scene.log()
+    assert "they are answered again" in scene.log()
 
 
 @pytest.mark.parametrize(

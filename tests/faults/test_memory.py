@@ -7,8 +7,8 @@ import pytest
 from ray.data.block import BlockStats
 
 from pipeline.execution.placement import Load
-from pipeline.execution.ray_data import place, run_units
-from pipeline.execution.work_units import Part, Queue, Work
+from pipeline.execution.ray_data import plan_placement, run_units
+from pipeline.execution.work_units import BatchPlan, Shard
 from pipeline.plan import plan_job
 from pipeline.run_folder.markers import Markers
 from pipeline.sources.reader import unit_reader
@@ -27,7 +27,7 @@ def test_the_driver_forgets_units_that_are_done(tmp_path: Path) -> None:
     placed = {"input": (str(source),), "output": str(tmp_path / "out"), "model": str(checkpoint())}
     settings = JobSettings.model_validate({**placed, "unit_rows": 1, "gpus": 0, "preprocess_workers": 2})
     plan = plan_job("caption", settings, "Q?")
-    part = Part(
+    shard = Shard(
         settings=plan.settings,
         read=unit_reader(plan.listing),
         load_preprocess=Preprocess,
@@ -35,9 +35,9 @@ def test_the_driver_forgets_units_that_are_done(tmp_path: Path) -> None:
         run="a run",
         markers=Markers(folder=settings.output, driver="a driver"),
     )
-    work = Work(settings=plan.settings, load_engine=load_echo_engine, parts=(part,))
-    placement = place(plan.settings, Load(units=200, prompts=200))
-    kept = [num_alive(BlockStats) for _ in run_units(Queue.of([range(200)]), work, placement)]
+    batch_plan = BatchPlan.of([shard], [range(200)], load_echo_engine)
+    placement = plan_placement(plan.settings, Load(units=200, prompts=200))
+    kept = [num_alive(BlockStats) for _ in run_units(batch_plan, placement)]
     assert len(kept) == 200
     assert kept[-1] < 200  # three stages gave out a block a unit
 

@@ -130,6 +130,18 @@ def test_a_dry_run_whose_rows_all_fail_is_no_success(tmp_path: Path, capsys) -> 
     assert main(dry_run(source, "--max-error-rate", "1")) == 0
 
 
+def test_a_storage_that_fails_while_the_folder_is_looked_at_is_said_in_a_line(
+    source: str, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").symlink_to("run.json")  # opening it fails, though nobody is refused it
+    status = main(["caption", "--input", source, "--model", str(checkpoint()), "--output", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert status == 1
+    assert "error: [Errno" in said
+    assert "run the same command again to go on" in said
+
+
 @pytest.mark.parametrize("dry", [["--dry-run"], []])
 @pytest.mark.parametrize(
     ("below", "message"),

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.plan import Plan, find_complete, summarise
 from pipeline.reports.outcome import describe_outcome
-from pipeline.retry import Choice, _read_rows, _Retry
+from pipeline.retry import Choice, begin_retry, read_some
 from pipeline.run_folder.mend import find_gone
 from pipeline.run_folder.run import read_manifest, read_run, record_retry, write_manifest
 from pipeline.run_folder.units import read_answers, to_parquet, unit_path, write_unit
@@ -73,14 +73,13 @@ def retried(plan: Plan, choice: Choice) -> list[int]:
     """The attempts of all answers after a retry of these rows, answered in this process."""
     run = read_run(plan.settings.output)
     assert run is not None
-    retry = _Retry(plan=plan, number=1, run=run["run"])
-    positions = retry.begin(manifest_of(plan), choice)
-    rows, own = retry.rows_by_unit(positions), retry.units(positions)
+    retry = begin_retry(plan, run, manifest_of(plan), choice)
+    assert retry is not None
     preprocess, generate = Preprocess(plan.settings), Generate(plan.settings, load_echo_engine)
-    for unit in rows:
-        answers = final_answers(generate(preprocess(_read_rows(unit_reader(plan.listing), rows, unit))))
-        write_unit(own.folder, own.run, unit, answers)
-    retry.finish(manifest_of(plan), positions)
+    for unit in retry.rows:
+        answers = final_answers(generate(preprocess(read_some(unit_reader(plan.listing), retry.rows, unit))))
+        write_unit(retry.units.folder, retry.units.run, unit, answers)
+    retry.finish(manifest_of(plan))
     attempts: list[int] = pq.read_table(f"{plan.settings.output}/answers")["attempt"].to_pylist()
     return attempts
 
@@ -110,8 +109,8 @@ def test_a_retry_that_the_first_release_was_stopped_in_is_finished(old: Plan) ->
     record_retry(folder, 1, {})
     run = read_run(folder)
     assert run is not None
-    retry = _Retry(plan=old, number=1, run=run["run"])
-    retry.begin(manifest, Choice())
+    retry = begin_retry(old, run, manifest, Choice())
+    assert retry is not None
     listed = read_answers(Path(retry.history).read_bytes()).replace_schema_metadata(None)
     fs.write_atomic(retry.history, to_parquet(listed))  # unsealed, as that release wrote it
     table = read_answers(before)

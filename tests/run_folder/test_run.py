@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.run_folder.merge import BrokenUnits, Units, finish_run
-from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, read_manifest, read_run, settle
+from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, read_manifest, read_run, record_found
 from pipeline.run_folder.units import (
     BrokenUnit,
     Counts,
@@ -200,11 +200,11 @@ def test_what_a_row_stands_for_cannot_change_in_a_folder(tmp_path: Path) -> None
 
 def test_another_precision_than_the_one_it_began_with_is_refused(tmp_path: Path) -> None:
     folder = begun(tmp_path)
-    settle(folder, "precision", "bfloat16")
-    settle(folder, "precision", "bfloat16")
+    record_found(folder, "precision", "bfloat16")
+    record_found(folder, "precision", "bfloat16")
     with pytest.raises(RunMismatch, match="precision: 'bfloat16' there, 'float32' now"):
-        settle(folder, "precision", "float32")
-    settle(folder, "precision", "float32", continue_with_changes=True)
+        record_found(folder, "precision", "float32")
+    record_found(folder, "precision", "float32", continue_with_changes=True)
     assert read_run(folder)["settled"] == {"precision": "float32"}
 
 
