@@ -1,1 +1,1 @@
-"""What people type: one file a job, thin over pipeline/."""
+"""Jobs: the commands that people type, one file each, thin over pipeline/."""

@@ -43,7 +43,7 @@ Without --model the small bundled model answers. Every flag is a key of the --co
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one job; returns the exit status."""
+    """Run one job; return the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # of names that the terminal's encoding lacks, or that are none
         sys.stdout.reconfigure(errors="backslashreplace")
     app, tokens = build_app(), list(sys.argv[1:] if argv is None else argv)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_app() -> App:
-    """The commands, and --config before any of them."""
+    """Return the commands, and --config before any of them."""
     lists = Parameter(negative_iterable=(), consume_multiple=True)
     app = App(
         name="llava-batch",
@@ -92,7 +92,8 @@ def build_app() -> App:
 
 
 def version() -> str:
-    """The version in the checkout's pyproject.toml, which an installation may be behind; else the installation's."""
+    """Return the version in the checkout's pyproject.toml, which an installation may be behind; else the
+    installation's."""
     project = Path(__file__).parents[1] / "pyproject.toml"
     if not project.exists():
         return metadata.version("llava-batch")
@@ -100,7 +101,7 @@ def version() -> str:
 
 
 def settings_of(config: Config) -> Callable[[App, tuple[str, ...], ArgumentCollection], None]:
-    """The file's settings as cyclopts takes them, each of its setting's type; raises Refused for any other."""
+    """Return the file's settings as cyclopts takes them, each of its setting's type; raise Refused for any other."""
 
     def fill_in(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         hints = {_key(name): argument.hint for argument in arguments for name in argument.names}
@@ -118,7 +119,8 @@ def settings_of(config: Config) -> Callable[[App, tuple[str, ...], ArgumentColle
 
 
 def _read_setting(config: Config, name: str, hint: object) -> object:
-    """Prompts may be a mapping of names to texts; one value may stand for a list of it."""
+    """Return a setting's value: prompts may be a mapping of names to texts, and one value may stand for a list of
+    it."""
     value = config.settings[name]
     if _key(name) == "prompt" and isinstance(value, dict):
         config.check(name, dict[str, str])
@@ -131,7 +133,8 @@ def _read_setting(config: Config, name: str, hint: object) -> object:
 
 
 def find_unknown(app: App, tokens: Sequence[str]) -> str | None:
-    """The flag that the command does not have, with the nearest that it has: whatever else is wrong follows from it."""
+    """Return a line about the flag that the command does not have, with the nearest that it has; None where it has
+    all."""
     command = next((token for token in tokens if token in app), None)
     if command is None:
         return None
@@ -147,7 +150,7 @@ def find_unknown(app: App, tokens: Sequence[str]) -> str | None:
 
 
 def describe(error: CycloptsError) -> str:
-    """One line for each thing that is wrong, naming the flag, the rule and the value."""
+    """Return one line for each thing that is wrong, naming the flag, the rule and the value."""
     cause = error.__cause__ or error
     if not isinstance(cause, ValidationError):
         return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""What caption and ocr share: check, say what was found, run or dry-run, print the summary."""
+"""Answer: the part that caption and ocr share: check, say what was found, run or dry-run, print the summary."""
 
 import json
 import sys

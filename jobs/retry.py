@@ -19,7 +19,7 @@ _ROWS = Parameter(group=under("Rows"))
 
 
 class Rows(BaseModel):
-    """Which rows are answered again."""
+    """Choice of rows that are answered again."""
 
     stage: Annotated[Stage | None, _ROWS] = Field(None, description="Only rows that failed at this stage.")
     error_type: Annotated[str | None, Parameter(name=("--error-type", "--type"), group=under("Rows"))] = Field(

@@ -63,7 +63,7 @@ def report(summary: "SweepSummary") -> int:
 
 
 def read_settings(config: Path, flags: dict[str, Any]) -> SweepSettings:
-    """The settings in a YAML file, `flags` over them; raises Refused naming file, line, key, rule and value."""
+    """Return the settings in a YAML file, `flags` over them; raise Refused naming file, line, key, rule and value."""
     found = read_config(config)
     try:
         return SweepSettings.model_validate({**found.settings, **flags})

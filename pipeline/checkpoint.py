@@ -1,4 +1,4 @@
-"""Which checkpoint a model name means, what proves that it is still the same one, and that it can be loaded."""
+"""Checkpoint: the one that a model name means, and proof that it is still the same one and can be loaded."""
 
 import hashlib
 import os
@@ -22,14 +22,14 @@ _CACHES = frozenset({".cache", ".git", ".huggingface", "__pycache__"})  # folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """What proves a checkpoint: the commit of a hub model; or a folder's hash, and that of each file."""
+    """Proof of a checkpoint: the commit of a hub model; or a folder's hash, and that of each file."""
 
     hash: str
     files: dict[str, str] = field(default_factory=dict)  # chat template, tokenizer, weights, ... by name
 
 
 def pin(model: str, revision: str | None) -> Pin:
-    """What a resume compares. Raises Refused where there is no such model.
+    """Return what a resume compares. Raises Refused where there is no such model.
 
     A local file counts with its name, size and first and last MiB: ten seconds for 200 GB, and a retrained or truncated
     checkpoint shows.
@@ -91,7 +91,7 @@ def with_adapters_template(settings: JobSettings) -> JobSettings:
 
 
 def prove(settings: JobSettings, model: Pin) -> Pin:
-    """Return what a resume compares, with the adapter; raises Refused where the checkpoint cannot be loaded as it is.
+    """Return what a resume compares, with the adapter; raise Refused where the checkpoint cannot be loaded as it is.
 
     Only headers are read: of a hub's files those in the cache here, or else by range requests.
     """
@@ -118,7 +118,8 @@ def place_of(model: str, commit: str) -> str:
 
 
 def _with_adapter_beside(settings: JobSettings, file: str) -> JobSettings:
-    """The settings of a whole model with an adapter's file in its folder: merged already, or not yet?"""
+    """Return the settings of a whole model with an adapter's file in its folder. Raise Refused where nobody can tell
+    whether it is merged already."""
     if settings.adapter is not None and hub.same_place(settings.adapter, locate(settings.model)):
         return settings
     raise Refused(
@@ -138,7 +139,7 @@ def pin_folder(folder: Path) -> Pin:
 
 
 def hash_code(root: Path = Path(__file__).parents[1]) -> str:
-    """A hash of the code that decides what a row's answer is: all of pipeline/ and schemas/ but for what is named."""
+    """Return a hash of the code that shapes answers: all of pipeline/ and schemas/ but for what is named."""
     digest = hashlib.sha256()
     for path in shaping_files(root):
         digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())

@@ -1,4 +1,4 @@
-"""What a person reads before a job starts: what was found, and the first rows as the engine would get them."""
+"""Dry run: what a person reads before a job starts, and the first rows as the engine would get them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ ROWS = 8
 
 
 def describe_plan(plan: Plan, cards: tuple[int, ...] = ()) -> str:
-    """The input, its columns, the model, the prompts and the output, a line each; `cards` are this machine's GPUs."""
+    """Return the input, its columns, the model, the prompts and the output, a line each; `cards` are this machine's
+    GPUs."""
     listing, settings = plan.listing, plan.settings
     facts = read_facts(locate(settings.model), settings.revision)
     processor = load_processor(facts.model, facts.revision)
@@ -46,7 +47,7 @@ def describe_plan(plan: Plan, cards: tuple[int, ...] = ()) -> str:
 
 
 def _on_gpus(settings: JobSettings, cards: tuple[int, ...]) -> bool:
-    """Whether the job may run on GPUs: this machine's, a cluster's, or those that were asked for."""
+    """Return whether the job may run on GPUs: this machine's, a cluster's, or those that were asked for."""
     return settings.gpus != 0 and bool(settings.gpus or cards or cluster_address())
 
 

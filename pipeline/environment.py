@@ -11,7 +11,7 @@ from schemas.errors import Refused
 
 
 def cluster_address() -> str | None:
-    """The cluster that RAY_ADDRESS names; None where it is empty or asks for a Ray of this process's own."""
+    """Return the cluster that RAY_ADDRESS names; None where it is empty or asks for a Ray of this process's own."""
     address = os.environ.get("RAY_ADDRESS", "").strip()
     return None if address in ("", "local") else address
 
@@ -32,13 +32,13 @@ def head_address() -> tuple[str, int] | None:
 
 
 def cpus_here() -> int:
-    """The cores that this process may use, by its affinity and its container's quota; at least 1."""
+    """Return the cores that this process may use, by its affinity and its container's quota; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *quotas()]))
 
 
 def quotas(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    """What cgroups grant in whole cores: those that this process is in, of version 2 and of version 1."""
+    """Yield what cgroups grant in whole cores: those that this process is in, of version 2 and of version 1."""
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         for folder in _cgroups(root, own):
             try:
@@ -51,7 +51,7 @@ def quotas(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgr
 
 
 def _cgroups(root: Path, own: Path) -> Iterator[Path]:
-    """The folders of this process's cgroups and of all around them."""
+    """Yield the folders of this process's cgroups and of all around them."""
     yield from (root, root / "cpu", root / "cpu,cpuacct")
     with contextlib.suppress(OSError):
         for line in own.read_text(encoding="utf-8").splitlines():
@@ -96,7 +96,7 @@ def check_gpus(wanted: int | None, cards: tuple[int, ...]) -> None:
 
 
 def visible_cards(cards: tuple[int, ...], visible: str | None) -> tuple[int, ...]:
-    """The cards that CUDA_VISIBLE_DEVICES leaves: those before the first that is not there, as CUDA has it."""
+    """Return the cards that CUDA_VISIBLE_DEVICES leaves: those before the first that is not there, as CUDA has it."""
     if visible is None:
         return cards
     left: list[int] = []
@@ -115,8 +115,8 @@ _BELOW = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_sto
 
 
 def socket_folder() -> str:
-    """The folder below which a Ray of this process's own keeps its sockets and logs: Ray's own choice where that is
-    short enough and can be written, else another. Raises Refused where there is none."""
+    """Return the folder below which a Ray of this process's own keeps its sockets and logs: Ray's own choice where that
+    is short enough and can be written, else another. Raises Refused where there is none."""
     chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     for folder in (chosen, "/tmp", "/var/tmp", "/dev/shm"):
         for below in ("ray", f"ray-{os.getuid()}"):  # the first may be another user's
@@ -128,7 +128,8 @@ def socket_folder() -> str:
 
 
 def object_store_folder(otherwise: str) -> str | None:
-    """Where a Ray of this process's own keeps objects: None for shared memory, `otherwise` where there is none."""
+    """Return where a Ray of this process's own keeps objects: None for shared memory, `otherwise` where there is
+    none."""
     return None if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK | os.X_OK) else otherwise
 
 

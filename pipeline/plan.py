@@ -40,11 +40,11 @@ class Plan:
 
     @property
     def num_prompts(self) -> int:
-        """Questions asked of every row."""
+        """Return the number of questions asked of every row."""
         return max(1, len(self.settings.prompt))
 
     def identity(self) -> dict[str, Any]:
-        """What two runs share when one may continue the other."""
+        """Return what two runs share when one may continue the other."""
         settings = {k: v for k, v in self.settings.model_dump(mode="json").items() if k not in PLACEMENT}
         return {
             "job": self.job,
@@ -60,15 +60,15 @@ class Plan:
         }
 
     def describe(self) -> dict[str, Any]:
-        """What run.json says."""
+        """Return the content of run.json."""
         return {"identity": self.identity(), "settings": self.settings.model_dump(mode="json"), **_versions()}
 
     def rows_of(self, unit: int) -> int:
-        """Input rows of a unit: all have the same number but the last."""
+        """Return the number of input rows of a unit: all have the same but the last."""
         return min(self.listing.unit_rows, self.listing.num_rows - unit * self.listing.unit_rows)
 
     def units(self, run: str, *, sealed: bool = True) -> Units:
-        """The units of this job as a merge needs them; `sealed` False where the first release began the run."""
+        """Return the units of this job as a merge needs them; `sealed` False where the first release began the run."""
         return Units(
             folder=self.settings.output,
             run=run,
@@ -92,7 +92,7 @@ class Summary:
 
 
 def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | None = None) -> Plan:
-    """Look at the input and the model, fill what was left open; raises ValueError naming what is wrong.
+    """Look at the input and the model, fill what was left open; raise ValueError naming what is wrong.
 
     A `model` that is given is not looked for.
     """
@@ -128,13 +128,14 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
 
 
 def _with_chat_template(settings: JobSettings) -> JobSettings:
-    """The settings with nothing left `auto` about how prompts are rendered. Whether it suits, Preprocess will say."""
+    """Return the settings with nothing left `auto` about how prompts are rendered. Preprocess checks whether it
+    suits."""
     facts = read_facts(locate(settings.model), settings.revision)
     return settings.model_copy(update={"chat_template": choose_template(settings.chat_template, facts)})
 
 
 def find_complete(plan: Plan, *, held: bool = False) -> Summary | None:
-    """The summary of this very job where it has been done before and every file of it is whole.
+    """Return the summary of this very job where it has been done before and every file of it is whole.
 
     Only a driver that has `held` the folder removes units that a kill has left there: without the lock they may be
     another driver's, and the folder is left to one that has it.
@@ -159,14 +160,14 @@ def find_complete(plan: Plan, *, held: bool = False) -> Summary | None:
 
 
 def with_scores(settings: JobSettings, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a complete run, scored if that is asked and not done; scoring again gives the same."""
+    """Return the manifest of a complete run, scored if that is asked and not done; scoring again gives the same."""
     if settings.reference_column is None or "scores" in manifest:
         return manifest
     return score_run(settings.output, manifest)
 
 
 def summarise(manifest: dict[str, Any], folder: str, images_per_s: float | None) -> Summary:
-    """What a manifest comes to."""
+    """Return the summary of a manifest."""
     return Summary(
         rows=manifest["rows"],
         ok=manifest["ok"],
@@ -178,7 +179,7 @@ def summarise(manifest: dict[str, Any], folder: str, images_per_s: float | None)
 
 
 def _layout(listing: Listing) -> str:
-    """Which row stands where: the files' names and rows in order, whatever is in them."""
+    """Return a hash of which row stands where: the files' names and numbers of rows, in order."""
     texts = (listing.files.column(name).cast(pa.string()) for name in ("name", "num_rows"))
     lines = pc.binary_join_element_wise(*texts, "\t")
     return hashlib.sha256("\n".join([listing.format, *lines.to_pylist()]).encode()).hexdigest()[:16]

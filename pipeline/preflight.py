@@ -56,7 +56,7 @@ def check_writable(folder: str) -> None:
 
 
 def _nearest(path: str) -> str:
-    """What is there of this path: itself, or the nearest thing above it."""
+    """Return what is there of this path: itself, or the nearest thing above it."""
     while True:
         try:
             os.lstat(path)
@@ -85,7 +85,7 @@ def check_machine(settings: JobSettings, cards: tuple[int, ...]) -> None:
 
 
 def describe_needs(settings: JobSettings) -> str:
-    """The memory that a GPU needs for the model."""
+    """Return the memory that a GPU needs for the model."""
     engine = engine_settings(settings, on_gpu=True)
     config = load_config(locate(settings.model), settings.revision)
     return describe_memory(memory_of(config, engine), engine)

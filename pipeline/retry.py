@@ -71,7 +71,8 @@ POSITION = "answer:position"  # of a retried row among all answers, from 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which rows are tried again, and how. Without a finish reason those that failed; None takes all."""
+    """Choice of rows that are tried again, and of their settings. Without a finish reason those that failed; None takes
+    all."""
 
     error_type: str | None = None
     stage: str | None = None
@@ -124,7 +125,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
 
 
 def with_settings(settings: JobSettings, changes: Mapping[str, Any]) -> JobSettings:
-    """The settings of a retry: no error budget, as all of its rows may have failed before; raises Refused."""
+    """Return the settings of a retry: no error budget, as all of its rows may have failed before; raise Refused."""
     changed = {**settings.model_dump(), **changes, "max_error_rate": 1.0}
     try:
         return JobSettings.model_validate(changed)
@@ -199,17 +200,17 @@ class Retry:
 
     @property
     def history(self) -> str:
-        """Where the chosen answers are kept as they were."""
+        """Return where the chosen answers are kept as they were."""
         return retry_list(self.plan.settings.output, self.number)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that this retry began with, instead of the run's."""
+        """Return the settings that this retry began with, instead of the run's."""
         return retry_settings(self.plan.settings.output, self.number)
 
     @property
     def units(self) -> Units:
-        """The units of this retry: some of the run's, with those of their rows that are tried again."""
+        """Return the units of this retry: some of the run's, with those of their rows that are tried again."""
         return Units(
             folder=fs.join(self.plan.settings.output, "retry"),
             run=retry_name(self.run, self.number),
@@ -300,7 +301,7 @@ def _wanted(table: pa.Table, choice: Choice) -> pa.ChunkedArray:
 
 
 def _replace(old: pa.Table, positions: npt.NDArray[np.int64], new: pa.Table) -> pa.Table:
-    """`old` with its rows at `positions` replaced by those of `new`, in order."""
+    """Return `old` with its rows at `positions` replaced by those of `new`, in order."""
     order = np.arange(old.num_rows)
     order[positions] = old.num_rows + np.arange(len(positions))
     return pa.concat_tables([old, new.select(old.column_names).cast(old.schema)]).take(pa.array(order)).combine_chunks()
@@ -331,7 +332,7 @@ def _better(new: pa.Table, before: pa.Table) -> pa.Table:
 
 @dataclass(slots=True, kw_only=True)
 class _Changes:
-    """What is taken off the manifest's counts, and what is added to them."""
+    """Counts that are taken off the manifest's, and those that are added."""
 
     old: Counts = field(default_factory=Counts)
     new: Counts = field(default_factory=Counts)

@@ -51,7 +51,7 @@ class Scores:
 
 
 def score_run(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Compare all answers with the truth that rides beside them; returns the manifest that is there then."""
+    """Compare all answers with the truth that rides beside them; return the manifest that is there then."""
     buffer, tally = io.BytesIO(), _Tally()
     with pq.ParquetWriter(buffer, SCORES_SCHEMA, compression="zstd") as writer:
         for file in manifest["files"]:
@@ -65,7 +65,7 @@ def score_run(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores_in(manifest: dict[str, Any]) -> Scores | None:
-    """What a manifest says, None where the run is not scored."""
+    """Return what a manifest says, None where the run is not scored."""
     stated = manifest.get("scores")
     return stated and Scores(**{name: stated[name] for name in Scores.__slots__})
 
@@ -78,11 +78,11 @@ class _Tally:
         self._scores = Scores()
 
     def score(self, answers: pa.Table) -> pa.Table:
-        """The scores of some answers, a row each."""
+        """Return the scores of some answers, a row each."""
         return pa.Table.from_pylist([self._score_row(row) for row in answers.to_pylist()], schema=SCORES_SCHEMA)
 
     def in_manifest(self) -> dict[str, Any]:
-        """The sum of all."""
+        """Return the sum of all."""
         scores = self._scores
         if scores.rows:
             scores = replace(scores, cer=round(self._all.cer, 6), wer=round(self._all.wer, 6))

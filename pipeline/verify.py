@@ -96,7 +96,7 @@ def _verify(folder: str) -> list[str]:
 
 
 def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None) -> Plan:
-    """The plan that a run.json came from, made again from its settings for the folder as it is named now."""
+    """Return the plan that a run.json came from, made again from its settings for the folder as it is named now."""
     identity = run["identity"]
     try:
         placed = {**run["settings"], "output": folder, "unit_rows": identity["unit_rows"], "gpus": None}
@@ -131,7 +131,7 @@ def _verify_units(plan: Plan, run: dict[str, Any]) -> Iterator[str]:
 
 
 def _verify_files(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
-    """Files that are missing, foreign, or not the bytes that the manifest states."""
+    """Yield the files that are missing, foreign, or not the bytes that the manifest states."""
     there = {fs.absolute(file.url) for file in fs.list_folder(fs.join(folder, "answers"), ("",))}
     stated = {fs.absolute(fs.join(folder, file["path"])): file for file in manifest["files"]}
     yield from (f"answers/ has a file that is not in the manifest: {url}" for url in sorted(there - stated.keys()))
@@ -148,7 +148,7 @@ def _verify_scores(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
 
 
 def _verify_attempts(folder: str, manifest: dict[str, Any]) -> Iterator[str]:
-    """The answers that retries have replaced, as far as their hashes are known."""
+    """Yield what is wrong with the answers that retries have replaced, as far as their hashes are known."""
     for retry in manifest["retries"]:
         if retry.get("sha256"):
             yield from _verify_hash(folder, {"path": retry["history"], "sha256": retry["sha256"]})
@@ -162,7 +162,8 @@ def _verify_hash(folder: str, file: dict[str, Any]) -> Iterator[str]:
 
 
 def _verify_answers(plan: Plan, manifest: dict[str, Any]) -> Iterator[str]:
-    """Every id and prompt once, in order; rows that agree with the schema, themselves and the manifest's counts."""
+    """Yield what is wrong with the answers. Every id and prompt must be there once, in order; rows must agree with the
+    schema, with themselves and with the manifest's counts."""
     input = _Input(plan)
     expected = input.keys()
     compared, counts = _Compared(), {"rows": 0, "errors": 0}
@@ -201,7 +202,7 @@ class _Input:
         self.unread: dict[str, None] = {}  # why rows' ids cannot be read now
 
     def keys(self) -> Iterator[Key]:
-        """The id and prompt of every answer there must be, in order."""
+        """Yield the id and prompt of every answer there must be, in order."""
         for unit in range(self._plan.listing.num_units):
             yield from self.keys_of(unit)
 
@@ -211,7 +212,7 @@ class _Input:
         return [(id, prompt_id) for id in self._ids_of(unit) for prompt_id in prompt_ids]
 
     def _ids_of(self, unit: int) -> list[str]:
-        """The ids of a unit's rows, without its images where the format lets them be left out."""
+        """Return the ids of a unit's rows, without its images where the format lets them be left out."""
         row_ranges, columns = self._plan.listing.unit(unit), self._plan.listing.columns
         if self._plan.listing.format == "parquet" and columns.id is None:
             rows = row_ranges.select(["name", "start", "num_rows"]).to_pylist()
@@ -224,7 +225,8 @@ class _Input:
         return ids
 
     def by_id(self, wanted: list[Key], table: pa.Table, first: int) -> list[Key]:
-        """The keys of these answers, of which `first` is the position; an unread row's by the id that it has by now."""
+        """Return the keys of these answers, of which `first` is the position; an unread row's by the id that it has by
+        now."""
         found: list[Key] = list(zip(table["id"].to_pylist(), table["prompt_id"].to_pylist(), strict=True))
         unread = np.flatnonzero(pc.fill_null(pc.equal(table["error_stage"], "read"), False).to_numpy())
         for i in unread.tolist():

@@ -15,7 +15,7 @@ FinishReason = Literal["stop", "length", "repetition"]  # from the best end of a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StripAnswer:
-    """What was read in some rows of a page, `bottom` not among them; null where that failed."""
+    """Text read in some rows of a page, `bottom` not among them; null where that failed."""
 
     top: int
     bottom: int
@@ -102,7 +102,7 @@ ADDED = ("num_cut_tokens", "first_text")  # behind the columns that answers have
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What the engine drew for one prompt; `mean_logprob` is in nats a token.
+    """Text that the engine drew for one prompt; `mean_logprob` is in nats a token.
 
     Of two tries this is the second where it ends with `stop`, else the first.
     """
@@ -117,7 +117,7 @@ class Generation:
 
 
 def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -> Answer:
-    """The answer row of one prompt: the generation, or the prompt's failure where there is none."""
+    """Return the answer row of one prompt: the generation, or the prompt's failure where there is none."""
     size = sample.image_sizes[0] if sample.image_sizes else None
     failure = prompt.failure
     return Answer(
@@ -145,21 +145,21 @@ def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -
 
 
 def answers_to_table(answers: Sequence[Answer]) -> pa.Table:
-    """A table of ANSWER_SCHEMA, one row an answer."""
+    """Return a table of ANSWER_SCHEMA, one row an answer."""
     columns = {name: [getattr(answer, name) for answer in answers] for name in ANSWER_SCHEMA.names}
     columns["strips"] = [answer.strips and [asdict(strip) for strip in answer.strips] for answer in answers]
     return pa.table(columns, schema=ANSWER_SCHEMA)
 
 
 def table_to_answers(table: pa.Table) -> list[Answer]:
-    """The answers of a table that starts with ANSWER_SCHEMA's columns, written before some were ADDED or after; kept
-    columns are ignored."""
+    """Return the answers of a table that starts with ANSWER_SCHEMA's columns, written before some were ADDED or after;
+    kept columns are ignored."""
     names = answer_schema_of(table).names
     return [_row_to_answer(row) for row in table.select(names).to_pylist()]
 
 
 def answer_schema_of(table: pa.Table) -> pa.Schema:
-    """ANSWER_SCHEMA, or without what was ADDED where the table's answers were written before."""
+    """Return ANSWER_SCHEMA, or it without what was ADDED where the table's answers were written before."""
     if set(ADDED) <= set(table.column_names):
         return ANSWER_SCHEMA
     return pa.schema([field for field in ANSWER_SCHEMA if field.name not in ADDED])

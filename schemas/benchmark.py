@@ -24,7 +24,7 @@ class NgramFrequencies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What counts as right: accepted or annotators' answers, captions, or the letter of the right option."""
+    """The right answer: accepted or annotators' answers, captions, or the letter of the right option."""
 
     answers: tuple[str, ...]
     options: tuple[str, ...] = ()  # of a multiple choice, in the order asked; empty where the answer is free
@@ -48,11 +48,11 @@ class Question:
     cluster: str | None = None  # what a bootstrap draws together; None where the question stands alone
 
     def judged(self, score: float, parsed: str | None, counts: tuple[float, ...] = ()) -> "Judged":
-        """The score of an answer to this question."""
+        """Return the score of an answer to this question."""
         return Judged(id=self.id, score=score, parsed=parsed, split=self.split, cluster=self.cluster, counts=counts)
 
     def marked(self, answer: str, score: float, parsed: str | None, beside: tuple[float, ...] = ()) -> "Judged":
-        """The score of an answer, and what other rules give beside; of one that says nothing each is 0.
+        """Return the score of an answer, and what other rules give beside; of one that says nothing each is 0.
 
         It is wrong even where the truth, brought to what is compared, is nothing too.
         """
@@ -95,18 +95,18 @@ class Summary:
     split_numbers: Callable[..., dict[str, Numbers]] | None = None
 
     def __call__(self, judged: Sequence[Judged]) -> dict[str, float]:
-        """The numbers of these answers, the same one several times included; there are none of nothing."""
+        """Return the numbers of these answers, the same one several times included; there are none of nothing."""
         if not judged:
             raise Refused("a summary needs at least one judged answer, got none")
         return self.total(self.sums(judged, groups_of(judged)))
 
     def total(self, sums: Mapping[str | None, Numbers]) -> dict[str, float]:
-        """The numbers of all groups, each once."""
+        """Return the numbers of all groups, each once."""
         found = self.weigh(sums, np.ones((sums[None].shape[1], 1)))
         return {name: float(value) for name, (value,) in found.items() if not np.isnan(value)}
 
     def sums(self, judged: Sequence[Judged], groups: Sequence[Sequence[int]]) -> dict[str | None, Numbers]:
-        """What every group adds, (1 + sums, groups), its number of answers first: in all, then in each split."""
+        """Return what every group adds, (1 + sums, groups), its number of answers first: in all, then in each split."""
         together = [[judged[index] for index in group] for group in groups]
         found: dict[str | None, Numbers] = {None: self._columns(together)}
         splits = [{one.split for one in group} for group in together]
@@ -119,7 +119,8 @@ class Summary:
         return found
 
     def weigh(self, sums: Mapping[str | None, Numbers], weights: Numbers) -> dict[str, Numbers]:
-        """The numbers of draws that have each group so many times, (groups, draws); NaN where no answer was drawn."""
+        """Return the numbers of draws that have each group so many times, (groups, draws); NaN where no answer was
+        drawn."""
         found = {}
         for split, own in sums.items():
             rows, *totals = own @ weights
@@ -152,7 +153,8 @@ class Benchmark:
     higher_is_better: bool = True
 
     def read(self, path: str | None = None, limit: int | None = None) -> Iterator[Question]:
-        """The first `limit` questions, in the dataset's order; no more than two row groups' images are in memory."""
+        """Yield the first `limit` questions, in the dataset's order; no more than two row groups' images are in
+        memory."""
         seen: set[str] = set()
         for question in islice(self.ask(path or self.data, self.prompt), limit):
             if question.id in seen:

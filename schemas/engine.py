@@ -1,4 +1,4 @@
-"""How the engine runs, how it samples tokens, and what it counts: records, refused where they are made."""
+"""Engine: records of how it runs, how it samples tokens and what it counts; refused where they are made."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -23,7 +23,7 @@ _SIZES = ("slots", "pages", "capacity", "prefill_tokens", "tiles_per_call")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is sampled; temperature 0 is greedy. How many tokens at most is each prompt's own number."""
+    """Settings of how the next token is sampled; temperature 0 is greedy. Each prompt has its own limit of tokens."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -66,7 +66,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """Where and how wide the engine runs.
+    """Settings of where and how wide the engine runs.
 
     In float32 none of it but dtype and attention changes a greedy answer. In bfloat16 another number of slots, bucket
     or prefill_tokens may, as other shapes round otherwise; with all of them equal an answer depends on its row alone.
@@ -119,7 +119,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatistics:
-    """What an engine has done since it was made: counts, which add up over engines and differ between two moments.
+    """Counts of what an engine has done since it was made, which add up over engines and differ between two moments.
 
     Seconds are the device's and do not overlap. `teraflop` is 10^12 operations, padding not counted.
     """

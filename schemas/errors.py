@@ -1,4 +1,4 @@
-"""What can go wrong, and whose matter it is.
+"""Errors: all that can go wrong, and who can mend it.
 
 Refused             settings, input or checkpoint that a job cannot start with: exit status 2, one line
 RowError            one row that cannot be answered: written as an Answer with its Failure
@@ -32,7 +32,7 @@ class Failure:
 
 
 class Refused(ValueError):
-    """What the user gave cannot be used: one line that names the thing, the rule and the value.
+    """The user's settings, input or checkpoint cannot be used: one line that names the thing, the rule and the value.
 
     Only this is bad usage. Libraries raise ValueErrors too (JSONDecodeError, ArrowInvalid, ValidationError): those are
     faults that nobody foresaw.

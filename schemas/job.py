@@ -29,7 +29,7 @@ class NamedPrompt:
 
 
 class JobSettings(BaseModel):
-    """What a caption or OCR job is told. Field names are the flags (`max_new_tokens` is `--max-new-tokens`)."""
+    """Settings of a caption or OCR job. Field names are the flags (`max_new_tokens` is `--max-new-tokens`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -246,7 +246,7 @@ PLACEMENT = names_where(KINDS, lambda kind: not kind.shapes_answers)
 
 
 def _in_utf_8(path: str) -> str:
-    """A path of the command line whose bytes are not UTF-8 as the URI of the same file; any other as it is."""
+    """Return a path of the command line whose bytes are not UTF-8 as the URI of the same file; any other as it is."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -255,12 +255,13 @@ def _in_utf_8(path: str) -> str:
 
 
 def parse_prompts(texts: tuple[str, ...]) -> tuple[NamedPrompt, ...]:
-    """`name=text` is named; other texts are called `prompt`, or `prompt1`, `prompt2`, ... where there are several."""
+    """Return the prompts: `name=text` is named; other texts are called `prompt`, or `prompt1`, `prompt2`, ... where
+    there are several."""
     return tuple(_parse_prompt(text, i, len(texts)) for i, text in enumerate(texts, start=1))
 
 
 def name_prompt(name: str, text: str) -> str:
-    """`name=text`; raises ValueError where `parse_prompts` would not take it apart again."""
+    """Return `name=text`; raise ValueError where `parse_prompts` would not take it apart again."""
     named = _NAMED.fullmatch(f"{name}={text}")
     if named is None or named[1] != name or not text.strip():
         rule = "a letter, then letters, digits, _ and -, and a text"
@@ -269,7 +270,8 @@ def name_prompt(name: str, text: str) -> str:
 
 
 def columns_in(text: str) -> tuple[str, ...]:
-    """The columns that a prompt names as {column}; raises ValueError for a brace that neither names one nor is doubled.
+    """Return the columns that a prompt names as {column}; raise ValueError for a brace that neither names one nor is
+    doubled.
 
     Nothing but the name stands in the braces: no format, no attribute, so that a name may hold any other character.
     """
@@ -281,7 +283,7 @@ def columns_in(text: str) -> tuple[str, ...]:
 
 
 def fill(text: str, values: Mapping[str, str | None]) -> str:
-    """The prompt with {column} replaced by its value and doubled braces by one; raises KeyError for a null."""
+    """Return the prompt with {column} replaced by its value and doubled braces by one; raise KeyError for a null."""
 
     def put(found: re.Match[str]) -> str:
         if found[0] in ("{{", "}}"):

@@ -14,7 +14,7 @@ from schemas.errors import Failure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """Where an image is: its encoded bytes, or a URI to fetch them from. Bytes win where both are set.
+    """An image as a row has it: its encoded bytes, or a URI to fetch them from. Bytes win where both are set.
 
     `table` is the file whose row names the URI, None where the user did: rows may not read everything that users may.
     """
@@ -61,7 +61,7 @@ REQUEST_SCHEMA = pa.schema(
 
 
 def requests_to_table(requests: Sequence[Request]) -> pa.Table:
-    """A table of REQUEST_SCHEMA, one row a request."""
+    """Return a table of REQUEST_SCHEMA, one row a request."""
     rows = [
         {
             "id": request.id,

@@ -1,4 +1,4 @@
-"""What run.json and manifest.json must hold, so that a damaged or foreign one is named before anything trusts it."""
+"""Run: the keys of run.json and manifest.json, so that a damaged or foreign one is named before anything trusts it."""
 
 from typing import Any
 

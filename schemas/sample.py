@@ -25,7 +25,7 @@ class Size:
 
 
 def no_tiles() -> Tiles:
-    """The tiles of a sample without an image: shape (0, 0, 0, 3)."""
+    """Return the tiles of a sample without an image: shape (0, 0, 0, 3)."""
     return np.zeros((0, 0, 0, 3), np.uint8)
 
 
@@ -94,7 +94,7 @@ class Sample:
 
     @property
     def asked(self) -> tuple[Prompt, ...]:
-        """A prompt for each answer of the row: those of the first strip, where there are strips."""
+        """Return a prompt for each answer of the row: those of the first strip, where there are strips."""
         return self.prompts[: len(self.prompts) // len(self.strips)] if self.strips else self.prompts
 
 
@@ -129,7 +129,7 @@ SAMPLE_SCHEMA = pa.schema(
 
 
 def samples_to_table(samples: Sequence[Sample]) -> pa.Table:
-    """A table of SAMPLE_SCHEMA, one row a sample."""
+    """Return a table of SAMPLE_SCHEMA, one row a sample."""
     columns = {
         "id": [s.id for s in samples],
         "prompts": [[_prompt_to_row(p) for p in s.prompts] for s in samples],
@@ -144,13 +144,13 @@ def samples_to_table(samples: Sequence[Sample]) -> pa.Table:
 
 
 def table_to_samples(table: pa.Table) -> list[Sample]:
-    """The samples of a table that starts with SAMPLE_SCHEMA's columns. Tiles are views of the table's memory."""
+    """Return the samples of a table that starts with SAMPLE_SCHEMA's columns. Tiles are views of the table's memory."""
     small = table.select([name for name in SAMPLE_SCHEMA.names if name != "tiles"]).to_pylist()
     return [_row_to_sample(row, pixels) for row, pixels in zip(small, binary_views(table["tiles"]), strict=True)]
 
 
 def binary_views(column: pa.ChunkedArray) -> Iterator[pa.Buffer]:
-    """The values of a large_binary column as views of its memory; a scalar's `as_buffer` would copy."""
+    """Yield the values of a large_binary column as views of its memory; a scalar's `as_buffer` would copy."""
     for chunk in column.chunks:
         _, offsets, content = chunk.buffers()
         bounds = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
@@ -159,7 +159,7 @@ def binary_views(column: pa.ChunkedArray) -> Iterator[pa.Buffer]:
 
 
 def _tiles_column(tiles: list[Tiles]) -> pa.LargeBinaryArray:
-    """One copy of the pixels into one buffer; a list of bytes objects would cost a second."""
+    """Return one copy of the pixels into one buffer; a list of bytes objects would cost a second."""
     pixels = np.concatenate([one.reshape(-1) for one in tiles]) if tiles else np.zeros(0, np.uint8)
     offsets = np.cumsum([0, *(one.size for one in tiles)], dtype=np.int64)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(pixels)]

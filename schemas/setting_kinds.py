@@ -23,7 +23,7 @@ HEADINGS: tuple[Heading, ...] = get_args(Heading)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a setting decides, and who may have another than the run."""
+    """Kind of a setting: what it decides, and who may have another than the run."""
 
     heading: Heading
     decides: Decides
@@ -34,7 +34,7 @@ class Kind:
 
     @property
     def shapes_answers(self) -> bool:
-        """Whether another value may give another answer, so that a resume compares it."""
+        """Return whether another value may give another answer, so that a resume compares it."""
         return self.decides not in ("machines", "run")
 
 

@@ -30,7 +30,7 @@ class BenchmarkChoice(BaseModel):
 
 
 class Baseline(BaseModel):
-    """What the other cells of a benchmark are compared with; what is left out is the first named in the sweep."""
+    """The cell that the others of a benchmark are compared with; what is left out is the first named in the sweep."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class Baseline(BaseModel):
 
 
 class SweepSettings(BaseModel):
-    """What a sweep is told. A cell is one model asked one benchmark with one prompt under some settings."""
+    """Settings of a sweep. A cell is one model asked one benchmark with one prompt under some settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,7 +62,7 @@ class SweepSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _take_short_forms(cls, given: object) -> object:
-        """A model as its name alone, benchmarks as a list of names."""
+        """Expand a model that is its name alone, and benchmarks that are a list of names."""
         if not isinstance(given, Mapping):
             return given
         models, benchmarks = given.get("models"), given.get("benchmarks")
@@ -87,7 +87,7 @@ class SweepSettings(BaseModel):
         return self
 
     def prompts_of(self, benchmark: str) -> dict[str, str | None]:
-        """The prompts that a benchmark is asked with."""
+        """Return the prompts that a benchmark is asked with."""
         return self.benchmarks[benchmark].prompts or self.prompts
 
     def _names(self) -> Iterator[tuple[str, str]]:
@@ -113,7 +113,7 @@ class SweepSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellName:
-    """Which cell: the names of its four parts in the sweep."""
+    """Name of a cell: those of its four parts in the sweep."""
 
     model: str
     benchmark: str

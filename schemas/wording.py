@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def describe_settings(
     error: "ValidationError", *, spell: Callable[[str], str] = str, of: str = "a job", known: Collection[str] = ()
 ) -> list[str]:
-    """A line for each thing that is wrong: `limit: input should be greater than or equal to 1, got 0`.
+    """Return a line for each thing that is wrong: `limit: input should be greater than or equal to 1, got 0`.
 
     `spell` makes of a setting's path in the record (`benchmarks.vqav2.limit`) what people typed; `of` and `known` say
     what has no such setting, and what it has.
@@ -35,24 +35,25 @@ def describe_settings(
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong without its line breaks: stores explain themselves over several lines."""
+    """Return what went wrong without its line breaks: stores explain themselves over several lines."""
     return " ".join(str(error).split())
 
 
 def printable(text: str) -> str:
-    """`text` for a line of a terminal or log: whatever is no visible character is escaped, line breaks included."""
+    """Return `text` for a line of a terminal or log: whatever is no visible character is escaped, line breaks
+    included."""
     if text.isprintable():
         return text
     return "".join(letter if _is_visible(letter) else _escaped(letter) for letter in text)
 
 
 def printable_lines(text: str) -> str:
-    """The same of every line of a text that has several of its own."""
+    """Return the same of every line of a text that has several of its own."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def redacted(text: str) -> str:
-    """`text` with `***` for users, passwords, tokens and signatures of the URLs in it."""
+    """Return `text` with `***` for users, passwords, tokens and signatures of the URLs in it."""
     if "://" in text:
         text = _USER.sub("://***@", text)
     for pattern in (_QUERY, _BEARER):
@@ -61,7 +62,7 @@ def redacted(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """`text`, secrets taken out, cut where it has more than `most` characters."""
+    """Return `text`, secrets taken out, cut where it has more than `most` characters."""
     text = redacted(text[: 10 * most + 1000])  # before it is cut: half a secret is not found any more
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= most else f"{text[:most]}..."
@@ -99,7 +100,8 @@ _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 
 
 def _is_visible(letter: str) -> bool:
-    """Whether it prints; blanks of any width do, and the joiners that some scripts and emoji are written with."""
+    """Return whether it prints; blanks of any width do, and the joiners that some scripts and emoji are written
+    with."""
     return letter.isprintable() or letter in "\u200c\u200d" or unicodedata.category(letter) == "Zs"
 
 
@@ -110,6 +112,6 @@ def _escaped(letter: str) -> str:
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """`; did you mean models?`, or nothing where no known name is near."""
+    """Return `; did you mean models?`, or nothing where no known name is near."""
     near = get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""

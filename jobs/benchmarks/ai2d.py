@@ -14,7 +14,7 @@ from schemas.benchmark import Benchmark, Judged, Question, Reference
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question} and {options}."""
+    """Yield all questions; {question} and {options}."""
     for position, row in enumerate(read_rows(path, ("question", "options", "answer", "image"))):
         options = tuple(row["options"])
         yield Question(
@@ -26,7 +26,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """Right where the answer begins with the letter and a full stop, or is the letter."""
+    """Score the answer: right where the answer begins with the letter and a full stop, or is the letter."""
     letter = leading_letter(answer, len(question.reference.options))
     return question.judged(float(letter == question.reference.answers[0]), letter)
 

@@ -14,7 +14,7 @@ from schemas.benchmark import Benchmark, Judged, Question, Reference
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question}."""
+    """Yield all questions; {question}."""
     for position, row in enumerate(read_rows(path, ("question", "answer", "image", "type"))):
         yield Question(
             id=str(position),
@@ -26,7 +26,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """Right within five per cent, or right as text."""
+    """Score the answer: right within five per cent, or right as text."""
     answer = answer.strip()
     return question.marked(answer, float(relaxed_match(answer, question.reference.answers[0])), answer or None)
 

@@ -18,7 +18,7 @@ from schemas.errors import Refused
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All images; the template has no fields. The captions are read twice, first to count their words."""
+    """Yield all images; the template has no fields. The captions are read twice, first to count their words."""
     rows = read_rows(path, ("answer",))
     frequencies = ngram_frequencies([plain_words(caption) for caption in row["answer"]] for row in rows)
     for row in read_rows(path, ("question_id", "answer", "image")):
@@ -32,7 +32,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """The image's CIDEr-D over our own words, and what BLEU and ROUGE-L add up."""
+    """Return the image's CIDEr-D over our own words, and what BLEU and ROUGE-L add up."""
     frequencies = question.reference.frequencies
     if frequencies is None:
         raise Refused(f"the reference of {question.id} must have n-gram frequencies, got none")
@@ -46,7 +46,7 @@ def _sums(group: Sequence[Judged]) -> list[float]:
 
 
 def _scores(rows: Numbers, cider: Numbers, *counts: Numbers) -> dict[str, Numbers]:
-    """CIDEr-D (published times 100), BLEU-4 to BLEU-1 and ROUGE-L."""
+    """Return CIDEr-D (published times 100), BLEU-4 to BLEU-1 and ROUGE-L."""
     said, right = np.array(counts[:LONGEST]), np.array(counts[LONGEST : 2 * LONGEST])
     num_words, reference_words, rouge = counts[2 * LONGEST :]
     bleu = bleu_of(said, right, num_words, reference_words)
@@ -61,7 +61,8 @@ SUMMARY = Summary(add=_sums, numbers=_scores)
 
 
 def published_scores(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, float]:
-    """The numbers of a summary over the words that pycocoevalcap's Java tokeniser makes; answers by question id."""
+    """Return the numbers of a summary over the words that pycocoevalcap's Java tokeniser makes; answers by question
+    id."""
     captions = [caption for question in questions for caption in question.reference.answers]
     words = iter(java_words([*captions, *(answers.get(question.id, "") for question in questions)]))
     truth = [list(islice(words, len(question.reference.answers))) for question in questions]

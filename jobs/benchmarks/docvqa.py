@@ -13,7 +13,7 @@ from schemas.benchmark import Benchmark, Judged, Question, Reference
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question}."""
+    """Yield all questions; {question}."""
     for row in read_rows(path, ("questionId", "question", "image", "answers")):
         yield Question(
             id=str(row["questionId"]),
@@ -24,7 +24,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """ANLS as the paper has it; the lenient one, which lmms-eval publishes, is counted beside it."""
+    """Judge by ANLS as the paper has it; the lenient one, which lmms-eval publishes, is counted beside it."""
     answer, accepted = answer.strip(), question.reference.answers
     return question.marked(answer, anls(answer, accepted), answer or None, (anls_lenient(answer, accepted),))
 

@@ -16,7 +16,7 @@ from schemas.errors import Refused
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question}. `path` is the folder that has the two."""
+    """Yield all questions; {question}. `path` is the folder that has the two."""
     asked: dict[str, list[tuple[str, str]]] = defaultdict(list)
     truths: dict[str, str] = {}
     for row in read_rows(f"{path}/testdev_balanced_instructions", ("id", "imageId", "question", "answer")):
@@ -31,7 +31,8 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """GQA's exact match of the answer as LLaVA hands it in; lmms-eval's, which folds more, is counted beside it."""
+    """Judge by GQA's exact match of the answer as LLaVA hands it in; lmms-eval's, which folds more, is counted beside
+    it."""
     accepted = question.reference.answers
     return question.marked(
         answer, float(gqa_match(answer, accepted)), answer.strip() or None, (float(folded_match(answer, accepted)),)

@@ -19,7 +19,7 @@ _OPTIONS = ("A", "B", "C", "D")
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All rows; {question}, {options} and {hint}. A question's rotations are one cluster."""
+    """Yield all rows; {question}, {options} and {hint}. A question's rotations are one cluster."""
     columns = ("index", "question", "answer", "image", "category", "A", "B")
     for row in read_rows(path, columns, ("hint", "C", "D")):
         options = tuple(_text(row[letter]) for letter in _OPTIONS)
@@ -36,13 +36,13 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """Right by rule alone: MMBench's server asks a language model where the rule finds nothing."""
+    """Judge by rule alone: MMBench's server asks a language model where the rule finds nothing."""
     letter = inferred_letter(answer, question.reference.options)
     return question.judged(float(letter == question.reference.answers[0]), letter)
 
 
 def _rotations(group: Sequence[Judged]) -> list[float]:
-    """A question that is there twice has every rotation twice, and weighs twice."""
+    """Return each question's rotations; one that is there twice has every rotation twice, and weighs twice."""
     rotations: dict[str, list[float]] = defaultdict(list)
     for one in group:
         rotations[one.id].append(one.score)
@@ -52,7 +52,7 @@ def _rotations(group: Sequence[Judged]) -> list[float]:
 
 
 def _accuracies(rows: Numbers, questions: Numbers, right: Numbers, scores: Numbers) -> dict[str, Numbers]:
-    """Circular accuracy, where a question is right in every order or wrong, and that of single rows."""
+    """Return circular accuracy, where a question is right in every order or wrong, and that of single rows."""
     return {"circular accuracy": right / questions, "accuracy": scores / rows}
 
 

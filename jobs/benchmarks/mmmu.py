@@ -23,7 +23,8 @@ _IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question}, {options}, and {instruction}: a letter, or few words where the question is open."""
+    """Yield all questions; {question}, {options}, and {instruction}: a letter, or few words where the question is
+    open."""
     for row in read_rows(path, (*_COLUMNS, "image_1"), _IMAGES[1:]):
         choices = row["question_type"] == "multiple-choice"
         options = _options(row["options"], row["id"]) if choices else ()
@@ -39,7 +40,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """Right by MMMU's own parser, but a letter that it would draw by lot is wrong."""
+    """Judge by MMMU's own parser, but a letter that it would draw by lot is wrong."""
     truth = question.reference
     if not truth.options:
         return question.marked(answer, float(open_match(answer, truth.answers)), answer.strip() or None)
@@ -48,7 +49,7 @@ def judge(question: Question, answer: str) -> Judged:
 
 
 def _images_of(row: dict[str, Any], text: str) -> tuple[bytes, ...]:
-    """The images that the text names, each once, by number."""
+    """Return the images that the text names, each once, by number."""
     numbers = sorted({int(number) for number in re.findall(r"<image (\d)>", text)})
     return tuple(encoded(row.get(f"image_{number}")) for number in numbers)
 
@@ -61,12 +62,12 @@ def _options(text: str, id: str) -> tuple[str, ...]:
 
 
 def _accepted(answer: str) -> tuple[str, ...]:
-    """An open question may accept several, as a Python list; anything else is one answer."""
+    """Return the accepted answers: an open question may have several, as a Python list; anything else is one."""
     return _listed(answer) or (answer,)
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """The texts of a Python list, none where it is not one."""
+    """Return the texts of a Python list, none where it is not one."""
     try:
         found = ast.literal_eval(text) if text.startswith("[") else None
     except (ValueError, SyntaxError):

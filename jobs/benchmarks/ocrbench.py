@@ -15,7 +15,7 @@ _FORMULAS = "HME100k"
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question}."""
+    """Yield all questions; {question}."""
     rows = read_rows(path, ("dataset", "question", "question_type", "answer", "image"))
     for position, row in enumerate(rows):
         answers = (row["answer"],) if isinstance(row["answer"], str) else tuple(row["answer"])
@@ -29,7 +29,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """Right where an accepted answer is in what was said; lmms-eval's wider rule is counted beside it."""
+    """Score the answer: right where an accepted one is in what was said; lmms-eval's wider rule is counted beside it."""
     accepted = question.reference.answers
     if question.reference.kind == _FORMULAS:
         hit = wide = contains_formula(answer, accepted)
@@ -43,7 +43,7 @@ def _hits(group: Sequence[Judged]) -> list[float]:
 
 
 def _scores(rows: Numbers, hits: Numbers, wide: Numbers) -> dict[str, Numbers]:
-    """The score of a thousand, which the original leaves failed answers out of."""
+    """Return the score of a thousand, which the original leaves failed answers out of."""
     return {
         "score of 1000": 1000 * hits / rows,
         "score of 1000, any width": 1000 * wide / rows,

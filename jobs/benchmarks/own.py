@@ -33,7 +33,7 @@ _FIELDS = ("id", "image", "question", "answer", "metric", "options", "split")
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question} and {options}."""
+    """Yield all questions; {question} and {options}."""
     for file in files_of(path, _SUFFIXES, f"files that end in {' or '.join(_SUFFIXES)}"):
         lines = _csv_lines if file.url.lower().endswith(".csv") else _json_lines
         for number, fields in enumerate(lines(file.url), 1):
@@ -44,7 +44,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """The score by the question's own metric; an empty answer is wrong by all of them."""
+    """Return the score by the question's own metric; an empty answer is wrong by all of them."""
     truth = question.reference
     if not answer.strip():
         return question.judged(0.0, None, _reading_counts(truth, ""))
@@ -59,7 +59,8 @@ def _scores_and_edits(group: Sequence[Judged]) -> list[float]:
 
 
 def _score_and_rates(rows: Numbers, scores: Numbers, read: Numbers, *edits: Numbers) -> dict[str, Numbers]:
-    """The mean score; the character and word error rates of all texts that were read together, where some were."""
+    """Return the mean score; the character and word error rates of all texts that were read together, where some
+    were."""
     character_edits, num_characters, word_edits, num_words = edits
     return {
         "score": scores / rows,
@@ -135,7 +136,7 @@ def _check(fields: Mapping[str, Any], where: str) -> None:
 
 
 def _texts(cell: object) -> tuple[str, ...]:
-    """One text, or a list of them; numbers are texts."""
+    """Return one text, or a list of them; numbers are texts."""
     if cell is None or cell == "":
         return ()
     return tuple(map(str, cell)) if isinstance(cell, list) else (str(cell),)
@@ -169,7 +170,7 @@ def _csv_lines(url: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _listed(cell: object) -> object:
-    """A cell that is a JSON list is one; any other is text."""
+    """Return a cell's texts: a JSON list is one, any other cell is text."""
     if not isinstance(cell, str) or not cell.startswith("["):
         return cell
     try:

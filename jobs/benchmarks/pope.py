@@ -14,7 +14,7 @@ from schemas.errors import Refused
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question}."""
+    """Yield all questions; {question}."""
     for row in read_rows(path, ("question_id", "question", "answer", "image", "category")):
         yield Question(
             id=f"{row['category']}-{row['question_id']}",
@@ -26,7 +26,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """Right or wrong, and which of the four cells it falls in."""
+    """Score the answer: right or wrong, and which of the four cells it falls in."""
     found = said(answer)
     truth: Said = "yes" if question.reference.answers[0] == "yes" else "no"
     return question.judged(float(found == truth), found, outcome(found, truth))

@@ -10,7 +10,7 @@ LETTER_ONLY = "Answer with the option's letter from the given choices directly."
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
-    """The template with its {fields} filled in; a line whose fields are all empty is left out. `{{` is a brace.
+    """Return the template with its {fields} filled in; a line whose fields are all empty is left out. `{{` is a brace.
 
     A field that the benchmark does not have is an error that names those it has.
     """

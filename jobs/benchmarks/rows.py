@@ -19,7 +19,7 @@ _STREAM_BUFFER_BYTES = 8 * 2**20  # else a whole row group is read at once
 
 
 def read_rows(path: str, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """The rows of all Parquet files of a folder, glob or file, in the order of their names.
+    """Yield the rows of all Parquet files of a folder, glob or file, in the order of their names.
 
     An optional column that is not there is None in every row.
     """
@@ -34,7 +34,7 @@ def read_rows(path: str, columns: Sequence[str], optional: Sequence[str] = ()) -
 
 
 def files_of(path: str, suffixes: tuple[str, ...], what: str) -> list[FileInfo]:
-    """The files of a folder, glob or path by their names; raises ValueError where there are none."""
+    """Return the files of a folder, glob or path by their names; raise ValueError where there are none."""
     try:
         files = find_files(path, suffixes).files
     except OSError as error:
@@ -45,13 +45,15 @@ def files_of(path: str, suffixes: tuple[str, ...], what: str) -> list[FileInfo]:
 
 
 def encoded(image: dict[str, Any] | bytes | None) -> bytes:
-    """An image cell's bytes: the struct that datasets writes, or bytes alone; none at all become an error row later."""
+    """Return an image cell's bytes: the struct that datasets writes, or bytes alone; none at all become an error row
+    later."""
     data = image.get("bytes") if isinstance(image, dict) else image
     return data or b""
 
 
 def truths(answers: Sequence[Any] | None, id: object) -> tuple[str, ...]:
-    """The accepted answers of a question, texts or structs with `answer`; a split that keeps them secret is refused."""
+    """Return the accepted answers of a question, texts or structs with `answer`; a split that keeps them secret is
+    refused."""
     if not answers:
         raise Refused(f"question {id} must have answers; this split keeps them secret, choose another")
     return tuple(one["answer"] if isinstance(one, dict) else one for one in answers)

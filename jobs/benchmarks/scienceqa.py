@@ -15,7 +15,8 @@ from schemas.benchmark import Benchmark, Judged, Question, Reference
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question}, {options} and {context}, which says `Context: ` before the hint where there is one."""
+    """Yield all questions; {question}, {options} and {context}, which says `Context: ` before the hint where there is
+    one."""
     rows = read_rows(path, ("question", "choices", "answer", "hint", "image"), ("subject",))
     for position, row in enumerate(rows):
         options = tuple(row["choices"])
@@ -30,7 +31,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """Right as LLaVA parses the answer, white space at its ends apart; what it cannot parse is wrong."""
+    """Judge as LLaVA parses the answer, white space at its ends apart; what it cannot parse is wrong."""
     letter = scienceqa_letter(answer.strip(), len(question.reference.options))
     return question.judged(float(letter == question.reference.answers[0]), letter)
 

@@ -17,7 +17,7 @@ _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """The questions about images; {question} and {options}."""
+    """Yield the questions about images; {question} and {options}."""
     columns = ("question_id", "question", *_CHOICES, "answer", "data_type", "image")
     for row in read_rows(path, columns, ("question_type_id",)):
         if row["data_type"] != "image":
@@ -34,7 +34,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """Right by the first character."""
+    """Judge by the first character."""
     letter = first_letter(answer, len(question.reference.options))
     return question.judged(float(letter == question.reference.answers[0]), letter)
 

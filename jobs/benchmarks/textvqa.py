@@ -13,7 +13,7 @@ from schemas.benchmark import Benchmark, Judged, Question, Reference
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question}, capitalised as lmms-eval does (the rest in lower case), and {ocr_tokens}."""
+    """Yield all questions; {question}, capitalised as lmms-eval does (the rest in lower case), and {ocr_tokens}."""
     for row in read_rows(path, ("question_id", "question", "image", "answers"), ("ocr_tokens",)):
         fields = {"question": row["question"].capitalize(), "ocr_tokens": ", ".join(row["ocr_tokens"] or ())}
         yield Question(
@@ -25,7 +25,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """TextVQA's accuracy, which normalises every text."""
+    """Judge by TextVQA's accuracy, which normalises every text."""
     return question.marked(answer, m4c_accuracy(answer, question.reference.answers), m4c_normalised(answer) or None)
 
 

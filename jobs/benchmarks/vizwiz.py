@@ -15,7 +15,7 @@ from schemas.benchmark import Benchmark, Question, Reference
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question}, capitalised as lmms-eval does (the rest in lower case)."""
+    """Yield all questions; {question}, capitalised as lmms-eval does (the rest in lower case)."""
     for row in read_rows(path, ("question_id", "question", "image", "answers"), ("category",)):
         yield Question(
             id=row["question_id"],

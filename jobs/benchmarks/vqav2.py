@@ -14,7 +14,7 @@ from schemas.benchmark import Benchmark, Judged, Question, Reference
 
 
 def ask(path: str, prompt: str) -> Iterator[Question]:
-    """All questions; {question}."""
+    """Yield all questions; {question}."""
     for row in read_rows(path, ("question_id", "question", "image", "answers"), ("answer_type",)):
         yield Question(
             id=str(row["question_id"]),
@@ -26,7 +26,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """VQA's own accuracy of the answer as LLaVA hands it in, normalised."""
+    """Judge by VQA's own accuracy of the answer as LLaVA hands it in, normalised."""
     handed_in = m4c_normalised(answer)
     return question.marked(answer, vqa_accuracy(handed_in, question.reference.answers), handed_in or None)
 

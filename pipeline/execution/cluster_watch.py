@@ -50,7 +50,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeLimits:
-    """How often a part is asked, for how long it may be silent, and how long its loss may take to end. Seconds."""
+    """Seconds: between two questions to a part, of its silence, and of the end that its loss takes."""
 
     every_s: float = 2.0
     refused_s: float = 6.0  # nothing listens there
@@ -148,7 +148,7 @@ def watched(watch: Watch) -> Iterator[Watch]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What settings say of the Ray that a job runs on, whatever it answers."""
+    """Wishes of a job for the Ray that it runs on; no answer depends on them."""
 
     dashboard: bool = False
     worker_logs: bool = False
@@ -193,7 +193,7 @@ def num_losses() -> int:
 
 
 def wait_for_head(wait_s: float) -> None:
-    """Wait, so long at most, until the head that RAY_ADDRESS names takes connections; said every so often."""
+    """Wait, so long at most, until the head that RAY_ADDRESS names takes connections; say so every 30 s."""
     address, began, said_at = head_address(), time.monotonic(), -_SAY_AGAIN_S
     if address is None:
         return

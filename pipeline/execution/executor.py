@@ -35,7 +35,7 @@ class ErrorBudgetSpent(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaders:
-    """What the actors load; tests bring others by this door."""
+    """Functions by which the actors load; tests bring others by this door."""
 
     engine: Callable[[JobSettings], Engine]
     preprocess: Callable[[JobSettings], Preprocess] = Preprocess
@@ -95,7 +95,7 @@ def unless_broken(finish: Callable[[], T], folder: str, name: str = "") -> T | N
 
 
 def describe_gpus(placement: Placement) -> str:
-    """How many GPUs, and how they are shared out."""
+    """Return how many GPUs there are, and how they are shared out."""
     if not placement.models:
         return "no GPUs"
     gpus = placement.models * placement.gpus_per_model

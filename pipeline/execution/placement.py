@@ -15,7 +15,7 @@ _MOST_UNITS = 32  # threads of an actor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """How many actors each pool may have; 0 models on GPUs is one on the CPU."""
+    """Numbers of actors of the pools; 0 models on GPUs is one on the CPU."""
 
     preprocess_workers: int
     models: int
@@ -25,7 +25,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """How much there is to do: the prompts of a unit on average say how many units keep an engine busy."""
+    """Amount of work: the prompts of a unit on average say how many units keep an engine busy."""
 
     units: int
     prompts: int
@@ -85,7 +85,7 @@ def _check_machines(on_machine: Sequence[int], cpus: float, placement: Placement
 
 
 def describe_wait(placement: Placement, there: Mapping[str, float], free: Mapping[str, float]) -> str:
-    """What is asked for, what is there, what of it nobody has."""
+    """Return what is asked for, what is there, what of it nobody has."""
     asked = {"CPU": max(placement.models, 1) + 2, "GPU": placement.models * placement.gpus_per_model}
     parts = [
         f"{asked[name]:g} {name}s asked for, {there.get(name, 0):g} there, {free.get(name, 0):g} free"

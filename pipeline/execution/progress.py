@@ -61,17 +61,18 @@ class Progress:
         self.out.flush()
 
     def rows_per_s(self) -> float | None:
-        """The pace since the first unit was done, None before the second."""
+        """Return the pace since the first unit was done, None before the second."""
         elapsed = (self.ended_at or self.clock()) - (self.first_at or 0.0)
         rows = self.done.rows - self.first_rows
         return rows / elapsed if self.first_at is not None and rows and elapsed > 0 else None
 
     def engine(self) -> EngineStatistics:
-        """What all engines have done together, those of dead workers included."""
+        """Return what all engines have done together, those of dead workers included."""
         return sum(self.engines.values(), EngineStatistics())
 
     def line(self) -> str:
-        """What is shown: `1,024 of 10,000 answers, 3 failed, 14.8 a second, 0:10:06 left, GPUs 97 % busy at 64 %`.
+        """Return what is shown, as `1,024 of 10,000 answers, 3 failed, 14.8 a second, 0:10:06 left, GPUs 97 % busy at
+        64 %`.
 
         The first share is of the engines' time, rows to answer or not; the second of their products' own rate.
         """
@@ -99,6 +100,6 @@ class Progress:
 
 
 def describe_engine(engine: EngineStatistics) -> dict[str, float]:
-    """Counts and shares as the manifest has them."""
+    """Return counts and shares as the manifest has them."""
     shares = {name: getattr(engine, name) for name in ("prefill_padding", "tile_padding", "slot_use", "utilisation")}
     return {name: round(value, 4) for name, value in {**asdict(engine), **shares}.items()}

@@ -47,11 +47,11 @@ class RowWatch:
         self._slow: Callable[[int, Stage], Note] | None = None
 
     def follow(self, slow: Callable[[int, Stage], Note], first: int = 0) -> None:
-        """From now on rows are counted from `first`, and `slow` is what is left behind of one."""
+        """Count rows from `first`, and leave behind what `slow` makes of one that takes too long."""
         self._slow, self._first = slow, first
 
     def begin(self, row: int, stage: Stage) -> None:
-        """This row is worked on; its time runs from where it started first."""
+        """Start the time of this row, which runs from where it started first."""
         if not self._seconds or self._slow is None:
             return
         if row != self._row:
@@ -60,7 +60,7 @@ class RowWatch:
         self._watchdog.expect(self._name, self._until, note)
 
     def end(self) -> None:
-        """No row is worked on."""
+        """Stop the time of the row."""
         if self._row is not None:
             self._row = None
             self._watchdog.done(self._name)
@@ -88,7 +88,7 @@ class Guard:
         self._watch = watch  # what `step` is told to say of its rows
 
     def __call__(self, unit: int, read: Read, step: Step) -> pa.Table:
-        """`step` of the table that `read` gives, whole or, after a death, row by row.
+        """Return `step` of the table that `read` gives, whole or, after a death, row by row.
 
         Where reading itself kills, `read` is given the failure that all rows are to have.
         """

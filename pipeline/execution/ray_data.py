@@ -83,7 +83,7 @@ class EngineNotLoaded(RunFailed):
 
 @contextmanager
 def on_cluster(wishes: Wishes, release: Callable[[], None]) -> Iterator[Watch]:
-    """On the cluster that RAY_ADDRESS names (a submitted job has it set), else on one that ends with the block.
+    """Join the cluster that RAY_ADDRESS names (a submitted job has it set), else start one that ends with the block.
 
     Raises ClusterLost where it goes away; `release` is called where the process has to be ended then.
     """
@@ -200,7 +200,7 @@ def plan_placement(settings: JobSettings, load: Load) -> Placement:
 
 
 def _may_grow() -> bool:
-    """Whether somebody adds machines to this cluster when they are asked for."""
+    """Return whether somebody adds machines to this cluster when they are asked for."""
     if "RAY_NODE_TYPE_NAME" in os.environ:  # set on machines that Ray's launcher and KubeRay start
         return True
     try:
@@ -282,14 +282,15 @@ def never_ran(error: BaseException) -> bool:
 
 
 def _forget_blocks(dataset: Dataset) -> None:
-    """Ray's operators keep statistics of every block they gave out, some KB a unit, for a summary that is not read."""
+    """Delete the statistics that Ray's operators keep of every block, some KB a unit, for a summary that is not
+    read."""
     # Ray 2.60: no setting turns this off. Where a later one keeps them elsewhere they stay, which only costs memory.
     for operator in getattr(getattr(dataset, "_current_executor", None), "_topology", None) or ():
         getattr(operator, "_output_blocks_stats", []).clear()
 
 
 def _cause_of(error: BaseException) -> str:
-    """The line that a person needs: what was raised in the actor, else what Ray says of the actor's death."""
+    """Return the line that a person needs: what was raised in the actor, else what Ray says of the actor's death."""
     texts = [str(error)]
     while error.__cause__ is not None and not isinstance(error.__cause__, SystemException):
         error = error.__cause__
@@ -306,7 +307,8 @@ _ONE_UNIT: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
 
 
 def _several_units(at_once: int) -> dict[str, Any]:
-    """An actor works on several units at once, so that it never waits for storage or for the last row of a unit."""
+    """Return the options by which an actor works on several units at once: it never waits for storage or for a last
+    row."""
     return {
         "max_concurrent_calls_per_actor": at_once,
         "enable_true_multi_threading": True,  # without it one call waits for another
@@ -375,7 +377,7 @@ class _GenerateAndWrite:
 
 
 def _actor() -> str:
-    """The name of this actor, which it keeps when its process is restarted."""
+    """Return the name of this actor, which it keeps when its process is restarted."""
     return str(ray.get_runtime_context().get_actor_id())
 
 

@@ -84,7 +84,7 @@ class _Shared:
         _HEAD.pack_into(self._memory, 0, self._number, len(text))
 
     def read(self) -> bytes | None:
-        """The text; None while it is being written."""
+        """Return the text; None while it is being written."""
         number, length = _HEAD.unpack_from(self._memory)
         text = self._memory[_HEAD.size : _HEAD.size + length]
         return text if _HEAD.unpack_from(self._memory) == (number, length) and not number % 2 else None

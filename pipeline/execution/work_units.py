@@ -42,7 +42,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BatchPlan:
-    """What one engine answers: the units of its shards, in order. The unit at an index is `units[index]` of the shard
+    """Units that one engine answers: those of its shards, in order. The unit at an index is `units[index]` of the shard
     `shards[shard_of[index]]`."""
 
     load_engine: Callable[[JobSettings], Engine]
@@ -65,7 +65,7 @@ class BatchPlan:
 
     @property
     def settings(self) -> JobSettings:
-        """The settings that the engine is loaded by: all shards have the same of these."""
+        """Return the settings that the engine is loaded by: all shards have the same of these."""
         return self.shards[0].settings
 
     def unit_at(self, index: int) -> tuple[Shard, int]:

@@ -1,1 +1,1 @@
-"""What is on disk of a run: its description, units, answers, lock."""
+"""The run folder: what is on disk of a run, its description, units, answers and lock."""

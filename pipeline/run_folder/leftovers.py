@@ -30,7 +30,7 @@ _LOCK_S = 60.0  # another driver that is refused writes one too, and needs it fo
 
 
 def remove_leftovers(folder: str) -> int:
-    """Remove what killed drivers and workers of a run have left half written; returns how many there were.
+    """Remove what killed drivers and workers of a run have left half written; return how many there were.
 
     To be called by the driver that holds the folder.
     """

@@ -33,7 +33,7 @@ class FolderInUse(Refused):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How often an owner shows that it lives, and for how long silence is trusted. Seconds."""
+    """Seconds between two signs of an owner's life, and of the silence that is trusted."""
 
     beat_s: float = 10.0
     stale_s: float = 35.0
@@ -51,7 +51,7 @@ class Owner:
     beat: int = 0
 
     def to_json(self) -> bytes:
-        """As it is in the lock."""
+        """Return the owner as the lock has it."""
         return json.dumps(asdict(self)).encode()
 
 
@@ -69,7 +69,7 @@ class Lock:
             raise FolderInUse(f"{self.url} was taken over by another driver, or removed, while this one was silent")
 
     def confirm(self) -> None:
-        """The same by a look at the lock itself: before what only one driver may do.
+        """Check by a look at the lock itself, before what only one driver may do.
 
         Raises OSError where the store does not answer: then nobody knows whose folder it is.
         """
@@ -91,7 +91,7 @@ class Lock:
                 fs.delete(self.url)
 
     def _look(self) -> None:
-        """A lock that is gone is lost too: the driver that took it over may have ended by now."""
+        """Read the lock. One that is gone is lost too: the driver that took it over may have ended by now."""
         if _token(_read(self.url)) != self.owner.token:
             self.lost = True
 
@@ -149,7 +149,7 @@ def _keep_beating(lock: Lock, done: threading.Event, beat_s: float) -> None:
 
 
 def _lives(url: str, found: bytes, timing: Timing) -> bool:
-    """Whether the owner of the lock is at work: its process is there, or the lock changes."""
+    """Return whether the owner of the lock is at work: its process is there, or the lock changes."""
     owner = _parse(found)
     pid = owner.get("pid")
     if owner.get("machine") == this_machine() and isinstance(pid, int) and 0 < pid <= _MOST_PID:
@@ -183,7 +183,7 @@ def _this_process() -> Owner:
 
 
 def this_machine() -> str:
-    """This boot of this machine and, in a container, its own set of process ids."""
+    """Return a name of this boot of this machine and, in a container, of its own set of process ids."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # not Linux: the host's name has to do
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -191,7 +191,8 @@ def this_machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine began, which tells it from a later one of the same id; None where it is gone."""
+    """Return when a process of this machine began, which tells it from a later one of the same id; None where it is
+    gone."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -217,7 +218,7 @@ def _token(data: bytes | None) -> str | None:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    """What a lock says; nothing where it was torn by a kill."""
+    """Return what a lock says; nothing where it was torn by a kill."""
     try:
         owner = json.loads(data)
     except (ValueError, RecursionError):

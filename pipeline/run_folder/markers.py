@@ -11,7 +11,7 @@ from schemas.errors import Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What is to be left behind where the time is up."""
+    """A file to leave behind where the time is up."""
 
     url: str
     text: str
@@ -19,7 +19,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marker:
-    """What was being done when the marker was written, and the deaths known before. `row` None is a whole unit."""
+    """The work at the time of writing, and the deaths known before. `row` None is a whole unit."""
 
     driver: str
     row: int | None = None
@@ -27,7 +27,7 @@ class Marker:
     slow: dict[str, Stage] = field(default_factory=dict)  # rows that took too long, and where
 
     def after_death(self) -> "Marker":
-        """What is known now, the death that left this marker included."""
+        """Return what is known now, the death that left this marker included."""
         if self.row is None:
             return self
         name = str(self.row)
@@ -45,7 +45,7 @@ class Markers:
     driver: str
 
     def find(self, name: str) -> Marker | None:
-        """The marker of that name that this driver's workers have left."""
+        """Return the marker of that name that this driver's workers have left."""
         try:
             marker = _MARKER.validate_json(fs.read_bytes(self._path(name)))
         except (FileNotFoundError, ValueError):  # none, or torn by the kill of its storage
@@ -58,12 +58,12 @@ class Markers:
         fs.write_atomic(note.url, note.text.encode())
 
     def slow(self, name: str, row: int, stage: Stage, known: Marker | None = None) -> Note:
-        """What is to be left behind where a row takes too long."""
+        """Return what is to be left behind where a row takes too long."""
         marker = self._with(known, row=None)
         return self.note(name, replace(marker, slow={**marker.slow, str(row): stage}))
 
     def note(self, name: str, marker: Marker) -> Note:
-        """A marker as what is written, and where."""
+        """Return a marker as what is written, and where."""
         told = {"driver": marker.driver, "row": marker.row, "deaths": marker.deaths, "slow": marker.slow}
         return Note(url=self._path(name), text=json.dumps(told))
 

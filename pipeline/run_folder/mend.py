@@ -32,12 +32,12 @@ class Lost:
 
 
 def find_lost(folder: str, manifest: dict[str, Any]) -> list[Lost]:
-    """The files of a complete run that are gone, torn or newer than its manifest."""
+    """Return the files of a complete run that are gone, torn or newer than its manifest."""
     return list(_find_lost(folder, manifest))
 
 
 def find_gone(folder: str, manifest: dict[str, Any]) -> list[Lost]:
-    """Those whose answers nothing but answering them again can give: not what a stopped retry will finish."""
+    """Return those that must be answered again: not what a stopped retry will finish."""
     return [lost for lost in find_lost(folder, manifest) if not lost.by_retry]
 
 
@@ -97,12 +97,12 @@ def retry_name(run: str, number: int) -> str:
 
 
 def retry_list(folder: str, number: int) -> str:
-    """Where a retry keeps the rows that it answers again; there before it changes anything."""
+    """Return where a retry keeps the rows that it answers again; there before it changes anything."""
     return fs.join(folder, "attempts", f"retry-{number:04d}.parquet")
 
 
 def lost_units(units: Units, lost: list[Lost]) -> list[int]:
-    """The units whose answers were in these files."""
+    """Return the units whose answers were in these files."""
     return [unit for part in _parts_of(units, lost).values() for unit in part]
 
 

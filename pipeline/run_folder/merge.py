@@ -50,7 +50,7 @@ class Units:
     sealed: bool = True  # whether a unit without a seal is broken
 
     def read(self, unit: int) -> pa.Table:
-        """The answers of one unit; raises BrokenUnit."""
+        """Return the answers of one unit; raise BrokenUnit."""
         rows = self.answers_of(unit)
         return read_unit_answers(self.folder, self.run, unit, rows, self.schema, sealed=self.sealed)
 
@@ -97,7 +97,7 @@ def clear_work(folder: str) -> None:
 
 
 def in_manifest(counts: Counts) -> dict[str, Any]:
-    """Counts as the manifest has them."""
+    """Return counts as the manifest has them."""
     by_type = [{"stage": one.stage, "type": one.type, "rows": one.rows} for one in counts.by_type]
     return {"rows": counts.rows, "ok": counts.rows - counts.errors, "errors": counts.errors, "errors_by_type": by_type}
 
@@ -109,7 +109,7 @@ def write_answers(folder: str, name: str, data: bytes, rows: int) -> dict[str, A
 
 
 def merge_parts(units: Units, parts: dict[str, list[int]]) -> tuple[list[dict[str, Any]], Counts]:
-    """Merge units into the file that each of `parts` names; raises BrokenUnits, and then no file after the first."""
+    """Merge units into the file that each of `parts` names; raise BrokenUnits, and then no file after the first."""
     files: list[dict[str, Any]] = []
     broken: dict[int, str] = {}
     counts = Counts()
@@ -129,7 +129,7 @@ def merge_parts(units: Units, parts: dict[str, list[int]]) -> tuple[list[dict[st
 
 
 def parts_of(units: Units) -> dict[str, list[int]]:
-    """The files of a complete run, each with its units: consecutive ones of `rows_a_file` answers together."""
+    """Return the files of a complete run, each with its units: consecutive ones of `rows_a_file` answers together."""
     return {f"answers/part-{number:05d}.parquet": part for number, part in enumerate(_parts(units))}
 
 
@@ -156,7 +156,7 @@ class _Tally:
 
 
 def _read_ahead(units: Units, numbers: Sequence[int]) -> Iterator[pa.Table]:
-    """The units in order, a few of them read before they are asked for."""
+    """Yield the units in order, a few of them read before they are asked for."""
     with ThreadPoolExecutor(_UNITS_AHEAD) as pool:
         reading: deque[Future[pa.Table]] = deque()
         for number in numbers:

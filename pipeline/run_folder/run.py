@@ -115,7 +115,7 @@ def record_retry(folder: str, number: int, settings: dict[str, Any]) -> None:
 
 
 def retry_settings(folder: str, number: int) -> dict[str, Any]:
-    """What `record_retry` has noted of this retry."""
+    """Return what `record_retry` has noted of this retry."""
     changes = (read_run(folder) or {"changes": []})["changes"]
     return next((change["settings"] for change in changes if change.get("retry") == number), {})
 
@@ -169,7 +169,7 @@ def read_rows(path: str, *, sealed: bool, advice: str = _RESTORE) -> pa.Table:
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
-    """The sha256 of what makes two runs the same."""
+    """Return the sha256 of what makes two runs the same."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -208,7 +208,7 @@ def _listing_path(folder: str) -> str:
 
 
 def _described(description: dict[str, Any]) -> dict[str, Any]:
-    """The description as it is in JSON, with its fingerprint."""
+    """Return the description as it is in JSON, with its fingerprint."""
     described = {"format": FORMAT, "fingerprint": fingerprint(description["identity"]), **description}
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
@@ -217,7 +217,7 @@ def _described(description: dict[str, Any]) -> dict[str, Any]:
 def _compare(
     folder: str, found: dict[str, Any], wanted: dict[str, Any], files: pa.Table | None, *, continue_with_changes: bool
 ) -> list[str] | None:
-    """What differs, None where it is the same run; raises RunMismatch where that may not be."""
+    """Return what differs, None where it is the same run; raise RunMismatch where that may not be."""
     if found["fingerprint"] == wanted["fingerprint"]:
         return None
     lines = list(_differences(found["identity"], wanted["identity"]))
@@ -325,7 +325,7 @@ def _unsealed(path: str, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_format_1(path: str, value: dict[str, Any]) -> dict[str, Any]:
-    """The first release sealed neither state files nor units."""
+    """Return a state file of the first release, which sealed neither state files nor units, in this format."""
     return {**value, "format": FORMAT, "units_sealed": False}
 
 

@@ -58,7 +58,7 @@ class Counts:
 
 
 def count_answers(answers: pa.Table) -> Counts:
-    """The counts of one table of answers."""
+    """Return the counts of one table of answers."""
     failed = answers.select(["status", "error_stage", "error_type", "id", "error_message"])
     failed = failed.filter(pc.equal(failed.column("status"), "error"))
     types = (
@@ -74,7 +74,7 @@ def count_answers(answers: pa.Table) -> Counts:
 
 
 def _example(id: str, message: str) -> str:
-    """A failed row as it may be shown, whatever its data are."""
+    """Return a failed row as it may be shown, whatever its data are."""
     return printable(f"{shortened(id, _SHOWN)}: {shortened(message, _SHOWN)}")
 
 
@@ -164,7 +164,7 @@ def _named(field: pa.Field | None) -> str:
 
 
 def read_answers(data: bytes) -> pa.Table:
-    """All of a Parquet file in memory, a row group at a time."""
+    """Return all of a Parquet file in memory, a row group at a time."""
     with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as parquet:
         groups = range(parquet.num_row_groups)
         return pa.concat_tables([parquet.read_row_group(group) for group in groups]) if groups else parquet.read()
@@ -187,7 +187,7 @@ def to_sealed(table: pa.Table, marks: Mapping[str, str] | None = None) -> bytes:
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """One Parquet file of this table: zstd, row groups that a viewer can open."""
+    """Return one Parquet file of this table: zstd, row groups that a viewer can open."""
     buffer = io.BytesIO()
     groups = _rows_a_group(table)
     pq.write_table(table, buffer, compression="zstd", row_group_size=groups, write_page_checksum=True)
@@ -195,7 +195,7 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def stream_to_parquet(tables: Iterator[pa.Table]) -> bytes:
-    """One Parquet file of these tables, all of one schema; no more than a row group is held as rows."""
+    """Return one Parquet file of these tables, all of one schema; no more than a row group is held as rows."""
     buffer = io.BytesIO()
     waiting = [next(tables)]
     with pq.ParquetWriter(buffer, waiting[0].schema, compression="zstd", write_page_checksum=True) as writer:
@@ -215,7 +215,7 @@ def _write_group(writer: pq.ParquetWriter, tables: Sequence[pa.Table]) -> None:
 
 
 def _rows_a_group(table: pa.Table) -> int:
-    """As many rows as a viewer can open, fewer where they are large."""
+    """Return as many rows as a viewer can open, fewer where they are large."""
     rows = table.num_rows * _BYTES_A_GROUP // max(1, _bytes_of(table))
     return max(1, min(ROWS_A_GROUP, int(rows)))
 

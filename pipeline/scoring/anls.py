@@ -9,7 +9,8 @@ _HALF = 0.5
 
 
 def anls(answer: str, accepted: Sequence[str]) -> float:
-    """As equation 1 of the ST-VQA paper (arXiv:1907.00490) and pix2struct: a distance of exactly one half scores 0.
+    """Score as equation 1 of the ST-VQA paper (arXiv:1907.00490) and pix2struct: a distance of exactly one half scores
+    0.
 
     Case and runs of white space are folded first.
     """
@@ -17,7 +18,7 @@ def anls(answer: str, accepted: Sequence[str]) -> float:
 
 
 def anls_lenient(answer: str, accepted: Sequence[str]) -> float:
-    """As Qwen-VL, lmms-eval and VLMEvalKit: a distance of exactly one half scores 0.5.
+    """Score as Qwen-VL, lmms-eval and VLMEvalKit: a distance of exactly one half scores 0.5.
 
     The distance is of folded texts, but the length it is divided by that of the texts as they came, spaces included.
     """

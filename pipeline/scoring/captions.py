@@ -20,7 +20,8 @@ Ngram = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BleuCounts:
-    """What BLEU adds up over captions: n-grams said, n-grams that are right, and the lengths that decide brevity."""
+    """Counts that BLEU adds up over captions: n-grams said, n-grams that are right, and the lengths that decide
+    brevity."""
 
     said: tuple[float, ...]  # by length of the n-gram, 1 to 4
     right: tuple[float, ...]
@@ -29,7 +30,7 @@ class BleuCounts:
 
 
 def ngram_frequencies(images: Iterable[Sequence[Words]]) -> NgramFrequencies:
-    """In how many images' captions each n-gram is; every image counts once."""
+    """Count in how many images' captions each n-gram is; every image counts once."""
     counts: Counter[Ngram] = Counter()
     num_images = 0
     for captions in images:
@@ -39,7 +40,7 @@ def ngram_frequencies(images: Iterable[Sequence[Words]]) -> NgramFrequencies:
 
 
 def cider_d(answer: Words, captions: Sequence[Words], frequencies: NgramFrequencies) -> float:
-    """One image's CIDEr-D, 0 to 10; the corpus' is their mean. `frequencies` must be of all images together.
+    """Return one image's CIDEr-D, 0 to 10; the corpus' is their mean. `frequencies` must be of all images together.
 
     The length that is penalised is the number of bigrams, and one image alone scores 0: both as the original has it.
     """
@@ -58,7 +59,7 @@ def cider_d(answer: Words, captions: Sequence[Words], frequencies: NgramFrequenc
 
 
 def bleu_counts(answer: Words, captions: Sequence[Words]) -> BleuCounts:
-    """One caption's part of BLEU; an n-gram is right as often as the caption that has it most often has it."""
+    """Return one caption's part of BLEU; an n-gram is right as often as the caption that has it most often has it."""
     most: Counter[Ngram] = Counter()
     for caption in captions:
         most |= _ngrams(caption)
@@ -73,7 +74,7 @@ def bleu_counts(answer: Words, captions: Sequence[Words]) -> BleuCounts:
 
 
 def add_up_bleu(counts: Sequence[BleuCounts]) -> BleuCounts:
-    """The counts of all captions together."""
+    """Return the counts of all captions together."""
     return BleuCounts(
         said=tuple(sum(one.said[index] for one in counts) for index in range(LONGEST)),
         right=tuple(sum(one.right[index] for one in counts) for index in range(LONGEST)),
@@ -83,14 +84,15 @@ def add_up_bleu(counts: Sequence[BleuCounts]) -> BleuCounts:
 
 
 def bleu(counts: BleuCounts) -> tuple[float, ...]:
-    """BLEU-1 to BLEU-4 of a caption's or a corpus' counts, unsmoothed, the nearest reference length."""
+    """Return BLEU-1 to BLEU-4 of a caption's or a corpus' counts, unsmoothed, the nearest reference length."""
     said, right = np.array(counts.said)[:, None], np.array(counts.right)[:, None]
     found = bleu_of(said, right, np.array([counts.num_words]), np.array([counts.reference_words]))
     return tuple(found[:, 0].tolist())
 
 
 def bleu_of(said: Numbers, right: Numbers, num_words: Numbers, reference_words: Numbers) -> Numbers:
-    """BLEU-1 to BLEU-4, (4, corpora), of many corpora's counts: (4, corpora) by length of the n-gram, and (corpora)."""
+    """Return BLEU-1 to BLEU-4, (4, corpora), of many corpora's counts: (4, corpora) by length of the n-gram, and
+    (corpora)."""
     ratio = (num_words + _TINY) / (reference_words + _SMALL)
     brevity = np.exp(np.minimum(0, 1 - 1 / ratio))
     products = np.cumprod((right + _TINY) / (said + _SMALL), axis=0)
@@ -98,7 +100,7 @@ def bleu_of(said: Numbers, right: Numbers, num_words: Numbers, reference_words: 
 
 
 def rouge_l(answer: Words, captions: Sequence[Words]) -> float:
-    """One image's ROUGE-L; best precision and best recall may come from different captions."""
+    """Return one image's ROUGE-L; best precision and best recall may come from different captions."""
     common = [_longest_common(answer, caption) for caption in captions]
     precision = max(common) / max(1, len(answer))
     recall = max(length / max(1, len(caption)) for length, caption in zip(common, captions, strict=True))
@@ -116,7 +118,8 @@ def _ngrams(words: Words) -> Counter[Ngram]:
 
 
 def _weighted(words: Words, frequencies: NgramFrequencies) -> Mapping[Ngram, float]:
-    """Counts times the logarithm of how rare an n-gram is; one that no caption has is as rare as one that one has."""
+    """Return counts times the logarithm of how rare an n-gram is; one that no caption has is as rare as one that one
+    has."""
     rarest = math.log(frequencies.num_images)
     return {
         ngram: count * (rarest - math.log(max(1, frequencies.counts.get(ngram, 0))))

@@ -17,17 +17,18 @@ _PUNCTUATION = str.maketrans("", "", punctuation)
 
 
 def lettered(options: Sequence[str]) -> str:
-    """The options as they are asked: a line each, after its letter and a full stop."""
+    """Return the options as they are asked: a line each, after its letter and a full stop."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def lettered_if_there(options: Sequence[str]) -> str:
-    """The same without those that are empty; the others keep the letters of their positions."""
+    """Return the same without those that are empty; the others keep the letters of their positions."""
     return "\n".join(f"{letter}. {option}" for letter, option in _those_there(options).items())
 
 
 def scienceqa_letter(answer: str, num_options: int) -> str | None:
-    """As LLaVA's eval_science_qa.py: "B", "B. because", or one "The answer is B."; A to E, and one of the options."""
+    """Find the letter as LLaVA's eval_science_qa.py: "B", "B. because", or one "The answer is B."; A to E, and one of
+    the options."""
     if answer in tuple(LETTERS[:5]):
         letter = answer
     elif len(answer) >= 3 and answer[0] in LETTERS[:5] and answer[1:3] == ". ":
@@ -39,7 +40,8 @@ def scienceqa_letter(answer: str, num_options: int) -> str | None:
 
 
 def leading_letter(answer: str, num_options: int) -> str | None:
-    """As lmms-eval's AI2D: "B." at the beginning, or nothing but "B", in any case and with any ASCII punctuation."""
+    """Find the letter as lmms-eval's AI2D: "B." at the beginning, or nothing but "B", in any case and with any ASCII
+    punctuation."""
     stripped = answer.strip()
     start = re.match(r"([A-Z])\.", stripped)
     letter = start.group(1) if start else stripped.translate(_PUNCTUATION).upper()
@@ -47,13 +49,14 @@ def leading_letter(answer: str, num_options: int) -> str | None:
 
 
 def first_letter(answer: str, num_options: int) -> str | None:
-    """As lmms-eval's SEED-Bench: the first character, in any case, so "Because" is B."""
+    """Find the letter as lmms-eval's SEED-Bench: the first character, in any case, so "Because" is B."""
     letter = answer.strip()[:1].upper()
     return letter if letter in tuple(LETTERS[:num_options]) else None
 
 
 def inferred_letter(answer: str, options: Sequence[str]) -> str | None:
-    """As VLMEvalKit's can_infer for MMBench: the one letter among the last words, or the one option that is named.
+    """Find the letter as VLMEvalKit's can_infer for MMBench: the one letter among the last words, or the one option
+    that is named.
 
     An empty option is none: its letter is a word like any other. A refusal, and the Z that stands for one where no
     letter of an option does, is None whatever else is said. Of the rest MMBench's own server asks a language model;
@@ -68,7 +71,7 @@ def inferred_letter(answer: str, options: Sequence[str]) -> str | None:
 
 
 def mmmu_letter(answer: str, options: Sequence[str]) -> str | None:
-    """As MMMU's parse_multi_choice_response, except where that draws a letter by lot: None.
+    """Find the letter as MMMU's parse_multi_choice_response, except where that draws a letter by lot: None.
 
     "(B)" before " B ", and before an option's text in more than five words; of several the last.
     """
@@ -87,7 +90,7 @@ def mmmu_letter(answer: str, options: Sequence[str]) -> str | None:
 
 
 def _those_there(options: Sequence[str]) -> dict[str, str]:
-    """The options that have a text, by their letters."""
+    """Return the options that have a text, by their letters."""
     return {letter: option for letter, option in zip(LETTERS, options, strict=False) if option}
 
 

@@ -7,17 +7,18 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def exact_match(answer: str, accepted: Sequence[str]) -> bool:
-    """As the texts are, but for white space at their ends."""
+    """Compare the texts as they are, but for white space at their ends."""
     return answer.strip() in [text.strip() for text in accepted]
 
 
 def gqa_match(answer: str, accepted: Sequence[str]) -> bool:
-    """As LLaVA hands answers to GQA's eval.py: full stops at the end off, lower case; the truth as it is."""
+    """Compare as LLaVA hands answers to GQA's eval.py: full stops at the end off, lower case; the truth as it is."""
     return answer.rstrip(".").lower() in accepted
 
 
 def folded_match(answer: str, accepted: Sequence[str]) -> bool:
-    """As lmms-eval's exact_match with ignore_case and ignore_punctuation: ASCII punctuation goes, spaces stay."""
+    """Compare as lmms-eval's exact_match with ignore_case and ignore_punctuation: ASCII punctuation goes, spaces
+    stay."""
     return _folded(answer) in [_folded(text) for text in accepted]
 
 

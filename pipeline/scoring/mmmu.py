@@ -12,7 +12,7 @@ _NUMBERS = (
 
 
 def open_match(answer: str, accepted: Sequence[str]) -> bool:
-    """As MMMU's parse_open_response and eval_open: an equal number, or a text that has the truth in it.
+    """Compare as MMMU's parse_open_response and eval_open: an equal number, or a text that has the truth in it.
 
     The original lowers the text before it looks for sentences, which begin with a capital: only lines part it.
     """
@@ -24,7 +24,8 @@ def open_match(answer: str, accepted: Sequence[str]) -> bool:
 
 
 def _candidates(answer: str) -> list[str]:
-    """Each line's shortest text after a word that comes before answers, or the whole answer, and the numbers there."""
+    """Return each line's shortest text after a word that comes before answers, or the whole answer, and the numbers
+    there."""
     lines = answer.strip().strip(".").lower().split("\n")
     tails = [
         _shortest_tail(line, (*_BEFORE_ANSWERS, "=") if last else _BEFORE_ANSWERS)
@@ -44,7 +45,7 @@ def _shortest_tail(line: str, words: Iterable[str]) -> str:
 
 
 def _values(texts: Iterable[str]) -> list[str | float]:
-    """Numbers to two decimals; texts in lower case, a single letter with a space on either side of it."""
+    """Return numbers to two decimals; texts in lower case, a single letter with a space on either side of it."""
     found: list[str | float] = []
     for text in (text.strip() for text in texts):
         try:

@@ -11,7 +11,8 @@ Said = Literal["yes", "no"]
 
 
 def said(answer: str) -> Said | None:
-    """As RUCAIBox/POPE's evaluate.py and LLaVA's eval_pope.py: No, no or not in the first sentence is no, all else yes.
+    """Read the answer as RUCAIBox/POPE's evaluate.py and LLaVA's eval_pope.py: No, no or not in the first sentence is
+    no, all else yes.
 
     So "I cannot tell" is yes. Only an empty answer is neither: there the originals say yes to what was never answered.
     """
@@ -22,7 +23,7 @@ def said(answer: str) -> Said | None:
 
 
 def outcome(found: Said | None, truth: Said) -> tuple[float, ...]:
-    """One answer's share in the four cells, as `Judged.counts`: true and false yes, true and false no.
+    """Return one answer's share in the four cells, as `Judged.counts`: true and false yes, true and false no.
 
     An answer that is neither is a false no where the truth is yes, and in no cell where it is no.
     """
@@ -38,7 +39,7 @@ def _cells(group: Sequence[Judged]) -> list[float]:
 def _yes_and_no(
     rows: Numbers, true_yes: Numbers, false_yes: Numbers, true_no: Numbers, false_no: Numbers
 ) -> dict[str, Numbers]:
-    """Accuracy, precision, recall and F1 of yes, and the share of yes; a ratio over nothing is 0."""
+    """Return accuracy, precision, recall and F1 of yes, and the share of yes; a ratio over nothing is 0."""
     precision = _ratio(true_yes, true_yes + false_yes)
     recall = _ratio(true_yes, true_yes + false_no)
     return {

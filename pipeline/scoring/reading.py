@@ -10,7 +10,7 @@ Normalisation = Literal["exact", "spaces", "words"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How far one transcription, or many together, is from its truth: insertions, deletions and replacements."""
+    """Distance of one transcription, or of many together, from its truth: insertions, deletions and replacements."""
 
     character_edits: int
     num_characters: int  # of the truth
@@ -19,12 +19,12 @@ class Reading:
 
     @property
     def cer(self) -> float:
-        """Character edits a character of truth; may exceed 1. An empty truth counts as one character."""
+        """Return the character edits a character of truth; may exceed 1. An empty truth counts as one character."""
         return self.character_edits / max(1, self.num_characters)
 
     @property
     def wer(self) -> float:
-        """Word edits a word of truth; may exceed 1. An empty truth counts as one word."""
+        """Return the word edits a word of truth; may exceed 1. An empty truth counts as one word."""
         return self.word_edits / max(1, self.num_words)
 
 
@@ -52,7 +52,8 @@ def nothing_read(truth: str, normalisation: Normalisation = "spaces") -> Reading
 
 
 def add_up(readings: Iterable[Reading]) -> Reading:
-    """The corpus: all edits over all truth, so a long row weighs more; what is read into an empty truth counts."""
+    """Return the corpus: all edits over all truth, so a long row weighs more; what is read into an empty truth
+    counts."""
     rows = list(readings)
     return Reading(
         character_edits=sum(row.character_edits for row in rows),
@@ -63,7 +64,7 @@ def add_up(readings: Iterable[Reading]) -> Reading:
 
 
 def normalised(text: str, normalisation: Normalisation) -> str:
-    """`exact`: only the ends are stripped. `spaces`: NFC, and any white space is one space.
+    """Normalise a text. `exact`: only the ends are stripped. `spaces`: NFC, and any white space is one space.
 
     `words`: that, in lower case (case-folded) and without punctuation, which separates words only where space does.
     """

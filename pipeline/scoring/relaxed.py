@@ -4,7 +4,7 @@ _TOLERANCE = 0.05
 
 
 def relaxed_match(answer: str, truth: str) -> bool:
-    """As pix2struct's relaxed_correctness, which lmms-eval and Qwen-VL share; case is ignored, space is not.
+    """Compare as pix2struct's relaxed_correctness, which lmms-eval and Qwen-VL share; case is ignored, space is not.
 
     "12%" is 0.12, so it never matches "12"; a truth of zero is compared as text.
     """
@@ -15,7 +15,7 @@ def relaxed_match(answer: str, truth: str) -> bool:
 
 
 def _number(text: str) -> float | None:
-    """As Python reads it: "1e3", "inf", " 3 " and "1_000" are numbers, "1,000" and "3 m" are not."""
+    """Read a number as Python does: "1e3", "inf", " 3 " and "1_000" are numbers, "1,000" and "3 m" are not."""
     try:
         return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
     except ValueError:

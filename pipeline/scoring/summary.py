@@ -6,7 +6,7 @@ from schemas.benchmark import Judged, Numbers, Summary
 
 
 def mean_score(name: str, beside: str | None = None) -> Summary:
-    """A summary: the mean score as `name`, then that of every split as `name split`.
+    """Return a summary: the mean score as `name`, then that of every split as `name split`.
 
     `beside` names another rule's score, which is the first of the counts.
     """
@@ -23,7 +23,7 @@ def mean_score(name: str, beside: str | None = None) -> Summary:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean; there is none of nothing."""
+    """Return the mean; there is none of nothing."""
     if not values:
         raise ValueError("a summary needs at least one judged answer, got none")
     return sum(values) / len(values)

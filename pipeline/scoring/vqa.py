@@ -11,7 +11,7 @@ _ENOUGH = 3  # of the other annotators
 
 
 def vqa_accuracy(answer: str, annotated: Sequence[str]) -> float:
-    """As VQA's evaluation: texts are normalised only where the annotators differ.
+    """Score as VQA's evaluation: texts are normalised only where the annotators differ.
 
     Where all of them agree "Yes" is not their "yes". What LLaVA hands in has been through `m4c_normalised` before.
     """
@@ -22,18 +22,20 @@ def vqa_accuracy(answer: str, annotated: Sequence[str]) -> float:
 
 
 def m4c_accuracy(answer: str, annotated: Sequence[str]) -> float:
-    """As TextVQA's evaluation: every text is normalised, always. It asserts ten annotators, this takes any number."""
+    """Score as TextVQA's evaluation: every text is normalised, always. It asserts ten annotators, this takes any
+    number."""
     return _agreement(m4c_normalised(answer), [m4c_normalised(text) for text in annotated])
 
 
 def m4c_normalised(text: str) -> str:
-    """Lower case, no commas and question marks, 's apart, then as VQA: punctuation, articles, digits, contractions."""
+    """Normalise: lower case, no commas and question marks, 's apart, then as VQA: punctuation, articles, digits,
+    contractions."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return _normalised(_one_line(text))
 
 
 def _agreement(answer: str, annotated: Sequence[str]) -> float:
-    """The mean over annotators of: how many of the others gave the answer, three being all that is asked for."""
+    """Return the mean over annotators of: how many of the others gave the answer, three being all that is asked for."""
     if not annotated:
         return 0.0
     matches = sum(text == answer for text in annotated)
@@ -51,7 +53,7 @@ def _normalised(text: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """Marks beside a space, or any marks where a comma parts digits, go; the others become a space.
+    """Remove marks: those beside a space, or any marks where a comma parts digits, go; the others become a space.
 
     A full stop goes unless a digit follows, the first 32 of them: the original passes a flag where the count belongs.
     """
@@ -64,7 +66,7 @@ def _without_punctuation(text: str) -> str:
 
 
 def _contractions() -> dict[str, str]:
-    """From a contraction written without an apostrophe, or without one of its two, to the contraction."""
+    """Map a contraction written without an apostrophe, or without one of its two, to the contraction."""
     found = {word.replace("'", ""): word for word in _WITH_ONE.split()}
     for word in _WITH_TWO.split():
         first, last = word.index("'"), word.rindex("'")

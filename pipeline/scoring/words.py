@@ -44,7 +44,7 @@ _SPELT = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", 
 
 
 def plain_words(text: str) -> tuple[str, ...]:
-    """The words of one caption by rules of our own; brackets are spelt out, as the original leaves them in."""
+    """Return the words of one caption by rules of our own; brackets are spelt out, as the original leaves them in."""
     said = text.lower().translate(_PLAIN)
     found: list[str] = []
     for word in _WORD.findall(said):
@@ -53,7 +53,7 @@ def plain_words(text: str) -> tuple[str, ...]:
 
 
 def java_words(texts: Sequence[str]) -> list[tuple[str, ...]]:
-    """The words of many captions by the Stanford tokeniser of pycocoevalcap, in one run of Java."""
+    """Return the words of many captions by the Stanford tokeniser of pycocoevalcap, in one run of Java."""
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations or shutil.which("java") is None:
         raise ValueError("words by Java need java and pycocoevalcap, which pip install -e '.[captions]' installs")

@@ -32,7 +32,7 @@ _NAMES = (
 
 
 def with_retries(step: Callable[[], T], waits_s: Sequence[float] = WAITS_S) -> T:
-    """What `step` returns, tried again after each wait while it fails in a way that may pass."""
+    """Return what `step` returns, tried again after each wait while it fails in a way that may pass."""
     for wait_s in waits_s:
         try:
             return step()
@@ -44,7 +44,7 @@ def with_retries(step: Callable[[], T], waits_s: Sequence[float] = WAITS_S) -> T
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether this error, or what caused it, is a timeout, a broken connection, a 429 or a 5xx."""
+    """Return whether this error, or what caused it, is a timeout, a broken connection, a 429 or a 5xx."""
     if isinstance(error, TimeoutError | ConnectionError | HTTPException):
         return True
     if isinstance(error, OSError) and error.errno in _ERRNOS:
@@ -55,7 +55,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of a store's client carries, wherever that client keeps it."""
+    """Return the HTTP status that an error of a store's client carries, wherever that client keeps it."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -80,7 +80,7 @@ def read_bytes(url: str, limit: int | None = None, waits_s: Sequence[float] = WA
 
 
 def exists(url: str) -> bool:
-    """Whether a file or folder is there now; listings are never remembered."""
+    """Return whether a file or folder is there now; listings are never remembered."""
     path = local_path(url)
     if path is not None:
         return os.path.exists(path)
@@ -185,13 +185,13 @@ def remove_exactly(url: str, content: bytes) -> bool:
 
 
 def join(url: str, *parts: str) -> str:
-    """`url` with `parts` below it, one slash between each."""
+    """Return `url` with `parts` below it, one slash between each."""
     base = url.rstrip("/") if url.strip("/") else url[:1]
     return "/".join([base if base != "/" else "", *(part.strip("/") for part in parts if part.strip("/"))]) or "/"
 
 
 def absolute(url: str) -> str:
-    """The one spelling of `url` that listings use: no relative path, `~`, `file://` or slash at the end.
+    """Return the one spelling of `url` that listings use: no relative path, `~`, `file://` or slash at the end.
 
     A local path that is not UTF-8 is a `file://` URI, as texts hold no bytes.
     """
@@ -203,18 +203,18 @@ def absolute(url: str) -> str:
 
 
 def scheme_of(url: str) -> str:
-    """The scheme in lower case; `file` for a path that names none."""
+    """Return the scheme in lower case; `file` for a path that names none."""
     match = _SCHEME.match(url)
     return match[1].lower() if match else "file"
 
 
 def is_local(url: str) -> bool:
-    """Whether `url` is on this machine."""
+    """Return whether `url` is on this machine."""
     return scheme_of(url) in ("file", "local")
 
 
 def local_path(url: str) -> str | None:
-    """The absolute path on this machine, or None where `url` is not local."""
+    """Return the absolute path on this machine, or None where `url` is not local."""
     if not is_local(url):
         return None
     if url[:6].lower() == "file:/":
@@ -224,7 +224,7 @@ def local_path(url: str) -> str | None:
 
 
 def as_url(path: str) -> str:
-    """The url of an absolute local path: itself or, where it is not UTF-8, its `file://` URI."""
+    """Return the url of an absolute local path: itself or, where it is not UTF-8, its `file://` URI."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -233,14 +233,14 @@ def as_url(path: str) -> str:
 
 
 def spelled(url: str) -> str:
-    """`url` as people read it: a local path as it is, but bytes that are not UTF-8 as in `caf\\xe9.png`."""
+    """Return `url` as people read it: a local path as it is, but bytes that are not UTF-8 as in `caf\xe9.png`."""
     if url[:6].lower() != "file:/":
         return url
     return os.fsencode(cast(str, local_path(url))).decode("utf-8", "backslashreplace")
 
 
 def remote(url: str) -> tuple[AbstractFileSystem, str]:
-    """The filesystem of `url` and its path there; `::` is part of a key, never fsspec's chain of filesystems."""
+    """Return the filesystem of `url` and its path there; `::` is part of a key, never fsspec's chain of filesystems."""
     if (secret := credentials_in(url)) is not None:
         raise UnsupportedScheme(f"a URL must not hold {secret}: keys belong in the environment")
     scheme = scheme_of(url)
@@ -262,7 +262,7 @@ def remote(url: str) -> tuple[AbstractFileSystem, str]:
 
 
 def find_below(url: str, filesystem: AbstractFileSystem, key: str) -> list[dict[str, Any]]:
-    """What a store says of every file below `key`, which is no pattern."""
+    """Return what a store says of every file below `key`, which is no pattern."""
     filesystem.invalidate_cache()
     with store_errors(url):
         try:
@@ -276,7 +276,7 @@ def find_below(url: str, filesystem: AbstractFileSystem, key: str) -> list[dict[
 
 
 def file_info(filesystem: AbstractFileSystem, entry: dict[str, Any]) -> FileInfo:
-    """One file of a store as it is listed."""
+    """Return one file of a store as it is listed."""
     url = str(filesystem.unstrip_protocol(entry["name"]))
     return FileInfo(url=url, size=entry["size"] or 0, version=_version(entry))
 
@@ -295,7 +295,7 @@ def store_errors(url: str) -> Iterator[None]:
 
 
 def _client_errors() -> tuple[type[Exception], ...]:
-    """The base errors of those clients that are loaded; one that is not cannot have raised."""
+    """Return the base errors of those clients that are loaded; one that is not cannot have raised."""
     bases = (
         ("botocore.exceptions", "BotoCoreError"),
         ("botocore.exceptions", "ClientError"),
@@ -307,7 +307,8 @@ def _client_errors() -> tuple[type[Exception], ...]:
 
 
 def _path_of_uri(url: str) -> str:
-    """The path of a `file:` URI as RFC 8089 has it: on this machine, escapes taken back, whatever its bytes are."""
+    """Return the path of a `file:` URI as RFC 8089 has it: on this machine, escapes taken back, whatever its bytes
+    are."""
     rest = url[5:]
     if rest.startswith("//"):
         host, slash, path = rest[2:].partition("/")
@@ -381,7 +382,7 @@ class _Steady(io.RawIOBase):
 
 
 def local_info(path: str, status: os.stat_result) -> FileInfo:
-    """One file of this machine as it is listed."""
+    """Return one file of this machine as it is listed."""
     return FileInfo(url=as_url(path), size=status.st_size, version=str(status.st_mtime_ns))
 
 
@@ -395,7 +396,7 @@ def _version(entry: dict[str, object]) -> str:
 
 
 def _delete_remote(url: str, filesystem: AbstractFileSystem, key: str) -> None:
-    """Key by key, as fsspec's own `rm` takes `*?[` in a key for a pattern."""
+    """Delete key by key, as fsspec's own `rm` takes `*?[` in a key for a pattern."""
     with store_errors(url):
         if "/" in key.strip("/"):  # no bucket
             _remove(filesystem, key)

@@ -7,7 +7,8 @@ from pipeline.storage.backoff import with_retries
 
 
 def at_commit(url: str) -> str:
-    """`url` in the commit that its repository is at now, where it is on the hub and has commits; any other as it is.
+    """Return `url` in the commit that its repository is at now, where it is on the hub and has commits; any other as it
+    is.
 
     Raises OSError: FileNotFoundError where there is no such repository or revision.
     """

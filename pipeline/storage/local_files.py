@@ -10,7 +10,7 @@ from typing import IO
 
 
 class NotRegular(OSError):
-    """What is there has no bytes of its own: a folder, a pipe, a device."""
+    """The path has no bytes of its own: a folder, a pipe, a device."""
 
 
 def open_regular(path: str) -> IO[bytes]:
@@ -26,7 +26,7 @@ def open_regular(path: str) -> IO[bytes]:
 
 
 def files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every visible file below a folder, none where there is no folder. Links to folders are not followed."""
+    """Yield every visible file below a folder, none where there is no folder. Links to folders are not followed."""
     folders = [path] if os.path.isdir(path) else []
     while folders:
         with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:

@@ -19,7 +19,7 @@ _TAILS = (2.5, 97.5)  # percent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draws:
-    """How often is drawn, and from which seed."""
+    """Number of draws, and their seed."""
 
     resamples: int
     seed: int
@@ -50,7 +50,7 @@ def score_cells(
     baselines: Mapping[CellName, CellName],
     draws: Draws,
 ) -> dict[CellName, list[Score]]:
-    """The metrics of cells that were asked the same questions, each sorted by id, the headline first."""
+    """Return the metrics of cells that were asked the same questions, each sorted by id, the headline first."""
     questions = {tuple(one.id for one in some) for some in judged.values()}
     if len(questions) > 1:
         raise ValueError("cells of one benchmark must have been asked the same questions, these were not")
@@ -67,7 +67,7 @@ def score_cells(
 
 
 def _draw(num_groups: int, draws: Draws) -> Iterator[Numbers]:
-    """How often each group is drawn, (groups, some draws): as many with repeats as there are."""
+    """Yield how often each group is drawn, (groups, some draws): as many with repeats as there are."""
     generator = np.random.default_rng(draws.seed)
     at_once = max(1, draws.weights_at_once // num_groups)
     for start in range(0, draws.resamples, at_once):

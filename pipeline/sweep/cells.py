@@ -31,11 +31,11 @@ class Asking:
     folder: str
 
     def questions(self) -> Iterator[Question]:
-        """The questions as they are asked."""
+        """Yield the questions as they are asked."""
         return self.benchmark.read(self.data, self.limit)
 
     def origin(self) -> dict[str, Any]:
-        """What the input is made from."""
+        """Return what the input is made from."""
         named = {"benchmark": self.benchmark.name, "data": self.data, "limit": self.limit}
         return {**named, "prompt": self.benchmark.prompt}
 
@@ -49,17 +49,18 @@ class Cell:
     job: JobSettings
 
     def engine_key(self) -> str:
-        """Equal for cells that one load of the model answers."""
+        """Return a key that is equal for cells that one load of the model answers."""
         return self.job.model_dump_json(include=set(_ENGINE))
 
     def sampling_key(self) -> str:
-        """Equal for cells whose tokens are drawn alike: an engine answers these at the same time."""
+        """Return a key that is equal for cells whose tokens are drawn alike: an engine answers these at the same
+        time."""
         return self.job.model_dump_json(include=set(_SAMPLING))
 
 
 def cells_of(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> list[Cell]:
-    """All cells, those of one engine next to each other, and of these those that are drawn alike; raises ValueError
-    naming what is wrong."""
+    """Return all cells, those of one engine next to each other, and of these those that are drawn alike; raise
+    ValueError naming what is wrong."""
     askings = [one for name in settings.benchmarks for one in _askings(settings, name, benchmarks)]
     cells = [
         _cell(settings, CellName(model=model, benchmark=asking.name, prompt=asking.prompt, settings=variant), asking)
@@ -73,7 +74,8 @@ def cells_of(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> list[C
 
 
 def baseline_of(settings: SweepSettings, name: CellName) -> CellName | None:
-    """The cell that this one is compared with; None where no baseline is named or the benchmark is not asked so."""
+    """Return the cell that this one is compared with; None where no baseline is named or the benchmark is not asked
+    so."""
     if settings.baseline is None:
         return None
     model = settings.baseline.model or next(iter(settings.models))

@@ -33,7 +33,7 @@ _SAME_PICTURES = 64 * 2**20  # of pictures in a row group that several questions
 
 
 def write_input(asking: Asking) -> None:
-    """Write the questions where they are not there yet; raises ValueError where there are none."""
+    """Write the questions where they are not there yet; raise ValueError where there are none."""
     if is_made(asking):
         return
     fs.delete(asking.folder)  # what a kill left
@@ -46,13 +46,14 @@ def write_input(asking: Asking) -> None:
 
 
 def as_written(asking: Asking) -> Asking:
-    """The same questions for good: of the commit that they were written from, where the data has commits."""
+    """Return the same questions for good: of the commit that they were written from, where the data has commits."""
     made = _read_made(asking)
     return asking if made is None else replace(asking, data=made.read or asking.data)
 
 
 def is_made(asking: Asking) -> bool:
-    """Whether its input is written and made from what is asked now; refuses one made from other data."""
+    """Return whether its input is written and made from what is asked now; raise Refused for one made from other
+    data."""
     made = _read_made(asking)
     if made is not None and made.origin != asking.origin():
         raise Refused(
@@ -70,7 +71,7 @@ def _at_commit(data: str) -> str:
 
 
 def _write_files(asking: Asking) -> Iterator[int]:
-    """Write files of a good size; yields the rows of each."""
+    """Write files of a good size; yield the rows of each."""
     groups = _groups(asking)
     for number, first in enumerate(groups):
         buffer, rows = io.BytesIO(), 0
@@ -100,7 +101,7 @@ def _row(question: Question) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
-    """What an input was made from: what was asked, the data at their commit, the questions that it had."""
+    """Origin of an input: what was asked, the data at their commit, the questions that it had."""
 
     origin: dict[str, Any]
     rows: int
@@ -115,5 +116,5 @@ _ADVICE = "put it back as it was, or choose a new output"
 
 
 def _made_path(asking: Asking) -> str:
-    """Written last: with it the input is whole."""
+    """Return the path of the file that is written last: with it the input is whole."""
     return fs.join(asking.folder, "made.json")

@@ -49,7 +49,7 @@ class Marked:
 
     @property
     def num_rows(self) -> int:
-        """Questions, answered or failed."""
+        """Return the number of questions, answered or failed."""
         return len(self.judged)
 
 

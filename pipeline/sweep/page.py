@@ -27,7 +27,7 @@ class Column:
 
 
 def to_markdown(results: Sequence[Result]) -> str:
-    """The headline metrics, then the others, then the cells that are not complete."""
+    """Return the headline metrics, then the others, then the cells that are not complete."""
     parts = ["# Sweep", _summary(results), _ABOUT, _markdown_table(COLUMNS, _complete(results, headline=True))]
     if others := _complete(results, headline=False):
         parts += ["## Other metrics", _markdown_table(COLUMNS[:_SCORES], others)]
@@ -37,7 +37,7 @@ def to_markdown(results: Sequence[Result]) -> str:
 
 
 def to_html(results: Sequence[Result]) -> str:
-    """The page: sorted by a click on a column, narrowed by words."""
+    """Return the page: sorted by a click on a column, narrowed by words."""
     missing = [result for result in results if result.status != "complete"]
     rows = "\n".join(_html_row(result, results) for result in results if result.status == "complete")
     heads = "".join(f"<th{_kind(column)}>{escape(column.title)}</th>" for column in COLUMNS)
@@ -149,7 +149,8 @@ def _kind(column: Column) -> str:
 
 
 def _drawing(result: Result, results: Sequence[Result]) -> str:
-    """The score with its interval on the axis that all cells of this benchmark and metric share, its ends labelled."""
+    """Return the score with its interval on the axis that all cells of this benchmark and metric share, its ends
+    labelled."""
     same = [one for one in results if (one.benchmark, one.metric) == (result.benchmark, result.metric)]
     bounds = [value for one in same for value in (one.low, one.score, one.high) if value is not None]
     least, most = axis_of(bounds)
@@ -171,13 +172,13 @@ _WIDTH, _MARGIN = 140, 6  # of a drawing, pixels; a dot at either end is whole
 
 
 def axis_of(values: Sequence[float]) -> tuple[float, float]:
-    """Round ends around these values: 0 and the next of 1, 2, 5, 10, ... on the sides that they are on."""
+    """Return round ends around these values: 0 and the next of 1, 2, 5, 10, ... on the sides that they are on."""
     least, most = min(values, default=0.0), max(values, default=0.0)
     return (-_round_up(-least) if least < 0 else 0.0), (_round_up(most) if most > 0 or least >= 0 else 0.0)
 
 
 def _round_up(value: float) -> float:
-    """The least of 1, 2 or 5 times a power of ten that is no less; 1 for 0."""
+    """Return the least of 1, 2 or 5 times a power of ten that is no less; 1 for 0."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

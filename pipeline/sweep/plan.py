@@ -37,13 +37,13 @@ class SweepPlan:
     cells: tuple[PlannedCell, ...]
 
     def engines(self) -> Iterator[tuple[PlannedCell, ...]]:
-        """The cells that are not complete, those of one engine together."""
+        """Yield the cells that are not complete, those of one engine together."""
         for _, cells in groupby(self.cells, key=lambda planned: planned.cell.engine_key()):
             if left := tuple(planned for planned in cells if not planned.complete):
                 yield left
 
     def describe(self) -> str:
-        """What a person reads before it starts: each cell with its rows, and what is complete."""
+        """Return what a person reads before it starts: each cell with its rows, and what is complete."""
         width = max(len(str(one.cell.name)) for one in self.cells)
         lines = [
             f"{one.cell.name!s:{width}}  {one.plan.listing.num_rows:,} rows{'  complete' if one.complete else ''}"
@@ -56,7 +56,7 @@ class SweepPlan:
 
 
 def plan_sweep(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> SweepPlan:
-    """Write the inputs that are not there yet and check every cell; raises ValueError naming what is wrong."""
+    """Write the inputs that are not there yet and check every cell; raise ValueError naming what is wrong."""
     cells = cells_of(settings, benchmarks)
     cards = cards_here()
     for cell in {(cell.engine_key(), cell.sampling_key()): cell for cell in cells}.values():
@@ -74,7 +74,7 @@ def plan_sweep(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> Swee
 def _planned(
     cell: Cell, models: dict[tuple[str | None, ...], Plan], described: dict[JobSettings, dict[str, Any]]
 ) -> PlannedCell:
-    """The plan of a cell; each model is looked at once, and each way of preparing rows tried once."""
+    """Return the plan of a cell; each model is looked at once, and each way of preparing rows tried once."""
     job = cell.job
     key = (job.model, job.revision, job.adapter, job.chat_template)
     if key in models:

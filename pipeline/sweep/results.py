@@ -45,7 +45,7 @@ class Result:
 
     @property
     def name(self) -> CellName:
-        """Which cell."""
+        """Return the cell's name."""
         return CellName(model=self.model, benchmark=self.benchmark, prompt=self.prompt, settings=self.settings)
 
 
@@ -76,12 +76,12 @@ RESULT_SCHEMA = pa.schema(
 
 
 def results_to_table(results: Sequence[Result]) -> pa.Table:
-    """A table of RESULT_SCHEMA."""
+    """Return a table of RESULT_SCHEMA."""
     return pa.Table.from_pylist([asdict(result) for result in results], schema=RESULT_SCHEMA)
 
 
 def table_to_results(table: pa.Table) -> list[Result]:
-    """The results of a table of RESULT_SCHEMA."""
+    """Return the results of a table of RESULT_SCHEMA."""
     return [Result(**row) for row in table.to_pylist()]
 
 
@@ -114,7 +114,7 @@ def _by_benchmark(complete: Mapping[CellName, Cell]) -> Iterator[list[Cell]]:
 
 
 def _score(plan: SweepPlan, cells: Sequence[Cell]) -> dict[CellName, _Scored]:
-    """The cells of one benchmark."""
+    """Return the cells of one benchmark."""
     folder = fs.join(plan.settings.output, "judged")
     marked: dict[CellName, Marked] = {}
     for prompt in dict.fromkeys(cell.name.prompt for cell in cells):

@@ -38,17 +38,17 @@ class TimeLimits:
     cell_s: float | None = None
 
     def over(self) -> bool:
-        """Whether the sweep has to stop."""
+        """Return whether the sweep has to stop."""
         return self.ends is not None and time.monotonic() > self.ends
 
 
 def _is_there(_: BaseException) -> None:
-    """Nobody watches the cluster."""
+    """Do nothing: nobody watches the cluster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What all cells of one call share."""
+    """Settings that all cells of one call share."""
 
     folder: str  # the sweep's
     loaders: Loaders
@@ -72,12 +72,12 @@ class CellRun:
 
     @property
     def name(self) -> str:
-        """As people read it."""
+        """Return the cell's name as people read it."""
         return str(self.planned.cell.name)
 
     @property
     def open(self) -> bool:
-        """Whether it is neither complete nor given up."""
+        """Return whether it is neither complete nor given up."""
         return not self.complete and self.reason is None
 
     def abandon(self, reason: str) -> None:
@@ -174,7 +174,7 @@ def _one_round(cells: Sequence[CellRun], call: Call) -> bool | None:
 
 
 def _isolate(cells: Sequence[CellRun], error: RunFailed, call: Call) -> None:
-    """What ended all of them came from one: each goes on alone, and that one is given up."""
+    """Answer each alone: what ended all of them came from one, which is given up."""
     if len(cells) == 1:
         cells[0].abandon(str(error))
         return
@@ -184,7 +184,7 @@ def _isolate(cells: Sequence[CellRun], error: RunFailed, call: Call) -> None:
 
 
 def _answer(cells: Sequence[CellRun], call: Call) -> None:
-    """One pass over all that is left of these cells. Raises RunFailed, EngineNotLoaded, FolderInUse."""
+    """Answer all that is left of these cells in one pass. Raises RunFailed, EngineNotLoaded, FolderInUse."""
     settings = cells[0].planned.plan.settings
     placement = plan_placement(settings, _load_of(cells))
     for cell in cells:

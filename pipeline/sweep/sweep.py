@@ -53,7 +53,7 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
 
 
 def write_results(output: str, results: Sequence[Result]) -> None:
-    """The table as Parquet, Markdown and a page."""
+    """Write the table as Parquet, Markdown and a page."""
     fs.write_atomic(fs.join(output, "results.parquet"), to_parquet(results_to_table(results)))
     fs.write_atomic(fs.join(output, "results.md"), to_markdown(results).encode())
     fs.write_atomic(fs.join(output, "results.html"), to_html(results).encode())
@@ -66,7 +66,7 @@ def _limits(plan: SweepPlan) -> TimeLimits:
 
 
 def _answer_all(engines: Sequence[Sequence[PlannedCell]], call: Call, wishes: Wishes) -> dict[CellName, str]:
-    """Answer engine by engine; returns why some cells were given up."""
+    """Answer engine by engine; return why some cells were given up."""
     reasons: dict[CellName, str] = {}
     with on_cluster(wishes, call.lock.release) as watch:
         for cells in engines:
@@ -75,7 +75,7 @@ def _answer_all(engines: Sequence[Sequence[PlannedCell]], call: Call, wishes: Wi
 
 
 def _answer(cells: Sequence[PlannedCell], call: Call) -> dict[CellName, str]:
-    """Answer the cells of one engine; returns why some were given up."""
+    """Answer the cells of one engine; return why some were given up."""
     running = [begin(planned, call.lock) for planned in cells]
     answer_cells(running, call)
     return {cell.planned.cell.name: cell.reason for cell in running if cell.reason is not None}

@@ -34,7 +34,7 @@ class Span:
 
 
 def share_time(spans: list[Span]) -> dict[str, Effort]:
-    """The effort for each cell: a moment belongs to the units at work in it, by their rows."""
+    """Return the effort for each cell: a moment belongs to the units at work in it, by their rows."""
     edges = sorted([(span.start, 1, index) for index, span in enumerate(spans)] + _ends(spans))
     at_work: Counter[str] = Counter()
     efforts: dict[str, Effort] = {}
@@ -60,7 +60,7 @@ class Efforts:
         self._spans: list[Span] = []
 
     def add(self, cell: str, report: UnitReport) -> float:
-        """Count a unit that is through; returns the seconds since the one before, or for the first its own."""
+        """Count a unit that is through; return the seconds since the one before, or for the first its own."""
         now = time.monotonic()
         since = now - self._spans[-1].end if self._spans else report.seconds
         self._spans.append(Span(cell=cell, rows=report.counts.rows, start=now - report.seconds, end=now))
@@ -76,7 +76,7 @@ class Efforts:
 
 
 def read_efforts(folder: str) -> dict[str, Effort]:
-    """The efforts of all calls so far, by cell."""
+    """Return the efforts of all calls so far, by cell."""
     return read_record(_path(folder), TypeAdapter(dict[str, Effort]), _ADVICE) or {}
 
 

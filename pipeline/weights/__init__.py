@@ -1,1 +1,1 @@
-"""What the weights files of a checkpoint and of an adapter hold, from their headers; what the network needs of them."""
+"""Weights: the files of a checkpoint and of an adapter, from their headers, and what the network needs of them."""

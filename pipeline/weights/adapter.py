@@ -39,7 +39,7 @@ _BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lora:
-    """What an adapter's config says of its sums."""
+    """Settings of an adapter's sums, from its config."""
 
     name: str  # of the adapter, for people
     base: str | None  # the model that it was trained on, as its author called it
@@ -74,14 +74,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What an adapter does to a network, by the network's names."""
+    """Changes of an adapter to a network, by the network's names."""
 
     added: dict[str, Pair]
     replaced: dict[str, str]  # by a tensor of the adapter's file
 
 
 def read_lora(folder: Path) -> Lora:
-    """Return what the adapter's config says; raises Refused, by name, for any other kind than a plain LoRA."""
+    """Return what the adapter's config says; raise Refused, by name, for any other kind than a plain LoRA."""
     config = _read_config(folder)
     kind = str(config.get("peft_type") or "").upper()
     if kind != "LORA":
@@ -163,7 +163,7 @@ def _lora(folder: Path, config: Mapping[str, Any]) -> Lora:
 
 
 def _by_pattern(values: Mapping[str, float], module: str, other: float) -> float:
-    """The value of the first pattern that a module's name ends in, as PEFT finds it."""
+    """Return the value of the first pattern that a module's name ends in, as PEFT finds it."""
     for pattern, value in values.items():
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             return value
@@ -177,7 +177,7 @@ def _put(into: dict[str, str], key: str, name: str, folder: Path) -> None:
 
 
 def _target(name: str, source: str, network: "Network", folder: Path) -> str:
-    """The network's tensor of an adapter's: whichever of transformers' layouts it was trained in."""
+    """Return the network's tensor of an adapter's: whichever of transformers' layouts it was trained in."""
     target = network.name_of(name.removeprefix(_PREFIX))
     if target not in network.shapes:
         raise Refused(f"every tensor of {folder / WEIGHTS} must fit the base, which has none for {source}")
@@ -236,13 +236,13 @@ def _check_ties(folder: Path, network: "Network", changes: Changes) -> None:
 
 
 def _among(module: str, tensors: Collection[str]) -> bool:
-    """Whether any of the tensors belongs to a module that a config names, in whichever layout."""
+    """Return whether any of the tensors belongs to a module that a config names, in whichever layout."""
     last = module.split(".")[-1]
     return any(last in tensor.split(".") for tensor in tensors)
 
 
 def describe_changes(lora: Lora, changes: Changes, base: str) -> Iterator[str]:
-    """What is said of an adapter before a job starts."""
+    """Yield what is said of an adapter before a job starts."""
     saved = f" and {len(changes.replaced)} replaced" if changes.replaced else ""
     yield f"adapter {lora.name} (LoRA, rank {lora.rank}): {len(changes.added)} tensors of {base} changed{saved}"
     if lora.base and lora.base != base:

@@ -1,4 +1,4 @@
-"""What lies beside an adapter and shapes prompts: the chat template it was trained with, and tokens of its own."""
+"""Companions of an adapter, which shape prompts: the chat template it was trained with, and tokens of its own."""
 
 import json
 from collections.abc import Iterator, Mapping

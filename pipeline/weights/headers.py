@@ -76,7 +76,7 @@ def weights_files(folder: str, explicit: str | None = None) -> tuple[list[str], 
 
 
 def read_header(url: str) -> dict[str, Stored]:
-    """Return the tensors of one safetensors file; raises Refused where it is not whole or contradicts itself."""
+    """Return the tensors of one safetensors file; raise Refused where it is not whole or contradicts itself."""
     try:
         with fs.open_url(url) as file:
             size = file.seek(0, 2)
@@ -132,7 +132,7 @@ def _no_weights(folder: str) -> str:
 
 
 def _read_json(file: IO[bytes], url: str, size: int) -> tuple[dict[str, Any], int]:
-    """The header as it is written, and where the numbers begin."""
+    """Return the header as it is written, and where the numbers begin."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     broken = f"{url} must be a whole safetensors file, its header cannot be read: copy it again"
@@ -148,7 +148,7 @@ def _read_json(file: IO[bytes], url: str, size: int) -> tuple[dict[str, Any], in
 
 
 def _span(url: str, name: str, tensor: object) -> tuple[int, int, str]:
-    """Where a tensor's bytes are; as many as its shape and dtype take."""
+    """Return where a tensor's bytes are; as many as its shape and dtype take."""
     entry: Mapping[str, Any] = tensor if isinstance(tensor, dict) else {}
     dtype: Any = entry.get("dtype")
     shape: Any = entry.get("shape")

@@ -17,7 +17,8 @@ DEMO = Path(__file__).parents[2] / "demo" / "model"
 
 
 def locate(model: str) -> str:
-    """What transformers loads for a `--model`: the bundled folder for `demo`, else the folder or hub id itself."""
+    """Return what transformers loads for a `--model`: the bundled folder for `demo`, else the folder or hub id
+    itself."""
     return str(DEMO) if model == "demo" else model
 
 
@@ -41,7 +42,7 @@ def place_of(model: str, commit: str) -> str:
 
 
 def _has_weights(folder: Path) -> bool:
-    """Whether all weights are here: a download may have stopped between two of an index's files."""
+    """Return whether all weights are here: a download may have stopped between two of an index's files."""
     index = folder / INDEX
     if (folder / SINGLE).exists() or not index.exists():
         return (folder / SINGLE).exists()
@@ -60,7 +61,7 @@ def _cached_folder(model: str, revision: str, *names: str) -> Path | None:
 
 
 def commit_of(model: str, revision: str | None) -> str:
-    """Return the commit that a hub model's revision is at, or was at when it was cached; raises Refused."""
+    """Return the commit that a hub model's revision is at, or was at when it was cached; raise Refused."""
     unreachable = cut_off(model)
     from transformers.utils.hub import cached_file  # a second that a local checkpoint does not need
 
@@ -98,7 +99,7 @@ def at_adapter(adapter: str) -> str:
 
 
 def bring_adapter(adapter: str) -> Path:
-    """Return the cache's folder with an adapter's files, named by its commit; raises Refused where it cannot be had."""
+    """Return the cache's folder with an adapter's files, named by its commit; raise Refused where it cannot be had."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -112,7 +113,7 @@ def bring_adapter(adapter: str) -> Path:
 
 
 def same_place(one: str, other: str) -> bool:
-    """Whether two names stand for one folder or one repository."""
+    """Return whether two names stand for one folder or one repository."""
     if Path(one).is_dir() and Path(other).is_dir():
         return Path(one).samefile(other)
     return one.partition("@")[0] == other
@@ -120,7 +121,7 @@ def same_place(one: str, other: str) -> bool:
 
 @functools.cache
 def cut_off(model: str) -> str | None:
-    """Why the hub that a model is to come from cannot be reached, None where it can or nothing is wanted of it.
+    """Return why the hub that a model is to come from cannot be reached, None where it can or nothing is wanted of it.
 
     Its clients then use their cache alone, here and in workers: they would try for half a minute, for each file.
     """

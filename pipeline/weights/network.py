@@ -24,7 +24,7 @@ _BEHIND = re.compile(r"model\.vision_tower\.(?:vision_model\.)?(post_layernorm|h
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """What transformers would load a config's checkpoint into."""
+    """The network that transformers would load a config's checkpoint into."""
 
     shapes: dict[str, tuple[int, ...]]
     tied: dict[str, str]  # a tensor and the one whose numbers it has
@@ -51,7 +51,7 @@ class Network:
 
 
 def network_of(config: PreTrainedConfig) -> Network:
-    """Return what a checkpoint of this config needs; raises Refused where there can be no such network."""
+    """Return what a checkpoint of this config needs; raise Refused where there can be no such network."""
     try:
         with torch.device("meta"):
             built: Any = LlavaNextForConditionalGeneration(cast(LlavaNextConfig, config))

@@ -35,7 +35,7 @@ def prove_checkpoint(folder: str, config: PreTrainedConfig) -> None:
 
 
 def prove_adapter(folder: Path, config: PreTrainedConfig, base: str) -> Iterator[str]:
-    """Return what is to be said of an adapter; raises Refused where it cannot be merged into a base of this config."""
+    """Return what is to be said of an adapter; raise Refused where it cannot be merged into a base of this config."""
     if quantization_of(config) is not None:
         raise Refused(f"--adapter must have a base that is not quantised, {base!r} is: give the one it was made from")
     lora = read_lora(folder)
@@ -100,7 +100,7 @@ def _differing(needed: tuple[int, ...], name: str, stored: Stored, packed: bool)
 
 
 def _of_a_module(name: str, network: Network) -> bool:
-    """Whether a tensor belongs to one of the network's modules that have a weight."""
+    """Return whether a tensor belongs to one of the network's modules that have a weight."""
     return any(name[: at.start()] + ".weight" in network.shapes for at in re.finditer(r"\.", name))
 
 
