@@ -126,7 +126,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
 
 def with_settings(settings: JobSettings, changes: Mapping[str, Any]) -> JobSettings:
     """Return the settings of a retry: no error budget, as all of its rows may have failed before; raise Refused."""
-    changed = {**settings.model_dump(), **changes, "max_error_rate": 1.0}
+    changed = {**settings.model_dump(), **changes, "max_error_rate": 1.0, "max_fetch_error_rate": None}
     try:
         return JobSettings.model_validate(changed)
     except ValidationError as error:

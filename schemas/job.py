@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from schemas.engine import Quantize
 from schemas.errors import Refused
-from schemas.setting_kinds import Kind, kinds_of, names_where
+from schemas.setting_kinds import Heading, Kind, kinds_of, names_where
 from schemas.wording import credentials_in, redacted
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Strips = Literal["auto", "off"]
+
+_WEB: Heading = "Images of the web"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +161,7 @@ class JobSettings(BaseModel):
         None, ge=1, description="CPU actors; from the cluster's when not given."
     )
     fetch_threads: Annotated[int, Kind("Machines", "run", on_retry=True)] = Field(
-        16, ge=1, description="Images fetched at once by each preprocessing actor."
+        64, ge=1, le=1024, description="Images fetched at once by each preprocessing actor: its connections."
     )
     dashboard: Annotated[bool, Kind("Machines", "machines", on_retry=True)] = Field(
         False, description="Start Ray's dashboard with a Ray of the job's own, and say where it is."
@@ -192,6 +194,47 @@ class JobSettings(BaseModel):
     max_error_rate: Annotated[float, Kind("Output", "run", on_retry=True)] = Field(
         0.01, ge=0, le=1, description="Stop when more rows fail; counted after 100 rows."
     )
+    max_fetch_error_rate: Annotated[float | None, Kind("Output", "run")] = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Stop when more rows fail at fetch, which max_error_rate then does not count: many URLs of the web "
+        "are dead.",
+    )
+
+    allow_hosts: Annotated[tuple[str, ...], Kind(_WEB, "requests", on_retry=True)] = Field(
+        (),
+        description="Hosts that rows may fetch http(s) images from, and no others: a name, *.domain, an address or a "
+        "network; repeatable.",
+    )
+    deny_hosts: Annotated[tuple[str, ...], Kind(_WEB, "requests", on_retry=True)] = Field(
+        (), description="Hosts that they may not, spelled likewise; repeatable."
+    )
+    allow_private: Annotated[bool, Kind(_WEB, "requests", on_retry=True)] = Field(
+        False,
+        description="Let http(s) URLs of rows reach private and loopback addresses; never a cloud's metadata.",
+    )
+    http_proxy: Annotated[bool, Kind(_WEB, "run", on_retry=True)] = Field(
+        False, description="Fetch http(s) images by the proxies of the environment, which then decide on addresses."
+    )
+    user_agent: Annotated[str | None, Kind(_WEB, "requests", on_retry=True)] = Field(
+        None, description="Name that http(s) images are asked for under."
+    )
+    ignore_robots_tag: Annotated[bool, Kind(_WEB, "requests", on_retry=True)] = Field(
+        False, description="Also use images whose servers say X-Robots-Tag: noai or noimageai."
+    )
+    fetch_per_host: Annotated[int, Kind(_WEB, "run", on_retry=True)] = Field(
+        16, ge=1, description="Connections of each preprocessing actor to one host."
+    )
+    fetch_redirects: Annotated[int, Kind(_WEB, "requests", on_retry=True)] = Field(
+        5, ge=0, le=50, description="Redirects of an http(s) URL, each checked anew."
+    )
+    fetch_connect_seconds: Annotated[float, Kind(_WEB, "run", on_retry=True)] = Field(
+        10, gt=0, allow_inf_nan=False, description="Longest wait for one connection to a host."
+    )
+    fetch_read_seconds: Annotated[float, Kind(_WEB, "run", on_retry=True)] = Field(
+        20, gt=0, allow_inf_nan=False, description="Longest wait for the next byte of an http(s) image."
+    )
 
     @field_validator("input", "allow_root")
     @classmethod
@@ -202,6 +245,13 @@ class JobSettings(BaseModel):
     @classmethod
     def _spell(cls, url: object) -> object:
         return _in_utf_8(url) if isinstance(url, str) else url
+
+    @field_validator("user_agent")
+    @classmethod
+    def _check_user_agent(cls, name: str | None) -> str | None:
+        if name is not None and not (name.strip() and name.isascii() and name.isprintable()):
+            raise ValueError("it must be visible ASCII characters")
+        return name
 
     @model_validator(mode="after")
     def _check_urls(self) -> Self:

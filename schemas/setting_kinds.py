@@ -9,7 +9,9 @@ from typing import Literal, TypeAlias, get_args
 
 from pydantic import BaseModel
 
-Heading: TypeAlias = Literal["Input", "Output", "Question", "Model", "Answer", "Machines"]  # in the order of --help
+Heading: TypeAlias = Literal[  # in the order of --help
+    "Input", "Images of the web", "Output", "Question", "Model", "Answer", "Machines"
+]
 Decides: TypeAlias = Literal[
     "rows",  # which rows there are, and what their answers are called
     "requests",  # what is made of a row: its images and its prompt

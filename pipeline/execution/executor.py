@@ -60,7 +60,7 @@ def answer_units(plan: BatchPlan, total_rows: int, lock: Lock, *, continue_with_
                 for report in ray_data.run_units(plan, placement):
                     progress.add(report)
                     lock.check()
-                    check_budget(progress.done, plan.settings.max_error_rate)
+                    check_budget(progress.done, plan.settings)
 
     going_on(answer, wishes, lock.release)
     progress.end()
@@ -102,14 +102,24 @@ def describe_gpus(placement: Placement) -> str:
     return f"{gpus} GPUs" if placement.gpus_per_model == 1 else f"{gpus} GPUs, {placement.gpus_per_model} a model"
 
 
-def check_budget(done: Counts, max_error_rate: float) -> None:
+def check_budget(done: Counts, settings: JobSettings) -> None:
     """Raise ErrorBudgetSpent, with a few examples of each type, where too many rows have failed."""
-    if done.rows < ROWS_BEFORE_BUDGET or done.errors <= max_error_rate * done.rows:
+    if done.rows < ROWS_BEFORE_BUDGET:
+        return
+    fetch = sum(one.rows for one in done.by_type if one.stage == "fetch")
+    apart = settings.max_fetch_error_rate
+    _check_share(done, fetch, "--max-fetch-error-rate", 1.0 if apart is None else apart)
+    others = done.errors if apart is None else done.errors - fetch
+    _check_share(done, others, "--max-error-rate", settings.max_error_rate)
+
+
+def _check_share(done: Counts, failed: int, flag: str, most: float) -> None:
+    if failed <= most * done.rows:
         return
     types = ", ".join(f"{one.rows} {one.stage}/{one.type}" for one in done.by_type)
     examples = [f"  {one.stage}/{one.type}  {example}" for one in done.by_type for example in one.examples]
     raise ErrorBudgetSpent(
-        f"{done.errors} of {done.rows} answers failed, more than --max-error-rate {max_error_rate:g} allows: {types}. "
+        f"{failed} of {done.rows} answers failed, more than {flag} {most:g} allows: {types}. "
         "What is done stays; run the same command again to go on, with a higher rate if these errors are expected.\n"
         + "\n".join(examples)
     )

@@ -10,6 +10,9 @@ from urllib.parse import unquote_to_bytes
 
 from pipeline.preprocess.pdf import PdfPage, split_page_uri
 from pipeline.sources.arrow_types import looks_like_base64
+from pipeline.sources.web import urls as web_urls
+from pipeline.sources.web.client import WebClient
+from pipeline.sources.web.limits import WebLimits
 from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import WAITS_S, is_transient
 from schemas.errors import RowError
@@ -17,6 +20,7 @@ from schemas.request import ImageRef
 from schemas.wording import shortened
 
 SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "data")
+_NAMED = (*SCHEMES[1:], *web_urls.SCHEMES)
 _SHOWN = 200  # characters of a URI in a message: a data: URI holds a whole image
 _LONGEST = 8192  # characters of a path: no system and no store knows longer ones
 _DOCUMENTS = 2  # kept at once: pages of one file follow each other
@@ -29,14 +33,17 @@ _SMALL = 4 * 2**20  # bytes for which there is always room; few images have more
 class ImageFetcher:
     """Fetches images for many threads; a PDF once for its pages, and PDFs one after the other.
 
-    `roots` are the only places that rows of tables may name images in, where any are given.
+    `roots` are the only places that rows of tables may name images in, where any are given; `web` asks for URLs.
     """
 
-    def __init__(self, *, max_bytes: int, pdf_dpi: int, roots: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, max_bytes: int, pdf_dpi: int, roots: Sequence[str] = (), web: WebClient | None = None
+    ) -> None:
         self._max_bytes = max_bytes
         self._pdf_dpi = pdf_dpi
         self._roots = [_real(root) for root in roots]
-        self._document = lru_cache(_DOCUMENTS)(lambda file: fetch(file, max_bytes))
+        self._web = web or WebClient(WebLimits())
+        self._document = lru_cache(_DOCUMENTS)(lambda file: self._bytes_of(file, max_bytes, is_image=False))
         self._documents = threading.Lock()
 
     def __call__(self, image: ImageRef, room: Callable[[int], None] = lambda _: None) -> bytes | memoryview | PdfPage:
@@ -64,6 +71,8 @@ class ImageFetcher:
 
     def _allowed(self, uri: str, table: str) -> str:
         """Return what a row's `uri` leads to, links on this machine resolved; raises RowError where it may not."""
+        if is_web(uri):
+            return self._allowed_on_the_web(uri)
         is_local = fs.is_local(uri)
         if _is_data(uri) or len(uri) > _LONGEST or fs.scheme_of(uri) not in SCHEMES:
             return uri  # it needs no leave, or whoever fetches it says why it cannot be
@@ -71,9 +80,7 @@ class ImageFetcher:
             place = _real(uri) if is_local or self._roots else uri
         except (OSError, ValueError) as error:
             raise _failed(uri, str(error)) from error
-        if self._roots and not any(_is_below(place, root) for root in self._roots):
-            advice = "add its folder as another --allow-root if rows may read it"
-            raise _not_allowed(uri, f"is outside of what --allow-root names: {advice}")
+        self._check_roots(uri, place)
         if is_local and not self._roots and not fs.is_local(table):
             advice = "--allow-root DIR lets rows read below DIR"
             raise _not_allowed(uri, f"is a local file, which rows of a table in a store cannot name: {advice}")
@@ -81,17 +88,34 @@ class ImageFetcher:
             raise _not_allowed(uri, "is a file of the system and no image")
         return place if is_local else uri
 
+    def _allowed_on_the_web(self, uri: str) -> str:
+        """The URL of a row where --allow-root leaves it in; where its redirects may lead the web's own limits say."""
+        if self._roots:
+            self._check_roots(uri, web_urls.place_of(web_urls.parse_url(uri)))
+        return uri
+
+    def _check_roots(self, uri: str, place: str) -> None:
+        if self._roots and not any(_is_below(place, root) for root in self._roots):
+            advice = "add its folder as another --allow-root if rows may read it"
+            raise _not_allowed(uri, f"is outside of what --allow-root names: {advice}")
+
+    def _bytes_of(self, uri: str, max_bytes: int, *, is_image: bool = True) -> bytes:
+        if not is_web(uri):
+            return fetch(uri, max_bytes)
+        _check_length(uri)
+        return _filled(uri, self._web.image(uri, max_bytes) if is_image else self._web.fetch(uri, max_bytes).body)
+
     def _fetch(self, uri: str, room: Callable[[int], None]) -> bytes:
         """The bytes of an image, those of a large one once there is room for the largest."""
         least = min(_SMALL, self._max_bytes)
         room(least)
         try:
-            return fetch(uri, least)
+            return self._bytes_of(uri, least)
         except RowError as error:
             if error.failure.type != "TooLarge" or least == self._max_bytes:
                 raise
         room(self._max_bytes)
-        return fetch(uri, self._max_bytes)
+        return self._bytes_of(uri, self._max_bytes)
 
 
 def fetch(uri: str, max_bytes: int, waits_s: Sequence[float] = WAITS_S) -> bytes:
@@ -100,19 +124,33 @@ def fetch(uri: str, max_bytes: int, waits_s: Sequence[float] = WAITS_S) -> bytes
     What may pass (a timeout, a 429, a 5xx) is tried again after each of `waits_s`.
     """
     is_data = _is_data(uri)
-    if not is_data and len(uri) > _LONGEST:
-        raise _failed(uri, f"a path must have at most {_LONGEST:,} characters, it has {len(uri):,}")
+    if not is_data:
+        _check_length(uri)
     scheme = "data" if is_data else fs.scheme_of(uri)
     if scheme not in SCHEMES:
         raise RowError(
             "fetch",
             "UnsupportedScheme",
-            f"images are not fetched from {scheme}://, only from paths, {', '.join(SCHEMES[1:])}: "
+            f"images are not fetched from {scheme}://, only from paths, {', '.join(_NAMED)}: "
             f"copy the image there first, got {_short(uri)}",
         )
     data = _decode(uri, max_bytes) if is_data else _read(uri, max_bytes, waits_s)
     if len(data) > max_bytes:
         raise _too_large(uri, max_bytes)
+    return _filled(uri, data)
+
+
+def is_web(uri: str) -> bool:
+    """Whether a server of the web is asked for it."""
+    return uri[:5].lower() == "http:" or uri[:6].lower() == "https:"
+
+
+def _check_length(uri: str) -> None:
+    if len(uri) > _LONGEST:
+        raise _failed(uri, f"a path must have at most {_LONGEST:,} characters, it has {len(uri):,}")
+
+
+def _filled(uri: str, data: bytes) -> bytes:
     if not data:
         raise RowError("fetch", "EmptyFile", f"{_short(uri)} has no bytes: write the image again")
     return data
@@ -170,6 +208,8 @@ def _is_data(uri: str) -> bool:
 
 def _real(url: str) -> str:
     """The one spelling of a place: on this machine without links, in a store without the names a client changes."""
+    if is_web(url):
+        return web_urls.place_of(web_urls.parse_url(url))
     path = fs.local_path(url)
     return fs.absolute(url) if path is None else fs.as_url(os.path.realpath(path))
 

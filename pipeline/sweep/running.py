@@ -101,7 +101,7 @@ class CellRun:
             self.finish()
             return
         try:
-            check_budget(self.done, self.planned.plan.settings.max_error_rate)
+            check_budget(self.done, self.planned.plan.settings)
         except ErrorBudgetSpent as error:
             self.abandon(str(error))
         if self.open and limits.cell_s is not None and self.seconds > limits.cell_s:

@@ -43,7 +43,7 @@ GOOD, OTHER = ImageRef(data=picture(1)), ImageRef(data=picture(2))
     [
         pytest.param(ImageRef(), "read", "NoImage", id="null"),
         pytest.param(ImageRef(uri="/no/such.jpg"), "fetch", "FileNotFound", id="missing"),
-        pytest.param(ImageRef(uri="http://127.0.0.1/x.jpg"), "fetch", "UnsupportedScheme", id="http"),
+        pytest.param(ImageRef(uri="http://127.0.0.1/x.jpg"), "fetch", "PrivateAddress", id="http"),
         pytest.param(ImageRef(data=picture(1)[:200]), "decode", "BrokenImage", id="truncated"),
         pytest.param(ImageRef(data=b"hello"), "decode", "NotAnImage", id="not an image"),
     ],
