@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from jobs.caption import caption
 from jobs.completion import print_completion
 from jobs.config import Config, read_config
+from jobs.export import export
 from jobs.flags import under
 from jobs.ocr import ocr
 from jobs.retry import retry_failed
@@ -70,7 +71,7 @@ def build_app() -> App:
         group_parameters=under("This call"),
         result_action="return_value",
     )
-    for command in (caption, ocr, sweep, retry_failed, verify):
+    for command in (caption, ocr, sweep, retry_failed, verify, export):
         app.command(command)
     app.command(print_completion(app), name="completion")
 

@@ -1,0 +1,1 @@
+"""Exports: the answers of a complete run in the forms that other tools read."""

@@ -1,0 +1,216 @@
+"""Destination: exported files put in place whole, at once, and resumed where a kill has stopped an export.
+
+A file is written under a hidden name beside its own and renamed; in a store it is one object that shows when it is
+complete. The hidden names are always the same, so that what a kill leaves is taken up, or written over, by the same
+command. Nothing is written outside of the destination, whatever rows are called.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+from typing import IO, Any
+
+from pipeline.storage import filesystem as fs
+from pipeline.storage.backoff import with_retries
+from schemas.errors import Refused
+from schemas.wording import credentials_in, printable, redacted
+
+MARK = ".llava-batch-export.json"  # in a folder that an export has begun and not ended
+_LONGEST = 200  # bytes of a name that rows decide; file systems have 255
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\%]")
+
+Part = Callable[[], Iterable[bytes]]  # what a part of a file is written from
+
+
+def check_destination(destination: str) -> None:
+    """Raise Refused for a DEST that names no place that can be written."""
+    if not destination.strip():
+        raise Refused(f"DEST must not be empty, got {destination!r}: is a variable of the shell unset?")
+    if "\0" in destination:
+        raise Refused(f"DEST must not hold a null character, got {destination!r}")
+    if (secret := credentials_in(destination)) is not None:
+        raise Refused(f"DEST {redacted(destination)} must not hold {secret}: keys belong in the environment")
+    if fs.scheme_of(destination) in ("http", "https", "hf", "data"):
+        raise Refused(f"DEST must be a path of this machine or of an object store, got {destination}")
+
+
+def check_apart(folder: str, destination: str) -> None:
+    """Raise Refused where DEST is the run folder, or something in it."""
+    places = []
+    for url in (folder, destination):
+        path = fs.local_path(url)
+        places.append(fs.absolute(url) if path is None else os.path.realpath(path))
+    if f"{places[1]}/".startswith(f"{places[0]}/"):
+        raise Refused(f"DEST must be outside of the run folder {folder}, got {destination}")
+
+
+def write_file(destination: str, key: str, parts: Iterable[Part]) -> None:
+    """Write one file of these parts, in order. A local file goes on after the last part that a kill has left whole.
+
+    Two exports that have the same `key` write the same bytes.
+    """
+    if fs.exists(destination):
+        raise exists(destination)
+    path = fs.local_path(destination)
+    if path is None:
+        with whole_file(destination) as file:
+            for part in parts:
+                file.writelines(part())
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    half = _half_of(path)
+    journal = f"{half}.json"
+    with _locked(half, destination) as file:
+        done, size = _resume_at(journal, key)
+        if size > os.fstat(file.fileno()).st_size:  # the half was torn by more than a kill
+            done = size = 0
+        file.truncate(size)
+        file.seek(size)
+        for number, part in enumerate(parts):
+            if number >= done:
+                file.writelines(part())
+                _flush(file)
+                put_file(journal, json.dumps({"key": key, "parts": number + 1, "bytes": file.tell()}).encode())
+        os.unlink(journal)
+        os.replace(half, path)
+
+
+def exists(destination: str) -> Refused:
+    """Return the refusal of a DEST that is there already."""
+    return Refused(f"DEST must not exist yet, {destination} does: remove it, or choose another")
+
+
+@contextlib.contextmanager
+def whole_file(url: str) -> Iterator[IO[bytes]]:
+    """Open a file to write that takes its place at the end of the block, over what was there, and never half."""
+    path = fs.local_path(url)
+    if path is not None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        half = _half_of(path)
+        with _new(half) as file:
+            yield file
+            _flush(file)
+        os.replace(half, path)
+        return
+    filesystem, key = fs.remote(url)
+    with tempfile.NamedTemporaryFile() as spool:
+        yield spool
+        spool.flush()
+
+        def put() -> None:
+            with fs.store_errors(url):
+                filesystem.put_file(spool.name, key)  # one put, or a multipart upload that shows when it is complete
+
+        with_retries(put)
+
+
+def put_file(url: str, data: bytes) -> None:
+    """Put a small file in its place, at once and whole."""
+    if fs.local_path(url) is None:
+        fs.write_atomic(url, data)
+        return
+    with whole_file(url) as file:
+        file.write(data)
+
+
+def begin_folder(destination: str, key: str) -> bool:
+    """Take a folder for an export of this key; return whether one was begun there before.
+
+    Raises Refused where it has something else in it.
+    """
+    mark = fs.join(destination, MARK)
+    if fs.exists(mark):
+        if fs.read_bytes(mark) == _mark(key):
+            return True
+        raise Refused(f"DEST {destination} holds another export that was not finished: remove it, or choose another")
+    path = fs.local_path(destination)
+    if path is not None:
+        if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+            raise exists(destination)
+    elif fs.list_folder(destination):
+        raise exists(destination)
+    put_file(mark, _mark(key))
+    return False
+
+
+def end_folder(destination: str) -> None:
+    """Say that a folder's export is complete."""
+    fs.delete(fs.join(destination, MARK))
+
+
+def safe_name(name: str) -> str:
+    """Return a relative path made of a row's name that leads nowhere but below a folder.
+
+    What could lead elsewhere, or is no name at all, is written as %XX; what is too long is cut and told apart by its
+    hash.
+    """
+    parts = [_safe_part(part) for part in name.split("/") if part]
+    return "/".join(parts) or "%"
+
+
+def check_inside(root: str, path: str) -> None:
+    """Raise Refused where a local path leads out of `root` over a link."""
+    real = os.path.realpath(root)
+    folder = os.path.realpath(os.path.dirname(path))
+    if folder != real and not folder.startswith(real.rstrip("/") + "/"):
+        raise Refused(
+            f"DEST must hold all that is written, {printable(path)} is over a link outside of it, in "
+            f"{printable(folder)}: export to another folder"
+        )
+
+
+def _safe_part(part: str) -> str:
+    safe = _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", part)
+    if set(part) == {"."}:
+        safe = "%2E" * len(part)
+    if len(safe.encode()) > _LONGEST:
+        digest = sha256(part.encode()).hexdigest()[:16]
+        safe = safe.encode()[: _LONGEST - 17].decode("utf-8", "ignore") + "-" + digest
+    return safe
+
+
+def _mark(key: str) -> bytes:
+    return (json.dumps({"export": key}) + "\n").encode()
+
+
+def _half_of(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.part")
+
+
+def _new(half: str) -> IO[bytes]:
+    """Open a new file under a hidden name; what a kill has left there is removed, a link is not followed."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(half)
+    return open(half, "xb")
+
+
+@contextlib.contextmanager
+def _locked(half: str, destination: str) -> Iterator[IO[bytes]]:
+    """Open the half that a kill has left, or a new one, for this process alone."""
+    descriptor = os.open(half, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(descriptor, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Refused(f"another process is exporting to {destination}: wait for it, or stop it") from error
+        yield file
+
+
+def _resume_at(journal: str, key: str) -> tuple[int, int]:
+    """Return how many parts are in the half that was left, and their bytes; nothing of another export's."""
+    try:
+        found: dict[str, Any] = json.loads(fs.read_bytes(journal))
+        return (int(found["parts"]), int(found["bytes"])) if found["key"] == key else (0, 0)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0, 0
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
