@@ -25,6 +25,7 @@ from jobs.config import Config, read_config
 from jobs.export import export
 from jobs.flags import under
 from jobs.ocr import ocr
+from jobs.report import report
 from jobs.retry import retry_failed
 from jobs.sweep import sweep
 from jobs.verify import verify
@@ -71,7 +72,7 @@ def build_app() -> App:
         group_parameters=under("This call"),
         result_action="return_value",
     )
-    for command in (caption, ocr, sweep, retry_failed, verify, export):
+    for command in (caption, ocr, sweep, retry_failed, verify, export, report):
         app.command(command)
     app.command(print_completion(app), name="completion")
 

@@ -1,0 +1,41 @@
+"""report: a page that shows what a complete run was, how it went, and pictures with their answers.
+
+python -m jobs report out/
+python -m jobs report out/ --compare out-with-another-prompt/
+"""
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from jobs.flags import under
+from schemas.wording import one_line, printable, redacted
+
+
+def report(
+    out: Annotated[str, Parameter(help="The run folder, local or s3://, gs://.", group=under("Input"))],
+    *,
+    compare: Annotated[
+        str | None,
+        Parameter(help="A second run over the same rows: show where the answers differ.", group=under("Input")),
+    ] = None,
+    to: Annotated[
+        str | None, Parameter(help="The page; report.html in OUT when not given.", group=under("Output"))
+    ] = None,
+    rows: Annotated[int, Parameter(help="Show at most so many answers, 2,000 at most.", group=under("Output"))] = 2_000,
+) -> int:
+    """Write one page of HTML about a complete run, which needs no network and no other file.
+
+    llava-batch report out/
+    llava-batch report out/ --compare out-with-another-prompt/ --to difference.html
+    """
+    from pipeline.reports.report import write_report  # pyarrow and Pillow take a second that help need not wait for
+
+    try:
+        place = write_report(out, to, compare, rows)
+    except OSError as error:  # a full disk, a store that is away
+        sys.stderr.write(f"error: {printable(redacted(one_line(error)))}\n")
+        return 1
+    sys.stdout.write(f"{printable(redacted(place))}\n")
+    return 0

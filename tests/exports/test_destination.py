@@ -1,0 +1,178 @@
+"""Files appear whole, an export that was killed is gone on with, and nothing is written elsewhere."""
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobs.__main__ import main
+from pipeline.exports.destination import begin_folder, check_inside, safe_name, write_file
+from pipeline.exports.export import FORMATS, ExportOptions, export
+from schemas.errors import Refused
+from tests.exports.runs import make_images, make_run, tree
+
+pytest_plugins = ["tests.exports.complete"]
+
+
+class Killed(BaseException):
+    """Ends an export as SIGKILL does: nothing is cleaned up after it."""
+
+
+def parts(count: int, killed_in: int | None = None, written: list[int] | None = None) -> Iterator:
+    def part(number: int) -> Iterator[bytes]:
+        if written is not None:
+            written.append(number)
+        yield b"%d begins\n" % number
+        if number == killed_in:
+            raise Killed
+        yield b"%d ends\n" % number
+
+    yield from (lambda number=number: part(number) for number in range(count))
+
+
+@pytest.mark.parametrize("killed_in", range(3))
+def test_a_file_goes_on_behind_its_last_whole_part(tmp_path: Path, killed_in: int) -> None:
+    whole, again = tmp_path / "whole", tmp_path / "again" / "file"
+    write_file(str(whole), "key", parts(3))
+    with pytest.raises(Killed):
+        write_file(str(again), "key", parts(3, killed_in))
+    assert not again.exists()
+    written: list[int] = []
+    write_file(str(again), "key", parts(3, written=written))
+    assert written == list(range(killed_in, 3))
+    assert tree(again.parent) == {"file": whole.read_bytes()}
+
+
+def test_what_another_export_has_left_is_written_anew(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        write_file(str(tmp_path / "file"), "another", parts(5, 4))
+    write_file(str(tmp_path / "file"), "key", parts(1))
+    assert tree(tmp_path) == {"file": b"0 begins\n0 ends\n"}
+
+
+def test_a_half_that_is_shorter_than_its_journal_says_is_written_anew(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        write_file(str(tmp_path / "file"), "key", parts(3, 2))
+    os.truncate(tmp_path / ".file.part", 3)
+    write_file(str(tmp_path / "file"), "key", parts(1))
+    assert (tmp_path / "file").read_bytes() == b"0 begins\n0 ends\n"
+
+
+OF_FOLDERS = ("webdataset", "dataset", "markdown", "text")
+
+
+@contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """No file may have more bytes: what writes one ends in the middle of it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_export_that_ends_in_the_middle_is_the_same_in_the_end(single: str, tmp_path: Path, to) -> None:
+    options = ExportOptions(suffix="!" * 200) if to == "sidecars" else ExportOptions()
+    export(single, str(tmp_path / "whole" / "x"), to, options)
+    whole = tree(tmp_path / "whole")
+    with full_disk(max(map(len, whole.values())) - 1), pytest.raises(OSError, match="too large"):
+        export(single, str(tmp_path / "again" / "x"), to, options)
+    assert tree(tmp_path / "again").keys() & whole.keys() < whole.keys()
+    export(single, str(tmp_path / "again" / "x"), to, options)
+    assert tree(tmp_path / "again") == whole
+
+
+@pytest.mark.parametrize("to", OF_FOLDERS)
+def test_a_folder_of_another_export_is_refused(single: str, tmp_path: Path, to) -> None:
+    begin_folder(str(tmp_path / "dest"), "another")
+    with pytest.raises(Refused, match="holds another export that was not finished"):
+        export(single, str(tmp_path / "dest"), to, ExportOptions())
+
+
+@pytest.mark.parametrize("to", [to for to in FORMATS if to != "sidecars"])
+def test_what_is_there_is_never_written_over(single: str, tmp_path: Path, to) -> None:
+    dest = tmp_path / "dest"
+    if to in OF_FOLDERS:
+        dest.mkdir()
+        (dest / "mine.txt").write_text("mine")
+    else:
+        dest.write_text("mine")
+    with pytest.raises(Refused, match="DEST must not exist yet"):
+        export(single, str(dest), to, ExportOptions())
+    assert set(tree(tmp_path).values()) == {b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a/b.c", "a/b.c"),
+        ("../../etc/passwd", "%2E%2E/%2E%2E/etc/passwd"),
+        ("/etc/passwd", "etc/passwd"),
+        ("a//b/./c", "a/b/%2E/c"),
+        ("...", "%2E%2E%2E"),
+        ("a\\b\0\n", "a%5Cb%00%0A"),
+        ("100%", "100%25"),
+        ("", "%"),
+        ("///", "%"),
+        ("https://host/a?b=c", "https:/host/a?b=c"),
+    ],
+)
+def test_names_of_rows_lead_nowhere_else(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+def test_long_names_are_cut_and_stay_apart() -> None:
+    names = [safe_name("é" * 300 + end) for end in "ab"]
+    assert all(len(name.encode()) <= 200 for name in names)
+    assert len(set(names)) == 2
+
+
+def test_a_link_in_the_destination_leads_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "dest").mkdir()
+    (tmp_path / "dest" / "link").symlink_to(tmp_path)
+    (tmp_path / "dest" / "inner").mkdir()
+    (tmp_path / "dest" / "fine").symlink_to("inner")
+    check_inside(str(tmp_path / "dest"), str(tmp_path / "dest" / "fine" / "x"))
+    with pytest.raises(Refused, match="over a link outside of it"):
+        check_inside(str(tmp_path / "dest"), str(tmp_path / "dest" / "link" / "x"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["nowhere", "x", "--to", "jsonl"], "nowhere has none", id="no run"),
+        pytest.param(["OUT", "", "--to", "jsonl"], "DEST must not be empty", id="no destination"),
+        pytest.param(["OUT", "http://h/x", "--to", "jsonl"], "DEST must be a path", id="http"),
+        pytest.param(["OUT", "OUT/x.jsonl", "--to", "jsonl"], "outside of the run folder", id="in the run"),
+        pytest.param(["OUT", "x", "--to", "parquet"], "parquet", id="another form"),
+        pytest.param(["OUT", "x", "--to", "csv", "--prefix", "y"], "--prefix is for --to sidecars", id="others' flag"),
+        pytest.param(["OUT", "x", "--to", "sidecars", "--status", "error"], "has no texts", id="no texts"),
+        pytest.param(["OUT", "x", "--to", "jsonl", "--prompt-id", "no"], "one of prompt, got 'no'", id="prompt"),
+        pytest.param(["OUT", "x", "--to", "sidecars", "--openings", "no"], "--openings no", id="no list"),
+        pytest.param(["OUT", "x", "--to", "dataset", "--push", "a/b/c"], "must be owner/name", id="repository"),
+        pytest.param(["OUT", "x", "--to", "jsonl", "--stauts", "ok"], "did you mean --status", id="misspelt"),
+    ],
+)
+def test_bad_usage_is_one_line(single: str, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert main(["export", *(word.replace("OUT", single) for word in words)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+
+
+def test_a_run_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "in", ["a.jpg", "b.jpg"])
+    out = make_run(tmp_path, images, finish=False)
+    with pytest.raises(Refused, match="must be a complete run"):
+        export(out, str(tmp_path / "x"), "jsonl", ExportOptions())
+    make_run(tmp_path, images)
+    part = Path(out, "answers", "part-00000.parquet")
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(Refused, match=r"must be whole, answers/part-00000.parquet is not the file"):
+        export(out, str(tmp_path / "x"), "jsonl", ExportOptions())
+    assert not (tmp_path / "x").exists()
