@@ -30,6 +30,7 @@ from pipeline.run_folder.run import begin_run
 from pipeline.run_folder.units import done_units, unit_path
 from pipeline.sources.columns import Columns
 from pipeline.sources.listing import Listing, cut, default_unit_rows, files_table
+from pipeline.sources.parquet import Parquet
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.preprocess import Preprocess
 from pipeline.storage.filesystem import FileInfo
@@ -84,7 +85,7 @@ def measure_listing(num_rows: int) -> dict[str, object]:
     unit_rows = default_unit_rows(num_rows)
     row_ranges = cut(files, num_rows, unit_rows)
     listing = Listing(
-        format="parquet", columns=Columns(), files=files, row_ranges=row_ranges, unit_rows=unit_rows, num_rows=num_rows
+        source=Parquet(), columns=Columns(), files=files, row_ranges=row_ranges, unit_rows=unit_rows, num_rows=num_rows
     )
     todo = list(range(listing.num_units))
     reader = pickle.dumps(unit_reader(listing))

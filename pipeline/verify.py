@@ -20,9 +20,8 @@ from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
 from pipeline.run_folder.mend import find_lost
 from pipeline.run_folder.run import RunMismatch, changed_files, has_seals, read_manifest, read_run
 from pipeline.run_folder.units import BrokenUnit, count_answers, done_units
-from pipeline.sources.columns import Columns
 from pipeline.sources.duplicates import find_duplicates
-from pipeline.sources.reader import read_unit
+from pipeline.sources.reader import read_unit_ids
 from pipeline.storage import filesystem as fs
 from schemas.answer import answer_schema_of, table_to_answers
 from schemas.errors import Refused
@@ -212,16 +211,9 @@ class _Input:
         return [(id, prompt_id) for id in self._ids_of(unit) for prompt_id in prompt_ids]
 
     def _ids_of(self, unit: int) -> list[str]:
-        """Return the ids of a unit's rows, without its images where the format lets them be left out."""
-        row_ranges, columns = self._plan.listing.unit(unit), self._plan.listing.columns
-        if self._plan.listing.format == "parquet" and columns.id is None:
-            rows = row_ranges.select(["name", "start", "num_rows"]).to_pylist()
-            return [f"{row['name']}:{row['start'] + i}" for row in rows for i in range(row["num_rows"])]
-        if self._plan.listing.format == "parquet":
-            columns = Columns(id=columns.id)
-        table = read_unit(row_ranges, columns, self._plan.listing.format)
-        self.unread |= {failure["message"]: None for failure in table.column("failure").drop_null().to_pylist()}
-        ids: list[str] = table.column("id").to_pylist()
+        """Return the ids of a unit's rows, without reading their images."""
+        ids, unread = read_unit_ids(self._plan.listing, unit)
+        self.unread |= dict.fromkeys(unread)
         return ids
 
     def by_id(self, wanted: list[Key], table: pa.Table, first: int) -> list[Key]:

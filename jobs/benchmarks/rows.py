@@ -7,8 +7,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.sources.discover import PARQUET_SUFFIXES
 from pipeline.sources.finding import find_files
+from pipeline.sources.parquet import PARQUET_SUFFIXES
 from pipeline.storage import filesystem as fs
 from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Refused

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.sources.listing import Listing
-from pipeline.sources.parquet import RowRange
 from pipeline.sources.reader import read_ids
+from pipeline.sources.source import RowRange
 from schemas.errors import Refused
 
 _FILES_AT_ONCE = 16  # they wait for storage, not for the CPU
@@ -20,7 +20,7 @@ _SUSPECTS = 1000  # hashes that are looked into to name them
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicates:
-    """How many rows have the id of a row before them, and the first of these as texts with the places of both."""
+    """How many rows have the id of a row before them, and the first of these as texts with the rows of both."""
 
     rows: int
     examples: tuple[str, ...]
@@ -42,7 +42,7 @@ def refuse_duplicate_ids(listing: Listing) -> None:
 
 
 def find_duplicates(listing: Listing) -> Duplicates | None:
-    """The rows of a job that share an id. Reads the id column of all files, and holds 8 bytes a row.
+    """Find the rows of a job that share an id. Reads the id column of all files, and holds 8 bytes a row.
 
     Files that cannot be read now are left out: the job will say so.
     """
@@ -59,7 +59,7 @@ def find_duplicates(listing: Listing) -> Duplicates | None:
 
 
 def _files_of(listing: Listing) -> Iterator[RowRange]:
-    """The rows of each file that are in the job."""
+    """Yield the rows of each file that are in the job."""
     left = listing.num_rows
     for file in listing.files.select(["url", "name", "num_rows"]).to_pylist():
         rows = min(file["num_rows"], left)
@@ -76,7 +76,7 @@ def _hashes_of(listing: Listing, file: RowRange) -> npt.NDArray[np.int64]:
 def _ids_of(listing: Listing, file: RowRange) -> Iterator[tuple[int, list[str]]]:
     assert listing.columns.id is not None
     try:
-        for first, ids in read_ids(file, listing.columns.id):
+        for first, ids in read_ids(listing.source, file, listing.columns.id):
             yield first, ids.to_pylist()
     except (OSError, pa.ArrowException):
         return
@@ -88,7 +88,7 @@ def _hash(ids: list[str]) -> npt.NDArray[np.int64]:
 
 
 def _examples(listing: Listing, suspects: set[int]) -> tuple[str, ...]:
-    seen: dict[str, str] = {}  # id -> the place of the first
+    seen: dict[str, str] = {}  # id -> the row of the first
     found: dict[str, str] = {}
     for file in _files_of(listing):
         for first, ids in _ids_of(listing, file):

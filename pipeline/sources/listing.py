@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.sources.columns import ColumnChoices, Columns, FileSchema, find_columns, refuse_choices
-from pipeline.sources.discover import Format, common_folder, count_rows, find_input, format_of, read_footers
+from pipeline.sources.discover import common_folder, find_input, source_of
 from pipeline.sources.finding import LeftOut
+from pipeline.sources.source import Source
 from pipeline.storage import filesystem as fs
 from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Refused
@@ -45,7 +46,7 @@ ROW_RANGES_SCHEMA = pa.schema(
 class Listing:
     """The input of a job. `row_ranges` are sorted by unit; a unit is one or more of them, `unit_rows` rows together."""
 
-    format: Format
+    source: Source
     columns: Columns
     files: pa.Table  # FILES_SCHEMA, those with rows in the job
     row_ranges: pa.Table  # ROW_RANGES_SCHEMA
@@ -54,19 +55,24 @@ class Listing:
     left_out: str = ""  # what the inputs hold besides, for people
 
     @property
+    def format(self) -> str:
+        """The name of the files' format."""
+        return self.source.name
+
+    @property
     def num_units(self) -> int:
-        """Units are numbered from 0; only the last may have fewer than `unit_rows` rows."""
+        """Count the units, which are numbered from 0; only the last may have fewer than `unit_rows` rows."""
         return -(-self.num_rows // self.unit_rows)
 
     def unit(self, number: int) -> pa.Table:
-        """The row ranges of one unit."""
+        """Return the row ranges of one unit."""
         if not 0 <= number < self.num_units:
             raise ValueError(f"unit must be from 0 to {self.num_units - 1}, got {number}")
         start, stop = np.searchsorted(self.row_ranges.column("unit").to_numpy(), [number, number + 1])
         return self.row_ranges.slice(start, stop - start)
 
     def fingerprint(self) -> str:
-        """The sha256 over every file's url, size, version and rows: another one says that the input has changed."""
+        """Return the sha256 over every file's url, size, version and rows: another one means another input."""
         texts = (self.files.column(name).cast(pa.string()) for name in ("url", "size", "version", "num_rows"))
         lines = pc.binary_join_element_wise(*texts, "\t")
         return hashlib.sha256("\n".join(lines.to_pylist()).encode()).hexdigest()
@@ -79,7 +85,7 @@ def list_input(
     unit_rows: int | None = None,
     output: str | None = None,
 ) -> Listing:
-    """List, check and cut what the user named; the same files give the same listing. Raises ValueError on bad input.
+    """List, check and cut what the user named; the same files give the same listing. Raise Refused for bad input.
 
     What the job writes to `output` is none of its input.
     """
@@ -87,22 +93,22 @@ def list_input(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     found = [find_input(url, output) for url in inputs]
-    format = format_of(found)
+    source = source_of(found)
     files = list({file.url: file for one in found for file in one.files}.values())  # one named twice is read once
-    columns, rows = _look_into(files, format, choices, limit)
+    columns, rows = _look_into(files, source, choices, limit)
     total = int(rows.sum())
     if total == 0:
         raise Refused(f"--input must have at least one row, {', '.join(inputs)} has none")
     num_rows = min(total, limit or total)
     used = int(np.searchsorted(np.cumsum(rows), num_rows)) + 1  # files that have rows of the job
     table = files_table(files[:used], common_folder([fs.spelled(one.root) for one in found]), rows[:used])
-    unit_rows = unit_rows or default_unit_rows(num_rows, _heaviest_row(table, format))
+    unit_rows = unit_rows or default_unit_rows(num_rows, _heaviest_row(table, source))
     row_ranges = cut(table, num_rows, unit_rows)
     left_out = LeftOut()
     for one in found:
         left_out.update(one.left_out)
     return Listing(
-        format=format,
+        source=source,
         columns=columns,
         files=table,
         row_ranges=row_ranges,
@@ -121,15 +127,15 @@ def default_unit_rows(num_rows: int, row_bytes: float = 0.0) -> int:
     return min(max(num_rows // 32, _MIN_UNIT), _MAX_UNIT, fitting)
 
 
-def _heaviest_row(files: pa.Table, format: Format) -> float:
+def _heaviest_row(files: pa.Table, source: Source) -> float:
     """Return the mean bytes of a row in the table where that is largest; 0 for images, which are fetched one by one."""
-    if format == "images":
+    if not source.is_table:
         return 0.0
     return float(np.max(files.column("size").to_numpy() / np.maximum(1, files.column("num_rows").to_numpy())))
 
 
 def cut(files: pa.Table, num_rows: int, unit_rows: int) -> pa.Table:
-    """The first `num_rows` rows of these files, cut every `unit_rows` and where a file ends: ROW_RANGES_SCHEMA.
+    """Cut the first `num_rows` rows of these files every `unit_rows` and where a file ends: ROW_RANGES_SCHEMA.
 
     Row groups play no part: the cut depends on nothing but the files' rows.
     """
@@ -149,22 +155,22 @@ def cut(files: pa.Table, num_rows: int, unit_rows: int) -> pa.Table:
 
 
 def _look_into(
-    files: Sequence[FileInfo], format: Format, choices: ColumnChoices, limit: int | None
+    files: Sequence[FileInfo], source: Source, choices: ColumnChoices, limit: int | None
 ) -> tuple[Columns, npt.NDArray[np.int64]]:
-    """The columns, and the rows of each file (with a limit of the first files only)."""
-    if format == "images":
+    """Return the columns, and the rows of each file (with a limit of the first files only)."""
+    listed = source.list(files, limit)
+    rows = np.array([file.num_rows for file in listed], np.int64)
+    if not source.is_table:
         refuse_choices(choices)
-        return Columns(), np.array(count_rows(files, limit), np.int64)
-    footers = read_footers([file.url for file in files], limit)
-    rows = np.array([footer.num_rows for footer in footers], np.int64)
+        return Columns(), rows
     before = np.cumsum(rows) - rows
     decide = (rows > 0) & (before < (limit or np.inf))  # files without rows in the job say nothing of its columns
-    schemas = [FileSchema(url=footer.url, schema=footer.schema) for footer in compress(footers, decide)]
+    schemas = [FileSchema(url=file.url, schema=file.schema) for file in compress(listed, decide)]
     return find_columns(schemas, choices) if schemas else Columns(), rows
 
 
 def files_table(files: Sequence[FileInfo], folder: str, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """FILES_SCHEMA of these files and their rows; names are below `folder`."""
+    """Return FILES_SCHEMA of these files and their rows; names are below `folder`."""
     columns = {
         "url": [file.url for file in files],
         "name": [fs.spelled(file.url)[len(folder) :] for file in files],

@@ -1,7 +1,8 @@
-"""Row ranges: consecutive rows of a Parquet file, read from wherever it is."""
+"""Parquet: files of which ranges of rows are read, from wherever they are; what cannot be read costs its own rows."""
 
 import os
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,28 +14,131 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from pipeline.sources.arrow_types import is_text
+from pipeline.sources.columns import Columns
+from pipeline.sources.source import FileRows, RowRange, Rows, Unread
+from pipeline.sources.unreadable import is_no_text, why_unread
 from pipeline.storage import filesystem as fs
+from pipeline.storage.backoff import is_transient
+from pipeline.storage.filesystem import FileInfo
+from schemas.errors import Refused
+from schemas.wording import one_line, printable
 
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+_WHOLE_READ_BYTES = 256 * 2**20
 _MAGIC = b"PAR1"
 _STREAM_BUFFER_BYTES = 8 * 2**20
 _BATCH_BYTES = 512 * 2**20
 _BATCH_ROWS = 2**16
+_FOOTERS_AT_ONCE = 16  # they wait for storage, not for the CPU
+_FOOTERS_AHEAD = 256  # read before it is looked whether --limit has its rows
+
+_File: TypeAlias = tuple[IO[bytes] | str, pq.FileMetaData, list[str]]  # an open file or its URL, a footer, columns
 
 
-_Source: TypeAlias = tuple[IO[bytes] | str, pq.FileMetaData, list[str]]  # an open file or its URL, a footer, columns
+@dataclass(frozen=True, slots=True)
+class Parquet:
+    """Parquet files. Row groups of more than `whole_read_bytes` are streamed page by page: a unit of a few rows must
+    not cost all their memory."""
+
+    whole_read_bytes: int = _WHOLE_READ_BYTES
+    name: str = "parquet"
+    is_table: bool = True
+
+    def list(self, files: Sequence[FileInfo], limit: int | None) -> list[FileRows]:
+        """Read the footers of all files, or of the first ones that have `limit` rows together."""
+        footers: list[FileRows] = []
+        with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+            for start in range(0, len(files), _FOOTERS_AHEAD):
+                footers += pool.map(_read_footer, files[start : start + _FOOTERS_AHEAD])
+                if limit is not None and sum(footer.num_rows for footer in footers) >= limit:
+                    break
+        return footers
+
+    def read(self, row_ranges: Sequence[RowRange], columns: Columns) -> Iterator[Rows | Unread]:
+        """Yield the rows; of a range that cannot be read as a whole, those of each row group that can be."""
+        reading = _Reading(columns=columns, whole_read_bytes=self.whole_read_bytes)
+        for row_range in row_ranges:
+            yield from reading.rows_of(row_range)
+
+    def read_ids(self, row_range: RowRange, column: str | None) -> Iterator[Rows]:
+        """Yield the ids batch by batch."""
+        if column is None:
+            yield Rows(row_range=row_range, batch=pa.RecordBatch.from_pydict({}))
+            return
+        done = 0
+        for batch in read_range(row_range, [column], self.whole_read_bytes):
+            yield Rows(row_range=row_range.part(done, batch.num_rows), batch=batch)
+            done += batch.num_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowRange:
-    """Some rows of a Parquet file; `start` is the position of the first in it."""
+class _Reading:
+    """How ranges are read, the parts of one that cannot be read as a whole too."""
 
-    url: str
-    name: str
-    start: int
-    num_rows: int
+    columns: Columns
+    whole_read_bytes: int
+    as_stored: frozenset[str] = frozenset()  # columns whose Arrow type is not looked at, see `read_range`
 
-    def __str__(self) -> str:
-        return f"rows {self.start} to {self.start + self.num_rows - 1} of {self.url}"
+    def rows_of(self, row_range: RowRange) -> list[Rows | Unread]:
+        """Return the range's rows; where it cannot be read as a whole, those of its parts, and what is left unread."""
+        try:
+            return [*self._read(row_range)]
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, MemoryError):  # no row's fault
+                raise
+            dictionaries = self._dictionaries(row_range) if is_no_text(error) else frozenset()
+            if dictionaries > self.as_stored:
+                return replace(self, as_stored=dictionaries).rows_of(row_range)
+            parts = [row_range] if is_transient(error) else _parts(row_range, error)
+            if len(parts) > 1:
+                return [rows for part in parts for rows in self.rows_of(part)]
+            return [Unread(row_range=row_range, failure=why_unread(row_range, error), ids=self._ids_alone(row_range))]
+
+    def _dictionaries(self, row_range: RowRange) -> frozenset[str]:
+        """Return the columns of which Arrow decodes the texts while it reads a row group: a bad one costs them all."""
+        try:
+            return dictionaries_of(row_range, self.columns.used())
+        except (OSError, pa.ArrowException):
+            return frozenset()
+
+    def _read(self, row_range: RowRange) -> list[Rows]:
+        """Return all of the range, in as many batches as Arrow likes."""
+        found: list[Rows] = []
+        done = 0
+        for batch in read_range(row_range, self.columns.used(), self.whole_read_bytes, self.as_stored):
+            found.append(Rows(row_range=row_range.part(done, batch.num_rows), batch=batch))
+            done += batch.num_rows
+        if done < row_range.num_rows:
+            there = f"it has {row_range.start + done}"
+            raise OSError(
+                f"the file must have at least {row_range.start + row_range.num_rows} rows as when listed, {there}"
+            )
+        return found
+
+    def _ids_alone(self, row_range: RowRange) -> pa.Array | None:
+        """Return the id column of rows of which another column cannot be read; None where it cannot either."""
+        if self.columns.id is None:
+            return None
+        try:
+            alone = replace(self, columns=Columns(id=self.columns.id))._read(row_range)
+            return pa.chunked_array([rows.batch.column(0) for rows in alone]).combine_chunks()
+        except (OSError, pa.ArrowException):
+            return None
+
+
+def _read_footer(file: FileInfo) -> FileRows:
+    try:
+        with fs.open_url(file.url) as opened, pq.ParquetFile(opened) as parquet:
+            return FileRows(url=file.url, num_rows=parquet.metadata.num_rows, schema=parquet.schema_arrow)
+    except (OSError, pa.ArrowException) as error:
+        why = one_line(error)
+        raise Refused(f"{printable(file.url)} must be a Parquet file, its footer cannot be read: {why}") from error
+
+
+def _parts(row_range: RowRange, error: OSError | pa.ArrowException) -> list[RowRange]:
+    """Return what is tried by itself: row groups, and fewer rows where Arrow cannot decode so many at once."""
+    too_many = isinstance(error, pa.ArrowNotImplementedError) and "chunked array" in str(error)
+    return halves(row_range) if too_many else by_row_group(row_range)
 
 
 def read_range(
@@ -56,7 +160,7 @@ def read_range(
             raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
         left = row_range.num_rows
         at_once = _rows_at_once(metadata, groups, row_range.num_rows)
-        wanted: list[_Source] = [(file, metadata, [name for name in names if name not in as_stored])]
+        wanted: list[_File] = [(file, metadata, [name for name in names if name not in as_stored])]
         if as_stored:
             wanted.append((row_range.url, _without_arrow_types(file), [name for name in names if name in as_stored]))
         for batch in _batches(wanted, options, at_once, groups):
@@ -78,7 +182,7 @@ def dictionaries_of(row_range: RowRange, names: Collection[str]) -> frozenset[st
 
 
 def _batches(
-    wanted: Sequence[tuple[IO[bytes] | str, pq.FileMetaData, list[str]]],
+    wanted: Sequence[_File],
     options: dict[str, Any],
     size: int,
     groups: list[int],
@@ -104,14 +208,14 @@ def _without_arrow_types(file: IO[bytes]) -> pq.FileMetaData:
 
 
 def halves(row_range: RowRange) -> list[RowRange]:
-    """The range as two; itself where it is one row."""
+    """Return the range as two; itself where it is one row."""
     half = row_range.num_rows // 2
     rest = replace(row_range, start=row_range.start + half, num_rows=row_range.num_rows - half)
     return [replace(row_range, num_rows=half), rest] if half else [row_range]
 
 
 def by_row_group(row_range: RowRange) -> list[RowRange]:
-    """The range cut where its file's row groups end; whole where the file does not tell, or is another one by now."""
+    """Cut the range where its file's row groups end; not where the file does not tell, or is another one by now."""
     try:
         with fs.open_url(row_range.url) as file:
             metadata = pq.read_metadata(file)
@@ -126,14 +230,14 @@ def by_row_group(row_range: RowRange) -> list[RowRange]:
 
 
 def _rows_at_once(metadata: pq.FileMetaData, groups: list[int], most: int) -> int:
-    """Rows of a batch: lists of more than 2 GB in one cannot be decoded."""
+    """Return the rows of a batch: lists of more than 2 GB in one cannot be decoded."""
     sizes = [(metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows) for group in groups]
     largest = max((size // max(1, rows) for size, rows in sizes), default=0)
     return max(1, min(most, _BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
 
 
 def _row_groups(metadata: pq.FileMetaData, start: int, num_rows: int) -> tuple[list[int], int]:
-    """The row groups that hold these rows, and how many rows of the first come before them."""
+    """Return the row groups that hold these rows, and how many rows of the first come before them."""
     ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)
     first, last = np.searchsorted(ends, [start, start + num_rows - 1], side="right")
     before = int(ends[first - 1]) if first else 0

@@ -5,7 +5,7 @@ Nobody after it knows which format the rows came from.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -15,20 +15,16 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from pipeline.preprocess.conversation import with_whole_paths
-from pipeline.preprocess.pdf import is_pdf, page_uri
 from pipeline.sources.arrow_types import BARE_BASE64, as_bytes, as_text, is_bytes, is_list, plain
 from pipeline.sources.columns import Columns, Kept
-from pipeline.sources.discover import Format
 from pipeline.sources.kept import travel_field
 from pipeline.sources.listing import Listing
-from pipeline.sources.parquet import RowRange, by_row_group, dictionaries_of, halves, read_range
-from pipeline.storage.backoff import WAITS_S, is_transient
+from pipeline.sources.source import RowRange, Rows, Source, Unread, made_ids, ranges_of
+from pipeline.sources.unreadable import SHOWN, is_no_text, why_unread
 from schemas.errors import Failure
 from schemas.request import FAILURE, REQUEST_SCHEMA
 
 KEEP = "keep:"  # before the names of the columns that ride along to the answers
-WHOLE_READ_BYTES = 256 * 2**20
-_SHOWN = 300  # characters of an error in a message
 _IMAGES = REQUEST_SCHEMA.field("images").type
 _NOT_RELATIVE = r"^([A-Za-z][A-Za-z0-9+.-]*://|/|~|data:|file:/)"
 
@@ -40,189 +36,100 @@ class UnitReader(Protocol):
 
 
 def unit_reader(listing: Listing) -> UnitReader:
-    """A picklable reader of these units, see `read_unit`."""
+    """Return a picklable reader of these units, see `read_unit`."""
     return partial(_read_numbered, replace(listing, files=listing.files.slice(0, 0)))
 
 
-def read_unit(
-    row_ranges: pa.Table,
-    columns: Columns,
-    format: Format,
-    whole_read_bytes: int = WHOLE_READ_BYTES,
-    failure: Failure | None = None,
-) -> pa.Table:
+def read_unit(row_ranges: pa.Table, columns: Columns, source: Source, failure: Failure | None = None) -> pa.Table:
     """Return the rows of a unit: REQUEST_SCHEMA's columns, then `keep:<name>` for every kept column as it travels.
 
-    A row whose image is null or empty has one image with neither bytes nor URI. Row groups of more than
-    `whole_read_bytes` are streamed page by page: a unit of a few rows must not cost all their memory. What cannot be
-    read (a damaged row group, a file that is gone, a text that is no text) are rows with a failure; with `failure` all
-    rows have that one.
+    A row whose image is null or empty has one image with neither bytes nor URI. What cannot be read (a damaged row
+    group, a file that is gone, a text that is no text) are rows with a failure; with `failure` all rows have that one.
     """
     schema = pa.schema([*REQUEST_SCHEMA, *(travel_field(KEEP + kept.name, kept.type) for kept in columns.keep)])
-    if format == "images":
-        return _image_files(row_ranges, failure).cast(schema)
-    source = _Source(columns=columns, schema=schema, whole_read_bytes=whole_read_bytes)
-    rows = row_ranges.select(["url", "name", "start", "num_rows"]).to_pylist()
-    tables = [
-        table
-        for row_range in (RowRange(**row) for row in rows)
-        for table in ([source.failed(row_range, failure)] if failure else source.tables(row_range))
-    ]
-    return pa.concat_tables(tables)
+    ranges = ranges_of(row_ranges)
+    if failure is None:
+        return pa.concat_tables([_table_of(rows, columns, schema) for rows in source.read(ranges, columns)])
+    ids = [rows for one in ranges for rows in source.read_ids(one, None)]
+    return pa.concat_tables([_failed(rows.row_range.num_rows, rows.made_ids(), failure, schema) for rows in ids])
 
 
-def read_ids(row_range: RowRange, name: str) -> Iterator[tuple[int, pa.ChunkedArray]]:
-    """The ids of a file's rows, each part with its position; raises OSError and ArrowException."""
-    done = row_range.start
-    for batch in read_range(row_range, [name], WHOLE_READ_BYTES):
-        rows = _Rows(url=row_range.url, name=row_range.name, first=done, batch=batch)
-        yield done, _ids(rows, name, _Reading(rows))
-        done += batch.num_rows
+def read_ids(source: Source, row_range: RowRange, column: str | None) -> Iterator[tuple[int, pa.ChunkedArray]]:
+    """Yield the ids of a file's rows, each part with its first row; raise OSError and ArrowException."""
+    for rows in source.read_ids(row_range, column):
+        yield rows.row_range.start, _Reading(rows).ids(column)
+
+
+def read_unit_ids(listing: Listing, unit: int) -> tuple[list[str], list[str]]:
+    """Return the ids of a unit's rows, and in words why some of them cannot be read."""
+    row_ranges, columns = listing.unit(unit), Columns(id=listing.columns.id)
+    if columns.id is None:
+        made = [read_ids(listing.source, one, None) for one in ranges_of(row_ranges)]
+        return [id for parts in made for _, ids in parts for id in ids.to_pylist()], []
+    table = read_unit(row_ranges, columns, listing.source)
+    unread = [failure["message"] for failure in table.column("failure").drop_null().to_pylist()]
+    return table.column("id").to_pylist(), unread
 
 
 def _read_numbered(listing: Listing, unit: int, failure: Failure | None = None) -> pa.Table:
-    return read_unit(listing.unit(unit), listing.columns, listing.format, failure=failure)
+    return read_unit(listing.unit(unit), listing.columns, listing.source, failure)
 
 
-def _image_files(row_ranges: pa.Table, failure: Failure | None) -> pa.Table:
-    names, urls = (pa.array(_rows_of(row_ranges, column), pa.string()) for column in ("name", "url"))
-    images = _one_image_a_row(pa.nulls(len(urls), pa.large_binary()), urls)
-    asked = [pa.nulls(len(urls), pa.string())] * 2
-    rest = [_values([], [], len(urls)), _failures(failure, len(urls)), pa.nulls(len(urls), pa.string())]
-    return pa.table([names, images, *asked, *rest], names=REQUEST_SCHEMA.names)
+def _table_of(rows: Rows | Unread, columns: Columns, schema: pa.Schema) -> pa.Table:
+    if isinstance(rows, Unread):
+        return _failed(rows.row_range.num_rows, _ids_of(rows), rows.failure, schema)
+    try:
+        return pa.table(_columns_of(rows, columns), schema=schema)
+    except pa.ArrowException as error:  # columns of other types than when they were listed
+        if isinstance(error, MemoryError):  # no row's fault
+            raise
+        ids = rows.batch.column(columns.id) if columns.id else None
+        unread = Unread(row_range=rows.row_range, failure=why_unread(rows.row_range, error), ids=ids)
+        return _table_of(unread, columns, schema)
 
 
-def _rows_of(row_ranges: pa.Table, column: str) -> Iterator[str]:
-    """This column of the row ranges' files, for every row; that of a PDF's page with the page's number."""
-    for row_range in row_ranges.select([column, "start", "num_rows"]).to_pylist():
-        pages = range(row_range["start"] + 1, row_range["start"] + 1 + row_range["num_rows"])
-        yield from (
-            (page_uri(row_range[column], page) for page in pages) if is_pdf(row_range[column]) else [row_range[column]]
-        )
+def _ids_of(rows: Unread) -> pa.Array:
+    """Return the ids of rows that cannot be read, as far as they are known."""
+    made = made_ids(rows.row_range)
+    if rows.ids is None:
+        return made
+    alone = Rows(row_range=rows.row_range, batch=pa.RecordBatch.from_arrays([rows.ids], names=["id"]))
+    try:
+        return _Reading(alone).ids("id")
+    except pa.ArrowException:
+        return made
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    """Rows as they are in their file; `first` is the position of the first in it."""
-
-    url: str
-    name: str
-    first: int
-    batch: pa.RecordBatch
-
-    @property
-    def folder(self) -> str:
-        """Where their file is: what its relative paths begin at."""
-        return self.url.rsplit("/", 1)[0]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
-    """How the row ranges of Parquet files become rows of `schema`."""
-
-    columns: Columns
-    schema: pa.Schema
-    whole_read_bytes: int
-    as_stored: frozenset[str] = frozenset()  # columns whose Arrow type is not looked at, see `read_range`
-
-    def tables(self, row_range: RowRange) -> list[pa.Table]:
-        """The range's rows; where it cannot be read as a whole, those of each row group that can, and failed ones."""
-        try:
-            return self._read(row_range)
-        except (OSError, pa.ArrowException) as error:
-            if isinstance(error, MemoryError):  # no row's fault
-                raise
-            dictionaries = self._dictionaries(row_range) if _is_no_text(error) else frozenset()
-            if dictionaries > self.as_stored:
-                return replace(self, as_stored=dictionaries).tables(row_range)
-            parts = [row_range] if is_transient(error) else self._parts(row_range, error)
-            if len(parts) > 1:
-                return [table for part in parts for table in self.tables(part)]
-            return [self.failed(row_range, _why(row_range, error), self._ids_alone(row_range))]
-
-    def _parts(self, row_range: RowRange, error: OSError | pa.ArrowException) -> list[RowRange]:
-        """What is tried by itself: row groups, and fewer rows where Arrow cannot decode so many at once."""
-        too_many = isinstance(error, pa.ArrowNotImplementedError) and "chunked array" in str(error)
-        return halves(row_range) if too_many else by_row_group(row_range)
-
-    def _dictionaries(self, row_range: RowRange) -> frozenset[str]:
-        """Columns of which Arrow decodes the texts while it reads a row group: one that is none costs them all."""
-        try:
-            return dictionaries_of(row_range, self.columns.used())
-        except (OSError, pa.ArrowException):
-            return frozenset()
-
-    def failed(self, row_range: RowRange, failure: Failure | None, ids: pa.Array | None = None) -> pa.Table:
-        """Rows of which nothing is known but their ids, or else their places."""
-        made = _made_ids(row_range.name, row_range.start, row_range.num_rows)
-        nothing = pa.table([pa.nulls(row_range.num_rows, field.type) for field in self.schema], names=self.schema.names)
-        columns = {
-            "id": made if ids is None else pc.coalesce(ids, made),
-            "images": pa.array([[]] * row_range.num_rows, _IMAGES),
-            "values": _values([], [], row_range.num_rows),
-            "failure": _failures(failure, row_range.num_rows),
-        }
-        for name, column in columns.items():
-            nothing = nothing.set_column(nothing.column_names.index(name), name, column)
-        return nothing.cast(self.schema)
-
-    def _read(self, row_range: RowRange) -> list[pa.Table]:
-        """All of it, in as many tables as Arrow likes."""
-        tables: list[pa.Table] = []
-        done = 0
-        for batch in read_range(row_range, self.columns.used(), self.whole_read_bytes, self.as_stored):
-            rows = _Rows(url=row_range.url, name=row_range.name, first=row_range.start + done, batch=batch)
-            tables.append(pa.table(_columns_of(rows, self.columns), schema=self.schema))
-            done += batch.num_rows
-        if done < row_range.num_rows:
-            there = f"it has {row_range.start + done}"
-            raise OSError(
-                f"the file must have at least {row_range.start + row_range.num_rows} rows as when listed, {there}"
-            )
-        return tables
-
-    def _ids_alone(self, row_range: RowRange) -> pa.Array | None:
-        """The id column of rows of which another column cannot be read; None where it cannot either."""
-        if self.columns.id is None:
-            return None
-        alone = replace(self, columns=Columns(id=self.columns.id), schema=REQUEST_SCHEMA)
-        try:
-            return pa.concat_tables(alone._read(row_range)).column("id").combine_chunks()
-        except (OSError, pa.ArrowException):
-            return None
+def _failed(num_rows: int, ids: pa.Array, failure: Failure, schema: pa.Schema) -> pa.Table:
+    """Return rows of which nothing is known but their ids."""
+    nothing = pa.table([pa.nulls(num_rows, field.type) for field in schema], names=schema.names)
+    columns = {
+        "id": ids,
+        "images": pa.array([[]] * num_rows, _IMAGES),
+        "values": _values([], [], num_rows),
+        "failure": pa.array([asdict(failure)] * num_rows, FAILURE),
+    }
+    for name, column in columns.items():
+        nothing = nothing.set_column(nothing.column_names.index(name), name, column)
+    return nothing.cast(schema)
 
 
-def _why(row_range: RowRange, error: OSError | pa.ArrowException) -> Failure:
-    """What a person is told of rows that cannot be read."""
-    said = str(error) if len(str(error)) <= _SHOWN else f"{str(error)[:_SHOWN]}..."
-    if isinstance(error, FileNotFoundError):
-        return Failure(stage="read", type="FileNotFound", message=f"{row_range} are not there any more: {said}")
-    if isinstance(error, PermissionError):
-        return Failure(stage="read", type="PermissionDenied", message=f"{row_range} may not be read: {said}")
-    if is_transient(error):
-        tries = f"{len(WAITS_S) + 1} tries"
-        return Failure(stage="read", type="ReadFailed", message=f"{row_range} could not be read in {tries}: {said}")
-    if _is_no_text(error):
-        return Failure(
-            stage="read", type="InvalidText", message=f"{row_range} must be UTF-8 text: {said}; write it anew"
-        )
-    message = f"{row_range} cannot be read: {said}; put the file back as it was, then retry them"
-    return Failure(stage="read", type="BrokenFile", message=message)
-
-
-def _columns_of(rows: _Rows, columns: Columns) -> list[pa.Array | pa.ChunkedArray]:
-    """The columns of a table of requests. A row of which a value cannot be used keeps the others, and has a failure."""
-    reading = _Reading(rows)
-    ids = _ids(rows, columns.id, reading)
+def _columns_of(rows: Rows, columns: Columns) -> list[pa.Array | pa.ChunkedArray]:
+    """Return the columns of a table of requests. A row with a value that cannot be used keeps the others, and fails."""
+    reading, num_rows = _Reading(rows), rows.row_range.num_rows
+    folder = rows.row_range.url.rsplit("/", 1)[0]  # what relative paths begin at
+    ids = reading.ids(columns.id)
     prompt = reading.texts(columns.prompt)
-    messages = reading.column(columns.messages, lambda column, _: _messages(column, rows.folder), _NO_TEXT)
-    values = _values(columns.values, [reading.texts(name) for name in columns.values], len(rows.batch))
+    messages = reading.column(columns.messages, lambda column, _: _messages(column, folder), _NO_TEXT)
+    values = _values(columns.values, [reading.texts(name) for name in columns.values], num_rows)
     kept = [reading.kept(one) for one in columns.keep]
-    images = reading.column(
-        columns.image, partial(_images, folder=rows.folder, may_lack=messages.is_valid()), _NO_IMAGE
-    )
-    tables = pa.repeat(rows.url, len(rows.batch))
-    return [ids, images, prompt, messages, values, reading.failures(), tables, *kept]
+    if rows.images is None:
+        find = partial(_images, folder=folder, may_lack=messages.is_valid())
+        images, table = reading.column(columns.image, find, _NO_IMAGE), pa.repeat(rows.row_range.url, num_rows)
+    else:
+        images = _one_image_a_row(pa.nulls(num_rows, pa.large_binary()), rows.images)
+        table = pa.nulls(num_rows, pa.string())
+    return [ids, images, prompt, messages, values, reading.failures(), table, *kept]
 
 
 _NO_TEXT = pa.nulls(1, pa.string())
@@ -233,23 +140,27 @@ _Convert: TypeAlias = Callable[[pa.Array, int], pa.Array]  # some values of a co
 class _Reading:
     """Converts the columns of some rows, and remembers the rows that have a value which cannot be used."""
 
-    def __init__(self, rows: _Rows) -> None:
+    def __init__(self, rows: Rows) -> None:
         self._rows = rows
-        self._bad: dict[int, Failure] = {}
+        self._bad = dict(rows.failures)
+
+    def ids(self, name: str | None) -> pa.ChunkedArray | pa.Array:
+        """Return the id column as strings; a row without one is called after its file and its number there."""
+        return self._rows.made_ids() if name is None else pc.coalesce(self.texts(name), self._rows.made_ids())
 
     def texts(self, name: str | None) -> pa.ChunkedArray:
-        """A column as strings."""
+        """Return a column as strings."""
         return self.column(name, lambda column, _: as_text(column), _NO_TEXT)
 
     def kept(self, kept: Kept) -> pa.ChunkedArray:
-        """A column as it travels."""
+        """Return a column as it travels."""
         type = travel_field(kept.name, kept.type).type
         return self.column(kept.column, lambda column, _: plain(column).cast(type), pa.nulls(1, type))
 
     def column(self, name: str | None, convert: _Convert, nothing: pa.Array) -> pa.ChunkedArray:
-        """What a column is converted to, `nothing` in place of a bad value; all of it where there is no such column."""
+        """Convert a column, with `nothing` for a bad value, or for all of it where there is no such column."""
         if name is None:
-            return pa.chunked_array([pa.concat_arrays([nothing] * len(self._rows.batch))])
+            return pa.chunked_array([pa.concat_arrays([nothing] * self._rows.row_range.num_rows)])
         column = self._rows.batch.column(name)
         if not isinstance(column.type, pa.BaseExtensionType):
             column = plain(column)  # a slice of a dictionary would still have all of its texts
@@ -257,14 +168,14 @@ class _Reading:
         return pa.chunked_array([nothing if part is None else part for part in parts], nothing.type)
 
     def failures(self) -> pa.Array:
-        """Why rows cannot be answered; null where they can."""
-        failures = [self._bad.get(row) for row in range(len(self._rows.batch))]
+        """Return why rows cannot be answered; null where they can."""
+        failures = [self._bad.get(row) for row in range(self._rows.row_range.num_rows)]
         return pa.array([failure and asdict(failure) for failure in failures], FAILURE)
 
     def _parts(
         self, column: pa.Array, first: int, convert: _Convert, blame: Callable[[int, Exception], Failure]
     ) -> Iterator[pa.Array | None]:
-        """The column converted; halved, in memory, down to the values that cannot be: None each."""
+        """Yield the column converted; halved, in memory, down to the values that cannot be: None each."""
         try:
             converted = convert(column, first)
         except (ValueError, OverflowError, KeyError) as error:  # ArrowInvalid is a ValueError; a missing kernel is none
@@ -285,22 +196,17 @@ def _checked(convert: _Convert, column: pa.Array, first: int) -> pa.Array:
 
 
 def _cut(column: pa.Array, start: int, stop: int) -> pa.Array:
-    """A slice; of nested values a copy, which has no others than its own below."""
+    """Return a slice; of nested values a copy, which has no others than its own below."""
     part = column.slice(start, stop - start)
     return pa.concat_arrays([part, part[:0]]) if types.is_nested(part.type) else part
 
 
-def _bad_value(rows: _Rows, name: str, row: int, error: Exception) -> Failure:
-    is_text = _is_no_text(error)
+def _bad_value(rows: Rows, name: str, row: int, error: Exception) -> Failure:
+    is_text = is_no_text(error)
     wanted = "UTF-8 text" if is_text else "a value of its type"
-    where = f"column {name!r} in row {rows.first + row} of {rows.url}"
-    message = f"{where} must be {wanted}: {str(error)[:_SHOWN]}; write it anew"
+    where = f"column {name!r} in row {rows.row_range.start + row} of {rows.row_range.url}"
+    message = f"{where} must be {wanted}: {str(error)[:SHOWN]}; write it anew"
     return Failure(stage="read", type="InvalidText" if is_text else "InvalidValue", message=message)
-
-
-def _is_no_text(error: Exception) -> bool:
-    """Whether Arrow found text that is not UTF-8; that of a dictionary it finds while it decodes a row group."""
-    return isinstance(error, UnicodeError) or (isinstance(error, pa.ArrowInvalid) and "UTF8" in str(error))
 
 
 def _messages(column: pa.Array, folder: str) -> pa.Array:
@@ -308,7 +214,7 @@ def _messages(column: pa.Array, folder: str) -> pa.Array:
 
 
 def _as_json(messages: pa.Array) -> pa.Array:
-    """JSON text as it is, structs as JSON text; null stays null."""
+    """Return JSON text as it is, structs as JSON text; null stays null."""
     if not is_list(messages.type):
         return as_text(messages)
     rows = plain(messages).to_pylist(maps_as_pydicts="strict")
@@ -316,7 +222,7 @@ def _as_json(messages: pa.Array) -> pa.Array:
 
 
 def _with_whole_paths(messages: pa.Array, folder: str) -> pa.Array:
-    """JSON text in which the images that messages name are found from anywhere."""
+    """Return JSON text in which the images that messages name are found from anywhere."""
 
     def whole(uri: str) -> str:
         return str(_resolve(pa.array([uri]), folder)[0])
@@ -325,13 +231,13 @@ def _with_whole_paths(messages: pa.Array, folder: str) -> pa.Array:
 
 
 def _values(names: Sequence[str], columns: Sequence[pa.Array], num_rows: int) -> pa.Array:
-    """One map a row from these names to the values of these columns."""
+    """Return one map a row from these names to the values of these columns."""
     rows = zip(*(column.to_pylist() for column in columns), strict=True) if columns else [()] * num_rows
     return pa.array([list(zip(names, row, strict=True)) for row in rows], REQUEST_SCHEMA.field("values").type)
 
 
 def _images(column: pa.Array, first: int, folder: str, may_lack: pa.ChunkedArray) -> pa.Array:
-    """The images of each row, in order; one image that is null where there are none, unless it may lack them."""
+    """Return the images of each row, in order; one that is null where there are none, unless it may lack them."""
     column = plain(column)
     if not is_list(column.type) or is_bytes(column.type):
         return _one_image_a_row(*_data_and_uri(column, folder))
@@ -345,31 +251,16 @@ def _images(column: pa.Array, first: int, folder: str, may_lack: pa.ChunkedArray
     return pa.ListArray.from_arrays(pa.array(offsets), images, type=_IMAGES)
 
 
-def _ids(rows: _Rows, name: str | None, reading: _Reading) -> pa.ChunkedArray:
-    """The id column as strings; a row without one is called after its file and its position there."""
-    made = _made_ids(rows.name, rows.first, len(rows.batch))
-    return pc.coalesce(reading.texts(name), made)
-
-
-def _made_ids(name: str, first: int, num_rows: int) -> pa.Array:
-    positions = pa.array(np.arange(first, first + num_rows)).cast(pa.string())
-    return pc.binary_join_element_wise(name, positions, ":")
-
-
-def _failures(failure: Failure | None, num_rows: int) -> pa.Array:
-    return pa.array([failure and asdict(failure)] * num_rows, FAILURE)
-
-
 def _data_and_uri(image: pa.Array, folder: str) -> tuple[pa.Array, pa.Array]:
-    """Bytes and URIs of an image column of any kind; a URI is null where there are bytes."""
+    """Return bytes and URIs of an image column of any kind; a URI is null where there are bytes."""
     nothing = pa.nulls(len(image))
     if types.is_struct(image.type):
         data, uri = (_field(image, name) for name in ("bytes", "path"))
     else:
         data, uri = (image, nothing) if is_bytes(image.type) else (nothing, image)
     data = _without_empty(as_bytes(data))
-    place = _resolve(_without_empty(as_text(uri)), folder)
-    return data, pc.if_else(data.is_valid(), pa.scalar(None, pa.string()), place)
+    whole = _resolve(_without_empty(as_text(uri)), folder)
+    return data, pc.if_else(data.is_valid(), pa.scalar(None, pa.string()), whole)
 
 
 def _field(structs: pa.StructArray, name: str) -> pa.Array:
@@ -377,13 +268,13 @@ def _field(structs: pa.StructArray, name: str) -> pa.Array:
 
 
 def _without_empty(values: pa.Array) -> pa.Array:
-    """Null for empty; what has none is passed on without a copy."""
+    """Put null for empty; what has none is passed on without a copy."""
     empty = pc.equal(pc.binary_length(values), 0)
     return pc.if_else(empty, pa.scalar(None, values.type), values) if pc.any(empty).as_py() else values
 
 
 def _resolve(uris: pa.Array, folder: str) -> pa.Array:
-    """URIs as they are, paths relative to the Parquet file's folder made whole; base64 is no path."""
+    """Make paths whole that are relative to the file's folder; URIs stay as they are, base64 is no path."""
     below = pc.binary_join_element_wise(folder, pc.replace_substring_regex(uris, r"^(\./+)+", ""), "/")
     as_is = pc.or_(pc.match_substring_regex(uris, _NOT_RELATIVE), pc.match_substring_regex(uris, BARE_BASE64))
     return pc.if_else(as_is, uris, below)

@@ -10,6 +10,7 @@ import pytest
 from pipeline.sources.columns import ColumnChoices
 from pipeline.sources.kept import restore
 from pipeline.sources.listing import cut, default_unit_rows, list_input
+from pipeline.sources.parquet import Parquet
 from pipeline.sources.reader import read_unit, unit_reader
 from pipeline.storage import filesystem as fs
 from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
@@ -125,7 +126,7 @@ def test_kept_columns_ride_along_with_their_own_types(root: str) -> None:
 
 def read_unit_zero(root: str, choices: ColumnChoices) -> pa.Table:
     listing = list_input([root], choices)
-    return read_unit(listing.unit(0), listing.columns, listing.format)
+    return read_unit(listing.unit(0), listing.columns, listing.source)
 
 
 def test_a_column_that_is_all_null_in_one_file_has_the_type_of_the_others(tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ def test_a_large_row_group_is_streamed_to_the_same_rows(tmp_path: Path) -> None:
     write(f"{tmp_path}/a.parquet", pa.table({"image": images}))
     listing = list_input([str(tmp_path)], CONVENTION, unit_rows=7)
     units = [
-        read_unit(listing.unit(unit), listing.columns, listing.format, whole_read_bytes=1000)
+        read_unit(listing.unit(unit), listing.columns, Parquet(whole_read_bytes=1000))
         for unit in range(listing.num_units)
     ]
     assert [request.images[0].data for request in table_to_requests(pa.concat_tables(units))] == images

@@ -1,0 +1,99 @@
+"""Image files: every file is a row, every page of a PDF another one."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from tempfile import NamedTemporaryFile
+
+import pyarrow as pa
+
+from pipeline.preprocess.page_renderer import PageRenderer
+from pipeline.preprocess.pdf import INSTALL, SUFFIX, can_read_pdfs, is_pdf, page_uri
+from pipeline.sources.columns import Columns
+from pipeline.sources.source import FileRows, RowRange, Rows
+from pipeline.storage import filesystem as fs
+from pipeline.storage import local_files
+from pipeline.storage.filesystem import FileInfo
+from schemas.errors import Refused, RowError
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".tga", ".ico"),
+)
+FILE_SUFFIXES = (*IMAGE_SUFFIXES, SUFFIX)
+_SMALL_PDF = 16 * 2**20  # bytes; read at once, and many at the same time
+_COUNTED_AT_ONCE = 16  # they wait for storage, not for the CPU
+_COUNTED_AHEAD = 256  # before it is looked whether --limit has its rows
+_COUNT_SECONDS = 30.0  # for the pages of one PDF
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """Files that are images or PDFs."""
+
+    name: str = "images"
+    is_table: bool = False
+
+    def list(self, files: Sequence[FileInfo], limit: int | None) -> list[FileRows]:
+        """Count a row for each image and for each page of a PDF; a PDF that cannot be opened is one, which says why."""
+        counts, schema = _count_rows(files, limit), pa.schema([])
+        return [
+            FileRows(url=file.url, num_rows=count, schema=schema) for file, count in zip(files, counts, strict=False)
+        ]
+
+    def read(self, row_ranges: Sequence[RowRange], columns: Columns) -> Iterator[Rows]:
+        """Yield the names of the images, which are fetched one by one."""
+        ids = [page for one in row_ranges for page in _pages(one, one.name)]
+        urls = [page for one in row_ranges for page in _pages(one, one.url)]
+        yield Rows(
+            row_range=RowRange(url="", name="", start=0, num_rows=len(ids)),
+            batch=pa.RecordBatch.from_pydict({}),
+            ids=pa.array(ids, pa.string()),
+            images=pa.array(urls, pa.string()),
+        )
+
+    def read_ids(self, row_range: RowRange, column: str | None) -> Iterator[Rows]:
+        """Yield the same: names are all there is."""
+        return self.read([row_range], Columns())
+
+
+def _pages(row_range: RowRange, file: str) -> list[str]:
+    """Return the file for its row, or each page of a PDF in the range."""
+    first = row_range.start + 1
+    return [page_uri(file, page) for page in range(first, first + row_range.num_rows)] if is_pdf(file) else [file]
+
+
+def _count_rows(files: Sequence[FileInfo], limit: int | None) -> list[int]:
+    """Return the rows of all files, or of the first ones that have `limit` together."""
+    pdfs = [file.url for file in files if is_pdf(file.url)]
+    if not pdfs:
+        return [1] * len(files)
+    if not can_read_pdfs():
+        raise Refused(f"--input {pdfs[0]}: {INSTALL}")
+    counter = PageRenderer(max_pixels=0, max_aspect=1, seconds=_COUNT_SECONDS)  # which draws nothing
+    rows: list[int] = []
+    with ThreadPoolExecutor(_COUNTED_AT_ONCE) as pool:
+        for start in range(0, len(files), _COUNTED_AHEAD):
+            rows += pool.map(partial(_rows_of, counter), files[start : start + _COUNTED_AHEAD])
+            if limit is not None and sum(rows) >= limit:
+                break
+    return rows
+
+
+def _rows_of(counter: PageRenderer, file: FileInfo) -> int:
+    if not is_pdf(file.url):
+        return 1
+    try:
+        if (path := fs.local_path(file.url)) is not None:
+            local_files.open_regular(path).close()  # a pipe would be waited for
+            return max(1, counter.count(path))
+        if file.size <= _SMALL_PDF:
+            return max(1, counter.count(fs.read_bytes(file.url)))
+        with fs.open_url(file.url) as source, NamedTemporaryFile(suffix=SUFFIX) as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            return max(1, counter.count(copy.name))
+    except (OSError, RowError):
+        return 1
