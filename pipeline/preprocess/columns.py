@@ -41,8 +41,8 @@ class Region:
 
 
 def regions(mask: Mask) -> Iterator[Region]:
-    """The parts of a page in the order that they are read in: its rows from top to bottom, and where columns stand side
-    by side, one of these after the other."""
+    """Yield the parts of a page in the order that they are read in: its rows from top to bottom, and where columns
+    stand side by side, one of these after the other."""
     height = len(mask)
     found = _side_by_side(_without_dust(mask))
     if found is None:
@@ -58,12 +58,12 @@ def regions(mask: Mask) -> Iterator[Region]:
 
 
 def _side_by_side(mask: Mask) -> list[Region] | None:
-    """The columns of the rows that most print stands side by side in; None where there are none."""
+    """Return the columns of the rows that most print stands side by side in; None where there are none."""
     return next((found for rows in _corridors(mask) if (found := _columns_in(mask, *rows)) is not None), None)
 
 
 def _columns_in(mask: Mask, top: int, bottom: int) -> list[Region] | None:
-    """The columns that these rows are set in, if they are."""
+    """Return the columns that these rows are set in, if they are."""
     blank: Rows = np.asarray(~mask[top:bottom].any(axis=0))
     least = max(2, int(_GUTTER * mask.shape[1]))
     gutters = [run for run in _runs_of(blank) if run[1] - run[0] >= least and run[0] > 0 and run[1] < len(blank)]
@@ -77,7 +77,7 @@ def _columns_in(mask: Mask, top: int, bottom: int) -> list[Region] | None:
 
 
 def _corridors(mask: Mask) -> list[tuple[int, int]]:
-    """The rows in which something white runs down between print on either side, those with most print first.
+    """Return the rows in which something white runs down between print on either side, those with most print first.
 
     The longest may run through the space between two words of a heading above the columns: the next will not.
     """
@@ -87,16 +87,16 @@ def _corridors(mask: Mask) -> list[tuple[int, int]]:
     before = np.logical_or.accumulate(blocks, axis=1)
     behind = np.logical_or.accumulate(blocks[:, ::-1], axis=1)[:, ::-1]
     found: dict[tuple[int, int], int] = {}
-    for place in range(1, blocks.shape[1] - 1):
-        both = np.cumsum(np.concatenate([[False], before[:, place - 1] & behind[:, place + 1]]))
-        for top, bottom in _runs_of(~blocks[:, place]):
+    for block in range(1, blocks.shape[1] - 1):
+        both = np.cumsum(np.concatenate([[False], before[:, block - 1] & behind[:, block + 1]]))
+        for top, bottom in _runs_of(~blocks[:, block]):
             found[top, bottom] = max(found.get((top, bottom), 0), int(both[bottom] - both[top]))
     inked, best = rows_of(mask), sorted((rows for rows in found if found[rows]), key=lambda rows: -found[rows])
     return list(dict.fromkeys(_to_white(inked, *rows) for rows in best[:_MOST_TRIED]))
 
 
 def _to_white(inked: Rows, top: int, bottom: int) -> tuple[int, int]:
-    """Rows without the rest of a line above or below them that reaches across."""
+    """Return rows without the rest of a line above or below them that reaches across."""
     white = np.flatnonzero(~inked[top:bottom])
     if not len(white):
         return top, bottom
@@ -125,7 +125,8 @@ def _print_of(mask: Mask) -> _Print:
 
 
 def _are_columns(prints: list[_Print], gutters: list[int], share: float) -> bool:
-    """Whether these are columns of running text, or two lists that are most of the page: `share` of its print."""
+    """Return whether these are columns of running text, or two lists that are most of the page: `share` of its
+    print."""
     widest, narrowest = max(one.width for one in prints), min(one.width for one in prints)
     wide = all(one.num_lines >= _LEAST_LINES and one.width >= _LEAST_WIDTH * one.line for one in prints)
     if not (2 <= len(prints) <= _MOST_COLUMNS and wide and narrowest >= _ALIKE * widest):
@@ -136,7 +137,7 @@ def _are_columns(prints: list[_Print], gutters: list[int], share: float) -> bool
 
 
 def _without_dust(mask: Mask) -> Mask:
-    """The print without what stands alone: a grain in the white between columns does not part it."""
+    """Return the print without what stands alone: a grain in the white between columns does not part it."""
     bands = range(0, len(mask), _ROWS_AT_ONCE)
     near = [_print_around(mask[max(0, top - _AROUND) : top + _ROWS_AT_ONCE + _AROUND]) for top in bands]
     own = [
@@ -147,7 +148,7 @@ def _without_dust(mask: Mask) -> Mask:
 
 
 def _print_around(mask: Mask) -> npt.NDArray[np.uint8]:
-    """How many pixels are print around each, itself among them."""
+    """Return how many pixels are print around each, itself among them."""
     counts = mask.astype(np.uint8)
     for _ in range(2):  # along the rows, then along the columns
         one = counts
@@ -160,6 +161,6 @@ def _print_around(mask: Mask) -> npt.NDArray[np.uint8]:
 
 
 def _runs_of(rows: Rows) -> list[tuple[int, int]]:
-    """Where each run of true values begins, and the place behind it."""
+    """Return where each run of true values begins, and the index behind it."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], rows, [False]])))
     return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]

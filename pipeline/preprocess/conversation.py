@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from schemas.errors import RowError
 from schemas.request import ImageRef
 
-Part: TypeAlias = str | None  # a text; None is the place of an image
+Part: TypeAlias = str | None  # a text; None is an image placeholder
 
 _KINDS = ("image", "image_url")  # types of parts that are images
 _SOURCES = ("url", "path", "image", "image_url", "base64")  # how such a part names its image
@@ -23,7 +23,7 @@ _NAMES_ONE = re.compile(r'"(url|path|image|image_url)"\s*:\s*["{]')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What the user or the assistant says at once, texts and images in their order."""
+    """One message of the user or the assistant, texts and images in their order."""
 
     role: Literal["user", "assistant"]
     parts: tuple[Part, ...]
@@ -34,7 +34,7 @@ class Conversation:
     """User and assistant in turns, the user first and last.
 
     `system` None leaves the system message to the format, "" is none at all. `uris` are those of the images that the
-    messages name themselves, one a place; None is a place of the row's own images.
+    messages name themselves, one a placeholder; None stands for the row's own images.
     """
 
     turns: tuple[Turn, ...]
@@ -43,16 +43,16 @@ class Conversation:
 
     @property
     def num_images(self) -> int:
-        """Places of images, in all turns."""
+        """Count the image placeholders of all turns."""
         return sum(turn.parts.count(None) for turn in self.turns)
 
     @property
     def question(self) -> str:
-        """The text of the last turn: what the answer is to."""
+        """Return the text of the last turn: what the answer is to."""
         return " ".join(part for part in self.turns[-1].parts if part is not None)
 
     def with_texts(self, change: Callable[[str], str]) -> "Conversation":
-        """The same conversation with every text changed."""
+        """Return the same conversation with every text changed."""
         turns = tuple(
             replace(turn, parts=tuple(part if part is None else change(part) for part in turn.parts))
             for turn in self.turns
@@ -61,12 +61,12 @@ class Conversation:
 
 
 def ask(text: str, num_images: int) -> Conversation:
-    """One question about some images, which come before it."""
+    """Return one question about some images, which come before it."""
     return Conversation(turns=(Turn(role="user", parts=(*[None] * num_images, text)),))
 
 
 def parse_messages(text: str) -> Conversation:
-    """The conversation in the JSON text of a list of {role, content}; raises RowError("prompt", ...).
+    """Return the conversation in the JSON text of a list of {role, content}; raises RowError("prompt", ...).
 
     Content is a text, or a list of parts: {"type": "text", "text": ...}, {"type": "image"} for the row's next image,
     {"type": "image_url", "image_url": {"url": ...}} or {"type": "image", "url": ...} for one that is named. `<image>`
@@ -87,21 +87,21 @@ def parse_messages(text: str) -> Conversation:
     found = [turn.role for turn in turns]
     if found != [("user", "assistant")[number % 2] for number in range(len(turns))] or len(turns) % 2 == 0:
         order = ", ".join(found[:_ROLES_SHOWN]) or "no user"
-        raise _bad(f"after the system message user and assistant must take turns, the user first and last, got {order}")
+        raise _bad(f"after the system message user and assistant must alternate, the user first and last, got {order}")
     return Conversation(turns=turns, system=system, uris=uris)
 
 
-def images_in_places(conversation: Conversation, images: Sequence[ImageRef]) -> tuple[ImageRef, ...]:
-    """The images of a row in the order of their places, those that its messages name among its own; raises
-    RowError("prompt", ...) where a place or an image is left over."""
+def images_in_order(conversation: Conversation, images: Sequence[ImageRef]) -> tuple[ImageRef, ...]:
+    """Return the images of a row in the order of their placeholders, those that its messages name among its own; raises
+    RowError("prompt", ...) where a placeholder or an image is left over."""
     own = conversation.uris.count(None)
     if own == len(conversation.uris):
-        return tuple(images)  # the places are counted where the prompt is built
+        return tuple(images)  # placeholders are counted where the prompt is built
     if own != len(images):
         raise RowError(
             "prompt",
             "ImageCountMismatch",
-            "the messages must have a place for every image of the row, they name "
+            "the messages must have a placeholder for every image of the row, they name "
             f'{len(conversation.uris) - own} themselves and have {own} of {{"type": "image"}} for {len(images)} images',
         )
     rest = iter(images)
@@ -109,15 +109,16 @@ def images_in_places(conversation: Conversation, images: Sequence[ImageRef]) -> 
 
 
 def with_whole_paths(text: str, whole: Callable[[str], str]) -> str:
-    """The JSON text of messages with `whole` of every path and URI in place of it; what is no messages as it is."""
+    """Return the JSON text of messages with `whole` of every path and URI instead of it; what is no messages as it
+    is."""
     if not _NAMES_ONE.search(text):
         return text
     try:
         messages = json.loads(text)
         for part in _image_parts(messages):
-            for place, name in _named(part):
-                if name != "base64" and isinstance(place.get(name), str):
-                    place[name] = whole(place[name])
+            for named, name in _named(part):
+                if name != "base64" and isinstance(named.get(name), str):
+                    named[name] = whole(named[name])
         return json.dumps(messages)
     except (ValueError, RecursionError):  # ValueError: a path with half of a surrogate pair is no text, either
         return text
@@ -139,7 +140,7 @@ def _is_llava(message: object) -> bool:
 
 
 def _from_llava(message: object) -> object:
-    """A message of {from, value} as one of {role, content}."""
+    """Return a message of {from, value} as one of {role, content}."""
     if not isinstance(message, dict) or not _is_llava(message):
         return message
     speaker, value = message["from"], message.get("value")
@@ -148,7 +149,7 @@ def _from_llava(message: object) -> object:
 
 
 def _llava_parts(value: str) -> list[dict[str, str]]:
-    """Texts and images as LLaVA was trained on them: one image comes first, several stay where they stand."""
+    """Return texts and images as LLaVA was trained on them: one image comes first, several stay where they stand."""
     texts = value.split(_IMAGE)
     if len(texts) == 2:
         texts = ["", "".join(texts).strip()]
@@ -196,7 +197,7 @@ def _parts(message: dict[str, Any]) -> tuple[Part, ...]:
 
 
 def _joined(parts: list[Part]) -> tuple[Part, ...]:
-    """The parts with texts side by side as one: a special token cut in two must not come together later."""
+    """Return the parts with texts side by side as one: a special token cut in two must not come together later."""
     runs = groupby(parts, key=lambda part: part is None)
     joined = [[None] * len(list(run)) if is_image else ["".join(map(str, run))] for is_image, run in runs]
     return tuple(chain.from_iterable(joined))
@@ -213,7 +214,7 @@ def _part(part: object) -> Part:
 
 
 def _image_parts(messages: object) -> Iterator[dict[str, Any]]:
-    """The parts that are images, of whatever JSON there is."""
+    """Yield the parts that are images, of whatever JSON there is."""
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
@@ -222,7 +223,7 @@ def _image_parts(messages: object) -> Iterator[dict[str, Any]]:
 
 
 def _uri(part: dict[str, Any]) -> str | None:
-    """Where the part's image is; None where that is not said."""
+    """Return where the part's image is; None where that is not said."""
     named = _named(part)
     if not named and part["type"] == "image":
         return None
@@ -237,7 +238,7 @@ def _uri(part: dict[str, Any]) -> str | None:
 
 
 def _named(part: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """The fields that say where the part's image is, each as an object and its name there; nulls say nothing."""
+    """Return the fields that say where the part's image is, each as an object and its name there; nulls say nothing."""
     found = []
     for name in (*_SOURCES, *_OTHERS):
         value = part.get(name)

@@ -24,7 +24,7 @@ _MORE_END_TOKENS = {"llama3-8b": (128001,)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What preprocessing must know of a checkpoint, for people to read as well."""
+    """Holds what preprocessing must know of a checkpoint, for people to read as well."""
 
     model: str
     revision: str | None
@@ -72,7 +72,7 @@ def read_facts(model: str, revision: str | None) -> ModelFacts:
 
 
 def text_facts(text: PreTrainedConfig) -> TextFacts:
-    """What tells a text config's checkpoint from others."""
+    """Return what tells a text config's checkpoint from others."""
     whole: Any = text
     return TextFacts(
         backbone=whole.model_type,
@@ -83,7 +83,7 @@ def text_facts(text: PreTrainedConfig) -> TextFacts:
 
 
 def end_token_ids(generation: GenerationConfig | None, text: PreTrainedConfig) -> tuple[int, ...]:
-    """The tokens that end an answer: those that the configs state, and those known of a published checkpoint."""
+    """Return the tokens that end an answer: those that the configs state, and those known of a published checkpoint."""
     stated = _token_ids(generation, text, "eos_token_id")
     more = _MORE_END_TOKENS.get(published_format(text_facts(text)) or "", ()) if stated else ()
     return tuple(dict.fromkeys((*stated, *more)))
@@ -160,7 +160,7 @@ def _no_row(name: str, id: int, rows: int) -> Refused:
 
 
 def _token_ids(generation: GenerationConfig | None, text: PreTrainedConfig, name: str) -> tuple[int, ...]:
-    """The ids that the generation config states under this name, else the text config's."""
+    """Return the ids that the generation config states under this name, else the text config's."""
     stated = [getattr(config, name, None) for config in (generation, text)]
     value: Any = next((one for one in stated if one is not None), [])
     ids = value if isinstance(value, list | tuple) else [value]

@@ -1,4 +1,4 @@
-"""Formats: how each family of checkpoints was trained to see a conversation, and which family a checkpoint is of."""
+"""Formats: how each published checkpoint was trained to see a conversation, and which format a checkpoint has."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class ChatFormat:
 
     @property
     def end(self) -> str:
-        """The token that ends an answer, which is the last of the markers."""
+        """Return the token that ends an answer, which is the last of the markers."""
         return self.markers[-1]
 
 
@@ -33,7 +33,7 @@ _LLAMA3_SYSTEM = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
 )
-# The family's documentation opens the llama3 user turn with <|start_header_id|> twice. Llama-3 was never trained on
+# LLaVA-NeXT's documentation opens the llama3 user turn with <|start_header_id|> twice. Llama-3 was never trained on
 # that, neither was the checkpoint: ours has it once.
 _LLAMA3 = ChatFormat(
     system="<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
@@ -85,7 +85,7 @@ FORMATS: dict[str, ChatFormat] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFacts:
-    """What tells the text backbones of the published checkpoints apart."""
+    """Return what tells the text backbones of the published checkpoints apart."""
 
     backbone: str  # model_type of the text config: mistral, llama, qwen2, ...
     width: int
@@ -106,12 +106,12 @@ _PUBLISHED = {
 
 
 def published_format(text: TextFacts) -> str | None:
-    """The format of the published checkpoint with this backbone; None where there is none."""
+    """Return the format of the published checkpoint with this backbone; None where there is none."""
     return _PUBLISHED.get((text.backbone, text.width, text.layers, text.vocabulary // 1000))
 
 
 def render_format(format: ChatFormat, conversation: Conversation) -> str:
-    """The conversation as one string, up to where the answer starts."""
+    """Return the conversation as one string, up to where the answer starts."""
     system = format.default_system if conversation.system is None else conversation.system
     opening = _put(format.system, system) if system else ""
     rendered = "" if format.system_inside else opening
@@ -126,7 +126,7 @@ def render_format(format: ChatFormat, conversation: Conversation) -> str:
 
 
 def join_parts(parts: tuple[Part, ...]) -> str:
-    """Texts and images in their order, a line for each image: `<image>`, line break, question."""
+    """Return texts and images in their order, a line for each image: `<image>`, line break, question."""
     joined = ""
     for number, part in enumerate(parts):
         after_image = number > 0 and parts[number - 1] is None

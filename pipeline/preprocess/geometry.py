@@ -15,7 +15,7 @@ Resample: TypeAlias = Literal["bicubic", "bilinear"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anyres:
-    """How a checkpoint cuts images: square tiles of `tile` pixels, each seen as patches of `patch` pixels.
+    """Describes how a checkpoint cuts images: square tiles of `tile` pixels, each seen as patches of `patch` pixels.
 
     `grids` are the sizes in pixels that an image may be fitted into, in the order of the checkpoint's config: of two
     that fit equally well the first is taken.
@@ -37,12 +37,12 @@ class Anyres:
 
     @property
     def patches_per_side(self) -> int:
-        """Patches along one side of a tile; an incomplete last one is dropped."""
+        """Count patches along one side of a tile; an incomplete last one is dropped."""
         return self.tile // self.patch
 
 
 def select_grid(image: Size, anyres: Anyres) -> Size:
-    """The grid, in pixels, that keeps most of the image's pixels; among equals the one that wastes least."""
+    """Return the grid, in pixels, that keeps most of the image's pixels; among equals the one that wastes least."""
 
     def merit(grid: Size) -> tuple[int, int]:
         scale = min(grid.width / image.width, grid.height / image.height)
@@ -54,7 +54,7 @@ def select_grid(image: Size, anyres: Anyres) -> Size:
 
 
 def scaled_size(image: Size, grid: Size) -> Size:
-    """The image's size once scaled to touch the grid on two sides; never 0, however thin the image is."""
+    """Return the image's size once scaled to touch the grid on two sides; never 0, however thin the image is."""
     across, down = grid.width / image.width, grid.height / image.height
     if across < down:
         return Size(grid.width, min(math.ceil(image.height * across), grid.height))
@@ -62,13 +62,14 @@ def scaled_size(image: Size, grid: Size) -> Size:
 
 
 def num_tiles(image: Size, anyres: Anyres) -> int:
-    """Tiles of an image: the base tile and those of its grid."""
+    """Count the tiles of an image: the base tile and those of its grid."""
     grid = select_grid(image, anyres)
     return 1 + (grid.width // anyres.tile) * (grid.height // anyres.tile)
 
 
 def num_image_tokens(image: Size, anyres: Anyres) -> int:
-    """Tokens of an image: the base tile's patches, and rows of unpadded patches, each row with a newline at its end."""
+    """Count the tokens of an image: the base tile's patches, and rows of unpadded patches, each row with a newline at
+    its end."""
     grid = select_grid(image, anyres)
     side = anyres.patches_per_side
     rows = unpadded(Size(side * (grid.width // anyres.tile), side * (grid.height // anyres.tile)), image)

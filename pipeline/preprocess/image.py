@@ -58,7 +58,7 @@ class ImageLimits:
 
 
 def decode(data: bytes | memoryview, limits: ImageLimits) -> Image.Image:
-    """The first frame, upright and in RGB; what is transparent is shown on white, 16 bits are scaled to 8.
+    """Return the first frame, upright and in RGB; what is transparent is shown on white, 16 bits are scaled to 8.
 
     Not safe to call from several threads at once before Python 3.14: hiding warnings changes the whole process.
     """
@@ -83,7 +83,7 @@ def decode(data: bytes | memoryview, limits: ImageLimits) -> Image.Image:
 
 
 def tile_image(image: Image.Image, anyres: Anyres) -> Tiles:
-    """The tiles of an RGB image, (num_tiles, tile, tile, 3): base tile first, then the grid's, row by row.
+    """Return the tiles of an RGB image, (num_tiles, tile, tile, 3): base tile first, then the grid's, row by row.
 
     The base tile holds the whole image, its aspect not kept; the grid holds it scaled and centred on black.
     Normalised, they are bit for bit those of transformers' torchvision backend.
@@ -121,13 +121,13 @@ def _check_scans(data: bytes | memoryview, num_pixels: int) -> None:
 
 
 def _most_scans(data: bytes | memoryview) -> int:
-    """How often the start of a scan could be meant: metadata and pixels may hold the same two bytes."""
+    """Return how often the start of a scan could be meant: metadata and pixels may hold the same two bytes."""
     values = np.frombuffer(data, np.uint8)
     return int(np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)))
 
 
 def _scans(data: bytes | memoryview) -> Iterator[int]:
-    """The places of the scans of the first picture in a JPEG file."""
+    """Return the offsets of the scans of the first picture in a JPEG file."""
     found = _MARKER.search(data, 2)
     while found is not None and found[0][1] != _END:
         length = int.from_bytes(data[found.end() : found.end() + 2], "big")
@@ -163,14 +163,14 @@ def _to_rgb(image: Image.Image, band: int = _BAND) -> Image.Image:
 
 
 def _bands(image: Image.Image, num_pixels: int) -> Iterator[Image.Image]:
-    """The image some rows at a time: what a conversion takes on its way is several times what it is given."""
+    """Yield the image some rows at a time: what a conversion takes on its way is several times what it is given."""
     rows = max(1, num_pixels // image.width)
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _joined(bands: Iterator[Image.Image], size: tuple[int, int]) -> Image.Image:
-    """The image that these bands make, top to bottom; of the mode that they have."""
+    """Return the image that these bands make, top to bottom; of the mode that they have."""
     first = next(bands)
     if first.size == size:
         return first
@@ -189,7 +189,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _white_of(image: Image.Image, band: int) -> float:
-    """The value of white in an image of 16 or 32 bits or floats.
+    """Return the value of white in an image of 16 or 32 bits or floats.
 
     16 bits are always the full range; 32 bits and floats say nothing of theirs, so the largest value decides.
     """
@@ -208,7 +208,8 @@ def _numbers(image: Image.Image) -> npt.NDArray[np.float32]:
 
 
 def _to_8_bits(image: Image.Image, white: float) -> Image.Image:
-    """Grey of 16 or 32 bits or floats as 8 bits, scaled: Pillow would clip, and show nearly everything as white."""
+    """Return grey of 16 or 32 bits or floats as 8 bits, scaled: Pillow would clip, and show nearly everything as
+    white."""
     values = _numbers(image)
     clear = values == image.info["transparency"] if "transparency" in image.info else None
     grey = np.rint(values.clip(min=0, out=values) * (255 / white)).astype(np.uint8)
@@ -218,13 +219,13 @@ def _to_8_bits(image: Image.Image, white: float) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> torch.Tensor:
-    """The image's pixels as (1, channels, height, width), the channels side by side in memory; at least RGB.
+    """Return the image's pixels as (1, channels, height, width), the channels side by side in memory; at least RGB.
 
-    Pillow keeps RGB in four bytes a pixel. Arrow borrows that memory, where it is in one piece, instead of copying.
+    Pillow keeps RGB in four bytes a pixel. Arrow borrows that memory, where it is contiguous, instead of copying.
     """
     try:
         flat = _borrowed(image)
-    except ValueError:  # a large image is kept in several pieces
+    except ValueError:  # a large image is kept in several blocks
         flat = torch.empty(image.width * image.height * 4, dtype=torch.uint8)
         done = 0
         for band in _bands(image, _BAND // 4):
@@ -239,7 +240,7 @@ def _borrowed(image: Image.Image) -> torch.Tensor:
 
 
 def _resized(pixels: torch.Tensor, size: Size, resample: Resample) -> torch.Tensor:
-    """The pixels at another size, (height, width, 3)."""
+    """Return the pixels at another size, (height, width, 3)."""
     if pixels.shape[2:] != (size.height, size.width):
         shape = [size.height, size.width]
         pixels = torch.nn.functional.interpolate(pixels, size=shape, mode=resample, antialias=True)

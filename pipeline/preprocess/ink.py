@@ -21,25 +21,25 @@ _SLANT = 2  # columns that a rule may lean over without being taken for several
 
 
 def ink_rows(image: Image.Image, tallest: int | None = None) -> Rows:
-    """Which rows of pixels have print on them. What runs down more than `tallest` rows (half the page, if nothing is
-    said) is no letter but the side of a frame, a rule or a shade."""
+    """Return which rows of pixels have print on them. What runs down more than `tallest` rows (half the page, if
+    nothing is said) is no letter but the side of a frame, a rule or a shade."""
     return rows_of(ink_mask(image, tallest))
 
 
 def rows_of(mask: Mask) -> Rows:
-    """Which rows have more on them than dust."""
+    """Return which rows have more on them than dust."""
     return np.asarray(mask.sum(axis=1) > _SPECKS)
 
 
 def ink_mask(image: Image.Image, tallest: int | None = None) -> Mask:
-    """Which pixels differ from the paper around them in some channel, without what runs down too far."""
+    """Return which pixels differ from the paper around them in some channel, without what runs down too far."""
     noise = _noise(image)
     mask = np.concatenate([_inked(band, noise)[keep] for band, keep in _bands(image)])
     return mask & ~_long_runs(mask, (tallest or image.height // 2) + 1)
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[Pixels, slice]]:
-    """Rows of the page with those around them that matter to them, and which of these they are."""
+    """Yield rows of the page with those around them that matter to them, and which of these they are."""
     for top in range(0, image.height, _ROWS_AT_ONCE):
         first = max(0, top - _REACH)
         last = min(image.height, top + _ROWS_AT_ONCE + _REACH)
@@ -48,7 +48,7 @@ def _bands(image: Image.Image) -> Iterator[tuple[Pixels, slice]]:
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    """(height, width, channels): one channel where there is no colour."""
+    """Return (height, width, channels): one channel where there is no colour."""
     pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
@@ -56,14 +56,15 @@ def _pixels(image: Image.Image) -> Pixels:
 
 
 def _noise(image: Image.Image) -> float:
-    """The contrast that the paper has by itself, from rows all over the page."""
+    """Return the contrast that the paper has by itself, from rows all over the page."""
     rows = range(0, image.height, max(1, image.height // _SAMPLES))
     middles = [np.median(_contrast(_pixels(image.crop((0, row, image.width, row + 1))))) for row in rows]
     return float(np.clip(_NOISE * np.median(middles), _LEAST_CONTRAST, _MOST_CONTRAST))
 
 
 def _contrast(pixels: Pixels) -> Pixels:
-    """(height, blocks, _BLOCK): how far each pixel is from its block's paper, in the channel where it is farthest."""
+    """Return (height, blocks, _BLOCK): how far each pixel is from its block's paper, in the channel where it is
+    farthest."""
     height, width, channels = pixels.shape
     padded = np.pad(pixels, ((0, 0), (0, -width % _BLOCK), (0, 0)), mode="edge")
     blocks = padded.reshape(height, -1, _BLOCK, channels)
@@ -81,7 +82,7 @@ def _inked(pixels: Pixels, noise: float) -> Mask:
 
 
 def _long_runs(mask: Mask, length: int) -> Mask:
-    """Which pixels are in a vertical run of so many rows, slightly slanted ones too."""
+    """Return which pixels are in a vertical run of so many rows, slightly slanted ones too."""
     found = np.zeros_like(mask)
     if length > len(mask):
         return found

@@ -25,7 +25,7 @@ _MARKUP = ((b"<svg", "SVG"), (b"<!doctype html", "HTML"), (b"<html", "HTML"), (b
 
 
 def kind_of(data: bytes | memoryview) -> str:
-    """What the bytes look like: `HTML`, `gzip`, `text`, or `nothing known`."""
+    """Return what the bytes look like: `HTML`, `gzip`, `text`, or `nothing known`."""
     head = bytes(data[:_HEAD])
     named = next((name for signature, name in _SIGNATURES if head.startswith(signature)), None)
     named = named or next((f"a broken {name}" for signature, name in _STARTED if head.startswith(signature)), None)
@@ -35,7 +35,7 @@ def kind_of(data: bytes | memoryview) -> str:
 
 
 def without_bytes(message: str) -> str:
-    """What a decoder says, up to where it shows what it has read."""
+    """Return what a decoder says, up to where it shows what it has read."""
     return re.split(r"""b['"]|: """, message, maxsplit=1)[0].rstrip(" (")
 
 

@@ -91,7 +91,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[di
 
 
 def _messages(conversation: Conversation) -> list[dict[str, Any]]:
-    """What templates take: they drop a content that is not a list without a word."""
+    """Return what templates take: they drop a content that is not a list without a word."""
     system = [{"role": "system", "content": [_part(conversation.system)]}] if conversation.system else []
     turns = [{"role": turn.role, "content": [_part(part) for part in turn.parts]} for turn in conversation.turns]
     return [*system, *turns]
@@ -107,8 +107,8 @@ def _end_tokens(facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> list[s
 
 
 def _is_shipped(own: str, format: ChatFormat, processor: LlavaNextProcessor) -> bool:
-    """Whether a template renders as the one that was shipped with the format's checkpoints, or is the text backbone's:
-    one that takes texts alone, and writes a question as the format does."""
+    """Return whether a template renders as the one that was shipped with the format's checkpoints, or is the text
+    backbone's: one that takes texts alone, and writes a question as the format does."""
     tokenizer: PreTrainedTokenizerBase = processor.tokenizer
     try:
         rendered = [render_jinja(tokenizer, own, probe) for probe in _PROBES]
@@ -130,7 +130,7 @@ def _same(rendered: list[str], format: ChatFormat, tokenizer: PreTrainedTokenize
 
 
 def _formatted(format: ChatFormat, probe: Conversation, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The probe in the format, with its own system message and without."""
+    """Return the probe in the format, with its own system message and without."""
     without = Conversation(turns=probe.turns, system="")
     return [_plain(render_format(format, one), tokenizer) for one in (probe, without)]
 

@@ -96,7 +96,7 @@ class PageRenderer:
         return reply
 
     def _start(self) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.preprocess.page_renderer"],
             stdin=subprocess.PIPE,

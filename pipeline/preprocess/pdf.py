@@ -42,33 +42,33 @@ class PdfPage:
     dpi: int
 
     def sha256(self) -> str:
-        """Of the file's bytes, with `#page=N` behind them, hex."""
+        """Return the hash of the file's bytes, with `#page=N` behind them, hex."""
         return hashlib.sha256(self.data + page_uri("", self.page).encode()).hexdigest()
 
 
 def page_uri(file: str, page: int) -> str:
-    """The name of one page."""
+    """Return the name of one page."""
     return f"{file}#page={page}"
 
 
 def split_page_uri(uri: str) -> PageUri | None:
-    """The file and the page of a URI that names a page; None for any other."""
+    """Return the file and the page of a URI that names a page; None for any other."""
     found = _PAGE.fullmatch(uri)
     return PageUri(file=found[1], page=int(found[2])) if found else None
 
 
 def is_pdf(url: str) -> bool:
-    """Whether a file is one by its name."""
+    """Return whether a file is one by its name."""
     return url.lower().endswith(SUFFIX)
 
 
 def can_read_pdfs() -> bool:
-    """Whether the package that does it is installed."""
+    """Return whether the package that does it is installed."""
     return find_spec("pypdfium2") is not None
 
 
 def count_pages(source: bytes | IO[bytes]) -> int:
-    """The pages of a PDF, without rendering any; raises RowError where it cannot be opened."""
+    """Return the pages of a PDF, without rendering any; raises RowError where it cannot be opened."""
     with _opened(source) as document:
         return len(document)
 
@@ -76,7 +76,7 @@ def count_pages(source: bytes | IO[bytes]) -> int:
 def render_page(
     wanted: PdfPage, max_pixels: int, max_aspect: float = math.inf, room: Callable[[int], None] = lambda _: None
 ) -> Image.Image:
-    """The page on white paper, in RGB, annotations and filled-in fields included; raises RowError.
+    """Return the page on white paper, in RGB, annotations and filled-in fields included; raises RowError.
 
     `room` is told the page's pixels before it is drawn.
     """

@@ -15,7 +15,7 @@ _RESAMPLES: dict[int | None, Resample] = {2: "bilinear", 3: "bicubic", None: "bi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelScale:
-    """How a tile's levels, 0 to 255, become what the vision tower sees: multiplied by `factor`, then less `mean` and
+    """Turns a tile's levels, 0 to 255, into what the vision tower sees: multiplied by `factor`, then less `mean` and
     divided by `std`, a number a channel. None leaves a step out."""
 
     factor: float | None
@@ -25,7 +25,7 @@ class PixelScale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pixels:
-    """What an image processor's settings come to."""
+    """Holds what an image processor's settings come to."""
 
     resample: Resample
     scale: PixelScale

@@ -38,7 +38,7 @@ class Images:
     strips: tuple[Strip, ...] = ()  # of the one image, whose tiles and tokens these are then
 
     def views(self) -> list["Images"]:
-        """The images as prompts are to be made for them: all at once, or each strip for itself."""
+        """Return the images as prompts are to be made for them: all at once, or each strip for itself."""
         return (
             [replace(self, image_tokens=(count,), strips=()) for count in self.image_tokens] if self.strips else [self]
         )
@@ -46,7 +46,7 @@ class Images:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """How a job wants its prompts rendered."""
+    """Describes how a job wants its prompts rendered."""
 
     template: str = "auto"  # as `choose_template` takes it
     system: str | None = None  # for conversations without one; None leaves it to the format, "" is none at all
@@ -97,10 +97,10 @@ class Preprocessor:
         )
 
     def describe(self) -> dict[str, Any]:
-        """What run.json says of the model: its facts, and the hash of what renders its prompts."""
+        """Return what run.json says of the model: its facts, and the hash of what renders its prompts."""
         return {**asdict(self.facts), "chat_template_hash": self._prompts.template_hash}
 
-    def check_places(self, num_images: int) -> None:
+    def check_num_images(self, num_images: int) -> None:
         """Raise RowError where so many images leave no room in the context, however small they are."""
         least = num_images * self.facts.anyres.patches_per_side**2
         if least >= self.facts.context:
@@ -166,7 +166,7 @@ class Preprocessor:
         return self.build_conversation(prompt_id, ask(text, len(images.image_tokens)), images)
 
     def build_conversation(self, prompt_id: str, conversation: Conversation, images: Images) -> Prompt:
-        """Render and tokenise a conversation that has a place for each of `images`."""
+        """Render and tokenise a conversation with a placeholder for each of `images`."""
         token_ids = self._prompts.token_ids(self._with_system(conversation), images.image_tokens)
         return Prompt(
             id=prompt_id,
@@ -178,7 +178,7 @@ class Preprocessor:
         )
 
     def render(self, conversation: Conversation) -> str:
-        """The prompt as the model will read it, with one image token an image: for people to look at."""
+        """Return the prompt as the model will read it, with one image token an image: for people to look at."""
         return self._prompts.render(self._with_system(conversation))
 
     def _with_system(self, conversation: Conversation) -> Conversation:

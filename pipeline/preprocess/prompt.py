@@ -23,7 +23,7 @@ _Outline: TypeAlias = tuple[bool | None, tuple[tuple[str, tuple[bool, ...]], ...
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLimits:
-    """What a network says of tokens."""
+    """Holds what a network says of tokens."""
 
     image_token_id: int
     context: int  # tokens of prompt and answer together
@@ -63,8 +63,8 @@ class PromptBuilder:
 
     @staticmethod
     def load(processor: LlavaNextProcessor, facts: ModelFacts, template: str = CHECKPOINT) -> "PromptBuilder":
-        """The builder of a checkpoint's prompts, with a template as `choose_template` gives it; raises Refused where
-        the checkpoint lacks what is needed."""
+        """Return the builder of a checkpoint's prompts, with a template as `choose_template` gives it; raises Refused
+        where the checkpoint lacks what is needed."""
         tokenizer = processor.tokenizer
         _check_tokens(processor, facts)
         own = own_template(processor) if template == CHECKPOINT else None
@@ -88,11 +88,11 @@ class PromptBuilder:
                 raise Refused(f"--system must have a chat template that {what}") from error
 
     def render(self, conversation: Conversation) -> str:
-        """The string that is tokenised: one `<image>` an image, special tokens in the texts broken."""
+        """Return the string that is tokenised: one `<image>` an image, special tokens in the texts broken."""
         return self._render(conversation.with_texts(self._break))
 
     def token_ids(self, conversation: Conversation, image_tokens: Sequence[int], room: int = 1) -> TokenIds:
-        """The prompt's ids, the `<image>` of each image repeated to its count; raises RowError("prompt", ...).
+        """Return the prompt's ids, the `<image>` of each image repeated to its count; raises RowError("prompt", ...).
 
         They leave `room` new tokens in the context.
         """
@@ -110,7 +110,7 @@ class PromptBuilder:
         return ids
 
     def prefix(self, system: str | None) -> TokenIds:
-        """What the prompts with this system message begin with, whatever they ask and with images or without."""
+        """Return what the prompts with this system message begin with, whatever they ask and with images or without."""
         asked = [replace(ask(text, num), system=system) for text, num in (("x", 1), ("x", 0), ("0", 0))]
         found = [self._tokenise(self.render(conversation)) for conversation in asked]
         return found[0][: common_length(found)]
@@ -127,7 +127,7 @@ class PromptBuilder:
         return ids
 
     def _check_letters(self, conversation: Conversation) -> None:
-        """What can be no prompt of the context, however it is tokenised, is neither rendered nor tokenised."""
+        """Refuse what can be no prompt of the context, however it is tokenised, before it is rendered or tokenised."""
         if self._most_letters is None:
             longest = max(len(token.encode()) for token in self._tokenizer.get_vocab())
             self._most_letters = self.context * longest * _COMPOSED
@@ -155,7 +155,7 @@ class PromptBuilder:
         return found
 
     def _expected_special(self, conversation: Conversation) -> list[int]:
-        """The special tokens of a harmless conversation like it: those that the template itself writes."""
+        """Return the special tokens of a harmless conversation like it: those that the template itself writes."""
         outline = _outline(conversation)
         if outline not in self._own_special:
             expected = self._special_in(self._tokenise(self._render_harmless(conversation)))
@@ -167,8 +167,8 @@ class PromptBuilder:
         return self._own_special[outline]
 
     def _render_harmless(self, conversation: Conversation) -> str:
-        """The conversation with a word of its own in place of every text; raises RowError where the template leaves
-        one out, and so would leave out the text."""
+        """Return the conversation with a word of its own instead of every text; raises RowError where the template
+        leaves one out, and so would leave out the text."""
         words: list[str] = []
 
         def word(_: str) -> str:
@@ -187,8 +187,8 @@ class PromptBuilder:
         return rendered
 
     def _turn_tokens(self) -> set[int]:
-        """The added tokens that the template writes, whatever the tokenizer's flag says of them: whoever could write
-        them in a text could play a turn."""
+        """Return the added tokens that the template writes, whatever the tokenizer's flag says of them: whoever could
+        write them in a text could play a turn."""
         probes = [ask("x", 0), ask("x", 1), THREE_TURNS]
         written: set[int] = set()
         for probe in [*probes, *(replace(probe, system="x") for probe in probes)]:
@@ -220,14 +220,14 @@ _COMPOSED = 4  # letters that a tokenizer may make one of before it begins: comb
 
 
 def common_length(prompts: Sequence[TokenIds]) -> int:
-    """How many ids all of them begin with."""
+    """Return how many ids all of them begin with."""
     shortest = min(map(len, prompts))
     differs = np.any([prompts[0][:shortest] != ids[:shortest] for ids in prompts], axis=0)
     return int(differs.argmax()) if differs.any() else shortest
 
 
 def expand(ids: TokenIds, image_token_id: int, image_tokens: Sequence[int]) -> TokenIds:
-    """The ids with the k-th image token repeated to the k-th count.
+    """Return the ids with the k-th image token repeated to the k-th count.
 
     Repeating ids is the same as repeating the literal before tokenising, and twenty times as fast; tokenising the text
     between the images apart is not the same, as tokenizers treat the start of a text as the start of a word.
@@ -242,7 +242,7 @@ def _check_conversation(conversation: Conversation, num_images: int) -> None:
         raise RowError(
             "prompt",
             "ImageCountMismatch",
-            f"the messages must have a place for every image of the row, they have {conversation.num_images} "
+            f"the messages must have a placeholder for every image of the row, they have {conversation.num_images} "
             f'of {{"type": "image"}} for {num_images} images',
         )
     if not conversation.question.strip():
@@ -256,7 +256,7 @@ def _outline(conversation: Conversation) -> _Outline:
 
 
 def _ids_of(tokenizer: PreTrainedTokenizerBase, markers: tuple[str, ...]) -> list[int]:
-    """The ids of a format's tokens; raises ValueError where the vocabulary has none of that name."""
+    """Return the ids of a format's tokens; raises ValueError where the vocabulary has none of that name."""
     vocabulary = tokenizer.get_vocab()
     missing = [marker for marker in markers if marker not in vocabulary]
     if missing:
@@ -277,7 +277,7 @@ def _check_tokens(processor: LlavaNextProcessor, facts: ModelFacts) -> None:
 
 
 def _can_mark(token: str) -> bool:
-    """Whether a token can open or close a turn: blanks and mere words are in every text."""
+    """Return whether a token can open or close a turn: blanks and mere words are in every text."""
     return len(token) > 1 and not token.isspace() and not token.strip().isalnum()
 
 

@@ -33,8 +33,8 @@ class Span:
 
 
 def cut_page(image: Image.Image, anyres: Anyres) -> tuple[Span, ...]:
-    """The strips to read a page in, top to bottom; () where one view of the whole is as good. Columns of print are read
-    one after the other, each in strips of its own.
+    """Return the strips to read a page in, top to bottom; () where one view of the whole is as good. Columns of print
+    are read one after the other, each in strips of its own.
 
     Raises RowError where there would be more than MOST_STRIPS.
     """
@@ -51,7 +51,7 @@ def cut_page(image: Image.Image, anyres: Anyres) -> tuple[Span, ...]:
 
 
 def _cut_region(mask: Mask, region: Region, page: Size, anyres: Anyres) -> Iterator[Span]:
-    """The strips of some rows, or of one column of print in them, which may be narrower and so shown larger."""
+    """Yield the strips of some rows, or of one column of print in them, which may be narrower and so shown larger."""
     columns = region.columns
     own = page if columns is None else Size(columns.right - columns.left, page.height)
     inked = mask[region.top : region.bottom, slice(None) if columns is None else slice(columns.left, columns.right)]
@@ -62,7 +62,8 @@ def _cut_region(mask: Mask, region: Region, page: Size, anyres: Anyres) -> Itera
 
 
 def strip_height(page: Size, anyres: Anyres) -> int | None:
-    """The tallest strip of the page's width that is shown at the largest scale there is; None where it gains little."""
+    """Return the tallest strip of the page's width that is shown at the largest scale there is; None where it gains
+    little."""
     views = [(min(1.0, grid.width / page.width), grid.height) for grid in anyres.grids]
     scale = max(scale for scale, _ in views)
     height = max(int(rows / scale) for own, rows in views if own == scale)
@@ -72,7 +73,7 @@ def strip_height(page: Size, anyres: Anyres) -> int | None:
 
 
 def cut_rows(ink: Rows, height: int) -> tuple[Span, ...]:
-    """Spans of at most `height` rows with every row of ink in one of them, in order; blank paper may be in none.
+    """Yield spans of at most `height` rows with every row of ink in one of them, in order; blank paper may be in none.
 
     A span ends in the last white gap between lines in its lower half, and the next begins behind it. Where there is no
     such gap it ends in the ink, and the next repeats its last fifth.
@@ -96,13 +97,13 @@ def cut_rows(ink: Rows, height: int) -> tuple[Span, ...]:
 
 
 def _runs(inked: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(runs, 2): where each run of inked rows begins, and the row behind it."""
+    """Return (runs, 2): where each run of inked rows begins, and the row behind it."""
     breaks = np.flatnonzero(np.diff(inked) > 1)
     return np.stack([inked[np.concatenate([[0], breaks + 1])], inked[np.concatenate([breaks, [-1]])] + 1], axis=1)
 
 
 def _gaps(runs: npt.NDArray[np.int64], tallest: int) -> tuple[npt.NDArray[np.int64], float]:
-    """(gaps, 2): the white rows between lines, and how tall lines are; `tallest` is the tallest that one may be.
+    """Return (gaps, 2): the white rows between lines, and how tall lines are; `tallest` is the tallest that one may be.
 
     White rows between accents, or dots, and their letters are none of them: these are low runs, nearer to their letters
     than half a line. Neither are those that are much lower than a line: where descenders reach the next line's accents
@@ -122,7 +123,7 @@ def _gaps(runs: npt.NDArray[np.int64], tallest: int) -> tuple[npt.NDArray[np.int
 
 
 def _last_gap(gaps: npt.NDArray[np.int64], first: int, last: int, line: float) -> int | None:
-    """The middle of the last gap from row `first` on that begins before `last`; None where there is none.
+    """Return the middle of the last gap from row `first` on that begins before `last`; None where there is none.
 
     One that is much lower than others there is passed over, unless these are more than lines need.
     """

@@ -62,18 +62,18 @@ def describe_template(template: str, facts: ModelFacts, processor: LlavaNextProc
 
 
 def is_template(text: str) -> bool:
-    """Whether this is a Jinja template's text, not the name of something."""
+    """Return whether this is a Jinja template's text, not the name of something."""
     return "{{" in text or "{%" in text
 
 
 def hash_template(template: str, own: str | None) -> str:
-    """What proves that two runs rendered alike; `own` is the checkpoint's template."""
+    """Return what proves that two runs rendered alike; `own` is the checkpoint's template."""
     written = repr(FORMATS[template]) if template in FORMATS else own if template == CHECKPOINT else template
     return hashlib.sha256((written or "").encode()).hexdigest()[:16]
 
 
 def renderer(template: str, tokenizer: PreTrainedTokenizerBase, own: str | None) -> Render:
-    """The function that renders with what `choose_template` chose; `own` is the checkpoint's template."""
+    """Return the function that renders with what `choose_template` chose; `own` is the checkpoint's template."""
     if template in FORMATS:
         format = FORMATS[template]
         return lambda conversation: render_format(format, conversation)

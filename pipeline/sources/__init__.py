@@ -1,1 +1,1 @@
-"""What --input names, as work units and their rows."""
+"""Inputs of every format, as work units and their rows."""

@@ -19,7 +19,7 @@ BARE_BASE64 = rf"^(?:(?:{_MAGIC}){_LETTERS}{{40,}}|[A-Za-z0-9+]{_LETTERS}{{999,}
 
 
 def image_kind(type: pa.DataType) -> ImageKind | None:
-    """How a column of this type holds an image; None where it cannot."""
+    """Return how a column of this type holds an image; None where it cannot."""
     if is_bytes(type):
         return "bytes"
     if is_text(type):
@@ -31,78 +31,80 @@ def image_kind(type: pa.DataType) -> ImageKind | None:
 
 
 def is_bytes(type: pa.DataType) -> bool:
-    """Whether a column of this type holds bytes, as numbers of 8 bits too."""
+    """Return whether a column of this type holds bytes, as numbers of 8 bits too."""
     if is_list(type):
         return bool(types.is_uint8(_value(type.value_type)))
     return is_binary(type) or bool(types.is_fixed_size_binary(_value(type)))
 
 
 def is_binary(type: pa.DataType) -> bool:
-    """Whether a column of this type holds bytes of any length."""
+    """Return whether a column of this type holds bytes of any length."""
     value = _value(type)
     return bool(types.is_binary(value) or types.is_large_binary(value) or types.is_binary_view(value))
 
 
 def is_list(type: pa.DataType) -> bool:
-    """Whether a column of this type holds lists, however Arrow lays them out."""
+    """Return whether a column of this type holds lists, however Arrow lays them out."""
     return bool(
         types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type) or is_list_view(type)
     )
 
 
 def is_list_view(type: pa.DataType) -> bool:
-    """Whether a column of this type holds lists as views of their values."""
+    """Return whether a column of this type holds lists as views of their values."""
     return bool(types.is_list_view(type) or types.is_large_list_view(type))
 
 
 def is_text(type: pa.DataType) -> bool:
-    """Whether a column of this type holds strings, dictionary-encoded ones too."""
+    """Return whether a column of this type holds strings, dictionary-encoded ones too."""
     value = _value(type)
     return bool(types.is_string(value) or types.is_large_string(value) or types.is_string_view(value))
 
 
 def is_prompt(type: pa.DataType) -> bool:
-    """Whether a column of this type can hold questions: strings, or bytes that should be UTF-8."""
+    """Return whether a column of this type can hold questions: strings, or bytes that should be UTF-8."""
     return is_text(type) or is_binary(type)
 
 
 def is_id(type: pa.DataType) -> bool:
-    """Whether a column of this type names rows: text, or what has one plain spelling. Floats have not."""
+    """Return whether a column of this type names rows: text, or what has one plain spelling. Floats have not."""
     value = _value(type)
     spelled = types.is_integer(value) or types.is_decimal(value) or types.is_date(value) or types.is_timestamp(value)
     return is_prompt(type) or bool(spelled) or _is_uuid(type) or bool(types.is_null(type))
 
 
 def is_value(type: pa.DataType) -> bool:
-    """Whether a prompt can name a column of this type: its values can be written out."""
+    """Return whether a prompt can name a column of this type: its values can be written out."""
     value = _value(type)
     spelled = types.is_floating(value) or types.is_boolean(value) or types.is_time(value) or types.is_duration(value)
     return (is_id(type) or bool(spelled)) and not is_binary(type)
 
 
 def is_messages(type: pa.DataType) -> bool:
-    """Whether a column of this type can hold conversations: JSON text, or lists of {role, content} or {from, value}."""
+    """Return whether a column of this type can hold conversations: JSON text, or lists of {role, content} or {from,
+    value}."""
     if isinstance(type, pa.JsonType):
         return True
     if not is_list(type):
         return is_prompt(type)
-    turn = type.value_type
-    if types.is_map(turn):
-        return is_text(turn.key_type) and _is_plain(turn.item_type)
-    if not types.is_struct(turn):
+    message = type.value_type
+    if types.is_map(message):
+        return is_text(message.key_type) and _is_plain(message.item_type)
+    if not types.is_struct(message):
         return False
-    names = {field.name for field in turn}
-    return ({"role", "content"} <= names or {"from", "value"} <= names) and _is_plain(turn)
+    names = {field.name for field in message}
+    return ({"role", "content"} <= names or {"from", "value"} <= names) and _is_plain(message)
 
 
 def is_llava(type: pa.DataType) -> bool:
-    """Whether conversations of this type are structs of {from, value}, as LLaVA's own training data is."""
-    turn = type.value_type if is_list(type) else None
-    return bool(turn is not None and types.is_struct(turn) and "role" not in {field.name for field in turn})
+    """Return whether conversations of this type are structs of {from, value}, as LLaVA's own training data is."""
+    message = type.value_type if is_list(type) else None
+    return bool(message is not None and types.is_struct(message) and "role" not in {field.name for field in message})
 
 
 def plain_type(type: pa.DataType) -> pa.DataType:
-    """The type of the same values in one layout: no views, dictionaries, runs or extensions, 64-bit offsets throughout.
+    """Return the type of the same values in one layout: no views, dictionaries, runs or extensions, 64-bit offsets
+    throughout.
 
     Everything that Arrow can do it can do with these, and none of them overflows at 2 GB.
     """
@@ -129,7 +131,7 @@ def _plain_nested(type: pa.DataType) -> pa.DataType:
 
 
 def plain(array: pa.Array) -> pa.Array:
-    """The values in their plain layout."""
+    """Return the values in their plain layout."""
     there = plain_type(array.type)
     if not is_list_view(array.type):
         return array.cast(there)
@@ -141,7 +143,8 @@ def plain(array: pa.Array) -> pa.Array:
 
 
 def as_text(array: pa.Array) -> pa.Array:
-    """The values of a column of texts, ids or numbers as strings; raises ArrowInvalid where bytes are not UTF-8."""
+    """Return the values of a column of texts, ids or numbers as strings; raises ArrowInvalid where bytes are not
+    UTF-8."""
     if _is_uuid(array.type):
         spelled = [value and str(uuid.UUID(bytes=value)) for value in array.cast(array.type.storage_type).to_pylist()]
         return pa.array(spelled, pa.string())
@@ -149,7 +152,7 @@ def as_text(array: pa.Array) -> pa.Array:
 
 
 def as_bytes(array: pa.Array) -> pa.Array:
-    """The values of a column of bytes, or of lists of their numbers, as large_binary."""
+    """Return the values of a column of bytes, or of lists of their numbers, as large_binary."""
     if not is_list(array.type):
         return array.cast(pa.large_binary()) if types.is_null(array.type) else plain(array).cast(pa.large_binary())
     lists = plain(array)
@@ -164,12 +167,12 @@ def as_bytes(array: pa.Array) -> pa.Array:
 
 
 def looks_like_base64(text: str) -> bool:
-    """Whether a text in place of a path is an image written out in base64, without the data: before it."""
+    """Return whether a text instead of a path is an image written out in base64, without the data: before it."""
     return text.isascii() and bool(pc.match_substring_regex(pa.scalar(text), BARE_BASE64).as_py())  # in linear time
 
 
 def _value(type: pa.DataType) -> pa.DataType:
-    """What a column of this type holds, whether each value is written out or pointed at."""
+    """Return what a column of this type holds, whether each value is written out or pointed at."""
     is_encoded = types.is_dictionary(type) or types.is_run_end_encoded(type)
     return type.value_type if is_encoded else type
 
@@ -185,7 +188,7 @@ def _is_image_struct(type: pa.StructType) -> bool:
 
 
 def _is_plain(type: pa.DataType) -> bool:
-    """Whether JSON can say it: no bytes, at any depth."""
+    """Return whether JSON can say it: no bytes, at any depth."""
     if is_list(type):
         return _is_plain(type.value_type)
     if types.is_struct(type):

@@ -44,7 +44,7 @@ CAPTIONS = ("text", "texts", "caption", "captions", "alt_text")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnChoices:
-    """What the user said of the columns; None is found by convention, "" is that there is none.
+    """Holds what the user said of the columns; None is found by convention, "" is that there is none.
 
     `own_prompts` says that the job has prompts of its own: then only a prompt column named by the user counts.
     `values` are the columns that these prompts name.
@@ -71,7 +71,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """What was found. `image` is None where the input files are the images, or messages name those there are.
+    """Holds the columns found. `image` is None where the input files are the images, or messages name those there are.
 
     `id` is None where ids are made.
     """
@@ -87,7 +87,7 @@ class Columns:
     keep: tuple[Kept, ...] = ()
 
     def used(self) -> list[str]:
-        """The input columns that are read, each once."""
+        """Return the input columns that are read, each once."""
         named = (self.image, self.id, self.prompt, self.messages)
         names = (*named, *self.values, *(kept.column for kept in self.keep))
         return list(dict.fromkeys(name for name in names if name is not None))
@@ -102,7 +102,8 @@ class FileSchema:
 
 
 def find_columns(files: Sequence[FileSchema], choices: ColumnChoices) -> Columns:
-    """The columns of these files, which must agree on them; else a ValueError that names the choices and the flag.
+    """Return the columns of these files, which must agree on them; else raise Refused, which names the choices and the
+    flag.
 
     A column of a conventional name is used or refused, whatever its type and whichever of the files have it.
     """
@@ -126,7 +127,7 @@ def find_columns(files: Sequence[FileSchema], choices: ColumnChoices) -> Columns
 
 
 def describe_columns(columns: Columns) -> list[str]:
-    """What was found, a line a role, for people."""
+    """Return what was found, a line a role, for people."""
     whole_files = columns.image is None and columns.messages is None
     made = "made from the file's path" if whole_files else "made from the file and the row's position"
     no_column = "the files themselves" if whole_files else "none but those that messages name"
@@ -154,7 +155,7 @@ def _asking_role(name: str) -> Role:
 
 
 def refuse_choices(choices: ColumnChoices) -> None:
-    """Raise ValueError where columns are named but the input files are images, which have none."""
+    """Raise Refused where columns are named but the input files are images, which have none."""
     named = {role: getattr(choices, role) for role in NAMES}
     given = [f"--{role}-column {name}" for role, name in named.items() if name]
     given += [f"--reference-column {choices.reference}"] if choices.reference else []
@@ -171,21 +172,21 @@ class _Found:
     files: tuple[FileSchema, ...]
 
     def without(self, name: str | None) -> "_Found":
-        """All but one of them."""
+        """Return all but one of them."""
         return replace(self, schema=pa.schema([field for field in self.schema if field.name != name]))
 
     def type_of(self, name: str) -> pa.DataType:
-        """The type that the first file gives it."""
+        """Return the type that the first file gives it."""
         return self.schema.field(name).type
 
     def url_of(self, name: str) -> str:
-        """The first file that gives it this type."""
+        """Return the first file that gives it this type."""
         having = (file for file in self.files if name in file.schema.names)
         return next(file.url for file in having if file.schema.field(name).type == self.type_of(name))
 
 
 def _common_schema(files: Sequence[FileSchema]) -> pa.Schema:
-    """Every column of the files with the first type that one gives it; null only where none gives another."""
+    """Return every column of the files with the first type that one gives it; null only where none gives another."""
     found: dict[str, pa.DataType] = {}
     for file in files:
         for field in file.schema:
@@ -216,12 +217,12 @@ def _check_file(file: FileSchema, columns: Columns, found: _Found) -> None:
 
 
 def _family(type: pa.DataType) -> str:
-    """Types that are read alike: string and large_string, or integers of any size."""
+    """Name the types that are read alike: string and large_string, or integers of any size."""
     return "integer" if types.is_integer(type) else (image_kind(type) or str(plain_type(type)))
 
 
 def _find(found: _Found, role: Role, name: str | None) -> str | None:
-    """The column of a role as the user named it, or by its own name."""
+    """Return the column of a role as the user named it, or by its own name."""
     if name is None:
         return _only(role, _candidates(found, role))
     return _named(found.schema, role, name) if name else None
@@ -257,8 +258,8 @@ _SUITS: dict[Role, Callable[[pa.DataType], bool]] = {
 
 
 def _candidates(found: _Found, role: Role) -> list[str]:
-    """The columns with a name of this role; refuses those of a type that it cannot have. A column without any value
-    is none."""
+    """Return the columns with a name of this role; refuses those of a type that it cannot have. A column without any
+    value is none."""
     named = [field for field in found.schema if field.name.lower() in NAMES[role] and not types.is_null(field.type)]
     for field in named:
         if not _SUITS[role](field.type):
@@ -277,7 +278,7 @@ def _only(role: Role, candidates: list[str]) -> str | None:
 
 
 def _find_asked(found: _Found, choices: ColumnChoices) -> dict[Literal["prompt", "messages"], str | None]:
-    """What every row asks by itself: a prompt, or messages; neither where the job asks."""
+    """Return what every row asks by itself: a prompt, or messages; neither where the job asks."""
     prompt, messages = choices.prompt or None, choices.messages or None
     if prompt or messages or choices.own_prompts:
         return {
@@ -309,13 +310,13 @@ def _refuse_null(schema: pa.Schema, choices: ColumnChoices) -> None:
 
 
 def _ignored(schema: pa.Schema, columns: Columns) -> tuple[str, ...]:
-    """Columns that somebody may take for what is asked: of questions where others are asked, and of captions."""
+    """List columns that somebody may take for what is asked: of questions where others are asked, and of captions."""
     names = (*NAMES["prompt"], *NAMES["messages"], *CAPTIONS)
     return tuple(name for name in schema.names if name.lower() in names and name not in columns.used())
 
 
 def _find_image(found: _Found, choices: ColumnChoices, *, needed: bool) -> str | None:
-    """By name, else the only column whose type can be nothing but an image."""
+    """Find it by name, else take the only column whose type can be nothing but an image."""
     image = _find(found, "image", choices.image)
     if image is None and choices.image is None:
         others = {name for role in NAMES if role != "image" for name in NAMES[role]}

@@ -20,7 +20,7 @@ _SUSPECTS = 1000  # hashes that are looked into to name them
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicates:
-    """How many rows have the id of a row before them, and the first of these as texts with the rows of both."""
+    """Counts the rows that have the id of a row before them; names the first of these with the rows of both."""
 
     rows: int
     examples: tuple[str, ...]
@@ -83,7 +83,8 @@ def _ids_of(listing: Listing, file: RowRange) -> Iterator[tuple[int, list[str]]]
 
 
 def _hash(ids: list[str]) -> npt.NDArray[np.int64]:
-    """Python's own hash: one in 2e5 jobs of 10,000,000 rows has two ids of one hash, which the examples tell apart."""
+    """Hash ids by Python's own: one in 2e5 jobs of 10,000,000 rows has two ids of one hash, which the examples tell
+    apart."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))
 
 

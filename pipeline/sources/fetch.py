@@ -33,7 +33,8 @@ _SMALL = 4 * 2**20  # bytes for which there is always room; few images have more
 class ImageFetcher:
     """Fetches images for many threads; a PDF once for its pages, and PDFs one after the other.
 
-    `roots` are the only places that rows of tables may name images in, where any are given; `web` asks for URLs.
+    `roots` are the only folders or prefixes that rows of tables may name images in, where any are given; `web` asks
+    for URLs.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ImageFetcher:
         self._documents = threading.Lock()
 
     def __call__(self, image: ImageRef, room: Callable[[int], None] = lambda _: None) -> bytes | memoryview | PdfPage:
-        """The encoded image or the page still to be rendered; raises RowError where there is none to be had.
+        """Return the encoded image or the page still to be rendered; raises RowError where there is none to be had.
 
         `room` waits until so many bytes may be held, and is asked before they are.
         """
@@ -77,16 +78,16 @@ class ImageFetcher:
         if _is_data(uri) or len(uri) > _LONGEST or fs.scheme_of(uri) not in SCHEMES:
             return uri  # it needs no leave, or whoever fetches it says why it cannot be
         try:
-            place = _real(uri) if is_local or self._roots else uri
+            real = _real(uri) if is_local or self._roots else uri
         except (OSError, ValueError) as error:
             raise _failed(uri, str(error)) from error
-        self._check_roots(uri, place)
+        self._check_roots(uri, real)
         if is_local and not self._roots and not fs.is_local(table):
             advice = "--allow-root DIR lets rows read below DIR"
             raise _not_allowed(uri, f"is a local file, which rows of a table in a store cannot name: {advice}")
-        if is_local and any(_is_below(place, never) for never in _NEVER) and not _is_below(place, _BUT):
+        if is_local and any(_is_below(real, never) for never in _NEVER) and not _is_below(real, _BUT):
             raise _not_allowed(uri, "is a file of the system and no image")
-        return place if is_local else uri
+        return real if is_local else uri
 
     def _allowed_on_the_web(self, uri: str) -> str:
         """The URL of a row where --allow-root leaves it in; where its redirects may lead the web's own limits say."""
@@ -106,7 +107,7 @@ class ImageFetcher:
         return _filled(uri, self._web.image(uri, max_bytes) if is_image else self._web.fetch(uri, max_bytes).body)
 
     def _fetch(self, uri: str, room: Callable[[int], None]) -> bytes:
-        """The bytes of an image, those of a large one once there is room for the largest."""
+        """Return the bytes of an image, those of a large one once there is room for the largest."""
         least = min(_SMALL, self._max_bytes)
         room(least)
         try:
@@ -119,7 +120,7 @@ class ImageFetcher:
 
 
 def fetch(uri: str, max_bytes: int, waits_s: Sequence[float] = WAITS_S) -> bytes:
-    """The bytes that `uri` names: a path, an object of a store, or a data: URI. Raises RowError with what to do.
+    """Return the bytes that `uri` names: a path, an object of a store, or a data: URI. Raises RowError with what to do.
 
     What may pass (a timeout, a 429, a 5xx) is tried again after each of `waits_s`.
     """
@@ -162,7 +163,7 @@ def _filled(uri: str, data: bytes) -> bytes:
 
 
 def _read(uri: str, max_bytes: int, waits_s: Sequence[float]) -> bytes:
-    """At most one byte more than the limit, which tells that there is more."""
+    """Return at most one byte more than the limit, which tells that there is more."""
     try:
         return fs.read_bytes(uri, max_bytes + 1, waits_s)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -178,7 +179,7 @@ def _read(uri: str, max_bytes: int, waits_s: Sequence[float]) -> bytes:
 
 
 def _decode(uri: str, max_bytes: int) -> bytes:
-    """The bytes of `data:[type][;base64],...`."""
+    """Return the bytes of `data:[type][;base64],...`."""
     header, comma, payload = uri.partition(",")
     if not comma:
         raise RowError("fetch", "FetchFailed", f"a data: URI must have a comma before its data, got {_short(uri)}")
@@ -212,17 +213,19 @@ def _is_data(uri: str) -> bool:
 
 
 def _real(url: str) -> str:
-    """The one spelling of a place: on this machine without links, in a store without the names a client changes."""
+    """Return the one spelling of a URL: on this machine without links, in a store without the names a client
+    changes."""
     if is_web(url):
         return web_urls.place_of(web_urls.parse_url(url))
     path = fs.local_path(url)
     return fs.absolute(url) if path is None else fs.as_url(os.path.realpath(path))
 
 
-def _is_below(place: str, root: str) -> bool:
-    """Whether a place is the root or in it; `..` is a name like any other in a store, and here leads nowhere."""
-    inside = place == root or place.startswith(root if root.endswith("/") else f"{root}/")
-    return inside and ".." not in place.split("/")
+def _is_below(real: str, root: str) -> bool:
+    """Return whether a URL is the root or below it; `..` is a name like any other in a store, and here leads
+    nowhere."""
+    inside = real == root or real.startswith(root if root.endswith("/") else f"{root}/")
+    return inside and ".." not in real.split("/")
 
 
 def _short(text: str) -> str:

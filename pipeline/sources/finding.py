@@ -39,7 +39,7 @@ _OF_A_RUN = ("input.parquet", "manifest.json")  # beside run.json
 
 @dataclass(slots=True)
 class LeftOut:
-    """How many names were left out, for each reason, and the first few of them."""
+    """Counts the names that were left out, for each reason, and shows the first few."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class LeftOut:
         self.examples[why] = [*self.examples.get(why, ()), *names][:_SHOWN]
 
     def __str__(self) -> str:
-        """`4 hidden (.a.png, .b.png, .c.png, ...), 1 links to nothing (d.png)`; empty where nothing was."""
+        """Return `4 hidden (.a.png, .b.png, .c.png, ...), 1 links to nothing (d.png)`; empty where nothing was."""
         return ", ".join(self._describe(why) for why in sorted(self.counts))
 
     def _describe(self, why: str) -> str:
@@ -69,7 +69,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What one name stands for: its files sorted by path, and the folder that their names are relative to."""
+    """Holds the files that one name stands for, sorted by path, and the folder that their names are relative to."""
 
     root: str
     files: tuple[FileInfo, ...]
@@ -77,7 +77,7 @@ class Found:
 
 
 def find_files(url: str, suffixes: tuple[str, ...], output: str | None = None) -> Found:
-    """The files of a folder (with all below it), of a glob, or the one named; none where nothing is there.
+    """Return the files of a folder (with all below it), of a glob, or the one named; none where nothing is there.
 
     Only names that end in one of `suffixes` (lower case, any case matches). Names starting with a dot are hidden. The
     job's `output` and other folders of runs below a folder named are left out.
@@ -151,7 +151,7 @@ class _Walk:
             self.left_out.add(UNREADABLE, _shown(path))
 
     def _enter(self, folder: str, *, named: bool) -> bool:
-        """Whether a folder is to be read, and not read already or a run's."""
+        """Return whether a folder is to be read, and not read already or a run's."""
         if folder in self.names:  # by a second match of the same glob
             return False
         try:
@@ -207,21 +207,21 @@ def _is_run(folder: str) -> bool:
 
 
 def _expand(pattern: str) -> tuple[str, list[str]]:
-    """The folder above the first part that is a pattern, and the paths that match all of it."""
-    root, places, literal = "/", ["/"], True
+    """Return the folder above the first part that is a pattern, and the paths that match all of it."""
+    root, matched, literal = "/", ["/"], True
     parts = pattern.strip("/").split("/")
     for number, part in enumerate(parts):
         if literal and (not _GLOB.search(part) or os.path.lexists(os.path.join(root, part))):
             root = os.path.join(root, part)
-            places = [root]
+            matched = [root]
             continue
         literal = False
         _check_pattern(pattern, part)
         if part == "**" and number == len(parts) - 1:
             break  # a folder stands for all below it
-        matches = (_folders_below(place) if part == "**" else _match(place, part) for place in places)
-        places = [match for some in matches for match in some]
-    return root, sorted({place for place in places if os.path.lexists(place)})
+        matches = (_folders_below(path) if part == "**" else _match(path, part) for path in matched)
+        matched = [match for some in matches for match in some]
+    return root, sorted({path for path in matched if os.path.lexists(path)})
 
 
 def _check_pattern(pattern: str, part: str) -> None:
@@ -248,11 +248,11 @@ def _is_open(name: str, part: str) -> bool:
 
 
 def _folders_below(folder: str) -> Iterator[str]:
-    """The folder and all below it; links to folders are not followed."""
+    """Yield the folder and all below it; links to folders are not followed."""
     folders = [folder]
     while folders:
-        yield (place := folders.pop())
-        folders += [one for one in _match(place, "*") if os.path.isdir(one) and not os.path.islink(one)]
+        yield (folder := folders.pop())
+        folders += [one for one in _match(folder, "*") if os.path.isdir(one) and not os.path.islink(one)]
 
 
 def _find_remote(url: str, suffixes: tuple[str, ...], output: str | None) -> Found:
@@ -272,7 +272,7 @@ def _find_remote(url: str, suffixes: tuple[str, ...], output: str | None) -> Fou
 
 
 def _key_of(filesystem: AbstractFileSystem, output: str | None) -> str | None:
-    """The output's key where it is in this store."""
+    """Return the output's key where it is in this store."""
     if output is None or fs.is_local(output):
         return None
     other, key = fs.remote(output)
@@ -280,7 +280,7 @@ def _key_of(filesystem: AbstractFileSystem, output: str | None) -> str | None:
 
 
 def _matches(filesystem: AbstractFileSystem, key: str) -> tuple[str, list[dict[str, Any]]]:
-    """The folder that names are relative to, and what a store says of every match."""
+    """Return the folder that names are relative to, and what a store says of every match."""
     try:
         info = filesystem.info(key)
     except FileNotFoundError as error:
@@ -337,7 +337,7 @@ class _Chosen:
 
 
 def _folders_of(name: str, root: str) -> Iterator[str]:
-    """The folders that a key is in, below `root`, the outermost first."""
+    """Yield the folders that a key is in, below `root`, the outermost first."""
     end = name.find("/", len(root) + 1)
     while end >= 0:
         yield name[:end]
@@ -345,7 +345,7 @@ def _folders_of(name: str, root: str) -> Iterator[str]:
 
 
 def _runs_in(names: list[str], root: str) -> set[str]:
-    """The folders of runs below `root`."""
+    """Return the folders of runs below `root`."""
     parents = {name.removesuffix("/run.json") for name in names if name.endswith("/run.json")} - {root}
     known = {name.rsplit("/", 1)[0] for name in names if name.endswith(_OF_A_RUN)}
     return parents & known

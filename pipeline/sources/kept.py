@@ -17,14 +17,14 @@ _WAS = b"llava_batch_type"  # the metadata of a column that travels: its own typ
 
 
 def can_be_kept(type: pa.DataType) -> bool:
-    """Whether a column of this type can be given its type back."""
+    """Return whether a column of this type can be given its type back."""
     if is_list_view(type):
         return not _has_views(type.value_type)
     return not _has_views(type)
 
 
 def travel_field(name: str, type: pa.DataType) -> pa.Field:
-    """The field under which a column of this type travels."""
+    """Return the field under which a column of this type travels."""
     there, type = plain_type(type), _nullable(type)
     if there == type:
         return pa.field(name, type)
@@ -38,7 +38,7 @@ def written_schema(keep: Iterable[tuple[str, pa.DataType]]) -> pa.Schema:
 
 
 def to_travel(table: pa.Table) -> pa.Table:
-    """A table of answers with its kept columns in the layout in which they travel."""
+    """Return a table of answers with its kept columns in the layout in which they travel."""
     own = set(ANSWER_SCHEMA.names)
     schema = pa.schema([f if f.name in own or _was(f) else travel_field(f.name, f.type) for f in table.schema])
     columns = (
@@ -49,7 +49,7 @@ def to_travel(table: pa.Table) -> pa.Table:
 
 
 def restore(table: pa.Table) -> pa.Table:
-    """The table with every column that travels in its own type again, in as many chunks as that type needs."""
+    """Return the table with every column that travels in its own type again, in as many chunks as that type needs."""
     for number, field in enumerate(table.schema):
         own = _was(field)
         if own is not None:
@@ -64,7 +64,7 @@ def _was(field: pa.Field) -> pa.DataType | None:
 
 
 def _restored(array: pa.Array, own: pa.DataType) -> Iterator[pa.Array]:
-    """The array in its own type; halved where it is more than the 2 GB that an array of that type can hold."""
+    """Yield the array in its own type; halved where it is more than the 2 GB that an array of that type can hold."""
     try:
         yield _as_views(array, own) if is_list_view(own) else array.cast(own)
     except pa.ArrowInvalid:
@@ -75,7 +75,7 @@ def _restored(array: pa.Array, own: pa.DataType) -> Iterator[pa.Array]:
 
 
 def _as_views(lists: pa.LargeListArray, own: pa.DataType) -> pa.Array:
-    """Lists as views of lists, which Arrow cannot cast."""
+    """Return lists as views of lists, which Arrow cannot cast."""
     kind = pa.LargeListViewArray if types.is_large_list_view(own) else pa.ListViewArray
     width = pa.int64() if types.is_large_list_view(own) else pa.int32()
     values = lists.flatten().cast(own.value_type)
@@ -86,7 +86,7 @@ def _as_views(lists: pa.LargeListArray, own: pa.DataType) -> pa.Array:
 
 
 def _nullable(type: pa.DataType) -> pa.DataType:
-    """The type without `not null` inside: Arrow casts no null struct to one whose fields must be there."""
+    """Return the type without `not null` inside: Arrow casts no null struct to one whose fields must be there."""
     if types.is_struct(type):
         return pa.struct([pa.field(field.name, _nullable(field.type), metadata=field.metadata) for field in type])
     if not is_list(type) or is_list_view(type):

@@ -56,7 +56,7 @@ class Listing:
 
     @property
     def format(self) -> str:
-        """The name of the files' format."""
+        """Return the name of the files' format."""
         return self.source.name
 
     @property

@@ -73,7 +73,7 @@ class Parquet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """How ranges are read, the parts of one that cannot be read as a whole too."""
+    """Reads ranges, and the parts of one that cannot be read as a whole."""
 
     columns: Columns
     whole_read_bytes: int

@@ -33,7 +33,7 @@ class RowRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRows:
-    """What a file says of itself when it is listed."""
+    """Describes a file when it is listed."""
 
     url: str
     num_rows: int
@@ -65,7 +65,7 @@ class Unread:
 
 
 class Source(Protocol):
-    """How the files of one format become rows."""
+    """Lists and reads the files of one format."""
 
     @property
     def name(self) -> str: ...  # of the format, for people and in a run's identity

@@ -87,28 +87,28 @@ class Ahead(Generic[T]):
         self._budget = Budget(most_bytes)
         self._most_threads, self._num_threads = num_threads, 0
         self._queue = deque[Job[T]]()
-        self._lock, self._turns = threading.Lock(), threading.Condition()
-        self._entered, self._turn = 0, 0
+        self._lock, self._ended = threading.Lock(), threading.Condition()
+        self._entered, self._current = 0, 0
 
     @contextmanager
     def unit(self, images: Sequence[Sequence[ImageRef]], fetch: Fetch[T]) -> Iterator[list[list[Job[T] | Here[T]]]]:
         """Fetch these images, a list for each row. The block runs when the units that came before are through."""
         with self._lock:
-            turn, self._entered = self._entered, self._entered + 1
+            number, self._entered = self._entered, self._entered + 1
             rows = [[self._job(image, fetch) for image in row] for row in images]
             self._queue.extend(job for job in itertools.chain(*rows) if isinstance(job, Job))
             self._start_threads()
         try:
-            with self._turns:
-                self._turns.wait_for(lambda: self._turn == turn)
+            with self._ended:
+                self._ended.wait_for(lambda: self._current == number)
             yield rows
         finally:
             for job in itertools.chain(*rows):
                 self._drop(job)
-            with self._turns:
-                self._turns.wait_for(lambda: self._turn == turn)
-                self._turn += 1
-                self._turns.notify_all()
+            with self._ended:
+                self._ended.wait_for(lambda: self._current == number)
+                self._current += 1
+                self._ended.notify_all()
 
     def take(self, jobs: Sequence[Job[T] | Here[T]]) -> Iterator[T]:
         """Hand out the images of one row, each to be used before the next is asked for; raises RowError."""
@@ -143,7 +143,7 @@ class Ahead(Generic[T]):
                 raise RowError("fetch", "TimedOut", message)
 
     def _abandon(self, job: Job[T]) -> bool:
-        """Put another thread in place of the one that hangs with this job; False where it is done after all."""
+        """Start another thread instead of the one that hangs with this job; False where it is done after all."""
         with self._lock:
             job.abandoned = not job.done.is_set()
             if job.abandoned:

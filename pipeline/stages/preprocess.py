@@ -7,7 +7,7 @@ from itertools import chain, islice
 
 import pyarrow as pa
 
-from pipeline.preprocess.conversation import Conversation, ask, images_in_places, parse_messages
+from pipeline.preprocess.conversation import Conversation, ask, images_in_order, parse_messages
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.pdf import PdfPage
 from pipeline.preprocess.preprocessor import Chat, EncodedImage, Images, Preprocessor
@@ -68,23 +68,23 @@ class Preprocess:
         return beside(_sample_table(samples, watch), table.drop_columns(REQUEST_SCHEMA.names))
 
     def render(self, request: Request) -> str:
-        """The row's first prompt as the model will read it, for people to look at; raises RowError."""
+        """Return the row's first prompt as the model will read it, for people to look at; raises RowError."""
         prompt = self._prompts[0] if self._prompts else None
         return self.preprocessor.render(conversation_of(request, prompt))
 
     def fail_rows(self, table: pa.Table, failure: Failure) -> pa.Table:
-        """The samples of requests that all failed in the same way."""
+        """Return the samples of requests that all failed in the same way."""
         samples = [self._failed(request, failure, NOBODY) for request in _requests(table, NOBODY)]
         return beside(_sample_table(samples, NOBODY), table.drop_columns(REQUEST_SCHEMA.names))
 
     def _images_of(self, row: int, request: Request, watch: Watch) -> tuple[ImageRef, ...] | Failure:
-        """What is to be fetched of a row, if that can make a prompt at all."""
+        """Return what is to be fetched of a row, if that can make a prompt at all."""
         if request.failure is not None:
             return request.failure
 
         def find() -> tuple[ImageRef, ...]:
             images = images_of(request)
-            self.preprocessor.check_places(len(images))
+            self.preprocessor.check_num_images(len(images))
             return images
 
         if request.messages is not None:
@@ -95,7 +95,7 @@ class Preprocess:
         return attempt("fetch", lambda: self._fetch_image(image, room), watch)
 
     def _sample(self, row: int, request: Request, fetched: Iterator[EncodedImage] | Failure, watch: Watch) -> Sample:
-        """The row's sample. Its time begins with its first image, whose fetching has a time of its own."""
+        """Return the row's sample. Its time begins with its first image, whose fetching has a time of its own."""
         images: Images | Failure
         if isinstance(fetched, Failure):
             images = fetched
@@ -118,7 +118,7 @@ class Preprocess:
         )
 
     def _load(self, fetched: Iterator[EncodedImage]) -> Images:
-        """The row's images; a page that is alone may be cut into strips."""
+        """Return the row's images; a page that is alone may be cut into strips."""
         if not self._strips:
             return self.preprocessor.load_images(fetched)
         pages = list(islice(fetched, 2))
@@ -131,7 +131,8 @@ class Preprocess:
         return Sample(id=request.id, prompts=tuple(prompts))
 
     def _prompt(self, request: Request, asked: NamedPrompt | None, images: Images | Failure, watch: Watch) -> Prompt:
-        """One prompt of the row, the job's or (None) its own; failed where its images or its text are no good."""
+        """Return one prompt of the row, the job's or (None) its own; failed where its images or its text are no
+        good."""
         id, text = (asked.id, asked.text) if asked else ("prompt", request.prompt or "")
         conversation = attempt("prompt", lambda: conversation_of(request, asked), watch)
         if isinstance(conversation, Failure):
@@ -143,7 +144,7 @@ class Preprocess:
 
 
 def conversation_of(request: Request, prompt: NamedPrompt | None) -> Conversation:
-    """What the job's prompt asks about the row or, without one, what the row asks itself; raises RowError."""
+    """Return what the job's prompt asks about the row or, without one, what the row asks itself; raises RowError."""
     if prompt is None and request.messages is not None:
         return parse_messages(request.messages)
     try:
@@ -154,17 +155,17 @@ def conversation_of(request: Request, prompt: NamedPrompt | None) -> Conversatio
 
 
 def images_of(request: Request) -> tuple[ImageRef, ...]:
-    """The row's images, those that its messages name in their places; raises RowError. Messages may do without any: a
-    null beside them is no image and not a missing one."""
+    """Return the row's images, in the order of the messages' placeholders; raises RowError. Messages may do without
+    any: a null beside them is no image and not a missing one."""
     if request.messages is None:
         return request.images
     own = () if request.images == (ImageRef(),) else request.images
-    images = images_in_places(parse_messages(request.messages), own)
+    images = images_in_order(parse_messages(request.messages), own)
     return tuple(replace(image, table=request.table) for image in images)
 
 
 def _requests(table: pa.Table, watch: Watch) -> list[Request]:
-    """The requests of a table; a row that is none has a failure."""
+    """Return the requests of a table; a row that is none has a failure."""
     requests = attempt("read", lambda: table_to_requests(table), NOBODY)
     if not isinstance(requests, Failure):
         return requests
@@ -177,12 +178,12 @@ def _request(row: pa.Table, watch: Watch) -> Request:
 
 
 def _any_id(row: pa.Table) -> str:
-    """A row's id, whatever its bytes are."""
+    """Return a row's id, whatever its bytes are."""
     return str(row["id"].cast(pa.binary())[0].as_py().decode("utf-8", "backslashreplace"))
 
 
 def _sample_table(samples: list[Sample], watch: Watch) -> pa.Table:
-    """A table of samples; a row that none can be made of fails."""
+    """Return a table of samples; a row that none can be made of fails."""
     table = attempt("prompt", lambda: samples_to_table(samples), NOBODY)
     if not isinstance(table, Failure):
         return table
@@ -201,7 +202,7 @@ def _one_row(sample: Sample, watch: Watch) -> pa.Table:
 
 
 def _begun(fetched: Iterator[EncodedImage], row: int, watch: Watch) -> Iterator[EncodedImage]:
-    """The images, with the row's time running from the moment at which there is one to decode."""
+    """Yield the images, with the row's time running from the moment at which there is one to decode."""
     watch.end()
     for image in fetched:
         watch.begin(row, "decode")

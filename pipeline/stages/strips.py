@@ -1,4 +1,4 @@
-"""Joining: a page that was read in strips goes to the engine as a sample a strip and comes back as one answer."""
+"""Strips: a page that was read in strips goes to the engine as a sample a strip and comes back as one answer."""
 
 import math
 import re
@@ -18,7 +18,7 @@ _LINE, _WORD = r"[^\n]*\S[^\n]*", r"\S+"
 
 
 def samples_of_strips(sample: Sample) -> Iterator[Sample]:
-    """What the engine is asked: the sample itself, or one for each strip with its tiles and its own prompts."""
+    """Return what the engine is asked: the sample itself, or one for each strip with its tiles and its own prompts."""
     if not sample.strips:
         yield sample
         return
@@ -35,7 +35,7 @@ def samples_of_strips(sample: Sample) -> Iterator[Sample]:
 
 
 def join_answers(samples: Sequence[Sample], answers: Sequence[Answer]) -> Iterator[Answer]:
-    """One answer for everything a row was asked, from the answers to `samples_of_strips`, in their order."""
+    """Yield one answer for everything a row was asked, from the answers to `samples_of_strips`, in their order."""
     coming = iter(answers)
     for sample in samples:
         own = list(islice(coming, len(sample.prompts)))
@@ -44,7 +44,7 @@ def join_answers(samples: Sequence[Sample], answers: Sequence[Answer]) -> Iterat
 
 
 def join_texts(texts: Sequence[str], strips: Sequence[Strip]) -> str:
-    """The texts of strips in order, a line for each; what two overlapping strips both read is there once."""
+    """Return the texts of strips in order, a line for each; what two overlapping strips both read is there once."""
     joined = texts[0]
     for (above, below), text in zip(pairwise(strips), texts[1:], strict=True):
         shared = above.bottom - below.top if above.left == below.left else 0  # columns of print have nothing in common
@@ -53,7 +53,7 @@ def join_texts(texts: Sequence[str], strips: Sequence[Strip]) -> str:
 
 
 def _join(sample: Sample, answers: Sequence[Answer]) -> Answer:
-    """The answer of a page from those of its strips, one prompt's."""
+    """Return the answer of a page from those of its strips, one prompt's."""
     strips = tuple(
         StripAnswer(top=strip.top, bottom=strip.bottom, text=answer.text, finish_reason=answer.finish_reason)
         for strip, answer in zip(sample.strips, answers, strict=True)
@@ -103,7 +103,7 @@ def _failed(joined: Answer, answer: Answer, which: str) -> Answer:
 
 
 def _first_text(answers: Sequence[Answer], strips: Sequence[Strip]) -> str | None:
-    """The page as its first tries had read it, where a second one is the answer of some strip."""
+    """Return the page as its first tries had read it, where a second one is the answer of some strip."""
     if all(answer.first_text is None for answer in answers):
         return None
     texts = [answer.text if answer.first_text is None else answer.first_text for answer in answers]
@@ -122,7 +122,8 @@ def _mean_logprob(answers: Sequence[Answer]) -> float:
 
 
 def _without_overlap(above: str, below: str, share: float) -> str:
-    """Both texts, cut where they agree: at the end of one and the beginning of the other, at most `share` of `below`.
+    """Return both texts, cut where they agree: at the end of one and the beginning of the other, at most `share` of
+    `below`.
 
     Of a line that a border runs through one of the two has only half; it is dropped with what the other has whole.
     Where anything speaks against it all of both stays: rather twice than not at all.
@@ -147,8 +148,9 @@ def _without_overlap(above: str, below: str, share: float) -> str:
 
 
 def _same_lines(above: Sequence[str], below: Sequence[str], most: int) -> Match | None:
-    """The lines at the end of one and the beginning of the other, with one aside that a border may run through. None
-    where they are more than both strips show, or any of them is there twice: equal lines may be these or others."""
+    """Return the lines at the end of one and the beginning of the other, with one aside that a border may run through.
+    None where they are more than both strips show, or any of them is there twice: equal lines may be these or
+    others."""
     match = _longest_match(above, below)
     agreed = above[match.a : match.a + match.size]
     near = len(above) - match.a - match.size <= 1 and match.b <= 1 and match.size <= most
@@ -157,7 +159,8 @@ def _same_lines(above: Sequence[str], below: Sequence[str], most: int) -> Match 
 
 
 def _same_words(above: Sequence[str], below: Sequence[str], most: int) -> Match | None:
-    """The same of texts without lines: at most so many words are aside, and no part of a repeated phrase counts."""
+    """Return the same of texts without lines: at most so many words are aside, and no part of a repeated phrase
+    counts."""
     match = _longest_match(above, below)
     agreed = above[match.a : match.a + match.size]
     near = len(above) - match.a - match.size <= most and match.b <= most and match.size <= most + _LEAST_WORDS
@@ -176,17 +179,17 @@ def _is_enough(agreed: Sequence[str]) -> bool:
 
 
 def _times(part: Sequence[str], texts: Sequence[str]) -> int:
-    """How often these stand in a row among others."""
+    """Return how often these stand in a row among others."""
     return sum(texts[i : i + len(part)] == part for i in range(len(texts) - len(part) + 1))
 
 
 def _is_half(words: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether words are the first of others, read badly; one with a digit never is unless it is the same."""
+    """Return whether words are the first of others, read badly; one with a digit never is unless it is the same."""
     text, whole = " ".join(words), " ".join(others[: len(words)])
     likeness = SequenceMatcher(None, text, whole, autojunk=False).ratio()
     return not words or (likeness >= _LIKE and _has_numbers_of(words, others[: len(words)]))
 
 
 def _has_numbers_of(words: Sequence[str], others: Collection[str]) -> bool:
-    """Whether all that has a digit is there too: what differs in one is another number."""
+    """Return whether all that has a digit is there too: what differs in one is another number."""
     return all(word in others for word in words if any(letter.isdigit() for letter in word))

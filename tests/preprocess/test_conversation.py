@@ -129,7 +129,7 @@ def test_messages_that_cannot_be_read_fail_the_row(messages: str, message: str) 
     ],
 )
 def test_user_and_assistant_take_turns(roles: tuple[str, ...], order: str) -> None:
-    with pytest.raises(RowError, match=f"take turns, the user first and last, got {order}"):
+    with pytest.raises(RowError, match=f"alternate, the user first and last, got {order}"):
         parse(*({"role": role, "content": "x"} for role in roles))
 
 
@@ -189,7 +189,7 @@ def test_llavas_data_may_have_a_system_message_and_nulls_of_a_struct() -> None:
 @pytest.mark.parametrize(
     ("message", "why"),
     [
-        pytest.param({"from": "gpt", "value": "x"}, "take turns, .* got no user", id="an answer alone"),
+        pytest.param({"from": "gpt", "value": "x"}, "alternate, .* got no user", id="an answer alone"),
         pytest.param({"from": "tool", "value": "x"}, "role must be user or assistant, .* got 'tool'", id="another"),
         pytest.param({"from": ["human"], "value": "x"}, "role must be .* got", id="no name"),
         pytest.param({"from": "human", "value": None}, "content must be a text .* got None", id="no value"),

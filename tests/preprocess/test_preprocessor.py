@@ -102,9 +102,9 @@ def test_images_that_are_too_long_for_the_context_fail_the_prompt() -> None:
 
 
 def test_places_are_counted_before_there_is_an_image() -> None:
-    tiny().check_places(15)
+    tiny().check_num_images(15)
     with pytest.raises(RowError, match="PromptTooLong: 99 images are at least .* image tokens, .* context is 1024"):
-        tiny().check_places(99)
+        tiny().check_num_images(99)
 
 
 def test_an_answer_gets_what_its_prompt_leaves_of_the_context() -> None:

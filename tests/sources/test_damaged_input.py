@@ -44,7 +44,7 @@ def test_a_damaged_row_group_fails_its_own_rows_under_their_ids(tmp_path: Path) 
     assert "cannot be read" in str(requests_of(listing)[0].failure)
 
 
-def test_rows_whose_ids_cannot_be_read_either_are_called_after_their_place(tmp_path: Path) -> None:
+def test_rows_whose_ids_cannot_be_read_either_are_called_after_file_and_row(tmp_path: Path) -> None:
     rows = pa.table({"id": [f"i{row}" for row in range(10)], "image": [b"1234"] * 10})
     url = write(f"{tmp_path}/a.parquet", rows, use_dictionary=False, row_group_size=5)
     listing = list_input([url], CONVENTION)
@@ -97,7 +97,7 @@ def test_a_text_that_is_none_costs_its_row_alone(tmp_path: Path, name: str) -> N
     assert f"column '{name}' in row 2 of {url} must be UTF-8 text: " in message
 
 
-def test_rows_whose_ids_are_no_text_are_called_after_their_place(tmp_path: Path) -> None:
+def test_rows_whose_ids_are_no_text_are_called_after_file_and_row(tmp_path: Path) -> None:
     ids = texts(BAD, b"b", BAD, b"d", BAD)
     url = write(
         f"{tmp_path}/a.parquet", pa.table({"image": [b"1"] * 5, "id": ids, "prompt": texts(*[b"x"] * 3, BAD, BAD)})

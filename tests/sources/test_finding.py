@@ -156,24 +156,24 @@ def test_a_name_that_is_not_utf_8_is_found_and_spelled(tmp_path: Path) -> None:
 
 
 def test_a_tree_of_a_thousand_levels_needs_no_recursion(tmp_path: Path) -> None:
-    places = [f"{tmp_path}/in" + "/a" * depth for depth in range(1200)]
-    for place in places:
-        os.mkdir(place)
-    Path(f"{places[-1]}/x.jpg").touch()
+    deep = [f"{tmp_path}/in" + "/a" * depth for depth in range(1200)]
+    for path in deep:
+        os.mkdir(path)
+    Path(f"{deep[-1]}/x.jpg").touch()
     found = [find_files(f"{tmp_path}/{pattern}", (".jpg",)).files for pattern in ("in", "in/**/*.jpg")]
-    os.unlink(f"{places[-1]}/x.jpg")
-    for place in reversed(places):  # what cleans up after tests may recurse
-        os.rmdir(place)
+    os.unlink(f"{deep[-1]}/x.jpg")
+    for path in reversed(deep):  # what cleans up after tests may recurse
+        os.rmdir(path)
     assert [len(files) for files in found] == [1, 1]
 
 
 def test_pipes_are_left_out_and_folders_that_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "a.jpg").write_bytes(b"x")
-    place = str(tmp_path)
-    while len(place) < 4000:
-        os.mkdir(place := f"{place}/{'d' * 80}")
-    here = os.open(place, os.O_RDONLY)
+    path = str(tmp_path)
+    while len(path) < 4000:
+        os.mkdir(path := f"{path}/{'d' * 80}")
+    here = os.open(path, os.O_RDONLY)
     os.mkdir("e" * 200, dir_fd=here)  # its path is longer than any that the system takes
     os.close(here)
     files, left_out = names_of(str(tmp_path))

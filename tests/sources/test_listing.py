@@ -79,7 +79,7 @@ def test_ids_tell_the_files_of_all_inputs_apart(root: str, inputs: list[str], id
     assert [request.id for request in requests_of(listing)] == ids
 
 
-def test_an_id_column_is_text_and_a_row_without_one_is_named_by_its_place(tmp_path: Path) -> None:
+def test_an_id_column_is_text_and_a_row_without_one_is_named_by_file_and_row(tmp_path: Path) -> None:
     write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1", b"2"], "question_id": pa.array([7, None], pa.int64())}))
     found = requests_of(list_input([str(tmp_path)], CONVENTION))
     assert [request.id for request in found] == ["7", "a.parquet:1"]
