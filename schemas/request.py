@@ -30,7 +30,8 @@ class Request:
 
     `messages` is the JSON text of a list of {role, content}; it says where every image stands, and wins over `prompt`.
     `values` are the row's columns that the job's prompts name, as text. `failure` says why nothing but the id could be
-    read of the row. `table` is the file that the row was read from, None where the input's file is the image.
+    read of the row. `table` is the file that the row was read from, None where the input's file is the image. `options`
+    is the JSON text of what the row asks of its own answer, as its longest length.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Request:
     values: Mapping[str, str | None] = field(default_factory=dict)
     failure: Failure | None = None
     table: str | None = field(default=None, compare=False)
+    options: str | None = None
 
 
 FAILURE = pa.struct([pa.field(name, pa.string(), nullable=False) for name in ("stage", "type", "message")])
@@ -56,6 +58,7 @@ REQUEST_SCHEMA = pa.schema(
         pa.field("values", pa.map_(pa.string(), pa.string()), nullable=False),  # of the columns that prompts name
         pa.field("failure", FAILURE),  # null where the row could be read
         pa.field("table", pa.string()),  # the file that the row is in; null where the file is the image
+        pa.field("options", pa.string()),  # JSON text of {name: value}; null where the row asks none
     ]
 )
 
@@ -71,6 +74,7 @@ def requests_to_table(requests: Sequence[Request]) -> pa.Table:
             "values": list(request.values.items()),
             "failure": request.failure and asdict(request.failure),
             "table": request.table,
+            "options": request.options,
         }
         for request in requests
     ]

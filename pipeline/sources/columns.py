@@ -1,9 +1,10 @@
 """Columns: which column of the input is the image, the id and the prompt or messages, and which ride along."""
 
+import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import pyarrow as pa
 from pyarrow import types
@@ -33,10 +34,14 @@ NAMES: dict[Role, tuple[str, ...]] = {
         *("image", "images", "image_bytes", "img", "jpg", "jpeg", "png", "webp", "bytes"),
         *("image_url", "image_uri", "image_path", "url", "uri", "path"),
     ),
-    "id": ("id", "key", "question_id", "sample_id", "uid"),
+    "id": ("id", "key", "question_id", "sample_id", "uid", "custom_id"),
     "prompt": ("prompt", "question", "instruction"),
     "messages": ("messages", "conversation", "conversations"),
 }
+# Names of each role in the order in which they count: those behind are looked at where none before is there.
+Convention: TypeAlias = Mapping[Role, tuple[tuple[str, ...], ...]]
+CONVENTION: Convention = {role: (names,) for role, names in NAMES.items()}
+OPTIONS = "batch:options"  # the column that formats of requests with options of their own give them in
 REFERENCE = "reference"  # what the answers call the column of the texts that are right
 # What an image shows, in the datasets that people have: never asked unless a flag says so.
 CAPTIONS = ("text", "texts", "caption", "captions", "alt_text")
@@ -85,10 +90,17 @@ class Columns:
     llava: bool = False  # whether messages are LLaVA's {from, value}, by their type
     values: tuple[str, ...] = ()  # that the job's prompts name
     keep: tuple[Kept, ...] = ()
+    options: str | None = None  # what every row asks of its own answer, as JSON
+    schema: pa.Schema = dataclasses.field(default=pa.schema([]), compare=False, repr=False)  # of all columns there are
+    missed: frozenset[str] = frozenset()  # names in lower case that would have had a role, had any file had them
+
+    def ids_alone(self) -> "Columns":
+        """Return the id column and no other."""
+        return Columns(id=self.id, schema=self.schema)
 
     def used(self) -> list[str]:
         """Return the input columns that are read, each once."""
-        named = (self.image, self.id, self.prompt, self.messages)
+        named = (self.image, self.id, self.prompt, self.messages, self.options)
         names = (*named, *self.values, *(kept.column for kept in self.keep))
         return list(dict.fromkeys(name for name in names if name is not None))
 
@@ -101,13 +113,13 @@ class FileSchema:
     schema: pa.Schema
 
 
-def find_columns(files: Sequence[FileSchema], choices: ColumnChoices) -> Columns:
+def find_columns(files: Sequence[FileSchema], choices: ColumnChoices, convention: Convention = CONVENTION) -> Columns:
     """Return the columns of these files, which must agree on them; else raise Refused, which names the choices and the
     flag.
 
     A column of a conventional name is used or refused, whatever its type and whichever of the files have it.
     """
-    found = _Found(schema=_common_schema(files), files=tuple(files))
+    found = _Found(schema=_common_schema(files), files=tuple(files), convention=convention)
     asked = _find_asked(found.without(choices.reference), choices)
     image = _find_image(found, choices, needed=asked["messages"] is None)
     messages = asked["messages"]
@@ -123,7 +135,26 @@ def find_columns(files: Sequence[FileSchema], choices: ColumnChoices) -> Columns
     )
     for file in files:
         _check_file(file, columns, found)
-    return replace(columns, ignored=_ignored(found.schema, columns))
+    return replace(
+        columns,
+        ignored=_ignored(found.schema, columns),
+        schema=found.schema,
+        options=OPTIONS if OPTIONS in found.schema.names else None,
+        missed=_missed(columns, choices, convention),
+    )
+
+
+def _missed(columns: Columns, choices: ColumnChoices, convention: Convention) -> frozenset[str]:
+    """Return the names of roles that were looked for and not found."""
+    asks = columns.prompt is None and columns.messages is None and not choices.own_prompts
+    looked_for: dict[Role, bool] = {
+        "image": columns.image is None and choices.image is None,
+        "id": columns.id is None and choices.id is None,
+        "prompt": asks and choices.prompt is None,
+        "messages": asks and choices.messages is None,
+    }
+    roles = [role for role, is_so in looked_for.items() if is_so]
+    return frozenset(name for role in roles for names in convention[role] for name in names)
 
 
 def describe_columns(columns: Columns) -> list[str]:
@@ -170,6 +201,7 @@ class _Found:
 
     schema: pa.Schema
     files: tuple[FileSchema, ...]
+    convention: Convention = CONVENTION
 
     def without(self, name: str | None) -> "_Found":
         """Return all but one of them."""
@@ -260,7 +292,9 @@ _SUITS: dict[Role, Callable[[pa.DataType], bool]] = {
 def _candidates(found: _Found, role: Role) -> list[str]:
     """Return the columns with a name of this role; refuses those of a type that it cannot have. A column without any
     value is none."""
-    named = [field for field in found.schema if field.name.lower() in NAMES[role] and not types.is_null(field.type)]
+    fields = [field for field in found.schema if not types.is_null(field.type)]
+    tiers = ([field for field in fields if field.name.lower() in names] for names in found.convention[role])
+    named = next(filter(None, tiers), [])
     for field in named:
         if not _SUITS[role](field.type):
             raise Refused(
@@ -319,7 +353,7 @@ def _find_image(found: _Found, choices: ColumnChoices, *, needed: bool) -> str |
     """Find it by name, else take the only column whose type can be nothing but an image."""
     image = _find(found, "image", choices.image)
     if image is None and choices.image is None:
-        others = {name for role in NAMES if role != "image" for name in NAMES[role]}
+        others = {name for role in NAMES if role != "image" for names in found.convention[role] for name in names}
         named = (field for field in found.schema if field.name.lower() not in others)
         image = _only("image", [field.name for field in named if _only_an_image(field.type)])
     if image is None and needed:

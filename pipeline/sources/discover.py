@@ -1,4 +1,4 @@
-"""Discover: the files that one `--input` names, and the one format that they have."""
+"""Discover: the files that one `--input` names."""
 
 import os
 from collections.abc import Sequence
@@ -6,23 +6,22 @@ from dataclasses import replace
 from itertools import takewhile
 
 from pipeline.sources.finding import Found, find_files
-from pipeline.sources.image_files import FILE_SUFFIXES, ImageFiles
-from pipeline.sources.parquet import PARQUET_SUFFIXES, Parquet
-from pipeline.sources.source import Source
+from pipeline.sources.formats import KINDS, SUFFIXES, of_one_input
+from pipeline.sources.parquet import PARQUET_SUFFIXES
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
-from schemas.wording import one_line, printable
+from schemas.wording import one_line
 
 
 def find_input(url: str, output: str | None = None) -> Found:
-    """Find the Parquet, image and PDF files of a folder, a glob or a single path; raise Refused where there are none.
+    """Find the files of any format of a folder, a glob or a single path; raise Refused where there are none.
 
     What a job writes is not its input: its `output` and other folders of runs are left out where they are below it.
     """
     try:
         if output is not None:
             _check_apart(url, output)
-        found = find_files(url, PARQUET_SUFFIXES + FILE_SUFFIXES, output)
+        found = find_files(url, SUFFIXES, output)
         there = bool(found.files) or fs.exists(url)
     except fs.UnsupportedScheme as error:
         raise Refused(f"--input {url}: {error}") from error
@@ -36,14 +35,13 @@ def find_input(url: str, output: str | None = None) -> Found:
             found.left_out.add("that the writer of a table keeps for itself", file.url.rsplit("/", 1)[1])
         else:
             wanted.append(file)
-    if not wanted:
+    kept = of_one_input(replace(found, files=tuple(wanted)))
+    if not kept.files:
         what = "it holds" if there else "there is nothing of that name, so"
-        suffixes = ", ".join(PARQUET_SUFFIXES + FILE_SUFFIXES)
+        suffixes = ", ".join(SUFFIXES)
         left_out = f"; left out: {found.left_out}" if str(found.left_out) else ""
-        raise Refused(
-            f"--input {url}: {what} no Parquet, image or PDF file; looked for names ending in {suffixes}{left_out}"
-        )
-    return replace(found, files=tuple(wanted))
+        raise Refused(f"--input {url}: {what} no {KINDS}; looked for names ending in {suffixes}{left_out}")
+    return kept
 
 
 def _check_apart(url: str, output: str) -> None:
@@ -64,20 +62,6 @@ def _real(url: str) -> str:
     """Return the one spelling of a path or URL, on this machine without links."""
     path = fs.local_path(url)
     return fs.absolute(url) if path is None else os.path.realpath(path)
-
-
-def source_of(found: Sequence[Found]) -> Source:
-    """Return the source of the one format that all inputs have; raise Refused where there are two."""
-    first: dict[str, str] = {}
-    for file in (file for one in found for file in one.files):
-        first.setdefault("parquet" if _is_parquet(file.url) else "images", file.url)
-    if len(first) > 1:
-        raise Refused(
-            f"--input must be Parquet files or image files, not both, got {printable(first['parquet'])} and "
-            f"{printable(first['images'])}; "
-            "name one kind by a glob, as in --input 'folder/*.parquet'"
-        )
-    return Parquet() if "parquet" in first else ImageFiles()
 
 
 def common_folder(roots: Sequence[str]) -> str:

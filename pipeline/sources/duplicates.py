@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.sources.listing import Listing
 from pipeline.sources.reader import read_ids
-from pipeline.sources.source import RowRange
+from pipeline.sources.source import RowRange, ranges_of
 from schemas.errors import Refused
 
 _FILES_AT_ONCE = 16  # they wait for storage, not for the CPU
@@ -60,12 +61,14 @@ def find_duplicates(listing: Listing) -> Duplicates | None:
 
 def _files_of(listing: Listing) -> Iterator[RowRange]:
     """Yield the rows of each file that are in the job."""
-    left = listing.num_rows
-    for file in listing.files.select(["url", "name", "num_rows"]).to_pylist():
-        rows = min(file["num_rows"], left)
-        left -= rows
-        if rows:
-            yield RowRange(url=file["url"], name=file["name"], start=0, num_rows=rows)
+    ranges = groupby(ranges_of(listing.row_ranges), key=lambda one: one.url)
+    for _, of_file in ranges:
+        first, *rest = of_file
+        yield replace(
+            first,
+            num_rows=first.num_rows + sum(one.num_rows for one in rest),
+            num_bytes=first.num_bytes + sum(one.num_bytes for one in rest),
+        )
 
 
 def _hashes_of(listing: Listing, file: RowRange) -> npt.NDArray[np.int64]:
@@ -74,9 +77,8 @@ def _hashes_of(listing: Listing, file: RowRange) -> npt.NDArray[np.int64]:
 
 
 def _ids_of(listing: Listing, file: RowRange) -> Iterator[tuple[int, list[str]]]:
-    assert listing.columns.id is not None
     try:
-        for first, ids in read_ids(listing.source, file, listing.columns.id):
+        for first, ids in read_ids(listing.source, file, listing.columns.ids_alone()):
             yield first, ids.to_pylist()
     except (OSError, pa.ArrowException):
         return

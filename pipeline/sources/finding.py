@@ -74,6 +74,7 @@ class Found:
     root: str
     files: tuple[FileInfo, ...]
     left_out: LeftOut = field(default_factory=LeftOut)
+    is_folder: bool = False  # it is a folder's name, no file's and no pattern
 
 
 def find_files(url: str, suffixes: tuple[str, ...], output: str | None = None) -> Found:
@@ -94,6 +95,7 @@ def _find_local(path: str, suffixes: tuple[str, ...], output: str | None) -> Fou
         root, matches = _expand(path)
         for match in matches:
             walk.add(match)
+        is_folder = False
     else:
         is_folder = os.path.isdir(path)
         root = path if is_folder else os.path.dirname(path)
@@ -102,7 +104,7 @@ def _find_local(path: str, suffixes: tuple[str, ...], output: str | None) -> Fou
         if os.path.lexists(path):
             walk.add(path, named=True)
     files = (walk.files[name] for name in sorted(walk.files))
-    return Found(root=fs.as_url(root), files=tuple(files), left_out=walk.left_out)
+    return Found(root=fs.as_url(root), files=tuple(files), left_out=walk.left_out, is_folder=is_folder)
 
 
 def _folder_id(url: str | None) -> tuple[int, int] | None:
@@ -267,8 +269,9 @@ def _find_remote(url: str, suffixes: tuple[str, ...], output: str | None) -> Fou
             else:
                 chosen.add([match], os.path.dirname(match["name"]))
     files = {name: fs.file_info(filesystem, chosen.entries[name]) for name in sorted(chosen.entries)}
+    is_folder = [match["name"].rstrip("/") for match in matches] == [root.rstrip("/")]
     root = str(filesystem.unstrip_protocol(root)).rstrip("/")
-    return Found(root=root, files=tuple(files.values()), left_out=chosen.left_out)
+    return Found(root=root, files=tuple(files.values()), left_out=chosen.left_out, is_folder=is_folder)
 
 
 def _key_of(filesystem: AbstractFileSystem, output: str | None) -> str | None:

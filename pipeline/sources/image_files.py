@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.preprocess.page_renderer import PageRenderer
 from pipeline.preprocess.pdf import INSTALL, SUFFIX, can_read_pdfs, is_pdf, page_uri
-from pipeline.sources.columns import Columns
+from pipeline.sources.columns import CONVENTION, Columns, Convention
 from pipeline.sources.source import FileRows, RowRange, Rows
 from pipeline.storage import filesystem as fs
 from pipeline.storage import local_files
@@ -35,6 +35,7 @@ class ImageFiles:
 
     name: str = "images"
     is_table: bool = False
+    convention: Convention = CONVENTION
 
     def list(self, files: Sequence[FileInfo], limit: int | None) -> list[FileRows]:
         """Count a row for each image and for each page of a PDF; a PDF that cannot be opened is one, which says why."""
@@ -54,9 +55,9 @@ class ImageFiles:
             images=pa.array(urls, pa.string()),
         )
 
-    def read_ids(self, row_range: RowRange, column: str | None) -> Iterator[Rows]:
+    def read_ids(self, row_range: RowRange, columns: Columns) -> Iterator[Rows]:
         """Yield the same: names are all there is."""
-        return self.read([row_range], Columns())
+        return self.read([row_range], columns)
 
 
 def _pages(row_range: RowRange, file: str) -> list[str]:

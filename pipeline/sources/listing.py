@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.sources.columns import ColumnChoices, Columns, FileSchema, find_columns, refuse_choices
-from pipeline.sources.discover import common_folder, find_input, source_of
+from pipeline.sources.discover import common_folder, find_input
 from pipeline.sources.finding import LeftOut
-from pipeline.sources.source import Source
+from pipeline.sources.formats import source_of
+from pipeline.sources.source import FileRows, Source
 from pipeline.storage import filesystem as fs
 from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Refused
@@ -40,6 +41,7 @@ ROW_RANGES_SCHEMA = pa.schema(
         pa.field("first_row", pa.int64(), nullable=False),  # the same row in the whole input
     ]
 )
+BYTES_SCHEMA = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in ("offset", "num_bytes", "line")])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,9 @@ def list_input(
     found = [find_input(url, output) for url in inputs]
     source = source_of(found)
     files = list({file.url: file for one in found for file in one.files}.values())  # one named twice is read once
-    columns, rows = _look_into(files, source, choices, limit)
+    listed = source.list(files, limit)
+    rows = np.array([file.num_rows for file in listed], np.int64)
+    columns = _find_columns(listed, source, choices, limit)
     total = int(rows.sum())
     if total == 0:
         raise Refused(f"--input must have at least one row, {', '.join(inputs)} has none")
@@ -103,7 +107,7 @@ def list_input(
     used = int(np.searchsorted(np.cumsum(rows), num_rows)) + 1  # files that have rows of the job
     table = files_table(files[:used], common_folder([fs.spelled(one.root) for one in found]), rows[:used])
     unit_rows = unit_rows or default_unit_rows(num_rows, _heaviest_row(table, source))
-    row_ranges = cut(table, num_rows, unit_rows)
+    row_ranges = _with_bytes(cut(table, num_rows, unit_rows), listed)
     left_out = LeftOut()
     for one in found:
         left_out.update(one.left_out)
@@ -154,19 +158,36 @@ def cut(files: pa.Table, num_rows: int, unit_rows: int) -> pa.Table:
     return pa.table(columns, schema=ROW_RANGES_SCHEMA)
 
 
-def _look_into(
-    files: Sequence[FileInfo], source: Source, choices: ColumnChoices, limit: int | None
-) -> tuple[Columns, npt.NDArray[np.int64]]:
-    """Return the columns, and the rows of each file (with a limit of the first files only)."""
-    listed = source.list(files, limit)
-    rows = np.array([file.num_rows for file in listed], np.int64)
+def _with_bytes(row_ranges: pa.Table, listed: Sequence[FileRows]) -> pa.Table:
+    """Add where the rows of each range are in their file, in formats that find them by that."""
+    indexes = {file.url: file.index for file in listed if file.index is not None}
+    if not indexes:
+        return row_ranges
+    found = {name: np.zeros(row_ranges.num_rows, np.int64) for name in BYTES_SCHEMA.names}
+    urls, starts = row_ranges.column("url").to_pylist(), row_ranges.column("start").to_numpy()
+    stops = starts + row_ranges.column("num_rows").to_numpy()
+    first = 0
+    for url, same in groupby(urls):
+        last = first + sum(1 for _ in same)
+        index = indexes[url]
+        found["offset"][first:last] = index.offsets[starts[first:last]]
+        found["num_bytes"][first:last] = index.offsets[stops[first:last]] - index.offsets[starts[first:last]]
+        found["line"][first:last] = index.lines[starts[first:last]]
+        first = last
+    for field in BYTES_SCHEMA:
+        row_ranges = row_ranges.append_column(field, pa.array(found[field.name]))
+    return row_ranges
+
+
+def _find_columns(listed: Sequence[FileRows], source: Source, choices: ColumnChoices, limit: int | None) -> Columns:
     if not source.is_table:
         refuse_choices(choices)
-        return Columns(), rows
+        return Columns()
+    rows = np.array([file.num_rows for file in listed], np.int64)
     before = np.cumsum(rows) - rows
     decide = (rows > 0) & (before < (limit or np.inf))  # files without rows in the job say nothing of its columns
     schemas = [FileSchema(url=file.url, schema=file.schema) for file in compress(listed, decide)]
-    return find_columns(schemas, choices) if schemas else Columns(), rows
+    return find_columns(schemas, choices, source.convention) if schemas else Columns()
 
 
 def files_table(files: Sequence[FileInfo], folder: str, rows: npt.NDArray[np.int64]) -> pa.Table:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from pipeline.sources.arrow_types import is_text
-from pipeline.sources.columns import Columns
+from pipeline.sources.columns import CONVENTION, Columns, Convention
 from pipeline.sources.source import FileRows, RowRange, Rows, Unread
 from pipeline.sources.unreadable import is_no_text, why_unread
 from pipeline.storage import filesystem as fs
@@ -43,6 +43,7 @@ class Parquet:
     whole_read_bytes: int = _WHOLE_READ_BYTES
     name: str = "parquet"
     is_table: bool = True
+    convention: Convention = CONVENTION
 
     def list(self, files: Sequence[FileInfo], limit: int | None) -> list[FileRows]:
         """Read the footers of all files, or of the first ones that have `limit` rows together."""
@@ -60,13 +61,13 @@ class Parquet:
         for row_range in row_ranges:
             yield from reading.rows_of(row_range)
 
-    def read_ids(self, row_range: RowRange, column: str | None) -> Iterator[Rows]:
+    def read_ids(self, row_range: RowRange, columns: Columns) -> Iterator[Rows]:
         """Yield the ids batch by batch."""
-        if column is None:
+        if columns.id is None:
             yield Rows(row_range=row_range, batch=pa.RecordBatch.from_pydict({}))
             return
         done = 0
-        for batch in read_range(row_range, [column], self.whole_read_bytes):
+        for batch in read_range(row_range, [columns.id], self.whole_read_bytes):
             yield Rows(row_range=row_range.part(done, batch.num_rows), batch=batch)
             done += batch.num_rows
 
@@ -120,7 +121,7 @@ class _Reading:
         if self.columns.id is None:
             return None
         try:
-            alone = replace(self, columns=Columns(id=self.columns.id))._read(row_range)
+            alone = replace(self, columns=self.columns.ids_alone())._read(row_range)
             return pa.chunked_array([rows.batch.column(0) for rows in alone]).combine_chunks()
         except (OSError, pa.ArrowException):
             return None

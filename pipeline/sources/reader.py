@@ -50,21 +50,21 @@ def read_unit(row_ranges: pa.Table, columns: Columns, source: Source, failure: F
     ranges = ranges_of(row_ranges)
     if failure is None:
         return pa.concat_tables([_table_of(rows, columns, schema) for rows in source.read(ranges, columns)])
-    ids = [rows for one in ranges for rows in source.read_ids(one, None)]
+    ids = [rows for one in ranges for rows in source.read_ids(one, Columns())]
     return pa.concat_tables([_failed(rows.row_range.num_rows, rows.made_ids(), failure, schema) for rows in ids])
 
 
-def read_ids(source: Source, row_range: RowRange, column: str | None) -> Iterator[tuple[int, pa.ChunkedArray]]:
+def read_ids(source: Source, row_range: RowRange, columns: Columns) -> Iterator[tuple[int, pa.ChunkedArray]]:
     """Yield the ids of a file's rows, each part with its first row; raise OSError and ArrowException."""
-    for rows in source.read_ids(row_range, column):
-        yield rows.row_range.start, _Reading(rows).ids(column)
+    for rows in source.read_ids(row_range, columns):
+        yield rows.row_range.start, _Reading(rows).ids(columns.id)
 
 
 def read_unit_ids(listing: Listing, unit: int) -> tuple[list[str], list[str]]:
     """Return the ids of a unit's rows, and in words why some of them cannot be read."""
-    row_ranges, columns = listing.unit(unit), Columns(id=listing.columns.id)
+    row_ranges, columns = listing.unit(unit), listing.columns.ids_alone()
     if columns.id is None:
-        made = [read_ids(listing.source, one, None) for one in ranges_of(row_ranges)]
+        made = [read_ids(listing.source, one, columns) for one in ranges_of(row_ranges)]
         return [id for parts in made for _, ids in parts for id in ids.to_pylist()], []
     table = read_unit(row_ranges, columns, listing.source)
     unread = [failure["message"] for failure in table.column("failure").drop_null().to_pylist()]
@@ -129,7 +129,8 @@ def _columns_of(rows: Rows, columns: Columns) -> list[pa.Array | pa.ChunkedArray
     else:
         images = _one_image_a_row(pa.nulls(num_rows, pa.large_binary()), rows.images)
         table = pa.nulls(num_rows, pa.string())
-    return [ids, images, prompt, messages, values, reading.failures(), table, *kept]
+    options = reading.texts(columns.options)
+    return [ids, images, prompt, messages, values, reading.failures(), table, options, *kept]
 
 
 _NO_TEXT = pa.nulls(1, pa.string())

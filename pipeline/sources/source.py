@@ -1,7 +1,7 @@
 """Source: the one interface of an input format. A format is a file that has it; nobody else asks which format it is."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -9,19 +9,26 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sources.columns import Columns
+from pipeline.sources.columns import Columns, Convention
 from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRange:
-    """Consecutive rows of a file; `start` is the number of the first in it."""
+    """Consecutive rows of a file; `start` is the number of the first in it.
+
+    Where rows are found by their bytes, they are `num_bytes` of the file's content from `offset` on, the first of them
+    in line `line`.
+    """
 
     url: str
     name: str
     start: int
     num_rows: int
+    offset: int = 0
+    num_bytes: int = 0
+    line: int = 0
 
     def part(self, first: int, num_rows: int) -> "RowRange":
         """Return some of these rows; `first` is counted from the range's own first row."""
@@ -31,6 +38,14 @@ class RowRange:
         return f"rows {self.start} to {self.start + self.num_rows - 1} of {self.url}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RowIndex:
+    """Says where each row of a file begins, and behind them where the last one ends; `lines` in the lines of a text."""
+
+    offsets: npt.NDArray[np.int64]
+    lines: npt.NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRows:
     """Describes a file when it is listed."""
@@ -38,6 +53,7 @@ class FileRows:
     url: str
     num_rows: int
     schema: pa.Schema
+    index: RowIndex | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +89,9 @@ class Source(Protocol):
     @property
     def is_table(self) -> bool: ...  # whether rows have columns and travel with their share of the file's bytes
 
+    @property
+    def convention(self) -> Convention: ...  # names by which columns are found
+
     def list(self, files: Sequence[FileInfo], limit: int | None) -> list[FileRows]:
         """Return what all files hold, or only the first that have `limit` rows together; raise Refused."""
         ...
@@ -81,14 +100,15 @@ class Source(Protocol):
         """Yield all rows of these ranges in order, those that cannot be read with a reason."""
         ...
 
-    def read_ids(self, row_range: RowRange, column: str | None) -> Iterator[Rows]:
-        """Yield the rows with this column alone, or unread where it is None; raise OSError, ArrowException."""
+    def read_ids(self, row_range: RowRange, columns: Columns) -> Iterator[Rows]:
+        """Yield the rows with their id column alone, or unread where they have none; raise OSError, ArrowException."""
         ...
 
 
 def ranges_of(table: pa.Table) -> list[RowRange]:
     """Return the row ranges of a listing as records."""
-    return [RowRange(**row) for row in table.select(["url", "name", "start", "num_rows"]).to_pylist()]
+    wanted = [field.name for field in fields(RowRange) if field.name in table.column_names]
+    return [RowRange(**row) for row in table.select(wanted).to_pylist()]
 
 
 def made_ids(row_range: RowRange) -> pa.Array:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.preprocess.conversation import Conversation, ask, images_in_order, parse_messages
 from pipeline.preprocess.image import ImageLimits
+from pipeline.preprocess.options import longest_answer
 from pipeline.preprocess.pdf import PdfPage
 from pipeline.preprocess.preprocessor import Chat, EncodedImage, Images, Preprocessor
 from pipeline.preprocess.row_border import NOBODY, Watch, attempt, bounded, readable
@@ -43,6 +44,7 @@ class Preprocess:
             max_new_tokens=settings.max_new_tokens,
             chat=Chat(template=settings.chat_template, system=settings.system),
         )
+        self._settings = settings
         self._prompts = parse_prompts(settings.prompt)
         self._strips = settings.strips == "auto"
         self._fetch_image = ImageFetcher(
@@ -139,8 +141,13 @@ class Preprocess:
             return Prompt(id=id, text=text, failure=images if isinstance(images, Failure) else conversation)
         if isinstance(images, Failure):
             return Prompt(id=id, text=conversation.question, failure=images)
-        built = attempt("prompt", lambda: self.preprocessor.build_conversation(id, conversation, images), watch)
+        built = attempt("prompt", lambda: self._build(request, id, conversation, images), watch)
         return Prompt(id=id, text=conversation.question, failure=built) if isinstance(built, Failure) else built
+
+    def _build(self, request: Request, id: str, conversation: Conversation, images: Images) -> Prompt:
+        longest = longest_answer(request.options, self._settings)
+        built = self.preprocessor.build_conversation(id, conversation, images)
+        return replace(built, max_new_tokens=min(built.max_new_tokens, longest))
 
 
 def conversation_of(request: Request, prompt: NamedPrompt | None) -> Conversation:

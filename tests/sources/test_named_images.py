@@ -142,7 +142,7 @@ def test_what_is_named_and_no_image_is_an_error_row(tmp_path: Path) -> None:
     ("parts", "images", "said"),
     [
         pytest.param([named("a.jpg"), named("b.jpg")], 1, "name 2 themselves and have 0 .* for 1 images", id="beside"),
-        pytest.param([named("a.jpg"), IMAGE], 0, "name 1 themselves and have 1 .* for 0 images", id="placeholder left over"),
+        pytest.param([named("a.jpg"), IMAGE], 0, "name 1 themselves and have 1 .* for 0 images", id="one left over"),
     ],
 )
 def test_a_place_or_an_image_left_over_is_an_error_row(tmp_path: Path, parts: list, images: int, said: str) -> None:

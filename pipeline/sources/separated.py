@@ -1,0 +1,134 @@
+"""Separated values: CSV and TSV with a header, by the standard library's reader. Values are text, an empty one is null.
+
+An image may be a path, a URL, or its bytes in base64, as VLMEvalKit's files have it.
+"""
+
+import base64
+import binascii
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.sources.arrow_types import looks_like_base64
+from pipeline.sources.columns import CONVENTION, NAMES, Columns, Convention
+from pipeline.sources.lines import BOM
+from pipeline.sources.records import LONGEST_ROW, BadFile, Indexed, Record
+from pipeline.sources.source import RowIndex, RowRange
+from pipeline.sources.streams import opened
+from schemas.errors import Failure
+
+_CONVENTION: Convention = {**CONVENTION, "id": (NAMES["id"], ("index",))}  # VLMEvalKit's rows have an index
+
+
+@dataclass(frozen=True, slots=True)
+class SeparatedValues:
+    """Files of one separator."""
+
+    name: str
+    delimiter: str
+    convention: Convention = _CONVENTION
+
+    def index(self, file: IO[bytes], limit: int | None) -> Indexed:
+        """Find the rows behind the header; a value in quotes may go over several lines."""
+        lines = _Lines(file)
+        rows = _rows(lines, self.delimiter)
+        header = next(rows, None)
+        if header is None:
+            raise BadFile("it must have a header, it has nothing in it")
+        offsets, numbers = [], []
+        offset, number = lines.offset, lines.number
+        for row in rows:
+            if row:
+                offsets.append(offset)
+                numbers.append(number)
+                if len(offsets) == limit:
+                    break
+            offset, number = lines.offset, lines.number
+        index = RowIndex(offsets=np.array([*offsets, lines.offset], np.int64), lines=np.array(numbers, np.int64))
+        return Indexed(index=index, schema=pa.schema([(name, pa.string()) for name in _names(header)]))
+
+    def records(self, file: IO[bytes], row_range: RowRange, columns: Columns) -> Iterator[Record | Failure]:
+        """Yield the rows by the header's names."""
+        header = _header(row_range.url, self.delimiter)
+        lines = _Lines(file, number=row_range.line)
+        rows = (row for row in _rows(lines, self.delimiter) if row)
+        for row in islice(rows, row_range.num_rows):
+            yield _record(row, header, columns.image, f"line {lines.number} of {row_range.url}")
+
+
+@dataclass(slots=True)
+class _Lines:
+    """Iterates over lines as text of Latin 1, a letter a byte, and knows how far it has come."""
+
+    file: IO[bytes]
+    offset: int = 0
+    number: int = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self.file.readline(LONGEST_ROW + 1)
+        if not line:
+            raise StopIteration
+        if len(line) > LONGEST_ROW:
+            raise OSError(f"a line must have at most {LONGEST_ROW:,} bytes, line {self.number + 1} has more")
+        self.offset += len(line)
+        self.number += 1
+        text = line.decode("latin-1")
+        return f"{text[:-2]}\n" if text.endswith("\r\n") else text
+
+
+def _rows(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
+    csv.field_size_limit(LONGEST_ROW)
+    try:
+        yield from csv.reader(lines, delimiter=delimiter)
+    except csv.Error as error:
+        raise OSError(f"line {lines.number}: {error}") from error
+
+
+@lru_cache(64)
+def _header(url: str, delimiter: str) -> tuple[str, ...]:
+    """Return the names in the first line of a file, read once for all of its units."""
+    with opened(url) as file:
+        return _names(next(_rows(_Lines(file), delimiter)))
+
+
+def _names(header: list[str]) -> tuple[str, ...]:
+    try:
+        return tuple(_utf_8(name, first=number == 0) for number, name in enumerate(header))
+    except UnicodeDecodeError as error:
+        raise BadFile(f"its header must be UTF-8 text: {error}") from error
+
+
+def _utf_8(text: str, *, first: bool = False) -> str:
+    data = text.encode("latin-1")
+    return (data.removeprefix(BOM).strip(b'"') if first and data.startswith(BOM) else data).decode()
+
+
+def _record(row: list[str], header: tuple[str, ...], image: str | None, where: str) -> Record | Failure:
+    if len(row) != len(header):
+        message = (
+            f"the row that ends in {where} must have {len(header)} values as the header has, it has {len(row)}: "
+            "is a quote left open before it?"
+        )
+        return Failure(stage="read", type="InvalidRow", message=message)
+    try:
+        values: dict[str, object] = {name: _utf_8(text) or None for name, text in zip(header, row, strict=True)}
+    except UnicodeDecodeError as error:
+        message = f"the row that ends in {where} must be UTF-8 text: {error}; write it anew"
+        return Failure(stage="read", type="InvalidText", message=message)
+    text = values.get(image) if image else None
+    if isinstance(text, str) and looks_like_base64(text):
+        try:
+            values[str(image)] = {"bytes": base64.b64decode(text), "path": None}
+        except binascii.Error as error:
+            message = f"{image!r} of the row that ends in {where} must be valid base64: {error}"
+            return Failure(stage="read", type="InvalidValue", message=message)
+    return values
