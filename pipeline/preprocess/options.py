@@ -9,6 +9,7 @@ from schemas.job import JobSettings
 
 _LENGTHS = ("max_tokens", "max_completion_tokens")
 _OF_SAMPLING = ("top_p", "top_k", "seed")  # which draw nothing at temperature 0
+_OTHERS = ("temperature", "stop", "repetition_penalty")
 
 
 def longest_answer(options: str | None, settings: JobSettings) -> int:
@@ -17,6 +18,8 @@ def longest_answer(options: str | None, settings: JobSettings) -> int:
     for name, value in asked.items():
         if name in _LENGTHS:
             _check_length(name, value, settings.max_new_tokens)
+        elif name not in (*_OF_SAMPLING, *_OTHERS):
+            raise _refused(f"{name} is {value!r}, which is nothing that this pipeline does: leave it out")
         elif name not in _OF_SAMPLING or settings.temperature > 0:
             _check_same(name, value, settings)
     lengths: list[int] = [asked[name] for name in _LENGTHS if name in asked]

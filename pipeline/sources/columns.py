@@ -2,9 +2,9 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import pyarrow as pa
 from pyarrow import types
@@ -38,9 +38,24 @@ NAMES: dict[Role, tuple[str, ...]] = {
     "prompt": ("prompt", "question", "instruction"),
     "messages": ("messages", "conversation", "conversations"),
 }
-# Names of each role in the order in which they count: those behind are looked at where none before is there.
-Convention: TypeAlias = Mapping[Role, tuple[tuple[str, ...], ...]]
-CONVENTION: Convention = {role: (names,) for role, names in NAMES.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convention:
+    """Names by which a format's columns are found: those of a later tuple where none of an earlier one is there."""
+
+    image: tuple[tuple[str, ...], ...] = (NAMES["image"],)
+    id: tuple[tuple[str, ...], ...] = (NAMES["id"],)
+    prompt: tuple[tuple[str, ...], ...] = (NAMES["prompt"],)
+    messages: tuple[tuple[str, ...], ...] = (NAMES["messages"],)
+
+    def of(self, role: Role) -> tuple[tuple[str, ...], ...]:
+        """Return the names of a role."""
+        found: tuple[tuple[str, ...], ...] = getattr(self, role)
+        return found
+
+
+CONVENTION = Convention()
 OPTIONS = "batch:options"  # the column that formats of requests with options of their own give them in
 REFERENCE = "reference"  # what the answers call the column of the texts that are right
 # What an image shows, in the datasets that people have: never asked unless a flag says so.
@@ -154,7 +169,7 @@ def _missed(columns: Columns, choices: ColumnChoices, convention: Convention) ->
         "messages": asks and choices.messages is None,
     }
     roles = [role for role, is_so in looked_for.items() if is_so]
-    return frozenset(name for role in roles for names in convention[role] for name in names)
+    return frozenset(name for role in roles for names in convention.of(role) for name in names)
 
 
 def describe_columns(columns: Columns) -> list[str]:
@@ -293,7 +308,7 @@ def _candidates(found: _Found, role: Role) -> list[str]:
     """Return the columns with a name of this role; refuses those of a type that it cannot have. A column without any
     value is none."""
     fields = [field for field in found.schema if not types.is_null(field.type)]
-    tiers = ([field for field in fields if field.name.lower() in names] for names in found.convention[role])
+    tiers = ([field for field in fields if field.name.lower() in names] for names in found.convention.of(role))
     named = next(filter(None, tiers), [])
     for field in named:
         if not _SUITS[role](field.type):
@@ -353,7 +368,7 @@ def _find_image(found: _Found, choices: ColumnChoices, *, needed: bool) -> str |
     """Find it by name, else take the only column whose type can be nothing but an image."""
     image = _find(found, "image", choices.image)
     if image is None and choices.image is None:
-        others = {name for role in NAMES if role != "image" for names in found.convention[role] for name in names}
+        others = {name for role in NAMES if role != "image" for names in found.convention.of(role) for name in names}
         named = (field for field in found.schema if field.name.lower() not in others)
         image = _only("image", [field.name for field in named if _only_an_image(field.type)])
     if image is None and needed:

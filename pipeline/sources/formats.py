@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.sources.columns import CONVENTION, NAMES, Convention
+from pipeline.sources.columns import NAMES, Convention
 from pipeline.sources.finding import Found, LeftOut
 from pipeline.sources.image_files import FILE_SUFFIXES, ImageFiles
 from pipeline.sources.json_arrays import JsonArrays
@@ -14,16 +14,13 @@ from pipeline.sources.records import Records
 from pipeline.sources.separated import SeparatedValues
 from pipeline.sources.source import Source
 from pipeline.sources.streams import COMPRESSED
+from pipeline.sources.webdataset import WebDataset
 from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Refused
 from schemas.wording import printable
 
 # Of images that a table beside them names, as Hugging Face's folders of images have it.
-_OF_FOLDERS: Convention = {
-    **CONVENTION,
-    "image": (("file_name", "file_names"), *CONVENTION["image"]),
-    "id": (NAMES["id"], ("file_name",)),
-}
+_OF_FOLDERS = Convention(image=(("file_name", "file_names"), NAMES["image"]), id=(NAMES["id"], ("file_name",)))
 _METADATA = "metadata"  # the name of such a table, without what tells its format
 
 
@@ -49,6 +46,7 @@ SHARDS = (*_also_compressed(".tar"), ".tgz")
 FORMATS = (
     Format(suffixes=PARQUET_SUFFIXES, source=Parquet(), of_folders=Parquet(convention=_OF_FOLDERS)),
     Format(suffixes=FILE_SUFFIXES, source=ImageFiles()),
+    Format(suffixes=SHARDS, source=Records(WebDataset())),
     Format(
         suffixes=_also_compressed(".jsonl", ".ndjson", ".jsonlines"),
         source=Records(JsonLines()),
@@ -66,7 +64,7 @@ FORMATS = (
     Format(suffixes=_also_compressed(".txt", ".lst"), source=Records(PathLists()), is_text=True, named=True),
 )
 SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
-KINDS = "Parquet, image, PDF, JSON lines, CSV or TSV file"
+KINDS = "Parquet, image, PDF, tar, JSON lines, CSV or TSV file"
 
 
 def format_of(url: str) -> Format:

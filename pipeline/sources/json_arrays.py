@@ -37,7 +37,7 @@ class JsonArrays:
         offsets = [offset for offset, _ in islice(elements, limit)]
         end = elements.position + elements.done
         file.seek(offsets[0] if offsets else 0)
-        first = RowRange(url="", name="", start=0, num_rows=min(LOOKED_AT, len(offsets)))
+        first = RowRange(url="the file", name="", start=0, num_rows=min(LOOKED_AT, len(offsets)))
         rows = good(self._objects(file, first))
         lines = np.full(len(offsets), -1, np.int64)  # rows are not in lines of their own
         return Indexed(index=RowIndex(offsets=np.array([*offsets, end], np.int64), lines=lines), schema=schema_of(rows))
@@ -51,7 +51,7 @@ class JsonArrays:
             for number, (_, text) in enumerate(islice(_Elements(file, inside=True), row_range.num_rows)):
                 yield object_in(text, f"object {row_range.start + number + 1} of {row_range.url}")
         except BadFile as error:
-            raise OSError(str(error)) from error
+            raise OSError(str(error)) from None
 
 
 def _is_array(file: IO[bytes]) -> bool:

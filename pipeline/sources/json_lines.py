@@ -27,7 +27,7 @@ class JsonLines:
         """Find the lines; what the first of them hold are the columns."""
         index = index_lines(file, limit)
         file.seek(0)
-        first = RowRange(url="", name="", start=0, num_rows=min(LOOKED_AT, len(index.lines)))
+        first = RowRange(url="the file", name="", start=0, num_rows=min(LOOKED_AT, len(index.lines)))
         return Indexed(index=index, schema=schema_of(good(self.records(file, first, Columns()))))
 
     def records(self, file: IO[bytes], row_range: RowRange, columns: Columns) -> Iterator[Record | Failure]:
@@ -48,4 +48,4 @@ def object_in(text: bytes, where: str) -> Record | Failure:
     if not isinstance(value, dict):
         kind = type(value).__name__
         return Failure(stage="read", type="InvalidJson", message=f"{where} must be a JSON object, it is a {kind}")
-    return as_row(value, where)
+    return as_row(value)

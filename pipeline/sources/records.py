@@ -10,9 +10,8 @@ from functools import partial
 from typing import IO, Any, Protocol, TypeAlias
 
 import pyarrow as pa
-from pyarrow import types
 
-from pipeline.sources.arrow_types import image_kind, is_binary, is_text
+from pipeline.sources.arrow_types import image_kind, is_binary, is_list, is_text
 from pipeline.sources.columns import Columns, Convention
 from pipeline.sources.source import FileRows, RowIndex, RowRange, Rows, Unread
 from pipeline.sources.streams import opened
@@ -22,6 +21,7 @@ from schemas.errors import Failure, Refused
 from schemas.wording import one_line, printable
 
 Record: TypeAlias = Mapping[str, Any]
+FAILURE = "batch:failure"  # in a record of which something else, as its id, is known
 LOOKED_AT = 256  # rows of a file from which the types of its columns are taken
 LONGEST_ROW = 256 * 2**20  # bytes
 _AT_ONCE = 8  # files indexed
@@ -137,8 +137,8 @@ _IDS_AT_ONCE = 65_536
 
 def rows_of(row_range: RowRange, records: Sequence[Record | Failure], columns: Columns) -> Rows:
     """Return records as rows with the columns that are used, in the types that they were found to have."""
-    failures = {row: record for row, record in enumerate(records) if isinstance(record, Failure)}
-    plain: list[Record] = [{} if isinstance(record, Failure) else record for record in records]
+    plain: list[Record] = [{FAILURE: record} if isinstance(record, Failure) else record for record in records]
+    failures = {row: record[FAILURE] for row, record in enumerate(plain) if FAILURE in record}
     arrays = {}
     for name in columns.used():
         make, where = _maker(name, columns), partial(_bad, row_range, name)
@@ -193,7 +193,7 @@ def _maker(name: str, columns: Columns) -> _Make:
     index = columns.schema.get_field_index(name)
     type = columns.schema.field(index).type if index >= 0 else pa.string()
     if name == columns.image and kept is None:
-        return partial(_images, is_binary(type.value_type if types.is_large_list(type) else type))
+        return partial(_images, is_binary(type.value_type if is_list(type) else type))
     if kept is None or is_text(kept):
         return _texts
     if isinstance(kept, pa.JsonType):

@@ -16,14 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.sources.arrow_types import looks_like_base64
-from pipeline.sources.columns import CONVENTION, NAMES, Columns, Convention
+from pipeline.sources.columns import NAMES, Columns, Convention
 from pipeline.sources.lines import BOM
 from pipeline.sources.records import LONGEST_ROW, BadFile, Indexed, Record
 from pipeline.sources.source import RowIndex, RowRange
 from pipeline.sources.streams import opened
 from schemas.errors import Failure
 
-_CONVENTION: Convention = {**CONVENTION, "id": (NAMES["id"], ("index",))}  # VLMEvalKit's rows have an index
+_CONVENTION = Convention(id=(NAMES["id"], ("index",)))  # VLMEvalKit's rows have an index
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline.storage import filesystem as fs
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+_CODECS = {**COMPRESSED, ".tgz": "gzip"}
 _BUFFER_BYTES = 2**20
 
 
@@ -74,7 +75,7 @@ class Stream(io.RawIOBase):
 
 def codec_of(url: str) -> str | None:
     """Return how a file is compressed by its name: gzip, zstd or not at all."""
-    return next((codec for suffix, codec in COMPRESSED.items() if url.lower().endswith(suffix)), None)
+    return next((codec for suffix, codec in _CODECS.items() if url.lower().endswith(suffix)), None)
 
 
 @contextmanager

@@ -1,0 +1,211 @@
+"""WebDataset: tar files whose members of one name before the first dot are a sample.
+
+A sample's image members are its images, in the archive's order; text members are columns called after their suffix, the
+fields of its `.json` member columns of their own names.
+"""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import IO, Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.sources.columns import NAMES, Columns, Convention
+from pipeline.sources.image_files import IMAGE_SUFFIXES
+from pipeline.sources.records import FAILURE, LONGEST_ROW, LOOKED_AT, BadFile, Indexed, Record, schema_of
+from pipeline.sources.source import RowIndex, RowRange
+from schemas.errors import Failure
+
+KEY, IMAGES = "__key__", "images"
+_CONVENTION = Convention(image=((IMAGES,),), id=((KEY,), NAMES["id"]))
+_MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # its key and its suffix
+_TEXTS = ("txt", "text", "caption", "cls", "json")
+_BUFFER_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class WebDataset:
+    """Shards."""
+
+    name: str = "WebDataset"
+    convention: Convention = _CONVENTION
+
+    def index(self, file: IO[bytes], limit: int | None) -> Indexed:
+        """Find the samples by the headers of their members; the first ones say which columns there are."""
+        offsets: list[int] = []
+        suffixes: dict[str, None] = {}
+        looked_at: list[Record] = []
+        end, last = 0, None
+        with _archive(file) as archive:
+            for key, suffix, member in _members(archive):
+                if key != last:
+                    if len(offsets) == limit:
+                        end = member.offset
+                        break
+                    offsets.append(member.offset)
+                    last = key
+                suffixes[suffix] = None
+                if suffix == "json" and len(offsets) <= LOOKED_AT:
+                    looked_at.append(_fields(_content(archive, member)))
+            else:
+                end = archive.offset
+        lines = np.zeros(len(offsets), np.int64)
+        index = RowIndex(offsets=np.array([*offsets, end], np.int64), lines=lines)
+        return Indexed(index=index, schema=_schema(suffixes, looked_at))
+
+    def records(self, file: IO[bytes], row_range: RowRange, columns: Columns) -> Iterator[Record | Failure]:
+        """Yield the samples of the range, with the members that are used alone."""
+        wanted = _Wanted.of(columns)
+        try:
+            with _archive(_Part(file, row_range.num_bytes)) as archive:
+                for key, own in groupby(_members(archive), key=lambda one: one[0]):
+                    yield _sample(archive, key, own, wanted, row_range)
+        except BadFile as error:
+            raise OSError(str(error)) from None
+
+
+class _Member(tarfile.TarInfo):
+    """A header; one that is damaged is an error, where tarfile would take it for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_Member":
+        """Read the next header."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ in _ENDS:
+                raise
+            raise BadFile(f"the archive is damaged at byte {archive.offset} ({error})") from error
+
+
+_ENDS = ("EOFHeaderError", "EmptyHeaderError")  # which tarfile does not export
+
+
+@dataclass(slots=True)
+class _Part:
+    """Reads so many bytes of a file as if they were all of it."""
+
+    file: IO[bytes]
+    left: int
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, none where the part ends."""
+        data = self.file.read(self.left if size < 0 else min(size, self.left))
+        self.left -= len(data)
+        return data
+
+
+@contextmanager
+def _archive(file: "IO[bytes] | _Part") -> Iterator[tarfile.TarFile]:
+    """Open an archive that is read forwards; raise BadFile where it is none or ends too early."""
+    source = cast(IO[bytes], file)
+    try:
+        with tarfile.open(fileobj=source, mode="r|", bufsize=_BUFFER_BYTES, tarinfo=_Member) as archive:
+            yield archive
+    except tarfile.TarError as error:
+        raise BadFile(f"the archive ends too early or is damaged: {error}") from error
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Yield the key, the suffix and the header of every member that belongs to a sample."""
+    while (member := archive.next()) is not None:
+        archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header that it has read
+        if (named := _named(member)) is not None:
+            yield *named, member
+
+
+def _named(member: tarfile.TarInfo) -> tuple[str, str] | None:
+    """Return the key and the suffix of a member that belongs to a sample."""
+    found = _MEMBER.fullmatch(member.name.removeprefix("./")) if member.isfile() else None
+    return (found[1], found[2].lower()) if found else None
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    opened = archive.extractfile(member)
+    assert opened is not None  # it is a file
+    data = opened.read()
+    if len(data) < member.size:
+        raise BadFile(f"the archive ends in {member.name}, of which {len(data)} of {member.size} bytes are there")
+    return data
+
+
+def _fields(data: bytes) -> Record:
+    """Return the fields of a `.json` member, none where it is no object: its row will say so."""
+    try:
+        value = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _is_image(suffix: str) -> bool:
+    return f".{suffix}".endswith(IMAGE_SUFFIXES)
+
+
+def _is_text(suffix: str) -> bool:
+    return suffix.rsplit(".", 1)[-1] in _TEXTS
+
+
+def _schema(suffixes: dict[str, None], looked_at: list[Record]) -> pa.Schema:
+    """Return the columns: key, images, members by suffix, fields of JSON of which no member has the name."""
+    columns = {KEY: pa.string(), IMAGES: pa.list_(pa.large_binary())}
+    columns |= {suffix: pa.string() if _is_text(suffix) else pa.large_binary() for suffix in suffixes}
+    fields = schema_of(looked_at)
+    return pa.schema([*columns.items(), *((one.name, one.type) for one in fields if one.name not in columns)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """Which members of a sample are read."""
+
+    names: frozenset[str]
+    fields: bool  # of its JSON
+
+    @staticmethod
+    def of(columns: Columns) -> "_Wanted":
+        """Return what these columns need."""
+        names = frozenset(columns.used())
+        return _Wanted(names=names, fields=bool(names - {KEY, IMAGES}) or bool(columns.missed))
+
+    def __contains__(self, suffix: str) -> bool:
+        return (
+            suffix in self.names or (suffix == "json" and self.fields) or (IMAGES in self.names and _is_image(suffix))
+        )
+
+
+def _sample(
+    archive: tarfile.TarFile,
+    key: str,
+    members: Iterator[tuple[str, str, tarfile.TarInfo]],
+    wanted: _Wanted,
+    row_range: RowRange,
+) -> Record:
+    where = f"sample {key!r} of {row_range.url}"
+    found: dict[str, Any] = {}
+    images: list[bytes] = []
+    size = 0
+    for _, suffix, member in members:
+        if suffix in found:
+            return _failed(key, "DuplicateMember", f"{where} has two members .{suffix}")
+        size += member.size if suffix in wanted else 0
+        if size > LONGEST_ROW:
+            return _failed(key, "TooLarge", f"{where} must have at most {LONGEST_ROW:,} bytes, it has more")
+        found[suffix] = _content(archive, member) if suffix in wanted else b""
+        if _is_image(suffix):
+            images.append(found[suffix])
+    fields: Record = {}
+    if "json" in found and wanted.fields:
+        fields = _fields(found["json"])
+        if not fields and found["json"].strip() not in (b"{}", b""):
+            return _failed(key, "InvalidJson", f"the .json member of {where} must be a JSON object in UTF-8")
+    return {**fields, **found, KEY: key, IMAGES: images or None}
+
+
+def _failed(key: str, type: str, message: str) -> Record:
+    return {KEY: key, FAILURE: Failure(stage="read", type=type, message=message)}
