@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.checkpoint import Pin
 from pipeline.exports.rows import Run
-from pipeline.preprocess.conversation import images_in_places, parse_messages
+from pipeline.preprocess.conversation import images_in_order, parse_messages
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.page_renderer import PageRenderer
 from pipeline.preprocess.pdf import PdfPage
@@ -107,7 +107,7 @@ def images_of(request: Request) -> tuple[ImageRef, ...]:
     if request.messages is None:
         return request.images
     own = () if request.images == (ImageRef(),) else request.images
-    images = images_in_places(parse_messages(request.messages), own)
+    images = images_in_order(parse_messages(request.messages), own)
     return tuple(replace(image, table=request.table) for image in images)
 
 
