@@ -43,7 +43,7 @@ class Options:
     dtype: Dtype
 
     def settings(self, attention: Attention) -> EngineSettings:
-        """The engine's settings with this attention."""
+        """Return the engine's settings with this attention."""
         return EngineSettings(dtype=self.dtype, device=self.device, attention=attention)
 
 
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(
     loaded: LoadedModel, rows: Sequence[Sample], attention: Attention, options: Options, *, off: float
 ) -> Measured:
-    """The rows' features, as often as there are rounds."""
+    """Encode the rows as often as there are rounds."""
     on_gpu = loaded.device.type == "cuda"
     before = torch.cuda.memory_allocated(loaded.device) if on_gpu else 0
     if on_gpu:
@@ -109,7 +109,7 @@ def measure(
 
 
 def table(measured: Sequence[Measured]) -> list[str]:
-    """A line an attention."""
+    """Write a line an attention."""
     lines = ["attention           images/s  ms/tile  computing GB      off"]
     for one in measured:
         numbers = f"{one.images_per_s:8.1f} {one.ms_a_tile:8.3f} {one.computing_gb:13.2f} {one.off:8.1e}"
@@ -119,7 +119,7 @@ def table(measured: Sequence[Measured]) -> list[str]:
 
 @torch.inference_mode()
 def _features(loaded: LoadedModel, rows: Sequence[Sample], tiles: int) -> Tensor:
-    """The features of all rows, (tokens, width), when they are there."""
+    """Encode all rows, (tokens, width), and wait until the device is done."""
     features = torch.cat(loaded.vision.encode(rows, tiles))
     if features.is_cuda:
         torch.cuda.synchronize(features.device)

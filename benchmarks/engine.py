@@ -73,11 +73,11 @@ class Options:
 
     @property
     def scale(self) -> float:
-        """How much smaller than the real ones images and answers are."""
+        """Return how much smaller than the real ones images and answers are."""
         return TINY_SCALE if self.shape == "tiny" else 1
 
     def settings(self) -> EngineSettings:
-        """The engine's settings, end tokens ignored: answers have the length that the workload forces."""
+        """Return the engine's settings, end tokens ignored: the workload forces the answers' lengths."""
         return EngineSettings(
             dtype=self.dtype,
             device=self.device,
@@ -151,7 +151,7 @@ class Rows:
     options: Options
 
     def prepared(self, num_images: int) -> Iterable[Sample]:
-        """The first rows, as the engine takes them."""
+        """Prepare the first rows, as the engine takes them."""
         return samples(self.pool, make_items(self.workload, num_images, self.options.scale), self.folder)
 
 
@@ -173,7 +173,7 @@ def measure(engine: Engine, rows: Rows, limit: float) -> Result:
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results for people."""
+    """Write the results for people."""
     head = "workload   images/s  answers/s  share  vision s  prefill s  decode s  waiting s  padding  tiles  slots  OOM"
     lines = [head]
     for result in results:
@@ -203,7 +203,7 @@ def _round(engine: Engine, rows: Rows) -> Round:
 
 
 def _profile(engine: Engine, rows: Rows) -> None:
-    """Where the device's time goes: vision and prefill alone, then with a few tokens for as many rows as there are."""
+    """Print where the device's time goes: vision and prefill alone, then with a few tokens for all rows."""
     known = list(rows.prepared(64))
     longest = max(len(sample.prompts[0].token_ids) for sample in known)
     alike = [sample for sample in known if len(sample.prompts[0].token_ids) == longest]

@@ -49,7 +49,7 @@ class Echo:
     """An engine that answers at once."""
 
     def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]:
-        """The same text for every prompt that can be answered."""
+        """Answer every prompt that did not fail with the same text."""
         text = Generation(text=_TEXT, finish_reason="stop", num_generated_tokens=30, mean_logprob=-1.0)
         for sample in samples:
             for prompt in sample.prompts:
@@ -59,7 +59,7 @@ class Echo:
         """Ignore it: nothing is sampled."""
 
     def statistics(self) -> EngineStatistics:
-        """Nothing is counted."""
+        """Return zeros: nothing is counted."""
         return EngineStatistics()
 
 
@@ -188,7 +188,7 @@ def _settings(out: Path, shape: Shape) -> JobSettings:
 
 
 def load_echo(settings: JobSettings) -> Echo:
-    """The engine of this benchmark."""
+    """Return the engine of this benchmark."""
     return Echo()
 
 

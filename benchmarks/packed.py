@@ -13,7 +13,7 @@ _OUTLIER = 6.0  # columns of activations with a value above it are computed in 1
 
 
 def packed(layer: nn.Module, settings: EngineSettings) -> nn.Module:
-    """The layer with its products in the bits that bitsandbytes is asked for, on their device; any other as it is."""
+    """Quantise a layer's products as the settings ask bitsandbytes to, on their device; leave others as they are."""
     if settings.quantize not in ("8bit", "4bit"):
         return layer
     for name, linear in list(layer.named_modules()):

@@ -43,7 +43,7 @@ class Case:
     images: int
 
     def settings(self) -> EngineSettings:
-        """The engine's settings; answers have the length that the workload forces."""
+        """Return the engine's settings; answers have the length that the workload forces."""
         return EngineSettings(
             dtype=self.dtype,
             device=self.device,
@@ -113,7 +113,7 @@ def measure(case: Case) -> Measured:
 
 
 def table(measured: Sequence[dict[str, object]]) -> list[str]:
-    """A line a case; one that failed has its error."""
+    """Write a line a case; one that failed has its error."""
     lines = [
         "shape         cards  weights     GB a card      slots  ready s  images/s  prompt tok/s  answer tok/s  ms/step"
     ]
@@ -132,7 +132,7 @@ def table(measured: Sequence[dict[str, object]]) -> list[str]:
 
 
 def _answer(engine: Engine, rows: Sequence[Sample]) -> float:
-    """Seconds to answer the rows."""
+    """Answer the rows, and return the seconds."""
     began = time.perf_counter()
     for answer in engine.generate(rows):
         assert answer.status == "ok", answer

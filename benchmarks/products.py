@@ -5,7 +5,7 @@
     python -m benchmarks.products --shape tiny --device cpu --tokens 64 128 --seconds 1     a try without a GPU
 
 Each with what a layer does to its result: what is added to the residual, and the gates of the feed-forward.
-A card slows down when it is at its power limit: the products run for `--seconds` first, then in turns, so that all
+A card slows down when it is at its power limit: the products run for `--seconds` first, then alternately, so that all
 sizes see the same state. Median of the rounds. The last line of stdout is one JSON object.
 """
 
@@ -54,7 +54,7 @@ class Layer:
         self._gate = torch.compile(apply_gates, options=DETERMINISTIC) if compiled else apply_gates
 
     def run(self, name: str, x: Tensor, weight: Tensor, total: Tensor) -> None:
-        """One product; `total` is what those are added to that add to the residual."""
+        """Run one product; `total` is the residual that some are added to."""
         if name in ("out", "down"):
             if self._fused is None:
                 total.addmm_(x, weight.t())
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(
     blocks: Sequence[Block], layers: dict[PrefillKernels, Layer], sizes: Sequence[int], seconds: float, rounds: int
 ) -> list[Rate]:
-    """The rates at each number of tokens, after so many seconds of work."""
+    """Measure the rates at each number of tokens, after so many seconds of work."""
     inputs = {(size, name): _input(blocks[0], size, name) for size in sizes for name in NAMES}
     totals = {size: torch.zeros_like(inputs[size, "out"]) for size in sizes}
     keys = [(size, kernels, name) for size in sizes for kernels in layers for name in NAMES]
@@ -106,7 +106,7 @@ def measure(
 
 
 def table(rates: Sequence[Rate]) -> list[str]:
-    """A line a size and kind of kernels."""
+    """Write a line a size and kind of kernels."""
     lines = ["tokens kernels      qkv     out  gate_up    down  together   TFLOP/s"]
     for one in rates:
         lines.append(
@@ -123,7 +123,7 @@ def _rate(blocks: Sequence[Block], tokens: int, kernels: PrefillKernels, took: d
 
 
 def _run(blocks: Sequence[Block], layer: Layer, name: str, x: Tensor, total: Tensor) -> float:
-    """Seconds for the product of every layer, each with its own weights."""
+    """Run the product of every layer, each with its own weights, and return the seconds."""
     wait: Callable[[], None] = torch.cuda.synchronize if x.is_cuda else lambda: None
     total.zero_()
     wait()

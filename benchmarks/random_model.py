@@ -74,7 +74,7 @@ class RandomModel:
     folder: Path
 
     def load(self, settings: EngineSettings) -> LoadedModel:
-        """Random weights on the devices of `settings`; every row of the vocabulary can be drawn."""
+        """Make random weights on the devices of `settings`; every token of the vocabulary can be sampled."""
         check_packages(settings)
         self.config._attn_implementation = settings.attention
         network = build_random(self.config, settings)
@@ -94,7 +94,7 @@ def write_model(name: str, folder: Path) -> RandomModel:
 
 
 def full_config(text: PreTrainedConfig) -> LlavaNextConfig:
-    """The checkpoint's config around its text network's: the vision tower is the same in all."""
+    """Wrap a text network's config in the checkpoint's: the vision tower is the same in all."""
     vision = CLIPVisionConfig(
         hidden_size=1024,
         intermediate_size=4096,
@@ -114,7 +114,7 @@ def full_config(text: PreTrainedConfig) -> LlavaNextConfig:
 
 
 def build_random(config: LlavaNextConfig, settings: EngineSettings) -> LlavaNextForConditionalGeneration:
-    """A network whose weights are drawn where they stay, layer after layer on the devices of `settings`."""
+    """Build a network with random weights, layer after layer on the devices of `settings`."""
     text = config.get_text_config()
     parts = partition(text.num_hidden_layers, devices_of(settings))
     torch.manual_seed(0)
@@ -140,7 +140,7 @@ def build_random(config: LlavaNextConfig, settings: EngineSettings) -> LlavaNext
 
 @contextmanager
 def _drawing(device: torch.device, settings: EngineSettings) -> Iterator[None]:
-    """What is made in here is made on the device, in the type of `settings`."""
+    """Make everything on the device, in the type of `settings`, while the block runs."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, settings.dtype))
     try:
@@ -151,7 +151,7 @@ def _drawing(device: torch.device, settings: EngineSettings) -> Iterator[None]:
 
 
 def _with_one_layer(config: LlavaNextConfig) -> LlavaNextForConditionalGeneration:
-    """The network, cut to its first layer of text; its config says what the whole one's does."""
+    """Build the network, cut to its first layer of text; its config says what the whole one's does."""
     text: Any = config.get_text_config()
     layers, text.num_hidden_layers = text.num_hidden_layers, 1
     try:

@@ -16,7 +16,7 @@ SCALE = PixelScale(factor=1 / 255, mean=(0.48145466, 0.4578275, 0.40821073), std
 
 
 def transformers_rate(loaded: LoadedModel, samples: Sequence[Sample]) -> float:
-    """Images per second; a batch goes on until its longest answer ends, every sample's first prompt is answered."""
+    """Measure images per second; a batch runs until its longest answer ends, for every sample's first prompt."""
     began = time.perf_counter()
     for i in range(0, len(samples), BATCH):
         _generate(loaded, samples[i : i + BATCH])

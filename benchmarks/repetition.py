@@ -1,4 +1,4 @@
-"""What is cut as repetition: print that repeats and comes to an end, and circles that do not, at several rooms.
+"""What is cut as repetition: print that repeats and comes to an end, and cycles that do not, at several rooms.
 
     python -m benchmarks.repetition
 
@@ -44,7 +44,7 @@ CIRCLES = {
 
 
 def write(text: str, room: int, *, end: bool) -> Generation:
-    """The answer of a model that writes this text, as far as it is let."""
+    """Return the answer of a model that writes this text, as far as it is let."""
     tokenizer = byte_tokenizer()
     model: Any = SimpleNamespace(tokenizer=tokenizer, stop_ids=(EOS,))
     prompt = Prompt(id="p", text="?", token_ids=np.ones(1, np.int32), max_new_tokens=room)
@@ -55,7 +55,7 @@ def write(text: str, room: int, *, end: bool) -> Generation:
 
 
 def kept(text: str, room: int) -> str:
-    """What becomes of print in a room."""
+    """Tell what becomes of print in a room."""
     if len(text.encode()) >= room:
         return "no room"
     return "kept" if write(text, room, end=True).text == text else "cut"

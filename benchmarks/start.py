@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def write_checkpoint(shape: str, folder: Path, device: str) -> None:
-    """A whole checkpoint with random weights in bfloat16."""
+    """Write a whole checkpoint with random weights in bfloat16."""
     from benchmarks.random_model import build_random, write_model
     from schemas.engine import EngineSettings
 
@@ -49,7 +49,7 @@ def write_checkpoint(shape: str, folder: Path, device: str) -> None:
 
 
 def read_rate(folder: Path) -> float:
-    """GB a second at which the weights' files are read by themselves."""
+    """Read the weights' files by themselves, and return GB a second."""
     began, num_bytes = time.perf_counter(), 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb", buffering=0) as file:
@@ -59,7 +59,7 @@ def read_rate(folder: Path) -> float:
 
 
 def start(folder: Path, device: str) -> dict[str, float]:
-    """Seconds of each step, and of all together."""
+    """Measure the seconds of each step, and of all together."""
     moments = [time.perf_counter()]
     from benchmarks.workload import make_items, prepared
     from pipeline.engine.engine import Engine

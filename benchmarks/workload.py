@@ -35,7 +35,7 @@ class Item:
 
 
 def make_items(workload: str, num_images: int, scale: float = 1.0) -> list[Item]:
-    """The rows of a workload; `scale` shrinks images and answers for a try on a small machine."""
+    """Make the rows of a workload; `scale` shrinks images and answers for a try on a small machine."""
     rng = np.random.default_rng(0)
     sizes = [SIZES[i] for i in rng.integers(0, len(SIZES), num_images)]
     lengths = np.maximum(1, _lengths(workload, num_images, rng) * scale).astype(int).tolist()
@@ -47,12 +47,12 @@ def make_items(workload: str, num_images: int, scale: float = 1.0) -> list[Item]
 
 
 def workers(num: int) -> ProcessPoolExecutor:
-    """Processes for `samples`."""
+    """Start processes for `samples`."""
     return ProcessPoolExecutor(num, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
 
 
 def samples(pool: ProcessPoolExecutor, items: list[Item], folder: str) -> Iterator[Sample]:
-    """The rows made ready by the pool, in order, from their encoded bytes on."""
+    """Preprocess rows in the pool, in order, from their encoded bytes on."""
     return pool.map(functools.partial(prepared, folder), items, chunksize=4)
 
 
@@ -67,7 +67,7 @@ def _lengths(workload: str, num: int, rng: np.random.Generator) -> np.ndarray[tu
 
 
 def _photo(size: Size, rng: np.random.Generator) -> bytes:
-    """A JPEG with large soft shapes and fine noise, as photographs have both."""
+    """Make a JPEG with large soft shapes and fine noise, as photographs have both."""
     soft = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).resize((size.width, size.height))
     noise = rng.normal(0, 12, (size.height, size.width, 3))
     pixels = np.clip(np.asarray(soft, np.float64) + noise, 0, 255).astype(np.uint8)
@@ -83,7 +83,7 @@ def _preprocessor(folder: str) -> Preprocessor:
 
 
 def prepared(folder: str, item: Item) -> Sample:
-    """One row as the engine takes it."""
+    """Preprocess one row as the engine takes it."""
     preprocessor = _preprocessor(folder)
     images = preprocessor.load_images([item.image])
     prompts = [preprocessor.build_prompt(f"p{i}", text, images) for i, text in enumerate(item.texts)]

@@ -16,6 +16,7 @@ Record = TypeVar("Record", bound=BaseModel)
 
 # Settings that a retry may have instead of its run's: none that says which rows there are or what model answers.
 RETRIED = tuple(name for name, kind in KINDS.items() if kind.on_retry)
+_ALIASES = {"capacity": "--max-model-len"}  # names that people know from vLLM
 _GROUPS = {heading: Group.create_ordered(heading) for heading in ("Rows", *HEADINGS, "This call")}
 
 
@@ -44,7 +45,8 @@ def with_options(model: type[Record], names: tuple[str, ...]) -> type[Record]:
 
 
 def _parameter(name: str, default: object) -> Parameter:
-    return Parameter(group=under(KINDS[name].heading), show_default=default not in (None, ()) and default is not False)
+    shown = default not in (None, ()) and default is not False
+    return Parameter(group=under(KINDS[name].heading), show_default=shown, alias=_ALIASES.get(name))
 
 
 def checked(settings: Settings, model: type[Settings]) -> Settings:

@@ -14,9 +14,12 @@ from schemas.errors import Failure
 from schemas.sample import Prompt, Sample
 
 
-def admit(sample: Sample, model: LoadedModel, sampling: Sampling, shapes: Shapes) -> list[Sequence]:
+def admit(sample: Sample, model: LoadedModel, sampling: Sampling, shapes: Shapes, caller: int = 0) -> list[Sequence]:
     """Make a sequence of every prompt. One that failed before, or that no slot can hold, has failed already."""
-    return [_admit(sample, prompt, model, sampling, shapes) for prompt in sample.prompts]
+    sequences = [_admit(sample, prompt, model, sampling, shapes) for prompt in sample.prompts]
+    for sequence in sequences:
+        sequence.caller = caller
+    return sequences
 
 
 def group(sequences: list[Sequence], image_token_id: int, shapes: Shapes) -> list[PrefillGroup]:

@@ -50,7 +50,7 @@ class Engine:
         caller, unanswered = self._enter(), deque[Sequence]()
         try:
             for sample in samples:
-                unanswered.extend(self._submit(sample))
+                unanswered.extend(self._submit(sample, caller))
                 while len(unanswered) >= self._settings.look_ahead:
                     yield self._next_answer(caller, unanswered)
             caller.reading = False
@@ -116,10 +116,10 @@ class Engine:
         with self._lock:
             return self._loop.enter()
 
-    def _submit(self, sample: Sample) -> list[Sequence]:
+    def _submit(self, sample: Sample, caller: Caller) -> list[Sequence]:
         with self._lock:
             self._loop.check()
-            sequences = admit(sample, self._model, self._settings.sampling, self.shapes)
+            sequences = admit(sample, self._model, self._settings.sampling, self.shapes, caller.number)
             self._loop.add(group(sequences, self._model.image_token_id, self.shapes))
         return sequences
 

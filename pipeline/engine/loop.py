@@ -1,5 +1,6 @@
 """The thread that steps the scheduler, for any number of callers at once."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from pipeline.engine.sequence import Sequence
 class Caller:
     """Somebody who waits for answers; `reading` as long as more of its samples may come before it waits."""
 
+    number: int  # in the order in which callers came
     reading: bool = True
 
 
@@ -33,6 +35,7 @@ class Loop:
         self.waiting_s = 0.0  # callers there, and nothing to do until they hand in more
         self._changed = threading.Condition()  # guards all that follows
         self._callers: set[Caller] = set()
+        self._numbers = itertools.count()
         self._added: list[PrefillGroup] = []
         self._aborted: list[Sequence] = []
         self._thread: threading.Thread | None = None
@@ -42,7 +45,7 @@ class Loop:
         """Take in a caller, and start the thread for the first one."""
         with self._changed:
             self.check()
-            caller = Caller()
+            caller = Caller(number=next(self._numbers))
             self._callers.add(caller)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="engine", daemon=True)

@@ -44,6 +44,11 @@ class PrefillGroup:
         return any(sequence.status is Status.WAITING for sequence in self.sequences)
 
     @property
+    def caller(self) -> int:
+        """Return who waits for it, in the order in which callers came."""
+        return self.sequences[0].caller
+
+    @property
     def num_pages(self) -> int:
         """Count the pages of the cache that its sequences need together."""
         return sum(num_pages(sequence.max_tokens) for sequence in self.sequences)

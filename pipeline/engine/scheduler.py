@@ -98,7 +98,7 @@ class Scheduler:
                 self._encode_fewer(groups, shortage)
             self._waiting.move_encoded()
 
-    def _encode_fewer(self, groups: Collection[PrefillGroup], shortage: OutOfMemory) -> None:
+    def _encode_fewer(self, groups: list[PrefillGroup], shortage: OutOfMemory) -> None:
         """Encode one group's images at a time from now on; those that do not fit alone fail."""
         if len(groups) > 1:
             self._waiting.tiles_per_call = 1
@@ -106,7 +106,7 @@ class Scheduler:
         self._fail(groups, shortage)
         self._waiting.drop_done()
 
-    def _prefill(self, groups: Collection[PrefillGroup]) -> list[InFlight]:
+    def _prefill(self, groups: list[PrefillGroup]) -> list[InFlight]:
         sequences = [sequence for group in groups for sequence in group.sequences]
         for sequence in sequences:
             sequence.allocation = self._allocator.allocate(sequence.max_tokens)
@@ -122,9 +122,9 @@ class Scheduler:
             self._running[sequence.allocation.slot] = sequence
         return [launched]
 
-    def _prefill_fewer(self, groups: Collection[PrefillGroup], shortage: OutOfMemory) -> None:
+    def _prefill_fewer(self, groups: list[PrefillGroup], shortage: OutOfMemory) -> None:
         """Make prefills half as large from now on; a group that does not fit alone fails."""
-        if not self._waiting.shrink(tuple(groups)):
+        if not self._waiting.shrink(groups):
             self._fail(groups, shortage)
 
     def _decode(self) -> list[InFlight]:
@@ -152,7 +152,7 @@ class Scheduler:
             else:
                 self._finish(sequence, Status.FINISHED)
 
-    def _fail(self, groups: Iterable[PrefillGroup], shortage: OutOfMemory) -> None:
+    def _fail(self, groups: list[PrefillGroup], shortage: OutOfMemory) -> None:
         for sequence in (sequence for group in groups for sequence in group.sequences):
             if sequence.completion.end_retry():  # the answer of its first attempt stands
                 self._finish(sequence, Status.FINISHED)

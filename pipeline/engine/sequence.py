@@ -33,6 +33,7 @@ class Sequence:
         assert (completion is None) == (failure is not None)
         self.sample, self.prompt, self.failure = sample, prompt, failure
         self.status = Status.WAITING if failure is None else Status.FAILED
+        self.caller = 0  # who waits for it, in the order in which callers came
         self._completion = completion
         self._allocation: Allocation | None = None
 

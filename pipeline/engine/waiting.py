@@ -2,13 +2,15 @@
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from pipeline.engine.prefill_group import PrefillGroup
 
 
 class WaitingQueue:
-    """Groups in the order they came.
+    """Groups in the order they came, those of a caller who came earlier before those of a later one.
+
+    Callers whose samples come at the same time are so answered one after the other, the first as early as can be.
 
     A prefill has `num_padded_tokens` whatever is in it, and a group as many as follow from its own tokens: what else
     waits decides only when a group runs, never how.
@@ -40,9 +42,10 @@ class WaitingQueue:
         return any(not group.sequences[0].completion.is_retry for queue in queues for group in queue)
 
     def add(self, groups: Iterable[PrefillGroup]) -> None:
-        """Put groups at the end."""
+        """Put groups behind all others of their callers, and of those that came earlier."""
         for group in groups:
             (self._to_encode if group.images.num_tiles else self._ready).append(group)
+        self._to_encode, self._ready = _by_caller(self._to_encode), _by_caller(self._ready)
 
     def next_to_encode(self, num_prefills: int, *, short: bool) -> list[PrefillGroup]:
         """Choose the groups whose images make the tower's next call, one group for images that several share.
@@ -65,7 +68,8 @@ class WaitingQueue:
 
     def move_encoded(self) -> None:
         """Move the groups whose images are encoded to those that are ready."""
-        self._ready += (group for group in self._to_encode if not group.images.num_tiles)
+        encoded = (group for group in self._to_encode if not group.images.num_tiles)
+        self._ready = _by_caller([*self._ready, *encoded])
         self._to_encode = deque(group for group in self._to_encode if group.images.num_tiles)
 
     def take(self, free_slots: int, free_pages: int = sys.maxsize, *, short: bool) -> list[PrefillGroup] | None:
@@ -87,7 +91,7 @@ class WaitingQueue:
         self._ready = deque(group for group in self._ready if id(group) not in taken)
         return chosen
 
-    def shrink(self, groups: Sequence[PrefillGroup]) -> bool:
+    def shrink(self, groups: list[PrefillGroup]) -> bool:
         """Make all prefills half as large after one that did not fit the memory, and put its groups back to the front.
 
         False where it was a single group that filled it: nothing could be left out.
@@ -122,12 +126,17 @@ class WaitingQueue:
         return chosen
 
 
+def _by_caller(groups: Iterable[PrefillGroup]) -> deque[PrefillGroup]:
+    """Sort groups by who waits for them; of one caller's they stay in their order."""
+    return deque(sorted(groups, key=lambda group: group.caller))
+
+
 def _needs(group: PrefillGroup) -> tuple[int, int]:
     """Count the slots and the pages that a group needs."""
     return len(group.sequences), group.num_pages
 
 
-def best_sum(sizes: Sequence[int], room: int) -> list[int]:
+def best_sum(sizes: list[int], room: int) -> list[int]:
     """Return the indices of the sizes whose sum comes closest to the room without exceeding it, earlier ones first.
 
     Each bit of a number stands for a sum that the sizes so far can have.

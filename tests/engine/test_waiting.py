@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.engine.prefill_group import group_of_one
+from pipeline.engine.prefill_group import PrefillGroup, group_of_one
 from pipeline.engine.repetition import SPAN
 from pipeline.engine.waiting import WaitingQueue, best_sum
 from schemas.engine import Sampling
@@ -52,6 +52,19 @@ def test_a_prefill_has_the_oldest_and_those_that_fill_it() -> None:
     second = queue.take(8, short=True)
     assert second is not None
     assert (names(second), len(queue)) == (["c", "d"], 0)
+
+
+def of_caller(number: int, one: PrefillGroup) -> PrefillGroup:
+    for sequence in one.sequences:
+        sequence.caller = number
+    return one
+
+
+def test_callers_whose_samples_come_at_the_same_time_are_answered_one_after_the_other() -> None:
+    queue = waiting(of_caller(1, group("b0", 8)), of_caller(0, group("a0", 8)), of_caller(1, group("b1", 8)), tokens=16)
+    queue.add([of_caller(0, group("a1", 8, num_tiles=4))])
+    encoded(queue, queue.next_to_encode(9, short=True))
+    assert [names(queue.take(8, short=True) or []) for _ in range(2)] == [["a0", "a1"], ["b0", "b1"]]
 
 
 def test_a_group_larger_than_a_prefill_runs_alone() -> None:

@@ -1,4 +1,4 @@
-"""ModeLock: nobody draws in a way that another has asked for, and the way changes as seldom as can be."""
+"""ModeLock: nobody samples in a way that another has asked for, and the way changes as seldom as can be."""
 
 import threading
 import time
@@ -19,51 +19,51 @@ class Dial:
         self.now = GREEDY
         self.changes = 0
 
-    def turn(self, sampling: Sampling) -> None:
+    def set(self, sampling: Sampling) -> None:
         self.now = sampling
         self.changes += 1
 
 
-def test_whoever_has_a_turn_draws_as_asked_whatever_others_want() -> None:
+def test_whoever_holds_the_lock_samples_as_asked_whatever_others_want() -> None:
     dial = Dial()
-    turns = ModeLock(GREEDY, dial.turn)
+    lock = ModeLock(GREEDY, dial.set)
 
-    def draw(number: int) -> bool:
+    def sample(number: int) -> bool:
         wanted = HOT if number % 3 == 0 else GREEDY
-        with turns.take(wanted):
+        with lock.take(wanted):
             before = dial.now
             time.sleep(0.001)
             return before == wanted == dial.now
 
     with ThreadPoolExecutor(3) as pool:
-        assert all(pool.map(draw, range(60)))
+        assert all(pool.map(sample, range(60)))
     assert 0 < dial.changes <= 60
 
 
 def test_those_who_want_the_same_work_at_the_same_time() -> None:
-    turns, met = ModeLock(GREEDY, Dial().turn), threading.Barrier(3)
+    lock, met = ModeLock(GREEDY, Dial().set), threading.Barrier(3)
 
-    def draw(_: int) -> None:
-        with turns.take(GREEDY):
+    def sample(_: int) -> None:
+        with lock.take(GREEDY):
             met.wait(timeout=10)
 
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(draw, range(3)))
+        list(pool.map(sample, range(3)))
 
 
 def test_units_in_order_cost_one_change_a_kind() -> None:
     dial = Dial()
-    turns = ModeLock(GREEDY, dial.turn)
+    lock = ModeLock(GREEDY, dial.set)
     for sampling in [GREEDY] * 5 + [HOT] * 5:
-        with turns.take(sampling):
+        with lock.take(sampling):
             assert dial.now == sampling
     assert dial.changes == 1
 
 
 def test_a_turn_that_ends_with_an_error_is_over() -> None:
     dial = Dial()
-    turns = ModeLock(GREEDY, dial.turn)
-    with pytest.raises(KeyError), turns.take(GREEDY):
+    lock = ModeLock(GREEDY, dial.set)
+    with pytest.raises(KeyError), lock.take(GREEDY):
         raise KeyError
-    with turns.take(HOT):
+    with lock.take(HOT):
         assert dial.now == HOT

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.engine.batch import make_batch
 from pipeline.engine.engine import Engine
+from pipeline.engine.kernels.device import Streams
 from pipeline.engine.kernels.layout import QueryBlocks, layout
 from pipeline.engine.kernels.torch_attention import attend_together, cached, paged
 from pipeline.engine.network.decoder import Decoder
@@ -62,6 +63,7 @@ def pretend(module: nn.Module, device: torch.device) -> None:
 def pretended(decoder: Decoder, devices: list[torch.device]) -> Decoder:
     """The decoder as it would be over devices that this machine lacks."""
     decoder.parts = partition(decoder.shape.layers, devices)
+    decoder._streams = [Streams(device) for device in devices]
     for part in decoder.parts:
         for layer in part.layers:
             pretend(decoder.blocks[layer], part.device)
