@@ -1,4 +1,4 @@
-"""What each choice of `--attention` costs: the vision tower alone, on random weights of the published shape.
+"""Measure each choice of `--attention`: the vision tower alone, on random weights of the published shape.
 
     python -m benchmarks.attention                                    all three, as the engine runs the tower
     python -m benchmarks.attention --shape tiny --device cpu --tiles 4 --images 8       a try without a GPU
@@ -49,7 +49,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What an attention came to; of one that this machine has not, `error` says what is missing."""
+    """Result of an attention; of one that this machine has not, `error` says what is missing."""
 
     attention: Attention
     error: str | None = None

@@ -56,7 +56,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a case came to."""
+    """Result of a case."""
 
     case: Case
     weights_gb: list[float]  # of each card, the vision tower included; empty without one

@@ -47,7 +47,7 @@ class Rate:
 
 
 class Layer:
-    """What is timed of a layer, with these kernels, over (tokens, in) of each product."""
+    """Runs the products of a layer that are timed, with these kernels, over (tokens, in) of each."""
 
     def __init__(self, kernels: PrefillKernels, *, compiled: bool) -> None:
         self._fused: Fused | None = fused_kernels(kernels)

@@ -1,4 +1,4 @@
-"""What is cut as repetition: print that repeats and comes to an end, and cycles that do not, at several rooms.
+"""Show what is cut as repetition: print that repeats and comes to an end, and cycles that do not, at several rooms.
 
     python -m benchmarks.repetition
 

@@ -1,4 +1,4 @@
-"""What comes into the engine: a sample's prompts as sequences, checked, and grouped by what they share."""
+"""Admission: a sample's prompts become sequences, checked, and grouped by what they share."""
 
 from dataclasses import replace
 

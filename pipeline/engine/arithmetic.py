@@ -1,4 +1,4 @@
-"""How many floating-point operations a network's work takes, and how many its device could do."""
+"""Floating-point operations: count those of a network's work, and measure those that its device could do."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What one prefill runs: prompts, or the parts of them that several share, side by side and padded to one length."""
+"""The batch of one prefill: prompts, or the parts of them that several share, side by side and padded to one length."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

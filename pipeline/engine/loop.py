@@ -120,7 +120,8 @@ class Loop:
                 self._changed.wait()
             if self._callers:
                 self.waiting_s += time.perf_counter() - since
-            self._scheduler.add(self._added)
+            if self._added:
+                self._scheduler.add(self._added)
             if self._aborted:
                 self._scheduler.abort(self._aborted)
             self._added, self._aborted = [], []

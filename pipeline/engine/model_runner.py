@@ -1,4 +1,4 @@
-"""What runs on the device: image encoding, prefills and decode steps, over one key-value cache."""
+"""Run the model on the device: image encoding, prefills and decode steps, over one key-value cache."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ _WIDTH_STEP = 16  # float32 numbers in 64 bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingState:
-    """What the sampler must know of each row, on the device; sampling updates `seen` in place."""
+    """Numbers that the sampler needs of each row, on the device; sampling updates `seen` in place."""
 
     seeds: Tensor  # (rows,) int64
     steps: Tensor  # (rows,) int64: tokens sampled so far

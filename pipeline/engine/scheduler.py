@@ -1,4 +1,4 @@
-"""Which sequences run when: a prefill as soon as slots and pages are free, else one more token in every slot."""
+"""Schedule sequences: a prefill as soon as slots and pages are free, else one more token in every slot."""
 
 from collections import deque
 from collections.abc import Collection, Iterable

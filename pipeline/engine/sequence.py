@@ -13,7 +13,7 @@ from schemas.sample import Prompt, Sample
 
 
 class Status(Enum):
-    """Where a sequence is on its way; only the engine's thread moves it on."""
+    """Status of a sequence; only the engine's thread changes it once the sequence is added."""
 
     WAITING = "waiting"  # for its image features and a prefill; so does a retry
     RUNNING = "running"  # it has a slot and pages

@@ -1,4 +1,4 @@
-"""What each slot of the decode batch carries from step to step, on the device."""
+"""The slots of the decode batch: what each carries from step to step, on the device."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What the engine counts while it runs, and the record that is made of it."""
+"""Counters of the engine, and the record that is made of them."""
 
 from dataclasses import asdict, dataclass
 
@@ -8,7 +8,7 @@ from schemas.engine import EngineStatistics
 
 @dataclass(slots=True, kw_only=True)
 class Counters:
-    """What scheduler and runner count: the counts of EngineStatistics, and two more that its operations follow from."""
+    """Counts of scheduler and runner: those of EngineStatistics, and two more that its operations follow from."""
 
     num_rows: int = 0
     num_images: int = 0

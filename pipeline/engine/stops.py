@@ -12,7 +12,7 @@ _NEVER = b"\xff"  # is in no text: the bytes of an id without a token
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopPosition:
-    """Where a stop string begins: `num_bytes` into the bytes of a token; a negative `token` is before the answer."""
+    """The start of a stop string: `num_bytes` into the bytes of a token; a negative `token` is before the answer."""
 
     token: int
     num_bytes: int

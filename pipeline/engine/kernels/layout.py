@@ -1,4 +1,4 @@
-"""Where the tokens of a batch are: in their prompts, in the batch and in the cache."""
+"""Indices of a batch's tokens: in their prompts, in the batch and in the cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class QueryBlocks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:
-    """Which tokens' keys and values are written to which entries of the cache; both are (moves,)."""
+    """Writes to the cache: the keys and values of which tokens go to which entries; both are (moves,)."""
 
     sources: Tensor  # indices in the batch
     targets: Tensor  # indices in the cache

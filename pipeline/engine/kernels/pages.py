@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """What a running sequence holds: its slot, and the pages of its keys and values in the order of its tokens."""
+    """A running sequence's slot, and the pages of its keys and values in the order of its tokens."""
 
     slot: int
     pages: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Which patches' features replace an image's tokens, and in which order: integers in, integers out."""
+"""Index the patches whose features replace an image's tokens, in their order: integers in, integers out."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""How much memory a model needs on each of its cards, from its config alone: known before anything is loaded."""
+"""Estimate the memory that a model needs on each card, from its config alone, before anything is loaded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ _PACKED_BYTES = {"fp8": 1.001, "8bit": 1.001, "4bit": 0.5 + 4 / 64}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What a model needs, in bytes. Those of a card are the fullest one's."""
+    """Bytes that a model needs. Those of a card are the fullest one's."""
 
     weights: int  # of all cards
     weights_a_card: int

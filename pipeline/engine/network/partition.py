@@ -1,4 +1,4 @@
-"""Which device each part of a network is on: layers in order, in equal shares."""
+"""Partition a network over devices: layers in order, in equal shares."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
