@@ -43,7 +43,7 @@ def test_answers_over_two_cards_in_float32_are_those_of_transformers(folder, ker
     ("shape", "dtype", "sampling"),
     [
         pytest.param(SHAPE, "float32", Sampling(), id="float32"),
-        pytest.param(SHAPE, "bfloat16", Sampling(temperature=0.8, top_p=0.9, seed=3), id="drawn"),
+        pytest.param(SHAPE, "bfloat16", Sampling(temperature=0.8, top_p=0.9, seed=3), id="sampled"),
         pytest.param(QWEN2, "bfloat16", Sampling(), id="qwen2"),
     ],
 )

@@ -224,7 +224,7 @@ def test_watching_for_repetition_changes_no_answer_without_any(oracle) -> None:
     )
 
 
-def test_a_token_that_is_read_late_belongs_to_the_try_it_was_drawn_for(oracle) -> None:
+def test_a_token_that_is_read_late_belongs_to_the_attempt_it_was_sampled_for(oracle) -> None:
     shapes = resolve_shapes(oracle.model, SETTINGS)
     samples = [oracle.sample(question) for question in questions()]
     runner = ModelRunner(oracle.model, LOOPING, shapes)

@@ -1,4 +1,4 @@
-"""Tokens drawn at random follow from the row's own seed, within the temperature, top-k and top-p of the job."""
+"""Tokens sampled at random follow from the row's own seed, within the temperature, top-k and top-p of the job."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def test_another_seed_gives_another_answer(oracle):
     assert all(one[q.id] != other[q.id] for q in questions)
 
 
-def test_the_prompts_of_one_sample_draw_for_themselves(oracle):
+def test_the_prompts_of_one_sample_are_sampled_by_themselves(oracle):
     question = Question(id="a", images=(picture((100, 80)),), texts=("What?", "What?"))
     first, second = oracle.engine(temperature=1.0).generate([oracle.sample(question)])
     assert first.text != second.text
@@ -61,11 +61,11 @@ def test_a_temperature_near_zero_is_greedy(oracle, temperature):
         pytest.param({}, {1}, id="greedy"),
     ],
 )
-def test_only_allowed_tokens_are_drawn(settings, tokens):
+def test_only_allowed_tokens_are_sampled(settings, tokens):
     assert allowed(np.log([0.1, 0.5, 0.11, 0.29]).tolist(), **settings) == tokens
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely():
+def test_tokens_are_sampled_as_often_as_they_are_likely():
     share = torch.tensor([0.1, 0.5, 0.0, 0.4])
     noise = torch.rand(100_000, generator=torch.Generator().manual_seed(0))
     drawn = pick(share.expand(len(noise), 4), noise).bincount(minlength=4) / len(noise)
@@ -92,7 +92,7 @@ def test_noise_is_that_of_splitmix64():
     assert noise(torch.zeros(3, dtype=torch.int64), torch.arange(3)).tolist() == [(x >> 32) / 2**32 for x in first]
 
 
-def test_rows_of_the_embedding_table_above_the_tokenizer_are_never_drawn(oracle):
+def test_rows_of_the_embedding_table_above_the_tokenizer_are_never_sampled(oracle):
     question = mixed_questions()[0]
     best = oracle.token_ids(question)[0]
     narrow = type(oracle)(replace(oracle.with_text, num_tokens=best), str(oracle.processor.tokenizer.name_or_path))

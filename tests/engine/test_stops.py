@@ -1,4 +1,4 @@
-"""Stop texts are found where transformers' criterion finds them, in every published vocabulary, whatever is drawn."""
+"""Stop texts are found where transformers' criterion finds them, in every published vocabulary, whatever is sampled."""
 
 import functools
 import random
