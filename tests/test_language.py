@@ -1,6 +1,7 @@
 """The language of the code: docstrings begin with a verb or a name, and say the thing at once."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,3 +34,23 @@ def test_no_docstring_begins_with_an_indirect_question(name: str) -> None:
 
 def test_the_folders_that_are_still_to_be_rewritten_are_there() -> None:
     assert [name for name in NOT_YET if not (ROOT / name).is_dir()] == []
+
+
+def names_in(path: Path) -> set[str]:
+    """Functions, classes and methods of a file, the last as `Class.method`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    methods = {
+        f"{node.name}.{one.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for one in node.body
+        if isinstance(one, ast.FunctionDef)
+    }
+    return methods | {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_the_way_of_a_row_names_what_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py):([\w.]+)`", (ROOT / "AGENTS.md").read_text(encoding="utf-8"))
+    assert len(named) >= 10
+    files = [path if (ROOT / path).exists() else f"pipeline/{path}" for path, _ in named]
+    assert [name for path, (_, name) in zip(files, named, strict=True) if name not in names_in(ROOT / path)] == []

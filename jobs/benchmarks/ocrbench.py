@@ -29,7 +29,7 @@ def ask(path: str, prompt: str) -> Iterator[Question]:
 
 
 def judge(question: Question, answer: str) -> Judged:
-    """Score the answer: right where an accepted one is in what was said; lmms-eval's wider rule is counted too."""
+    """Score the answer: right where an accepted one is in it; lmms-eval's wider rule is counted beside it."""
     accepted = question.reference.answers
     if question.reference.kind == _FORMULAS:
         hit = wide = contains_formula(answer, accepted)
