@@ -21,7 +21,7 @@ _SIDECARS = Parameter(group=under("Other"), show_default=False)
 
 
 class Options(BaseModel):
-    """Which rows are exported, and how."""
+    """Choice of rows that are exported, and of their form."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -22,7 +22,7 @@ _NOT_TOLD = ("input", "output", "prompt", "model", "revision")  # have places of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardOptions:
-    """What nobody but the user knows of a dataset."""
+    """Facts of a dataset that nobody but the user knows."""
 
     language: tuple[str, ...] = ()
     license: str | None = None
@@ -30,7 +30,7 @@ class CardOptions:
 
 @dataclass(slots=True, kw_only=True)
 class Counted:
-    """What the chosen answers come to."""
+    """Sums over the chosen answers."""
 
     rows: int = 0
     ends: Counter[str]

@@ -33,7 +33,7 @@ _OPTIONS: dict[str, tuple[Format, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """What an export is told; None is not given. Each option belongs to some of the forms."""
+    """Settings of an export; None is not given. Each option belongs to some of the forms."""
 
     status: Chosen | None = None
     finish_reason: tuple[str, ...] = ()

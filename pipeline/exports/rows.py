@@ -25,7 +25,7 @@ CHOOSING = ("status", "finish_reason", "prompt_id")  # what rows are chosen by
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which answers are exported: by status, by how they ended and by prompt; nothing named takes all."""
+    """Choice of the answers that are exported: by status, by how they ended and by prompt; nothing named takes all."""
 
     status: Chosen = "all"
     finish_reason: tuple[FinishReason, ...] = ()

@@ -26,7 +26,7 @@ _JOINS = re.compile(r"^(?:[\s,:;]|that\b)+")  # between an opening and what the 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SidecarOptions:
-    """How captions become files."""
+    """Settings of how captions become files."""
 
     prefix: str = ""
     suffix: str = ""
@@ -46,7 +46,7 @@ class Sidecar:
 
 @dataclass(slots=True)
 class Written:
-    """How many files were written, and how many that were there are as they were."""
+    """Numbers of files that were written, and of those that were there and are as they were."""
 
     files: int = 0
     left: int = 0

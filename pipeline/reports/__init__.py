@@ -1,1 +1,1 @@
-"""What is made of a complete run for people."""
+"""Reports: what is made of a complete run for people."""

@@ -17,7 +17,7 @@ Difference = list[tuple[str, str]]  # `=`, `-` or `+`, and the words
 
 @dataclass(slots=True, kw_only=True)
 class Compared:
-    """How many answers are the same in both runs, and those of the others that are shown."""
+    """Number of answers that are the same in both runs, and those of the others that are shown."""
 
     other: Run
     rows: int = 0
