@@ -33,9 +33,9 @@ def report(
     from pipeline.reports.report import write_report  # pyarrow and Pillow take a second that help need not wait for
 
     try:
-        place = write_report(out, to, compare, rows)
+        path = write_report(out, to, compare, rows)
     except OSError as error:  # a full disk, a store that is away
         sys.stderr.write(f"error: {printable(redacted(one_line(error)))}\n")
         return 1
-    sys.stdout.write(f"{printable(redacted(place))}\n")
+    sys.stdout.write(f"{printable(redacted(path))}\n")
     return 0

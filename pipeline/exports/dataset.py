@@ -13,7 +13,7 @@ from pipeline.exports.destination import begin_folder, end_folder, put_file, who
 from pipeline.exports.images import Pictures, UnitRows, suffix_of
 from pipeline.exports.names import without_suffix
 from pipeline.exports.rows import Choice, Run
-from pipeline.exports.shards import PLACE, Example, examples_of, shards_of
+from pipeline.exports.shards import INDEX, Example, examples_of, shards_of
 from pipeline.storage import filesystem as fs
 
 IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
@@ -57,7 +57,7 @@ def _schema(run: Run, *, with_images: bool) -> pa.Schema:
 
 def _table(unit: UnitRows, schema: pa.Schema, pictures: Pictures | None) -> pa.Table:
     """Return the rows of a unit; `image` holds the first image of each, where they are wanted."""
-    answers = unit.answers.drop_columns([PLACE])
+    answers = unit.answers.drop_columns([INDEX])
     if pictures is not None and "image" not in answers.column_names:
         images = [_stored(example) for example in examples_of(unit, pictures)]
         answers = answers.add_column(0, IMAGE, pa.array(images, IMAGE.type))

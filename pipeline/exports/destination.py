@@ -1,4 +1,4 @@
-"""Destination: exported files put in place whole, at once, and resumed where a kill has stopped an export.
+"""Destination: exported files written whole, at once, and resumed where a kill has stopped an export.
 
 A file is written under a hidden name beside its own and renamed; in a store it is one object that shows when it is
 complete. The hidden names are always the same, so that what a kill leaves is taken up, or written over, by the same
@@ -28,7 +28,7 @@ Part = Callable[[], Iterable[bytes]]  # what a part of a file is written from
 
 
 def check_destination(destination: str) -> None:
-    """Raise Refused for a DEST that names no place that can be written."""
+    """Raise Refused for a DEST that names nothing that can be written."""
     if not destination.strip():
         raise Refused(f"DEST must not be empty, got {destination!r}: is a variable of the shell unset?")
     if "\0" in destination:
@@ -41,11 +41,11 @@ def check_destination(destination: str) -> None:
 
 def check_apart(folder: str, destination: str) -> None:
     """Raise Refused where DEST is the run folder, or something in it."""
-    places = []
+    folders = []
     for url in (folder, destination):
         path = fs.local_path(url)
-        places.append(fs.absolute(url) if path is None else os.path.realpath(path))
-    if f"{places[1]}/".startswith(f"{places[0]}/"):
+        folders.append(fs.absolute(url) if path is None else os.path.realpath(path))
+    if f"{folders[1]}/".startswith(f"{folders[0]}/"):
         raise Refused(f"DEST must be outside of the run folder {folder}, got {destination}")
 
 
@@ -87,7 +87,7 @@ def exists(destination: str) -> Refused:
 
 @contextlib.contextmanager
 def whole_file(url: str) -> Iterator[IO[bytes]]:
-    """Open a file to write that takes its place at the end of the block, over what was there, and never half."""
+    """Open a file to write that is there at the end of the block, over what was there, and never half."""
     path = fs.local_path(url)
     if path is not None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -110,7 +110,7 @@ def whole_file(url: str) -> Iterator[IO[bytes]]:
 
 
 def put_file(url: str, data: bytes) -> None:
-    """Put a small file in its place, at once and whole."""
+    """Write a small file, at once and whole."""
     if fs.local_path(url) is None:
         fs.write_atomic(url, data)
         return

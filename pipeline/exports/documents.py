@@ -107,14 +107,14 @@ def documents_of(run: Run, choice: Choice) -> Iterator[Document]:
 def joined(document: Document, mark: Callable[[str], str]) -> tuple[str, list[tuple[int, int, int]]]:
     """Return a document's text, and for each page where it begins and ends in it and its number."""
     text, spans = "", []
-    for place, page in enumerate(document.pages, start=1):
+    for number, page in enumerate(document.pages, start=1):
         said = page.row["text"]
         if said is None:
-            said = mark(f"{_title(page, place)} failed: {page.row['error_type']} at {page.row['error_stage']}")
+            said = mark(f"{_title(page, number)} failed: {page.row['error_type']} at {page.row['error_stage']}")
         before = _BETWEEN if text else ""
         start = len(text) + len(before)
         text += before + said.strip("\n")
-        spans.append((start, len(text), page.number or place))
+        spans.append((start, len(text), page.number or number))
     return text, spans
 
 
@@ -157,8 +157,8 @@ def _refuse_same_files(run: Run, choice: Choice) -> None:
         )
 
 
-def _title(page: Page, place: int) -> str:
-    return f"page {page.number or place}" + (f" ({page.name})" if page.name else "")
+def _title(page: Page, number: int) -> str:
+    return f"page {page.number or number}" + (f" ({page.name})" if page.name else "")
 
 
 def _markdown_mark(text: str) -> str:

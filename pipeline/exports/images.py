@@ -101,7 +101,7 @@ def answers_by_unit(run: Run, unit_answers: int) -> Iterator[UnitRows]:
 
 
 def images_of(request: Request) -> tuple[ImageRef, ...]:
-    """Return the row's images, those that its messages name in their places; raises RowError."""
+    """Return the row's images, those that its messages name where they are named; raise RowError."""
     if request.failure is not None:
         raise RowError(request.failure.stage, request.failure.type, request.failure.message)
     if request.messages is None:

@@ -57,21 +57,21 @@ def examples_of(unit: UnitRows, pictures: Pictures | None) -> Iterator[Example]:
     """Yield the chosen answers of a unit, each with its row's image; raises Refused where that is gone."""
     requests = pictures.requests(unit.unit) if pictures else []
     for answer in unit.answers.to_pylist():
-        place = answer.pop(PLACE)
+        index = answer.pop(INDEX)
         if pictures is None:
             yield Example(answer=answer, image=None)
             continue
-        request = requests[place // pictures.num_prompts]
+        request = requests[index // pictures.num_prompts]
         if request.id != str(answer["id"]):
             raise Refused(f"the input must have the rows of the run in its order, {printable(request.id)} is another")
         yield Example(answer=answer, image=_image_of(pictures, request, answer))
 
 
-PLACE = "answer:place"  # of an answer in its unit
+INDEX = "answer:index"  # of an answer in its unit
 
 
 def _with_places(answers: pa.Table, choice: Choice) -> pa.Table:
-    return choice.of(answers.append_column(PLACE, pa.array(range(answers.num_rows), pa.int32())))
+    return choice.of(answers.append_column(INDEX, pa.array(range(answers.num_rows), pa.int32())))
 
 
 def _image_of(pictures: Pictures, request: Request, answer: dict[str, Any]) -> bytes | None:

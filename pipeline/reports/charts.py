@@ -25,7 +25,7 @@ def histogram(title: str, counts: Counts, unit: str) -> str:
 def shares(title: str, counts: Counts) -> str:
     """Return bars over 0 to 1."""
     step = 1 / len(counts)
-    names = [f"{place * step:.2f} to {(place + 1) * step:.2f}" for place in range(len(counts))]
+    names = [f"{index * step:.2f} to {(index + 1) * step:.2f}" for index in range(len(counts))]
     return bars(title, counts.tolist(), names, ("0", "1"))
 
 
@@ -45,9 +45,9 @@ def bars(title: str, values: Sequence[float], names: Sequence[str], ends: tuple[
 
 
 def _bars(values: Sequence[float], names: Sequence[str], most: float, step: float) -> Iterator[str]:
-    for place, (value, name) in enumerate(zip(values, names, strict=True)):
+    for index, (value, name) in enumerate(zip(values, names, strict=True)):
         height = max(1.0 if value else 0.0, value / most * (_HEIGHT - 4))
-        x, y = 1 + place * step, _HEIGHT - height
+        x, y = 1 + index * step, _HEIGHT - height
         width = max(1.0, step - _GAP)
         yield (
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="1.5">'

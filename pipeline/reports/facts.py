@@ -54,8 +54,8 @@ def read_facts(run: Run, most: int) -> Facts:
         )
         failed.add(np.flatnonzero(~ok), start)
         start += table.num_rows
-    for why, places in ((LONGEST, longest), (UNSURE, unsure), (CUT, cut), (FAILED, failed)):
-        facts.interest |= dict.fromkeys(places.positions(), why)
+    for why, picked in ((LONGEST, longest), (UNSURE, unsure), (CUT, cut), (FAILED, failed)):
+        facts.interest |= dict.fromkeys(picked.positions(), why)
     return facts
 
 
@@ -75,7 +75,7 @@ def _evenly(total: int, wanted: int, unit_answers: int) -> Iterator[int]:
     for unit in np.unique(np.linspace(0, units - 1, max(1, wanted // block)).astype(int)).tolist():
         first = unit * unit_answers
         size = min(unit_answers, total - first)
-        yield from (first + place for place in np.unique(np.linspace(0, size - 1, block).astype(int)).tolist())
+        yield from (first + index for index in np.unique(np.linspace(0, size - 1, block).astype(int)).tolist())
 
 
 def _count(facts: Facts, table: pa.Table) -> None:
@@ -121,9 +121,9 @@ class _Top:
         self._heap: list[tuple[float, int]] = []  # the smallest first; of equal ones the later
 
     def add(self, values: npt.NDArray[np.float64], among: npt.NDArray[np.bool_], start: int) -> None:
-        places = np.flatnonzero(among & np.isfinite(values))
-        for place in places[np.argsort(-values[places], kind="stable")][: self._most].tolist():
-            entry = (float(values[place]), -(start + place))
+        picked = np.flatnonzero(among & np.isfinite(values))
+        for index in picked[np.argsort(-values[picked], kind="stable")][: self._most].tolist():
+            entry = (float(values[index]), -(start + index))
             if len(self._heap) < self._most:
                 heapq.heappush(self._heap, entry)
             elif entry > self._heap[0]:
@@ -140,10 +140,10 @@ class _Thinned:
         self._most, self._step, self._seen = most, 1, 0
         self._kept: list[int] = []
 
-    def add(self, places: npt.NDArray[np.int64], start: int) -> None:
-        for place in places.tolist():
+    def add(self, picked: npt.NDArray[np.int64], start: int) -> None:
+        for index in picked.tolist():
             if self._seen % self._step == 0:
-                self._kept.append(start + place)
+                self._kept.append(start + index)
             self._seen += 1
             if len(self._kept) > self._most:
                 self._kept, self._step = self._kept[::2], 2 * self._step

@@ -39,15 +39,15 @@ def write_report(
     """Write the page of a complete run, over one that is there; return where it is."""
     if not 1 <= rows <= MOST_ROWS:
         raise Refused(f"--rows must be from 1 to {MOST_ROWS}, got {rows}")
-    place = fs.join(folder, "report.html") if destination is None else destination
-    check_destination(place)
-    path = fs.local_path(place)
-    if path is not None and fs.exists(place) and not _is_page(place):
-        raise Refused(f"--to must be a new file or a page that a report was, {place} is something else")
+    target = fs.join(folder, "report.html") if destination is None else destination
+    check_destination(target)
+    path = fs.local_path(target)
+    if path is not None and fs.exists(target) and not _is_page(target):
+        raise Refused(f"--to must be a new file or a page that a report was, {target} is something else")
     run = open_run(folder)
     other = None if compared is None else compare(run, open_run(compared), rows)
-    put_file(place, report(run, rows, other).encode("utf-8", "replace"))
-    return fs.absolute(place)
+    put_file(target, report(run, rows, other).encode("utf-8", "replace"))
+    return fs.absolute(target)
 
 
 def report(run: Run, rows: int = MOST_ROWS, other: Compared | None = None) -> str:
@@ -87,12 +87,12 @@ def _answers(run: Run, chosen: dict[int, str]) -> Iterator[tuple[int, dict[str, 
     wanted = iter(sorted(chosen))
     position, start = next(wanted, -1), 0
     for table in run.batches(columns=_COLUMNS):
-        places = []
+        positions = []
         while 0 <= position < start + table.num_rows:
-            places.append(position)
+            positions.append(position)
             position = next(wanted, -1)
-        picked = table.take([place - start for place in places]).to_pylist() if places else []
-        yield from ((place, row, chosen[place]) for place, row in zip(places, picked, strict=True))
+        picked = table.take([position - start for position in positions]).to_pylist() if positions else []
+        yield from ((position, row, chosen[position]) for position, row in zip(positions, picked, strict=True))
         start += table.num_rows
 
 
