@@ -17,7 +17,7 @@ Record = TypeVar("Record", bound=BaseModel)
 # Settings that a retry may have instead of its run's: none that says which rows there are or what model answers.
 RETRIED = tuple(name for name, kind in KINDS.items() if kind.on_retry)
 _ALIASES = {"capacity": "--max-model-len"}  # names that people know from vLLM
-_GROUPS = {heading: Group.create_ordered(heading) for heading in ("Rows", *HEADINGS, "This call")}
+_GROUPS = {heading: Group.create_ordered(heading) for heading in ("Rows", *HEADINGS, "This call", "Other")}
 
 
 def under(heading: str) -> Group:
