@@ -21,7 +21,7 @@ _SIDECARS = Parameter(group=under("Other"), show_default=False)
 
 
 class Options(BaseModel):
-    """Choice of rows that are exported, and of their form."""
+    """The rows that are exported, and the way."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,7 +1,7 @@
 """Job: a plan to a complete run folder: begin, answer what is not done, finish."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.environment import cards_here, check_wait
@@ -22,7 +22,6 @@ from pipeline.sources.duplicates import refuse_duplicate_ids
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
-from schemas.engine import EngineStatistics
 from schemas.job import JobSettings
 
 
@@ -56,8 +55,8 @@ def run_job(
             rows = sum(map(plan.rows_of, units)) * plan.num_prompts
             return answer_units(batch_plan, rows, lock, continue_with_changes=continue_with_changes)
 
-        manifest, rounds = answer_and_merge(plan, run, answer, lock.confirm)
-        pace = rounds[0].rows_per_s() if rounds else None
+        manifest, progress = _answer_and_merge(plan, run, answer, lock.confirm)
+        pace = progress.rows_per_s() if progress else None
         return summarise(with_scores(plan.settings, manifest), folder, pace and pace / plan.num_prompts)
 
 
@@ -72,33 +71,34 @@ def _begin(plan: Plan, model: dict[str, Any], *, continue_with_changes: bool) ->
     return begin_run(folder, description, plan.listing.files, continue_with_changes=continue_with_changes)
 
 
-def answer_and_merge(
+def _answer_and_merge(
     plan: Plan,
     run: dict[str, Any],
     answer: Callable[[list[int]], Progress],
     confirm: Callable[[], None],
-) -> tuple[dict[str, Any], list[Progress]]:
-    """Answer what is not done and put it together; return the manifest, and how each round of answering went."""
+) -> tuple[dict[str, Any], Progress | None]:
+    """Answer what is not done and put it together; return the manifest, and how it went, None where all was done."""
     folder, began = plan.settings.output, time.monotonic()
     units, manifest = plan.units(run["run"], sealed=has_seals(run)), read_manifest(folder)
     lost = find_gone(folder, manifest) if manifest else []
     wanted = lost_units(units, lost) if manifest else list(range(units.num_units))
     if lost:
         say(f"complete, but lost: {'; '.join(map(str, lost))}: {len(wanted):,} units are answered again")
-    rounds: list[Progress] = []
+    progress: Progress | None = None
 
     def merge() -> dict[str, Any]:
         if manifest:
             return mend_run(units, manifest, lost)
-        return finish_run(units, run["fingerprint"], _timings(began, rounds))
+        return finish_run(units, run["fingerprint"], _timings(began, progress))
 
     def one_round() -> dict[str, Any] | None:
+        nonlocal progress
         if todo := _left(folder, wanted):
-            rounds.append(answer(todo))
+            progress = answer(todo)
         confirm()
         return unless_broken(merge, folder)
 
-    return in_rounds(one_round, folder), rounds
+    return in_rounds(one_round, folder), progress
 
 
 def _left(folder: str, wanted: list[int]) -> list[int]:
@@ -110,8 +110,7 @@ def _left(folder: str, wanted: list[int]) -> list[int]:
     return todo
 
 
-def _timings(began: float, rounds: Sequence[Progress]) -> dict[str, Any]:
+def _timings(began: float, progress: Progress | None) -> dict[str, Any]:
     """Return what the manifest says of this call: its seconds, and what its engines did in them."""
     seconds = {"seconds": round(time.monotonic() - began, 3)}
-    engine = sum((progress.engine() for progress in rounds), EngineStatistics())
-    return {**seconds, "engine": describe_engine(engine)} if rounds else seconds
+    return seconds if progress is None else {**seconds, "engine": describe_engine(progress.engine())}

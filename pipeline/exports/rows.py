@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.run_folder.answer_files import read_tables
 from pipeline.run_folder.mend import find_lost, is_retried
 from pipeline.run_folder.run import read_manifest, read_run
 from pipeline.storage import filesystem as fs
@@ -26,7 +25,7 @@ CHOOSING = ("status", "finish_reason", "prompt_id")  # what rows are chosen by
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Choice of the answers that are exported: by status, by how they ended and by prompt; nothing named takes all."""
+    """The answers that are exported: by status, by how they ended and by prompt; nothing named takes all."""
 
     status: Chosen = "all"
     finish_reason: tuple[FinishReason, ...] = ()
@@ -79,9 +78,11 @@ class Run:
     def batches(self, file: dict[str, Any] | None = None, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the answers of one file, or of all, some rows at a time; every column, or those that are named."""
         for one in [file] if file else self.manifest["files"]:
-            for answers in read_tables(fs.join(self.folder, one["path"]), columns, ROWS_AT_ONCE):
-                table = answers.replace_schema_metadata(None)
-                yield table if columns else with_added(table)
+            url = fs.join(self.folder, one["path"])
+            with fs.open_url(url) as source, pq.ParquetFile(source, page_checksum_verification=True) as parquet:
+                for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
+                    table = pa.Table.from_batches([batch]).replace_schema_metadata(None)
+                    yield table if columns else with_added(table)
 
     def chosen(self, choice: Choice, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yield the chosen rows, with these of the columns that answers have always had."""

@@ -26,7 +26,7 @@ _JOINS = re.compile(r"^(?:[\s,:;]|that\b)+")  # between an opening and what the 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SidecarOptions:
-    """Settings of how captions become files."""
+    """The way that captions become files."""
 
     prefix: str = ""
     suffix: str = ""
@@ -46,7 +46,7 @@ class Sidecar:
 
 @dataclass(slots=True)
 class Written:
-    """Numbers of files that were written, and of those that were there and are as they were."""
+    """Numbers of files that were written, and of those that are as they were."""
 
     files: int = 0
     left: int = 0
@@ -123,7 +123,7 @@ def refuse_same_names(run: Run, choice: Choice) -> None:
 
 
 def _put(destination: str, sidecar: Sidecar, exists: Exists) -> bool:
-    """Write one sidecar; return whether anything was written."""
+    """Put one sidecar in place; return whether anything was written."""
     url = fs.join(destination, sidecar.name)
     path = fs.local_path(url)
     if path is not None:

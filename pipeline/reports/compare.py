@@ -17,7 +17,7 @@ Difference = list[tuple[str, str]]  # `=`, `-` or `+`, and the words
 
 @dataclass(slots=True, kw_only=True)
 class Compared:
-    """Number of answers that are the same in both runs, and those of the others that are shown."""
+    """The numbers of answers that differ between two runs, and those of them that are shown."""
 
     other: Run
     rows: int = 0
