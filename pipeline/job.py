@@ -111,6 +111,8 @@ def _left(folder: str, wanted: list[int]) -> list[int]:
 
 
 def _timings(began: float, progress: Progress | None) -> dict[str, Any]:
-    """Return what the manifest says of this call: its seconds, and what its engines did in them."""
+    """Return what the manifest says of this call: its seconds, and what its engines did in them, and when."""
     seconds = {"seconds": round(time.monotonic() - began, 3)}
-    return seconds if progress is None else {**seconds, "engine": describe_engine(progress.engine())}
+    if progress is None:
+        return seconds
+    return {**seconds, "engine": describe_engine(progress.engine()), "pace": progress.pace.described()}

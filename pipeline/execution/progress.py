@@ -23,6 +23,36 @@ class UnitReport:
     seconds: float = 0.0  # in the generate stage, beside other units
 
 
+_MOST_POINTS = 512
+
+
+@dataclass(slots=True, kw_only=True)
+class Pace:
+    """Answers done by seconds since the first unit, at most so many points of a run of any length."""
+
+    points: list[tuple[float, int]] = field(default_factory=list)
+    last: tuple[float, int] | None = None
+    began: float = 0.0
+    step: int = 1  # how many units are one point
+    units: int = 0
+
+    def add(self, now: float, rows: int) -> None:
+        """Note that so many answers are done in all."""
+        if not self.units:
+            self.began = now
+        self.last = (round(now - self.began, 3), rows)
+        if self.units % self.step == 0:
+            self.points.append(self.last)
+        self.units += 1
+        if len(self.points) > _MOST_POINTS:
+            self.points, self.step = self.points[::2], 2 * self.step
+
+    def described(self) -> list[list[float]]:
+        """Return the points as the manifest has them, the last one included."""
+        last = [self.last] if self.last is not None and self.points[-1] != self.last else []
+        return [list(point) for point in (*self.points, *last)]
+
+
 @dataclass(slots=True, kw_only=True)
 class Progress:
     """Writes the line over the last one of a terminal, elsewhere as a new line every 30 seconds. Times in seconds."""
@@ -38,12 +68,14 @@ class Progress:
     shown_at: float | None = None
     heard_at: float | None = None  # when a unit came in last, or the job began
     ended_at: float | None = None
+    pace: Pace = field(default_factory=Pace)
 
     def add(self, report: UnitReport) -> None:
         """Count one more unit and show the line when it is due."""
         now = self.heard_at = self.clock()
         self.done += report.counts
         self.engines[report.worker] = report.engine
+        self.pace.add(now, self.done.rows)
         if self.first_at is None:
             self.first_at, self.first_rows = now, self.done.rows
         due = 0.2 if self.out.isatty() else self.every_s

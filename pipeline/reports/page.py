@@ -85,11 +85,11 @@ def _pace(pace: list[list[float]]) -> str:
     end = pace[-1][0]
     width = end / _POINTS
     values = [0.0] * _POINTS
-    before = (0.0, 0.0)
-    for at, rows in pace:
+    before = pace[0]  # what was done before the first unit was through is nobody's pace
+    for at, rows in pace[1:]:
         place = min(_POINTS - 1, int(at / width)) if width else 0
         values[place] += rows - before[1]
-        before = (at, rows)
+        before = [at, rows]
     rates = [value / width if width else 0.0 for value in values]
     names = [f"{_time(place * width)} to {_time((place + 1) * width)}, answers a second" for place in range(_POINTS)]
     return bars("Answers a second over time", rates, names, ("0 s", _time(end)))

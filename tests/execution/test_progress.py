@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipeline.execution.progress import Progress, UnitReport, describe_engine
+from pipeline.execution.progress import Pace, Progress, UnitReport, describe_engine
 from pipeline.run_folder.units import Counts
 from schemas.engine import EngineStatistics
 
@@ -96,3 +96,17 @@ def test_whoever_waits_is_told_for_what_unless_units_come_in() -> None:
         "1 of 100 answers, 0 failed",
         "1 of 100 answers, 0 failed; waiting for workers",
     ]
+
+
+def test_a_pace_has_a_few_points_of_a_run_of_any_length() -> None:
+    pace = Pace()
+    for unit in range(100_000):
+        pace.add(50.0 + unit, 8 * (unit + 1))
+    points = pace.described()
+    assert 256 <= len(points) <= 514
+    assert (points[0], points[-1]) == ([0.0, 8], [99_999.0, 800_000])
+    assert points == sorted(points)
+
+
+def test_a_run_without_units_has_no_pace() -> None:
+    assert Pace().described() == []
