@@ -16,6 +16,7 @@ from rich.table import Table
 from demo.questions import DESCRIBE, READ
 from pipeline.job import run_job
 from pipeline.plan import plan_job
+from pipeline.reports.report import write_report
 from pipeline.stages.engine_settings import load_engine
 from schemas.answer import Answer, table_to_answers
 from schemas.job import JobSettings
@@ -38,6 +39,7 @@ def main() -> int:
     asked = [answer for answer in answers if truth[answer.id]]
     right = sum(answer.text == truth[answer.id][answer.prompt] for answer in asked)
     console.print(f"{right} of {len(asked)} answers are exactly right. They are in {OUTPUT / 'answers'} as Parquet.")
+    console.print(f"Pictures and answers on one page: {write_report(str(OUTPUT))}", soft_wrap=True, highlight=False)
     return 0
 
 

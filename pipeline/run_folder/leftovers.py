@@ -17,7 +17,7 @@ from pipeline.storage import filesystem as fs
 _HALF = r"(?:\.[0-9a-f]{32}\.tmp)+"  # behind the name of the whole, see local_files
 _UNIT = r"unit-[0-9]{8,}\.parquet"
 _OF_A_RUN = {  # folder -> names of the files that are written there
-    "": r"run\.json|manifest\.json|input\.parquet|scores\.parquet",
+    "": r"README\.md|report\.html|run\.json|manifest\.json|input\.parquet|scores\.parquet",
     "units": _UNIT,
     "answers": r"part-[0-9]{5,}\.parquet",
     "attempts": r"retry-[0-9]{4,}\.parquet",

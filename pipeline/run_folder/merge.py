@@ -26,6 +26,17 @@ from pipeline.run_folder.units import (
 from pipeline.storage import filesystem as fs
 
 ROWS_A_FILE = 250_000
+CARD = "README.md"  # by it `datasets` and the hub find the answers, and take nothing else in the folder for data
+_CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: answers/*.parquet
+---
+
+The answers of a run of LLaVA-NeXT batch inference are in `answers/`; `run.json` has its settings.
+"""
 _UNITS_AHEAD = 16  # read while the one before is written
 
 
@@ -85,6 +96,7 @@ def finish_run(units: Units, fingerprint: str, timings: dict[str, Any]) -> dict[
     manifest = {"format": FORMAT, "run": units.run, "fingerprint": fingerprint, **in_manifest(counts)}
     manifest |= {"files": files, "retries": [], "timings": timings}
     _delete_strangers(units.folder, {file["path"] for file in files})
+    fs.create_new(fs.join(units.folder, CARD), _CARD.encode())
     write_manifest(units.folder, manifest)
     clear_work(units.folder)
     return manifest

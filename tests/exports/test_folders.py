@@ -72,6 +72,22 @@ def test_datasets_loads_the_folder(several: str, tmp_path: Path, images: bool) -
         assert found[0]["image"].size == (40, 30)
 
 
+def test_a_run_folder_is_a_dataset_as_it_is(single: str, tmp_path: Path) -> None:
+    import datasets
+    import duckdb
+    import pandas
+    import polars
+
+    Path(single, "report.html").write_text("a page")
+    datasets.disable_progress_bars()
+    found = datasets.load_dataset(single, cache_dir=str(tmp_path / "cache"))
+    assert {split: table.num_rows for split, table in found.items()} == {"train": 13}
+    ids = found["train"]["id"][:]
+    assert pandas.read_parquet(f"{single}/answers")["id"].tolist() == ids
+    assert polars.read_parquet(f"{single}/answers")["id"].to_list() == ids
+    assert duckdb.sql(f"select id from '{single}/answers/*.parquet'").fetchall() == [(id,) for id in ids]
+
+
 def test_the_card_says_what_was_run_and_keeps_paths_to_itself(several: str, tmp_path: Path) -> None:
     from huggingface_hub import DatasetCard
 
