@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.flags import under
@@ -17,7 +17,7 @@ from schemas.wording import one_line, printable, redacted
 
 Format = Literal["jsonl", "csv", "llava", "openai", "sidecars", "webdataset", "dataset", "markdown", "text", "dolma"]
 _ROWS = Parameter(group=under("Rows"), show_default=False)
-_SIDECARS = Parameter(group=under("Other"), show_default=False)
+_FORM = Parameter(group=Group.create_ordered("Of some forms"), show_default=False)
 
 
 class Options(BaseModel):
@@ -34,35 +34,35 @@ class Options(BaseModel):
     prompt_id: Annotated[tuple[str, ...], _ROWS] = Field(
         (), description="Only answers to the prompts of these names; repeatable."
     )
-    prefix: Annotated[str | None, _SIDECARS] = Field(None, description="sidecars: text before each caption.")
-    suffix: Annotated[str | None, _SIDECARS] = Field(None, description="sidecars: text behind each caption.")
-    strip_opening: Annotated[bool | None, _SIDECARS] = Field(
+    prefix: Annotated[str | None, _FORM] = Field(None, description="sidecars: text before each caption.")
+    suffix: Annotated[str | None, _FORM] = Field(None, description="sidecars: text behind each caption.")
+    strip_opening: Annotated[bool | None, _FORM] = Field(
         None,
         description="sidecars: take `The image shows` and its like from the start (pipeline/exports/openings.txt).",
     )
-    openings: Annotated[Path | None, _SIDECARS] = Field(
+    openings: Annotated[Path | None, _FORM] = Field(
         None, description="sidecars: the same with a list of your own, a line each."
     )
-    exists: Annotated[Literal["skip", "overwrite", "append", "prepend"] | None, _SIDECARS] = Field(
+    exists: Annotated[Literal["skip", "overwrite", "append", "prepend"] | None, _FORM] = Field(
         None, description="sidecars: what becomes of a .txt that is there; skip when not given."
     )
-    prompts_as: Annotated[Literal["lines", "files"] | None, _SIDECARS] = Field(
+    prompts_as: Annotated[Literal["lines", "files"] | None, _FORM] = Field(
         None, description="sidecars of several prompts: lines of name.txt (when not given), or name.prompt.txt each."
     )
-    newlines: Annotated[Literal["space", "keep"] | None, _SIDECARS] = Field(
+    newlines: Annotated[Literal["space", "keep"] | None, _FORM] = Field(
         None, description="sidecars: line breaks of a caption become spaces (when not given), or are kept."
     )
-    formulas: Annotated[Literal["escape", "keep"] | None, _SIDECARS] = Field(
+    formulas: Annotated[Literal["escape", "keep"] | None, _FORM] = Field(
         None, description="csv: texts that a spreadsheet would run get a ' before them (when not given), or are kept."
     )
-    images: Annotated[bool | None, _SIDECARS] = Field(
+    images: Annotated[bool | None, _FORM] = Field(
         None, description="webdataset (with them when not given) and dataset (without): whether the images go along."
     )
-    language: Annotated[tuple[str, ...] | None, _SIDECARS] = Field(
+    language: Annotated[tuple[str, ...] | None, _FORM] = Field(
         None, description="dataset: languages of the answers for the card, as en; repeatable."
     )
-    license: Annotated[str | None, _SIDECARS] = Field(None, description="dataset: the license for the card.")
-    push: Annotated[str | None, _SIDECARS] = Field(
+    license: Annotated[str | None, _FORM] = Field(None, description="dataset: the license for the card.")
+    push: Annotated[str | None, _FORM] = Field(
         None, description="dataset: put the folder on the Hugging Face Hub, as owner/name."
     )
 
