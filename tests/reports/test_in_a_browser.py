@@ -67,7 +67,7 @@ def test_the_page_draws_itself_and_fits(page: Path, width: int, dark: bool) -> N
     (found,) = re.findall(r'<pre id="told">(.*?)</pre>', dom)
     told = json.loads(html.unescape(found))
     assert told["said"].startswith("</script><script>")
-    assert (told["cards"], told["searched"], told["wide"], told["scripts"]) == (60, 1, 0, 3)
+    assert (told["cards"], told["searched"], told["wide"], told["scripts"]) == (60, 11, 0, 3)
     assert (told["focused"], told["open"], told["closed"]) == ("card", True, True)
     assert told["dark"] is dark
     assert told["ink"] == ("rgb(231, 233, 238)" if dark else "rgb(26, 29, 35)")
