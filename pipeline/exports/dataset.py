@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from pipeline.exports.card import CardOptions, make_card
-from pipeline.exports.destination import begin_folder, end_folder, put_file, whole_file
+from pipeline.exports.destination import begin_folder, put_file, whole_file
 from pipeline.exports.images import Pictures, UnitRows, suffix_of
 from pipeline.exports.names import without_suffix
 from pipeline.exports.rows import Choice, Run
@@ -20,7 +20,10 @@ IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string(
 
 
 def write_dataset(run: Run, destination: str, choice: Choice, options: CardOptions, pictures: Pictures | None) -> int:
-    """Write `data/*.parquet` of the chosen answers and `README.md`; returns the number of shards."""
+    """Write `data/*.parquet` of the chosen answers and `README.md`; returns the number of shards.
+
+    The folder is still to be ended: by then it may have to be on the hub.
+    """
     key = run.key({"to": "dataset", "choice": repr(choice), "options": repr(options), "images": pictures is not None})
     resumed = begin_folder(destination, key)
     schema = with_features(_schema(run, with_images=pictures is not None))
@@ -36,7 +39,6 @@ def write_dataset(run: Run, destination: str, choice: Choice, options: CardOptio
         with whole_file(fs.join(destination, "data", "train-00000.parquet")) as file:
             pq.write_table(schema.empty_table(), file)
     put_file(fs.join(destination, "README.md"), make_card(run, choice, options).encode())
-    end_folder(destination)
     return max(1, shards)
 
 

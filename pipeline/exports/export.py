@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pipeline.exports.card import CardOptions
 from pipeline.exports.dataset import write_dataset
-from pipeline.exports.destination import check_apart, check_destination, write_file
+from pipeline.exports.destination import check_apart, check_destination, end_folder, write_file
 from pipeline.exports.documents import write_documents, write_dolma
 from pipeline.exports.images import Pictures
 from pipeline.exports.lines import Formulas, Lines, csv_head, csv_lines, llava_lines, openai_lines, parts_of, to_jsonl
@@ -118,9 +118,10 @@ def _dataset(run: Run, destination: str, choice: Choice, options: ExportOptions)
     pictures = Pictures(run) if options.images else None
     card = CardOptions(language=options.language or (), license=options.license)
     written = f"{write_dataset(run, destination, choice, card, pictures):,} shards and a card written"
-    if options.push is None:
-        return written
-    return f"{written}, {push_dataset(destination, options.push)}"
+    if options.push is not None:  # before the end, so that the same command goes on where the hub was away
+        written = f"{written}, {push_dataset(destination, options.push)}"
+    end_folder(destination)
+    return written
 
 
 _WRITERS: dict[str, _Write] = {

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.exports.destination import check_destination, put_file
 from pipeline.exports.images import Pictures
 from pipeline.exports.rows import Run, open_run
-from pipeline.reports.compare import Compared, compare
+from pipeline.reports.compare import Compared, Difference, compare
 from pipeline.reports.facts import choose, read_facts
 from pipeline.reports.page import make_page
 from pipeline.reports.thumbnails import make_thumbnails
@@ -66,7 +66,7 @@ def report(run: Run, rows: int = MOST_ROWS, other: Compared | None = None) -> st
         for position, answer, why in _answers(run, chosen)
     ]
     for row in told if other else ():
-        row["diff"] = other.differences[row["i"]] if other else None
+        row["diff"] = fitting_difference(other.differences[row["i"]], 2 * _TEXT_BYTES // len(told)) if other else None
     data = {"rows": told, "images": shown.images, "note": shown.note}
     return make_page(run, facts, _embedded(data), other)
 
@@ -125,9 +125,20 @@ def _row(position: int, answer: dict[str, Any], why: str, shown: Shown, prompts:
 def _fitting(text: str, most: int) -> str:
     """Return the beginning of a text that has at most so many bytes on the page."""
     most = min(_LONGEST, most)
-    while len(_embedded(text)) > most and text:
-        text = text[: max(0, min(len(text) - 1, len(text) * most // len(_embedded(text))))]
+    while (size := len(_embedded(text).encode())) > most and text:
+        text = text[: min(len(text) - 1, len(text) * most // size)]
     return text
+
+
+def fitting_difference(difference: Difference, most: int) -> Difference:
+    """Return the beginning of a difference that has at most about so many bytes on the page."""
+    kept: Difference = []
+    for mark, words in difference:
+        if most <= 0:
+            return [*kept, ("=", " ...")]
+        kept.append((mark, _fitting(words, most)))
+        most -= len(_embedded(words).encode())
+    return kept
 
 
 _HIDDEN = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
@@ -144,7 +155,7 @@ def _finite(value: object) -> object:
             return round(value, 4) if abs(value) < 1e308 else None
         case dict():
             return {name: _finite(one) for name, one in value.items()}
-        case list():
+        case list() | tuple():
             return [_finite(one) for one in value]
         case _:
             return value

@@ -11,10 +11,11 @@ import pytest
 from jobs.__main__ import main
 from pipeline.exports.destination import begin_folder, check_inside, safe_name, write_file
 from pipeline.exports.export import FORMATS, ExportOptions, export
+from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from tests.exports.runs import make_images, make_run, tree
 
-pytest_plugins = ["tests.exports.complete"]
+pytest_plugins = ["tests.exports.complete", "tests.object_store"]
 
 
 class Killed(BaseException):
@@ -176,3 +177,15 @@ def test_a_run_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"must be whole, answers/part-00000.parquet is not the file"):
         export(out, str(tmp_path / "x"), "jsonl", ExportOptions())
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_export_in_a_store_is_that_on_a_disk(single: str, tmp_path: Path, bucket: str, to) -> None:
+    export(single, str(tmp_path / "local" / "x"), to, ExportOptions())
+    export(single, f"{bucket}/deep/x", to, ExportOptions())
+    files = fs.list_folder(f"{bucket}/deep")
+    there = {file.url.removeprefix(f"{bucket}/deep/"): fs.read_bytes(file.url) for file in files}
+    assert there == tree(tmp_path / "local")
+    if to != "sidecars":
+        with pytest.raises(Refused, match="must not exist yet"):
+            export(single, f"{bucket}/deep/x", to, ExportOptions())

@@ -12,7 +12,7 @@ from jobs.__main__ import main
 from pipeline.exports.rows import open_run
 from pipeline.reports.compare import word_difference
 from pipeline.reports.facts import EVENLY, FAILED, LONGEST, choose, read_facts
-from pipeline.reports.report import report, write_report
+from pipeline.reports.report import fitting_difference, report, write_report
 from pipeline.reports.thumbnails import shrink
 from schemas.errors import Refused
 from tests.exports.runs import make_images, make_run
@@ -185,3 +185,11 @@ def test_runs_over_other_rows_are_not_compared(run: str, several: str, tmp_path:
 def test_texts_differ_in_words() -> None:
     found = word_difference("a red cat, asleep", "a black cat, asleep!")
     assert found == [("=", "a "), ("-", "red"), ("+", "black"), ("=", " cat, asleep"), ("+", "!")]
+
+
+def test_a_long_difference_is_cut() -> None:
+    long = [("-", "a " * 1_000), ("=", "b"), ("+", "<" * 1_000)]
+    assert fitting_difference(long, 100_000) == long
+    cut = fitting_difference(long, 500)
+    assert cut[0][0] == "-"
+    assert len(str(cut)) < 600
