@@ -13,6 +13,7 @@ from pipeline.reports.facts import choose, read_facts
 from pipeline.reports.page import make_page
 from pipeline.reports.thumbnails import make_thumbnails
 from pipeline.storage import filesystem as fs
+from pipeline.storage.local_files import NotRegular
 from schemas.errors import Refused
 from schemas.wording import redacted
 
@@ -41,8 +42,7 @@ def write_report(
         raise Refused(f"--rows must be from 1 to {MOST_ROWS}, got {rows}")
     target = fs.join(folder, "report.html") if destination is None else destination
     check_destination(target)
-    path = fs.local_path(target)
-    if path is not None and fs.exists(target) and not _is_page(target):
+    if fs.exists(target) and not _is_page(target):
         raise Refused(f"--to must be a new file or a page that a report was, {target} is something else")
     run = open_run(folder)
     other = None if compared is None else compare(run, open_run(compared), rows)
@@ -162,4 +162,7 @@ def _finite(value: object) -> object:
 
 
 def _is_page(url: str) -> bool:
-    return b"llava-batch report" in fs.read_bytes(url, 400)
+    try:
+        return b"llava-batch report" in fs.read_bytes(url, 400)
+    except (FileNotFoundError, IsADirectoryError, NotRegular):  # a folder, here or in a store
+        return False

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jobs.__main__ import main
+from pipeline.exports.export import ExportOptions, export
 from pipeline.exports.rows import open_run
 from pipeline.reports.compare import word_difference
 from pipeline.reports.facts import EVENLY, FAILED, LONGEST, choose, read_facts
@@ -17,6 +18,7 @@ from pipeline.reports.thumbnails import shrink
 from schemas.errors import Refused
 from tests.exports.runs import make_images, make_run
 from tests.images import noise
+from tests.run_folder.test_first_release import as_the_first_release_wrote_it
 
 pytest_plugins = ["tests.exports.complete"]
 
@@ -151,6 +153,7 @@ def test_the_page_stands_in_the_run_and_is_written_over(run: str, capsys: pytest
         pytest.param(["nowhere"], "nowhere has none", id="no run"),
         pytest.param(["OUT", "--rows", "0"], "--rows must be from 1 to 2000", id="no rows"),
         pytest.param(["OUT", "--to", "OUT/run.json"], "is something else", id="another file"),
+        pytest.param(["OUT", "--to", "OUT"], "is something else", id="a folder"),
         pytest.param(["OUT", "--to", "https://x/y.html"], "DEST must be a path", id="http"),
         pytest.param(["OUT", "--compare", "nowhere"], "nowhere has none", id="nothing to compare"),
     ],
@@ -193,3 +196,13 @@ def test_a_long_difference_is_cut() -> None:
     cut = fitting_difference(long, 500)
     assert cut[0][0] == "-"
     assert len(str(cut)) < 600
+
+
+def test_a_run_of_the_first_release_is_shown(tmp_path: Path) -> None:
+    out = make_run(tmp_path, make_images(tmp_path / "in", ["a.jpg", "broken.jpg"]))
+    as_the_first_release_wrote_it(Path(out))
+    told = Parsed(report(open_run(out))).told()
+    assert [row["t"][:11] for row in told["rows"]] == ["about a.jpg", "the bytes l"]
+    export(out, str(tmp_path / "a.jsonl"), "jsonl", ExportOptions())
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [(row["text"], row["first_text"]) for row in rows] == [("about a.jpg", None), (None, None)]
