@@ -106,6 +106,7 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         keep=settings.keep,
         reference=settings.reference_column,
         own_prompts=bool(settings.prompt),
+        image_root=settings.image_root and fs.absolute(settings.image_root),
         values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
     roots = tuple(map(fs.absolute, settings.allow_root))  # workers may be in another folder

@@ -74,6 +74,11 @@ class JobSettings(BaseModel):
     image_column: Annotated[str | None, Kind("Input", "rows", of_sweep=True)] = Field(
         None, description="Column with image bytes, URIs or {bytes, path} structs, or a list of these."
     )
+    image_root: Annotated[str | None, Kind("Input", "rows", of_sweep=True)] = Field(
+        None,
+        description="Folder or prefix, local or s3://, gs://, that paths of images in tables are relative to; the "
+        "table's own folder where it is not given.",
+    )
     id_column: Annotated[str | None, Kind("Input", "rows", fixed=True, of_sweep=True)] = Field(
         None, description="Column that names a row."
     )
@@ -257,6 +262,7 @@ class JobSettings(BaseModel):
     def _check_urls(self) -> Self:
         urls = [("input", url) for url in self.input] + [("allow_root", url) for url in self.allow_root]
         urls += [("adapter", self.adapter)] if self.adapter is not None else []
+        urls += [("image_root", self.image_root)] if self.image_root is not None else []
         for name, url in [*urls, ("output", self.output), ("model", self.model)]:
             flag = f"--{name.replace('_', '-')}"
             if not url.strip():

@@ -78,6 +78,7 @@ class ColumnChoices:
     own_prompts: bool = False
     values: tuple[str, ...] = ()
     reference: str | None = None  # the texts that are right; kept as REFERENCE, and never a prompt
+    image_root: str | None = None  # what paths of images are relative to; None: their file's folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,7 @@ class Columns:
     values: tuple[str, ...] = ()  # that the job's prompts name
     keep: tuple[Kept, ...] = ()
     options: str | None = None  # what every row asks of its own answer, as JSON
+    image_root: str | None = None  # what paths of images are relative to; None: their file's folder
     schema: pa.Schema = dataclasses.field(default=pa.schema([]), compare=False, repr=False)  # of all columns there are
     missed: frozenset[str] = frozenset()  # names in lower case that would have had a role, had any file had them
 
@@ -154,6 +156,7 @@ def find_columns(files: Sequence[FileSchema], choices: ColumnChoices, convention
         columns,
         ignored=_ignored(found.schema, columns),
         schema=found.schema,
+        image_root=choices.image_root,
         options=OPTIONS if OPTIONS in found.schema.names else None,
         missed=_missed(columns, choices, convention),
     )
@@ -200,14 +203,15 @@ def _asking_role(name: str) -> Role:
     return "messages" if name.lower() in NAMES["messages"] else "prompt"
 
 
-def refuse_choices(choices: ColumnChoices) -> None:
-    """Raise Refused where columns are named but the input files are images, which have none."""
+def columns_of_files(schema: pa.Schema, choices: ColumnChoices) -> Columns:
+    """Return the columns that a job uses of input files that are its images; raise Refused where it wants others."""
     named = {role: getattr(choices, role) for role in NAMES}
     given = [f"--{role}-column {name}" for role, name in named.items() if name]
-    given += [f"--reference-column {choices.reference}"] if choices.reference else []
-    given += [f"--keep {name}" for name in choices.keep] + [f"--prompt with {name}" for name in choices.values]
     if given:
-        raise Refused(f"{given[0]} needs Parquet input: image files have no columns")
+        raise Refused(f"{given[0]} needs a table as input: image files have no columns but {_listed(schema)}")
+    found = _Found(schema=schema, files=(FileSchema(url="image files", schema=schema),))
+    keep = _find_kept(found, choices.keep, _find_reference(schema, choices.reference))
+    return Columns(values=_find_values(schema, choices.values), keep=keep, schema=schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,17 @@
 """Discover: the files that one `--input` names."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import takewhile
+from itertools import islice, takewhile
 
-from pipeline.sources.finding import Found, find_files
+from pipeline.sources.finding import DELTA, Found, find_files
 from pipeline.sources.formats import KINDS, SUFFIXES, of_one_input
 from pipeline.sources.parquet import PARQUET_SUFFIXES
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
-from schemas.wording import one_line
+from schemas.wording import one_line, printable
 
 
 def find_input(url: str, output: str | None = None) -> Found:
@@ -29,6 +30,7 @@ def find_input(url: str, output: str | None = None) -> Found:
         raise
     except (OSError, ValueError) as error:  # ValueError: what is no path at all, with a null character in it
         raise Refused(f"--input {url} cannot be listed: {one_line(error)}") from error
+    _check_no_delta(url, found)
     wanted = []
     for file in found.files:
         if _is_bookkeeping(fs.spelled(file.url)[len(fs.spelled(found.root)) :]):
@@ -42,6 +44,61 @@ def find_input(url: str, output: str | None = None) -> Found:
         left_out = f"; left out: {found.left_out}" if str(found.left_out) else ""
         raise Refused(f"--input {url}: {what} no {KINDS}; looked for names ending in {suffixes}{left_out}")
     return kept
+
+
+def expand_braces(url: str) -> list[str]:
+    """Return the names that `{000..999}` and `{a,b}` in a name stand for; a name that exists is itself."""
+    found = _BRACES.search(url)
+    if found is None or _exists(url):
+        return [url]
+    if found[1]:
+        first, last = int(found[1]), int(found[2])
+        if not 0 <= last - first < _MOST_NAMES:
+            raise Refused(f"--input {url}: {found[0]} must count upwards, and to at most {_MOST_NAMES:,} names")
+        parts = [f"{number:0{len(found[1])}}" for number in range(first, last + 1)]
+    else:
+        parts = found[3].split(",")
+    begin, end = url[: found.start()], url[found.end() :]
+    names = [one for part in parts for one in expand_braces(f"{begin}{part}{end}")]
+    if len(names) > _MOST_NAMES:
+        raise Refused(f"--input {url} must stand for at most {_MOST_NAMES:,} names, it stands for {len(names):,}")
+    return names
+
+
+def _exists(url: str) -> bool:
+    try:
+        return fs.exists(url)
+    except (OSError, ValueError):  # whoever lists it says what is wrong
+        return False
+
+
+_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+_MOST_NAMES = 1_000_000
+
+
+def _check_no_delta(url: str, found: Found) -> None:
+    """Refuse the Parquet files of a Delta table, some of which hold rows that the table has not any more."""
+    tables = [found.root] if DELTA in found.left_out.counts else []
+    parquet = [file.url for file in found.files if _is_parquet(file.url)]
+    if parquet and not tables:
+        folders = [found.root] if found.is_folder else [found.root, *(file.rsplit("/", 1)[0] for file in parquet)]
+        near = islice(dict.fromkeys(map(_without_partitions, folders)), _LOOKED_AT)
+        tables = [folder for folder in near if _exists(fs.join(folder, DELTA))]
+    if tables:
+        raise Refused(
+            f"--input {url}: {printable(tables[0])} has a Delta table, of which Parquet files are not the rows: "
+            "write the table as plain Parquet first, as with deltalake's to_pyarrow_dataset"
+        )
+
+
+def _without_partitions(folder: str) -> str:
+    """Return the folder that one of Hive's partitions, as `year=2026/month=1`, is in."""
+    while "=" in folder.rsplit("/", 1)[-1]:
+        folder = folder.rsplit("/", 1)[0]
+    return folder
+
+
+_LOOKED_AT = 64  # folders of files that are named without their table's folder
 
 
 def _check_apart(url: str, output: str) -> None:

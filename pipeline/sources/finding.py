@@ -31,6 +31,7 @@ TWICE = "links to folders that are listed already"
 UNREADABLE = "that cannot be read"
 IRREGULAR = "pipes, sockets or devices"
 OUTPUT = "folders of runs"
+DELTA = "_delta_log"  # the folder that makes others a Delta table
 _SHOWN = 3  # names for each reason
 _GLOB = re.compile(r"[*?[]")
 _GONE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -176,6 +177,8 @@ class _Walk:
             for entry in entries:
                 if entry.name.startswith("."):
                     self.left_out.add(HIDDEN, entry.name)
+                elif entry.name == DELTA:
+                    self.left_out.add(DELTA, _shown(folder))
                 elif entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
                 else:
@@ -331,7 +334,9 @@ class _Chosen:
 
     def _file(self, name: str, entry: dict[str, Any], root: str) -> None:
         below = name[len(root) :].split("/")
-        if any(part.startswith(".") for part in below):
+        if DELTA in below[:-1]:
+            self.left_out.add(DELTA, os.path.basename(root))
+        elif any(part.startswith(".") for part in below):
             self.left_out.add(HIDDEN, below[-1])
         elif name.lower().endswith(self.suffixes):
             self.entries[name] = entry

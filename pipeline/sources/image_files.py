@@ -1,4 +1,7 @@
-"""Image files: every file is a row, every page of a PDF another one."""
+"""Image files: every file is a row, every page of a PDF another one.
+
+Their folder's name and the text in a `.txt` file beside them are columns, read where they are used.
+"""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,13 +19,17 @@ from pipeline.sources.source import FileRows, RowRange, Rows
 from pipeline.storage import filesystem as fs
 from pipeline.storage import local_files
 from pipeline.storage.filesystem import FileInfo
-from schemas.errors import Refused, RowError
+from schemas.errors import Failure, Refused, RowError
+from schemas.wording import one_line
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".tga", ".ico"),
 )
 FILE_SUFFIXES = (*IMAGE_SUFFIXES, SUFFIX)
+LABEL, TEXT = "label", "text"  # what files have for columns: their folder's name, and the text beside them
+_SCHEMA = pa.schema([(LABEL, pa.string()), (TEXT, pa.string())])
+_LONGEST_TEXT = 2**20  # bytes
 _SMALL_PDF = 16 * 2**20  # bytes; read at once, and many at the same time
 _COUNTED_AT_ONCE = 16  # they wait for storage, not for the CPU
 _COUNTED_AHEAD = 256  # before it is looked whether --limit has its rows
@@ -39,7 +46,7 @@ class ImageFiles:
 
     def list(self, files: Sequence[FileInfo], limit: int | None) -> list[FileRows]:
         """Count a row for each image and for each page of a PDF; a PDF that cannot be opened is one, which says why."""
-        counts, schema = _count_rows(files, limit), pa.schema([])
+        counts, schema = _count_rows(files, limit), _SCHEMA
         return [
             FileRows(url=file.url, num_rows=count, schema=schema) for file, count in zip(files, counts, strict=False)
         ]
@@ -48,9 +55,20 @@ class ImageFiles:
         """Yield the names of the images, which are fetched one by one."""
         ids = [page for one in row_ranges for page in _pages(one, one.name)]
         urls = [page for one in row_ranges for page in _pages(one, one.url)]
+        files = [(one.name, one.url) for one in row_ranges for _ in range(one.num_rows)]
+        failures: dict[int, Failure] = {}
+        wanted: dict[str, list[str | None]] = {}
+        if LABEL in columns.used():
+            wanted[LABEL] = [_label(name) for name, _ in files]
+        if TEXT in columns.used():
+            with ThreadPoolExecutor(_COUNTED_AT_ONCE) as pool:
+                texts = list(pool.map(_text_beside, [url for _, url in files]))
+            failures = {row: text for row, text in enumerate(texts) if isinstance(text, Failure)}
+            wanted[TEXT] = [None if isinstance(text, Failure) else text for text in texts]
         yield Rows(
             row_range=RowRange(url="", name="", start=0, num_rows=len(ids)),
-            batch=pa.RecordBatch.from_pydict({}),
+            batch=pa.RecordBatch.from_pydict({name: pa.array(own, pa.string()) for name, own in wanted.items()}),
+            failures=failures,
             ids=pa.array(ids, pa.string()),
             images=pa.array(urls, pa.string()),
         )
@@ -58,6 +76,28 @@ class ImageFiles:
     def read_ids(self, row_range: RowRange, columns: Columns) -> Iterator[Rows]:
         """Yield the same: names are all there is."""
         return self.read([row_range], columns)
+
+
+def _label(name: str) -> str | None:
+    """Return the name of the folder that a file is in, below the input."""
+    return name.rsplit("/", 2)[-2] if "/" in name else None
+
+
+def _text_beside(url: str) -> str | None | Failure:
+    """Return the text of the file of the same name that ends in .txt, None where there is none."""
+    path = f"{url.rpartition('.')[0]}.txt"
+    try:
+        data = fs.read_bytes(path, _LONGEST_TEXT + 1)
+        if len(data) > _LONGEST_TEXT:
+            message = f"{path} must have at most {_LONGEST_TEXT:,} bytes, it has more"
+            return Failure(stage="read", type="TooLarge", message=message)
+        return data.decode().strip()
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        return Failure(stage="read", type="InvalidText", message=f"{path} must be UTF-8 text: {error}")
+    except OSError as error:
+        return Failure(stage="read", type="ReadFailed", message=f"{path} could not be read: {one_line(error)}")
 
 
 def _pages(row_range: RowRange, file: str) -> list[str]:

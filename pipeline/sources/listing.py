@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress, groupby
 
@@ -10,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sources.columns import ColumnChoices, Columns, FileSchema, find_columns, refuse_choices
-from pipeline.sources.discover import common_folder, find_input
+from pipeline.sources.columns import ColumnChoices, Columns, FileSchema, columns_of_files, find_columns
+from pipeline.sources.discover import common_folder, expand_braces, find_input
 from pipeline.sources.finding import LeftOut
 from pipeline.sources.formats import source_of
 from pipeline.sources.source import FileRows, Source
@@ -21,6 +22,7 @@ from schemas.errors import Refused
 
 _MIN_UNIT, _MAX_UNIT = 8, 64  # rows of a unit where the user sets none
 _UNIT_BYTES = 256 * 2**20
+_FOUND_AT_ONCE = 16  # they wait for storage
 
 FILES_SCHEMA = pa.schema(
     [
@@ -94,7 +96,9 @@ def list_input(
     for name, value in (("limit", limit), ("unit_rows", unit_rows)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    found = [find_input(url, output) for url in inputs]
+    urls = [one for url in inputs for one in expand_braces(url)]
+    with ThreadPoolExecutor(_FOUND_AT_ONCE) as pool:
+        found = list(pool.map(lambda url: find_input(url, output), urls))
     source = source_of(found)
     files = list({file.url: file for one in found for file in one.files}.values())  # one named twice is read once
     listed = source.list(files, limit)
@@ -181,8 +185,7 @@ def _with_bytes(row_ranges: pa.Table, listed: Sequence[FileRows]) -> pa.Table:
 
 def _find_columns(listed: Sequence[FileRows], source: Source, choices: ColumnChoices, limit: int | None) -> Columns:
     if not source.is_table:
-        refuse_choices(choices)
-        return Columns()
+        return columns_of_files(listed[0].schema if listed else pa.schema([]), choices)
     rows = np.array([file.num_rows for file in listed], np.int64)
     before = np.cumsum(rows) - rows
     decide = (rows > 0) & (before < (limit or np.inf))  # files without rows in the job say nothing of its columns

@@ -1,12 +1,14 @@
 """Parquet: files of which ranges of rows are read, from wherever they are; what cannot be read costs its own rows."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import IO, Any, TypeAlias
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -130,7 +132,10 @@ class _Reading:
 def _read_footer(file: FileInfo) -> FileRows:
     try:
         with fs.open_url(file.url) as opened, pq.ParquetFile(opened) as parquet:
-            return FileRows(url=file.url, num_rows=parquet.metadata.num_rows, schema=parquet.schema_arrow)
+            schema = parquet.schema_arrow
+            for name in partitions_of(file.url).keys() - set(schema.names):
+                schema = schema.append(pa.field(name, pa.string()))
+            return FileRows(url=file.url, num_rows=parquet.metadata.num_rows, schema=schema)
     except (OSError, pa.ArrowException) as error:
         why = one_line(error)
         raise Refused(f"{printable(file.url)} must be a Parquet file, its footer cannot be read: {why}") from error
@@ -156,22 +161,40 @@ def read_range(
         whole = max((metadata.row_group(group).total_byte_size for group in groups), default=0) <= whole_read_bytes
         options = {"pre_buffer": True} if whole else {"pre_buffer": False, "buffer_size": _STREAM_BUFFER_BYTES}
         schema = metadata.schema.to_arrow_schema()
-        missing = set(names) - set(schema.names)
+        constants = {name: value for name, value in partitions_of(row_range.url).items() if name not in schema.names}
+        missing = set(names) - set(schema.names) - set(constants)
         if missing:
             raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
         left = row_range.num_rows
         at_once = _rows_at_once(metadata, groups, row_range.num_rows)
-        wanted: list[_File] = [(file, metadata, [name for name in names if name not in as_stored])]
+        there = [name for name in names if name in schema.names] or schema.names[:1]
+        wanted: list[_File] = [(file, metadata, [name for name in there if name not in as_stored])]
         if as_stored:
-            wanted.append((row_range.url, _without_arrow_types(file), [name for name in names if name in as_stored]))
+            wanted.append((row_range.url, _without_arrow_types(file), [name for name in there if name in as_stored]))
         for batch in _batches(wanted, options, at_once, groups):
             part = batch.slice(skip, left)
             skip -= min(skip, batch.num_rows)
             left -= part.num_rows
             if part.num_rows:
-                yield part.select(names)
+                yield _with_constants(part, constants).select(names)
             if not left:
                 return
+
+
+def partitions_of(url: str) -> dict[str, str | None]:
+    """Return the columns that the folders above a file state, as Hive and Spark write them: `year=2026/`."""
+    found = (_PARTITION.fullmatch(part) for part in fs.spelled(url).split("/")[:-1])
+    return {part[1]: None if part[2] == _NO_VALUE else unquote(part[2]) for part in found if part}
+
+
+_PARTITION = re.compile(r"([A-Za-z_]\w*)=(.*)")
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+
+
+def _with_constants(batch: pa.RecordBatch, constants: Mapping[str, str | None]) -> pa.RecordBatch:
+    for name, value in constants.items():
+        batch = batch.append_column(name, pa.repeat(pa.scalar(value, pa.string()), batch.num_rows))
+    return batch
 
 
 def dictionaries_of(row_range: RowRange, names: Collection[str]) -> frozenset[str]:

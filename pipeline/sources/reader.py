@@ -117,7 +117,7 @@ def _failed(num_rows: int, ids: pa.Array, failure: Failure, schema: pa.Schema) -
 def _columns_of(rows: Rows, columns: Columns) -> list[pa.Array | pa.ChunkedArray]:
     """Return the columns of a table of requests. A row with a value that cannot be used keeps the others, and fails."""
     reading, num_rows = _Reading(rows), rows.row_range.num_rows
-    folder = rows.row_range.url.rsplit("/", 1)[0]  # what relative paths begin at
+    folder = columns.image_root or rows.row_range.url.rsplit("/", 1)[0]  # what relative paths begin at
     ids = reading.ids(columns.id)
     prompt = reading.texts(columns.prompt)
     messages = reading.column(columns.messages, lambda column, _: _messages(column, folder), _NO_TEXT)

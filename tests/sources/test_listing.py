@@ -249,7 +249,7 @@ def test_a_large_row_group_is_streamed_to_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_what_the_writer_of_a_folder_keeps_for_itself_is_no_input(tmp_path: Path) -> None:
-    for name in ("a.parquet", "_temporary/b.parquet", "_delta_log/c.parquet", ".d.parquet"):
+    for name in ("a.parquet", "_temporary/b.parquet", ".d.parquet"):
         write(f"{tmp_path}/{name}", pa.table({"image": [b"1"]}))
     assert list_input([str(tmp_path)], CONVENTION).num_rows == 1
 
@@ -257,13 +257,13 @@ def test_what_the_writer_of_a_folder_keeps_for_itself_is_no_input(tmp_path: Path
 def test_an_input_of_both_kinds_names_a_file_of_each(tmp_path: Path) -> None:
     write(f"{tmp_path}/a.parquet", pa.table({"image": [b"1"]}))
     fs.write_atomic(f"{tmp_path}/b.jpg", b"x")
-    with pytest.raises(ValueError, match=r"not both, got .*a\.parquet and .*b\.jpg"):
+    with pytest.raises(ValueError, match=r"not both images and parquet, got .*b\.jpg and .*a\.parquet"):
         list_input([str(tmp_path)], CONVENTION)
 
 
 def test_an_input_without_files_says_what_was_looked_for(root: str) -> None:
     fs.write_atomic(fs.join(root, "in", "a.txt"), b"x")
-    with pytest.raises(ValueError, match=r"--input .*in: it holds no Parquet, image or PDF file; .*\.parquet.*\.jpg"):
+    with pytest.raises(ValueError, match=r"--input .*in: it holds no Parquet, .* or TSV file; .*\.parquet.*\.jpg"):
         list_input([fs.join(root, "in")], CONVENTION)
     with pytest.raises(ValueError, match=r"--input .*none: there is nothing of that name"):
         list_input([fs.join(root, "none")], CONVENTION)
@@ -284,7 +284,9 @@ def test_an_input_without_rows_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("choices", [ColumnChoices(id="a"), ColumnChoices(keep=("a",)), ColumnChoices(image="a")])
 def test_image_files_have_no_columns_to_name(tmp_path: Path, choices: ColumnChoices) -> None:
     fs.write_atomic(f"{tmp_path}/b.jpg", b"x")
-    with pytest.raises(ValueError, match=r"--.* a needs Parquet input: image files have no columns"):
+    with pytest.raises(
+        ValueError, match=r"--.* a(: no such column; .*| needs a table as input: .*)label \(string\), text \(string\)"
+    ):
         list_input([str(tmp_path)], choices)
 
 

@@ -1,0 +1,65 @@
+"""Every format by the front door: the commands of docs/inputs.md, and whole runs that are verified."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.__main__ import main
+from pipeline.plan import plan_job
+from pipeline.verify import verify_run
+from tests.sources.samples import write_all
+from tests.test_verify import run_without_ray
+from tests.tiny import checkpoint
+
+PAGE = (Path(__file__).parents[2] / "docs/inputs.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^llava-batch (.*)$", PAGE, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_all(folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_page_finds_four_rows_and_can_answer_all(
+    inputs: Path, command: str, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(inputs)
+    assert main([*shlex.split(command), "--model", str(checkpoint()), "--dry-run"]) == 0
+    shown = capsys.readouterr().err
+    assert " 4 rows of " in shown
+    assert "error at" not in shown
+
+
+RUNS = {
+    "table.parquet": ["1", "2", "3", "4"],
+    "photos": [f"cats/{n}.jpg" for n in range(1, 5)],
+    "described": [f"{n}.jpg" for n in range(1, 5)],
+    "question.jsonl.gz": ["1", "2", "3", "4"],
+    "conversations.json": ["1", "2", "3", "4"],
+    "batch.jsonl": ["r1", "r2", "r3", "r4"],
+    "table.csv": ["001", "002", "003", "004"],
+    "bench.tsv": ["1", "2", "3", "4"],
+    "list.txt": [f"photos/cats/{n}.jpg" for n in range(1, 5)],
+    "shards": ["000000001", "000000002", "000010003", "000010004"],
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_has_the_rows_of_its_input_is_verified_and_cut_again_alike(
+    inputs: Path, tmp_path: Path, name: str
+) -> None:
+    changes = {"image_root": str(inputs / "photos")} if name in ("question.jsonl.gz", "conversations.json") else {}
+    plan = run_without_ray(tmp_path, input=(str(inputs / name),), unit_rows=3, **changes)
+    answers = pq.read_table(tmp_path / "out/answers").to_pylist()
+    assert [answer["id"] for answer in answers] == RUNS[name]
+    assert {answer["status"] for answer in answers} == {"ok"}
+    assert verify_run(str(tmp_path / "out")) == []
+    again = plan_job("caption", plan.settings, "Q?")
+    assert again.identity() == plan.identity()
+    assert again.listing.row_ranges.equals(plan.listing.row_ranges)
