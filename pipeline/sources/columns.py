@@ -111,6 +111,11 @@ class Columns:
     schema: pa.Schema = dataclasses.field(default=pa.schema([]), compare=False, repr=False)  # of all columns there are
     missed: frozenset[str] = frozenset()  # names in lower case that would have had a role, had any file had them
 
+    def image_alone(self) -> str | None:
+        """Return the image column where it is nothing else."""
+        others = (self.id, self.prompt, self.messages, *self.values, *(kept.column for kept in self.keep))
+        return None if self.image in others else self.image
+
     def ids_alone(self) -> "Columns":
         """Return the id column and no other."""
         return Columns(id=self.id, schema=self.schema)

@@ -192,10 +192,10 @@ def _maker(name: str, columns: Columns) -> _Make:
     kept = next((one.type for one in columns.keep if one.column == name), None)
     index = columns.schema.get_field_index(name)
     type = columns.schema.field(index).type if index >= 0 else pa.string()
-    if name == columns.image and kept is None:
+    if name == columns.image_alone():
         return partial(_images, is_binary(type.value_type if is_list(type) else type))
     if kept is None or is_text(kept):
-        return _texts
+        return _paths if name == columns.image else _texts
     if isinstance(kept, pa.JsonType):
         return lambda values: pa.ExtensionArray.from_storage(kept, _texts(values))
     return lambda values: pa.array(values, kept)
@@ -219,6 +219,13 @@ def _texts(values: list[Any]) -> pa.Array:
     return pa.array([value if value is None else as_text(value) for value in values], pa.large_string()).cast(
         pa.string()
     )
+
+
+def _paths(values: list[Any]) -> pa.Array:
+    """Return images' paths that are something else as well: then a row has one."""
+    if any(value is not None and not isinstance(value, str) for value in values):
+        raise ValueError("a path is wanted, as the column is not only the image")
+    return _texts(values)
 
 
 def as_text(value: object) -> str:

@@ -59,7 +59,7 @@ class SeparatedValues:
         lines = _Lines(file, number=row_range.line)
         rows = (row for row in _rows(lines, self.delimiter) if row)
         for row in islice(rows, row_range.num_rows):
-            yield _record(row, header, columns.image, f"line {lines.number} of {row_range.url}")
+            yield _record(row, header, columns.image_alone(), f"line {lines.number} of {row_range.url}")
 
 
 @dataclass(slots=True)

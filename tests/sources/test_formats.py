@@ -50,11 +50,16 @@ RUNS = {
 }
 
 
+ASKING = ("conversations.json", "batch.jsonl", "bench.tsv")  # inputs whose rows ask themselves
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_has_the_rows_of_its_input_is_verified_and_cut_again_alike(
     inputs: Path, tmp_path: Path, name: str
 ) -> None:
-    changes = {"image_root": str(inputs / "photos")} if name in ("question.jsonl.gz", "conversations.json") else {}
+    changes: dict[str, object] = {} if name in ASKING else {"prompt": ("Q?",)}
+    if name in ("question.jsonl.gz", "conversations.json"):
+        changes["image_root"] = str(inputs / "photos")
     plan = run_without_ray(tmp_path, input=(str(inputs / name),), unit_rows=3, **changes)
     answers = pq.read_table(tmp_path / "out/answers").to_pylist()
     assert [answer["id"] for answer in answers] == RUNS[name]

@@ -1,0 +1,240 @@
+"""Rows that are found by their bytes: JSON lines and lists, CSV, lists of paths, archives; what a broken one costs."""
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.sources.columns import ColumnChoices
+from pipeline.sources.discover import expand_braces
+from pipeline.sources.duplicates import refuse_duplicate_ids
+from pipeline.sources.kept import restore
+from pipeline.sources.listing import Listing, list_input
+from pipeline.sources.streams import opened
+from pipeline.storage import filesystem as fs
+from schemas.errors import Refused
+from schemas.request import Request
+from tests.listings import CONVENTION, read_all, requests_of, write
+from tests.sources.samples import json_lines, request, tar
+
+pytest_plugins = ["tests.object_store"]
+
+
+def listed(
+    folder: Path | str, name: str, data: bytes | str, choices: ColumnChoices = CONVENTION, **how: int
+) -> Listing:
+    """The listing of one file."""
+    url = fs.join(str(folder), name)
+    fs.write_atomic(url, data.encode() if isinstance(data, str) else data)
+    return list_input([url], choices, **how)
+
+
+def failures(requests: list[Request]) -> list[tuple[str, str] | None]:
+    """The id and the kind of failure of each row."""
+    return [one.failure and (one.id, one.failure.type) for one in requests]
+
+
+ROWS = [{"id": f"{n:03}", "image": f"{n}.jpg", "prompt": "x" * (n * 7 % 50)} for n in range(200)]
+TEXTS = {
+    "a.jsonl": json_lines(ROWS),
+    "crlf.jsonl": json_lines(ROWS).replace(b"\n", b"\r\n \r\n"),
+    "bom.ndjson": b"\xef\xbb\xbf" + json_lines(ROWS).rstrip(b"\n"),
+    "a.jsonl.gz": gzip.compress(json_lines(ROWS[:50])) + gzip.compress(json_lines(ROWS[50:])),
+    "a.json": json.dumps(ROWS, indent=3).encode(),
+    "lines.json": json_lines(ROWS),
+    "a.csv": "id,image,prompt\n" + "".join(f'{r["id"]},{r["image"]},"{r["prompt"]}"\n' for r in ROWS),
+    "a.tsv.gz": gzip.compress(("id\timage\tprompt\n" + "".join("\t".join(r.values()) + "\n" for r in ROWS)).encode()),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("unit_rows", [1, 7, 64])
+def test_units_of_any_size_have_the_same_rows(tmp_path: Path, name: str, unit_rows: int) -> None:
+    found = requests_of(listed(tmp_path, name, TEXTS[name], unit_rows=unit_rows))
+    assert [(one.id, one.images[0].uri, one.prompt or "") for one in found] == [
+        (row["id"], f"{tmp_path}/{row['image']}", row["prompt"]) for row in ROWS
+    ]
+
+
+def test_a_store_gives_the_same_rows(bucket: str) -> None:
+    found = requests_of(listed(bucket, "a.jsonl", TEXTS["a.jsonl"], unit_rows=60))
+    assert [one.id for one in found] == [row["id"] for row in ROWS]
+
+
+def test_a_limit_stops_the_looking(tmp_path: Path) -> None:
+    data = json_lines(ROWS[:5]) + b"\xff not JSON\n" * 5
+    assert [one.id for one in requests_of(listed(tmp_path, "a.jsonl", data, limit=5))] == [f"{n:03}" for n in range(5)]
+
+
+def test_a_broken_line_costs_its_row_and_says_which_it_is(tmp_path: Path) -> None:
+    lines = [b'{"id": "a", "image": "1.jpg"}', b"", b"{oops", b"[1]", b'{"id": "\xe9"}', b'{"id": "b", "image": null}']
+    found = requests_of(listed(tmp_path, "a.jsonl", b"\n".join(lines), unit_rows=2))
+    kinds = ["InvalidJson", "InvalidJson", "InvalidText"]
+    assert failures(found) == [None, *((f"a.jsonl:{row}", kind) for row, kind in enumerate(kinds, start=1)), None]
+    assert f"line 3 of {tmp_path}/a.jsonl must be a JSON object: " in str(found[1].failure)
+
+
+def test_a_value_of_another_type_costs_its_row_which_keeps_its_id(tmp_path: Path) -> None:
+    rows = [{"id": "a", "image": "1.jpg", "n": 1}] * 300 + [{"id": "z", "image": "1.jpg", "n": "x"}]
+    listing = listed(tmp_path, "a.jsonl", json_lines(rows), ColumnChoices(keep=("n",)))
+    assert failures(requests_of(listing))[-2:] == [None, ("z", "InvalidValue")]
+    assert restore(read_all(listing)).schema.field("keep:n").type == pa.int64()
+
+
+def test_a_question_that_only_later_rows_have_is_not_passed_over(tmp_path: Path) -> None:
+    rows = [{"image": "1.jpg"}] * 300 + [{"image": "1.jpg", "question": "Why?"}]
+    found = requests_of(listed(tmp_path, "a.jsonl", json_lines(rows)))
+    assert failures(found)[-2:] == [None, ("a.jsonl:300", "UnexpectedColumn")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        pytest.param(
+            "a.json", '{"images": [\n1]}', "must be a list of objects, or have an object in every line", id="one"
+        ),
+        pytest.param("a.json", '[{"image": "1.jpg"}, {"image"', "is no JSON", id="a torn list"),
+        pytest.param("a.json", '[{"image": "1.jpg"}', "the list must end with ]", id="a list without its end"),
+        pytest.param("a.jsonl", "hello\nyou\n", "none of its first 2 rows can be read", id="no JSON"),
+        pytest.param("a.csv", "", "it must have a header", id="an empty table"),
+        pytest.param("a.csv", "id,id\n1,2\n", "more than one column 'id'", id="a name twice"),
+        pytest.param("a.csv", "a.jpg,cat\nb.jpg,dog\n", "no image column found", id="no header"),
+        pytest.param("a.tar", b"x" * 5000, "is damaged at byte 0", id="no archive"),
+        pytest.param("a.jsonl.gz", gzip.compress(b"{}\n" * 9)[:-9], "cannot be read as JSON lines", id="a torn gzip"),
+    ],
+)
+def test_a_file_without_rows_to_tell_apart_is_refused_by_name(
+    tmp_path: Path, name: str, data: bytes | str, message: str
+) -> None:
+    with pytest.raises(Refused, match=name) as refused:
+        listed(tmp_path, name, data)
+    assert message in str(refused.value) or "no image column" in message
+
+
+def test_ids_that_are_there_twice_are_refused_in_every_format(tmp_path: Path) -> None:
+    listing = listed(tmp_path, "a.txt", "a.jpg\nb.jpg\n\na.jpg\n", unit_rows=1)
+    with pytest.raises(Refused, match=r"1 row has the id of another: 'a.jpg' \(a.txt:0 and a.txt:2\)"):
+        refuse_duplicate_ids(listing)
+
+
+def test_several_images_and_none_are_told_apart(tmp_path: Path) -> None:
+    rows = [{"image": ["1.jpg", "2.jpg"]}, {"image": "3.jpg"}, {"image": []}, {}]
+    found = requests_of(listed(tmp_path, "a.jsonl", json_lines([{"id": i, **row} for i, row in enumerate(rows)])))
+    assert [[image.uri and Path(image.uri).name for image in one.images] for one in found] == [
+        ["1.jpg", "2.jpg"],
+        ["3.jpg"],
+        [None],
+        [None],
+    ]
+
+
+def test_rows_of_a_table_that_do_not_fit_its_header_cost_themselves(tmp_path: Path) -> None:
+    found = requests_of(listed(tmp_path, "a.csv", 'id,image\n007,a.jpg\n8\n9,"b\n.jpg"\n', unit_rows=1))
+    assert failures(found) == [None, ("a.csv:1", "InvalidRow"), None]
+    assert [one.id for one in found] == ["007", "a.csv:1", "9"]
+    assert "line 3 of" in str(found[1].failure)
+
+
+SAMPLES = [("k1.jpg", b"1"), ("k1.json", b'{"uid": "u1", "n": 3}'), ("k2.a.png", b"2"), ("k2.b.jpg", b"3")]
+
+
+def test_a_sample_is_the_members_of_one_key(tmp_path: Path) -> None:
+    members = [*SAMPLES, ("./k3.txt", b"no image"), ("__meta__", b""), ("k4.jpg", b"4"), ("k4.json", b"{oops")]
+    found = requests_of(listed(tmp_path, "s.tar", tar(members), unit_rows=3))
+    assert [(one.id, [image.data and bytes(image.data) for image in one.images]) for one in found[:3]] == [
+        ("k1", [b"1"]),
+        ("k2", [b"2", b"3"]),
+        ("k3", [None]),
+    ]
+    assert failures(found)[3] is None  # its fields are nothing that is asked for
+    choices = ColumnChoices(keep=("uid", "n"), own_prompts=True)
+    listing = listed(tmp_path, "s.tar.gz", zlib_gzip(tar(members)), choices, unit_rows=3)
+    assert failures(requests_of(listing))[3] == ("k4", "InvalidJson")
+    assert read_all(listing).column("keep:n").to_pylist() == [3, None, None, None]
+
+
+def zlib_gzip(data: bytes) -> bytes:
+    """A gzip file without a time in it."""
+    return gzip.compress(data, zlib.Z_BEST_SPEED, mtime=0)
+
+
+@pytest.mark.parametrize("damage", [slice(512 * 4, None), slice(512 * 4 + 10, 512 * 4 + 60)])
+def test_a_damaged_archive_is_refused_and_not_taken_for_a_shorter_one(tmp_path: Path, damage: slice) -> None:
+    data = bytearray(tar([*SAMPLES, ("k5.jpg", b"5" * 5000)]))
+    data[damage] = b"" if damage.stop is None else b"\xff" * (damage.stop - damage.start)
+    with pytest.raises(Refused, match=r"s\.tar cannot be read as WebDataset: the archive"):
+        listed(tmp_path, "s.tar", bytes(data) + data[:512])
+
+
+def test_rows_of_an_archive_that_was_cut_off_since_are_failed_rows(tmp_path: Path) -> None:
+    listing = listed(tmp_path, "s.tar", tar(SAMPLES), unit_rows=1)
+    Path(tmp_path / "s.tar").write_bytes(tar(SAMPLES)[:2048])
+    assert failures(requests_of(listing)) == [None, ("s.tar:1", "BrokenFile")]
+
+
+def test_a_compressed_file_is_read_from_any_byte(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(3_000_000)
+    (tmp_path / "a.gz").write_bytes(gzip.compress(data, 1))
+    for offset in (0, 2_000_000, 10, 2_999_999):
+        with opened(f"{tmp_path}/a.gz", offset) as file:
+            assert file.read(100) == data[offset : offset + 100]
+
+
+def test_a_batch_request_is_its_messages_and_what_it_asks_of_the_answer(tmp_path: Path) -> None:
+    rows = [request(1, "a/b.png"), request(2, "x.png", tools=[{"type": "function"}], n=1, stream=False)]
+    first, second = requests_of(listed(tmp_path, "b.jsonl", json_lines(rows)))
+    assert (first.id, first.options) == ("r1", '{"max_tokens": 9}')
+    assert f"{tmp_path}/a/b.png" in (first.messages or "")
+    assert json.loads(second.options or "") == {"max_tokens": 10, "tools": [{"type": "function"}]}
+
+
+def test_braces_stand_for_names_where_nothing_has_that_name(tmp_path: Path) -> None:
+    url = f"{tmp_path}/s-{{008..010}}{{,.x}}"
+    names = ["008", "008.x", "009", "009.x", "010", "010.x"]
+    assert expand_braces(url) == [f"{tmp_path}/s-{name}" for name in names]
+    Path(url).touch()
+    assert expand_braces(url) == [url]
+
+
+@pytest.mark.parametrize("name", ["", "*.parquet", "part.parquet", "year=1", "year=1/*"])
+def test_a_delta_table_is_never_read_as_loose_parquet(root: str, name: str) -> None:
+    for file in ("t/part.parquet", "t/year=1/part.parquet"):
+        write(fs.join(root, file), pa.table({"image": [b"1"]}))
+    fs.write_atomic(fs.join(root, "t/_delta_log/0.json"), b"{}")
+    with pytest.raises(Refused, match="has a Delta table"):
+        list_input([fs.join(root, "t", name) if name else fs.join(root, "t")], CONVENTION)
+
+
+def test_folders_of_partitions_are_columns(tmp_path: Path) -> None:
+    for part in ("year=2026/kind=a%20b", "year=2027/kind=__HIVE_DEFAULT_PARTITION__"):
+        write(f"{tmp_path}/{part}/0.parquet", pa.table({"image": [b"1", b"2"]}))
+    table = read_all(list_input([str(tmp_path)], ColumnChoices(keep=("year", "kind"), values=("year",))))
+    assert table.column("keep:year").to_pylist() == ["2026", "2026", "2027", "2027"]
+    assert table.column("keep:kind").to_pylist() == ["a b", "a b", None, None]
+
+
+def test_folders_and_texts_beside_images_are_columns(root: str) -> None:
+    for name in ("a.jpg", "cats/b.jpg", "cats/c.jpg"):
+        fs.write_atomic(fs.join(root, name), b"x")
+    fs.write_atomic(fs.join(root, "cats/b.txt"), "a café\n".encode())
+    fs.write_atomic(fs.join(root, "cats/c.txt"), b"\xe9")
+    listing = list_input([root], ColumnChoices(keep=("label", "caption=text")))
+    table = read_all(listing)
+    assert table.column("keep:label").to_pylist() == [None, "cats", "cats"]
+    assert table.column("keep:caption").to_pylist() == [None, "a café", None]
+    assert failures(requests_of(listing)) == [None, None, ("cats/c.jpg", "InvalidText")]
+
+
+def test_what_is_beside_the_input_is_counted_and_named(tmp_path: Path) -> None:
+    for name in ("0.tar", "1.tar"):
+        (tmp_path / name).write_bytes(tar(SAMPLES))
+    for name in ("0.parquet", "0_stats.json", "notes.txt", "rows.csv"):
+        (tmp_path / name).write_bytes(b"x")
+    left_out = list_input([str(tmp_path)], CONVENTION).left_out
+    assert left_out == (
+        "3 of text beside the input (0_stats.json, notes.txt, rows.csv), 1 tables of the shards beside them (0.parquet)"
+    )
