@@ -110,9 +110,9 @@ def test_a_question_that_only_later_rows_have_is_not_passed_over(tmp_path: Path)
 def test_a_file_without_rows_to_tell_apart_is_refused_by_name(
     tmp_path: Path, name: str, data: bytes | str, message: str
 ) -> None:
-    with pytest.raises(Refused, match=name) as refused:
+    with pytest.raises(Refused) as refused:
         listed(tmp_path, name, data)
-    assert message in str(refused.value) or "no image column" in message
+    assert message in str(refused.value)
 
 
 def test_ids_that_are_there_twice_are_refused_in_every_format(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_sample_is_the_members_of_one_key(tmp_path: Path) -> None:
         ("k2", [b"2", b"3"]),
         ("k3", [None]),
     ]
-    assert failures(found)[3] is None  # its fields are nothing that is asked for
+    assert failures(found)[3] == ("k4", "InvalidJson")  # a question may have been in it
     choices = ColumnChoices(keep=("uid", "n"), own_prompts=True)
     listing = listed(tmp_path, "s.tar.gz", zlib_gzip(tar(members)), choices, unit_rows=3)
     assert failures(requests_of(listing))[3] == ("k4", "InvalidJson")
