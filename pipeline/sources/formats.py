@@ -11,6 +11,7 @@ from pipeline.sources.json_lines import JsonLines
 from pipeline.sources.parquet import PARQUET_SUFFIXES, Parquet
 from pipeline.sources.path_lists import PathLists
 from pipeline.sources.records import Records
+from pipeline.sources.saved_datasets import SavedDatasets
 from pipeline.sources.separated import SeparatedValues
 from pipeline.sources.source import Source
 from pipeline.sources.streams import COMPRESSED
@@ -46,6 +47,7 @@ SHARDS = (*_also_compressed(".tar"), ".tgz")
 FORMATS = (
     Format(suffixes=PARQUET_SUFFIXES, source=Parquet(), of_folders=Parquet(convention=_OF_FOLDERS)),
     Format(suffixes=FILE_SUFFIXES, source=ImageFiles()),
+    Format(suffixes=(".arrow",), source=SavedDatasets()),
     Format(suffixes=SHARDS, source=Records(WebDataset())),
     Format(
         suffixes=_also_compressed(".jsonl", ".ndjson", ".jsonlines"),
@@ -64,7 +66,7 @@ FORMATS = (
     Format(suffixes=_also_compressed(".txt", ".lst"), source=Records(PathLists()), is_text=True, named=True),
 )
 SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
-KINDS = "Parquet, image, PDF, tar, JSON lines, CSV or TSV file"
+KINDS = "Parquet, Arrow, image, PDF, tar, JSON lines, CSV or TSV file"
 
 
 def format_of(url: str) -> Format:

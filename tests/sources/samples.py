@@ -40,6 +40,17 @@ def _write_tables(folder: Path) -> None:
     table = pa.table({"id": [str(n) for n in NUMBERS], "image": [picture(n) for n in NUMBERS], "number": list(NUMBERS)})
     pq.write_table(table, folder / "table.parquet")
     pq.write_table(table, folder / "parts/year=2026/0.parquet")
+    write_saved(folder / "saved/train", table)
+
+
+def write_saved(folder: Path, table: pa.Table) -> None:
+    """Write a dataset as Hugging Face's `save_to_disk` does, in batches of 3 rows."""
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [], "_indices_files": None}))
+    (folder.parent / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    file = str(folder / "data-00000-of-00001.arrow")
+    with pa.OSFile(file, "wb") as stream, pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
 
 
 def _write_texts(folder: Path) -> None:

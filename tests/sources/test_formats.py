@@ -38,6 +38,7 @@ def test_a_command_of_the_page_finds_four_rows_and_can_answer_all(
 
 RUNS = {
     "table.parquet": ["1", "2", "3", "4"],
+    "saved": ["1", "2", "3", "4"],
     "photos": [f"cats/{n}.jpg" for n in range(1, 5)],
     "described": [f"{n}.jpg" for n in range(1, 5)],
     "question.jsonl.gz": ["1", "2", "3", "4"],

@@ -19,7 +19,7 @@ from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from schemas.request import Request
 from tests.listings import CONVENTION, read_all, requests_of, write
-from tests.sources.samples import json_lines, request, tar
+from tests.sources.samples import json_lines, request, tar, write_saved
 
 pytest_plugins = ["tests.object_store"]
 
@@ -238,3 +238,28 @@ def test_what_is_beside_the_input_is_counted_and_named(tmp_path: Path) -> None:
     assert left_out == (
         "3 of text beside the input (0_stats.json, notes.txt, rows.csv), 1 tables of the shards beside them (0.parquet)"
     )
+
+
+TABLE = pa.table({"id": [str(n) for n in range(20)], "image": [b"%d" % n for n in range(20)]})
+
+
+@pytest.mark.parametrize("unit_rows", [1, 4, 20])
+def test_a_saved_dataset_is_read_from_any_row(tmp_path: Path, unit_rows: int) -> None:
+    write_saved(tmp_path / "train", TABLE)
+    found = requests_of(list_input([str(tmp_path)], CONVENTION, unit_rows=unit_rows))
+    assert [(one.id, bytes(one.images[0].data or b"")) for one in found] == [(str(n), b"%d" % n) for n in range(20)]
+
+
+def test_rows_that_a_saved_dataset_lost_since_are_failed_rows(tmp_path: Path) -> None:
+    write_saved(tmp_path / "train", TABLE)
+    listing = list_input([str(tmp_path)], CONVENTION, unit_rows=9)
+    write_saved(tmp_path / "less", TABLE.slice(0, 9))
+    (tmp_path / "less/data-00000-of-00001.arrow").replace(tmp_path / "train/data-00000-of-00001.arrow")
+    assert failures(requests_of(listing))[8:10] == [None, ("train/data-00000-of-00001.arrow:9", "BrokenFile")]
+
+
+def test_a_saved_dataset_in_another_order_than_its_files_is_refused(tmp_path: Path) -> None:
+    write_saved(tmp_path / "train", TABLE)
+    (tmp_path / "train/state.json").write_text('{"_indices_files": [\n {"filename": "indices.arrow"}]}')
+    with pytest.raises(Refused, match=r"flatten_indices"):
+        list_input([str(tmp_path)], CONVENTION)

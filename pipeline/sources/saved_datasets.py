@@ -1,0 +1,127 @@
+"""Saved datasets: the Arrow files that Hugging Face's `save_to_disk` writes, streams of record batches."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import types
+
+from pipeline.sources.columns import CONVENTION, Columns, Convention
+from pipeline.sources.source import FileRows, RowIndex, RowRange, Rows, Unread
+from pipeline.sources.streams import opened
+from pipeline.sources.unreadable import why_unread
+from pipeline.storage import filesystem as fs
+from pipeline.storage.filesystem import FileInfo
+from schemas.errors import Refused
+from schemas.wording import one_line, printable
+
+_AT_ONCE = 8  # files indexed
+_MOVED = '"_indices_files": ['  # in state.json, where rows are chosen or ordered by another file
+
+
+@dataclass(frozen=True, slots=True)
+class SavedDatasets:
+    """Arrow streams. A range is read from the batch that its first row is in, `line` rows before it."""
+
+    name: str = "Arrow"
+    is_table: bool = True
+    convention: Convention = CONVENTION
+
+    def list(self, files: Sequence[FileInfo], limit: int | None) -> list[FileRows]:
+        """Find the record batches of all files."""
+        for folder in dict.fromkeys(file.url.rsplit("/", 1)[0] for file in files):
+            _check_state(folder)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(_index, files))
+
+    def read(self, row_ranges: Sequence[RowRange], columns: Columns) -> Iterator[Rows | Unread]:
+        """Yield the rows."""
+        for row_range in row_ranges:
+            try:
+                yield from list(_rows_of(row_range, columns.used()))
+            except (OSError, pa.ArrowException) as error:
+                if isinstance(error, MemoryError):  # no row's fault
+                    raise
+                yield Unread(row_range=row_range, failure=why_unread(row_range, error))
+
+    def read_ids(self, row_range: RowRange, columns: Columns) -> Iterator[Rows]:
+        """Yield the ids batch by batch."""
+        if columns.id is None:
+            yield Rows(row_range=row_range, batch=pa.RecordBatch.from_pydict({}))
+            return
+        yield from _rows_of(row_range, [columns.id])
+
+
+def _check_state(folder: str) -> None:
+    """Refuse a dataset whose rows are others than those of its files, in order."""
+    try:
+        state = fs.read_bytes(fs.join(folder, "state.json")).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return
+    if _MOVED in " ".join(state.split()).replace("[ ", "["):
+        raise Refused(
+            f"--input {printable(folder)} has its rows chosen or ordered by another file: "
+            "save it anew after dataset.flatten_indices()"
+        )
+
+
+def _index(file: FileInfo) -> FileRows:
+    try:
+        with opened(file.url) as content:
+            schema = pa.ipc.read_schema(content)
+            _check_schema(schema, file.url)
+            offsets, counts = _batches(content, schema)
+    except (OSError, pa.ArrowException, EOFError) as error:
+        raise Refused(f"{printable(file.url)} cannot be read as an Arrow stream: {one_line(error)}") from error
+    starts, num_rows = np.repeat(offsets, counts), int(counts.sum())
+    within = np.arange(num_rows) - np.repeat(np.cumsum(counts) - counts, counts)
+    index = RowIndex(offsets=np.append(starts, file.size).astype(np.int64), lines=within.astype(np.int64))
+    return FileRows(url=file.url, num_rows=num_rows, schema=schema.remove_metadata(), index=index)
+
+
+def _check_schema(schema: pa.Schema, url: str) -> None:
+    for column in schema:
+        if types.is_dictionary(column.type):
+            raise Refused(f"{printable(url)}: column {column.name!r} of {column.type} cannot be read: save it as text")
+
+
+def _batches(file: IO[bytes], schema: pa.Schema) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return where each record batch begins, and how many rows it has."""
+    offsets, counts = [], []
+    while True:
+        offset = file.tell()
+        try:
+            message = pa.ipc.read_message(file)
+        except EOFError:
+            break
+        if message is None:
+            break
+        offsets.append(offset)
+        counts.append(pa.ipc.read_record_batch(message, schema).num_rows)
+    return np.array(offsets, np.int64), np.array(counts, np.int64)
+
+
+def _rows_of(row_range: RowRange, names: Sequence[str]) -> Iterator[Rows]:
+    with opened(row_range.url) as file:
+        schema = pa.ipc.read_schema(file)
+    missing = set(names) - set(schema.names)
+    if missing:
+        raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
+    done, skip = 0, row_range.line
+    with opened(row_range.url, row_range.offset) as file:
+        while done < row_range.num_rows:
+            try:
+                batch = pa.ipc.read_record_batch(pa.ipc.read_message(file), schema)
+            except EOFError as error:
+                there = f"it has {row_range.start + done}"
+                raise OSError(f"the file must have its rows where they were when listed, {there}") from error
+            part = batch.slice(skip, row_range.num_rows - done).select(list(names))
+            skip -= min(skip, batch.num_rows)
+            num_rows = min(batch.num_rows, part.num_rows)
+            if num_rows:
+                yield Rows(row_range=row_range.part(done, num_rows), batch=part)
+            done += num_rows
