@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.sources.columns import NAMES, Convention
+from pipeline.sources.convention import NAMES, Convention
 from pipeline.sources.finding import Found, LeftOut
 from pipeline.sources.image_files import FILE_SUFFIXES, ImageFiles
 from pipeline.sources.json_arrays import JsonArrays

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from pipeline.preprocess.page_renderer import PageRenderer
 from pipeline.preprocess.pdf import INSTALL, SUFFIX, can_read_pdfs, is_pdf, page_uri
-from pipeline.sources.columns import CONVENTION, Columns, Convention
+from pipeline.sources.columns import Columns
+from pipeline.sources.convention import CONVENTION, Convention
 from pipeline.sources.source import FileRows, RowRange, Rows
 from pipeline.storage import filesystem as fs
 from pipeline.storage import local_files

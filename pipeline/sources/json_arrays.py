@@ -8,7 +8,8 @@ from typing import IO
 
 import numpy as np
 
-from pipeline.sources.columns import CONVENTION, Columns, Convention
+from pipeline.sources.columns import Columns
+from pipeline.sources.convention import CONVENTION, Convention
 from pipeline.sources.json_lines import JsonLines, object_in
 from pipeline.sources.lines import BOM
 from pipeline.sources.records import LONGEST_ROW, LOOKED_AT, BadFile, Indexed, Record, good, schema_of

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO
 
-from pipeline.sources.columns import CONVENTION, Columns, Convention
+from pipeline.sources.columns import Columns
+from pipeline.sources.convention import CONVENTION, Convention
 from pipeline.sources.lines import index_lines, read_lines
 from pipeline.sources.openai_batch import as_row
 from pipeline.sources.records import LOOKED_AT, Indexed, Record, good, schema_of

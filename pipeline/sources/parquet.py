@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from pipeline.sources.arrow_types import is_text
-from pipeline.sources.columns import CONVENTION, Columns, Convention
+from pipeline.sources.columns import Columns
+from pipeline.sources.convention import CONVENTION, Convention
 from pipeline.sources.source import FileRows, RowRange, Rows, Unread
 from pipeline.sources.unreadable import is_no_text, why_unread
 from pipeline.storage import filesystem as fs

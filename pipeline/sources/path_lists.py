@@ -7,7 +7,8 @@ from typing import IO
 
 import pyarrow as pa
 
-from pipeline.sources.columns import CONVENTION, Columns, Convention
+from pipeline.sources.columns import Columns
+from pipeline.sources.convention import CONVENTION, Convention
 from pipeline.sources.lines import index_lines, read_lines
 from pipeline.sources.records import Indexed, Record
 from pipeline.sources.source import RowRange

@@ -12,7 +12,8 @@ from typing import IO, Any, Protocol, TypeAlias
 import pyarrow as pa
 
 from pipeline.sources.arrow_types import image_kind, is_binary, is_list, is_text
-from pipeline.sources.columns import Columns, Convention
+from pipeline.sources.columns import Columns
+from pipeline.sources.convention import Convention
 from pipeline.sources.source import FileRows, RowIndex, RowRange, Rows, Unread
 from pipeline.sources.streams import opened
 from pipeline.sources.unreadable import SHOWN, why_unread

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import types
 
-from pipeline.sources.columns import CONVENTION, Columns, Convention
+from pipeline.sources.columns import Columns
+from pipeline.sources.convention import CONVENTION, Convention
 from pipeline.sources.source import FileRows, RowIndex, RowRange, Rows, Unread
 from pipeline.sources.streams import opened
 from pipeline.sources.unreadable import why_unread

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.sources.arrow_types import looks_like_base64
-from pipeline.sources.columns import NAMES, Columns, Convention
+from pipeline.sources.columns import Columns
+from pipeline.sources.convention import NAMES, Convention
 from pipeline.sources.lines import BOM
 from pipeline.sources.records import LONGEST_ROW, BadFile, Indexed, Record
 from pipeline.sources.source import RowIndex, RowRange

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sources.columns import Columns, Convention
+from pipeline.sources.columns import Columns
+from pipeline.sources.convention import Convention
 from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Failure
 

@@ -16,7 +16,8 @@ from typing import IO, Any, cast
 import numpy as np
 import pyarrow as pa
 
-from pipeline.sources.columns import NAMES, Columns, Convention
+from pipeline.sources.columns import Columns
+from pipeline.sources.convention import NAMES, Convention
 from pipeline.sources.image_files import IMAGE_SUFFIXES
 from pipeline.sources.records import FAILURE, LONGEST_ROW, LOOKED_AT, BadFile, Indexed, Record, schema_of
 from pipeline.sources.source import RowIndex, RowRange
