@@ -27,7 +27,7 @@ _PDFIUM = threading.Lock()  # it must not run in two threads at once
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageUri:
-    """Which page of which file a URI names."""
+    """Return which page of which file a URI names."""
 
     file: str
     page: int

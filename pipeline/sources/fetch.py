@@ -142,7 +142,7 @@ def fetch(uri: str, max_bytes: int, waits_s: Sequence[float] = WAITS_S) -> bytes
 
 
 def is_web(uri: str) -> bool:
-    """Whether a server of the web is asked for it."""
+    """Return whether a server of the web is asked for it."""
     return uri[:5].lower() == "http:" or uri[:6].lower() == "https:"
 
 

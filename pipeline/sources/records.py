@@ -35,7 +35,7 @@ class BadFile(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indexed:
-    """What a format finds in a file: where rows begin, and the columns that they have."""
+    """Holds what a format finds in a file: where rows begin, and the columns that they have."""
 
     index: RowIndex
     schema: pa.Schema

@@ -163,7 +163,7 @@ def _schema(suffixes: dict[str, None], looked_at: list[Record]) -> pa.Schema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """Which members of a sample are read."""
+    """Says which members of a sample are read."""
 
     names: frozenset[str]
     fields: bool  # of its JSON
