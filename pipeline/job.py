@@ -19,6 +19,7 @@ from pipeline.run_folder.merge import finish_run
 from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, is_complete, read_manifest, read_run
 from pipeline.run_folder.units import done_units
 from pipeline.sources.duplicates import refuse_duplicate_ids
+from pipeline.sources.index_store import keep_index
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
@@ -68,7 +69,9 @@ def _begin(plan: Plan, model: dict[str, Any], *, continue_with_changes: bool) ->
         raise RunMismatch(f"{folder} is complete and does not go on: choose a new --output for other settings or input")
     if continue_with_changes:
         check_changes(plan)
-    return begin_run(folder, description, plan.listing.files, continue_with_changes=continue_with_changes)
+    run = begin_run(folder, description, plan.listing.files, continue_with_changes=continue_with_changes)
+    keep_index(folder, plan.listing.files, plan.listing.listed)
+    return run
 
 
 def _answer_and_merge(

@@ -15,6 +15,7 @@ from pipeline.sources.columns import ColumnChoices, Columns, FileSchema, columns
 from pipeline.sources.discover import common_folder, expand_braces, find_input
 from pipeline.sources.finding import LeftOut
 from pipeline.sources.formats import source_of
+from pipeline.sources.index_store import entry_of, read_index
 from pipeline.sources.source import FileRows, Source
 from pipeline.storage import filesystem as fs
 from pipeline.storage.filesystem import FileInfo
@@ -57,6 +58,7 @@ class Listing:
     unit_rows: int
     num_rows: int
     left_out: str = ""  # what the inputs hold besides, for people
+    listed: tuple[FileRows, ...] = ()  # what a resume need not look for; () where a limit ended it
 
     @property
     def format(self) -> str:
@@ -101,7 +103,7 @@ def list_input(
         found = list(pool.map(lambda url: find_input(url, output), urls))
     source = source_of(found)
     files = list({file.url: file for one in found for file in one.files}.values())  # one named twice is read once
-    listed = source.list(files, limit)
+    listed = _look_through(files, source, limit, output)
     rows = np.array([file.num_rows for file in listed], np.int64)
     columns = _find_columns(listed, source, choices, limit)
     total = int(rows.sum())
@@ -123,7 +125,21 @@ def list_input(
         unit_rows=unit_rows,
         num_rows=num_rows,
         left_out=str(left_out),
+        listed=() if limit else tuple(file for file in listed if file.index is not None),
     )
+
+
+def _look_through(
+    files: Sequence[FileInfo], source: Source, limit: int | None, output: str | None
+) -> Sequence[FileRows]:
+    """Return what files hold, those that a run in `output` has looked through from its index."""
+    kept = read_index(output) if output and not limit else {}
+    known = {file.url: kept[entry_of(file)] for file in files if entry_of(file) in kept}
+    if not known:
+        return source.list(files, limit)
+    fresh = source.list([file for file in files if file.url not in known], limit)
+    known |= {file.url: file for file in fresh}
+    return [known[file.url] for file in files]
 
 
 def default_unit_rows(num_rows: int, row_bytes: float = 0.0) -> int:

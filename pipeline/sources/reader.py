@@ -37,7 +37,7 @@ class UnitReader(Protocol):
 
 def unit_reader(listing: Listing) -> UnitReader:
     """Return a picklable reader of these units, see `read_unit`."""
-    return partial(_read_numbered, replace(listing, files=listing.files.slice(0, 0)))
+    return partial(_read_numbered, replace(listing, files=listing.files.slice(0, 0), listed=()))
 
 
 def read_unit(row_ranges: pa.Table, columns: Columns, source: Source, failure: Failure | None = None) -> pa.Table:

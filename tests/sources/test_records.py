@@ -12,6 +12,7 @@ import pytest
 from pipeline.sources.columns import ColumnChoices
 from pipeline.sources.discover import expand_braces
 from pipeline.sources.duplicates import refuse_duplicate_ids
+from pipeline.sources.index_store import keep_index, read_index
 from pipeline.sources.kept import restore
 from pipeline.sources.listing import Listing, list_input
 from pipeline.sources.streams import opened
@@ -263,3 +264,23 @@ def test_a_saved_dataset_in_another_order_than_its_files_is_refused(tmp_path: Pa
     (tmp_path / "train/state.json").write_text('{"_indices_files": [\n {"filename": "indices.arrow"}]}')
     with pytest.raises(Refused, match=r"flatten_indices"):
         list_input([str(tmp_path)], CONVENTION)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json"])
+def test_an_index_that_is_kept_cuts_the_input_as_before(tmp_path: Path, name: str) -> None:
+    first = listed(tmp_path, name, TEXTS[name], unit_rows=7)
+    out = f"{tmp_path}/out"
+    keep_index(out, first.files, first.listed)
+    again = list_input([f"{tmp_path}/{name}"], CONVENTION, unit_rows=7, output=out)
+    assert len(read_index(out)) == 1
+    assert again.row_ranges.equals(first.row_ranges)
+    assert requests_of(again) == requests_of(first)
+
+
+def test_an_index_counts_for_the_very_file_alone(tmp_path: Path) -> None:
+    first, out = listed(tmp_path, "a.jsonl", json_lines(ROWS)), f"{tmp_path}/out"
+    keep_index(out, first.files, first.listed)
+    assert listed(tmp_path, "a.jsonl", json_lines(ROWS[:9])).num_rows == 9
+    assert list_input([f"{tmp_path}/a.jsonl"], CONVENTION, output=out).num_rows == 9
+    Path(out, "index.parquet").write_bytes(b"damaged")
+    assert list_input([f"{tmp_path}/a.jsonl"], CONVENTION, output=out).num_rows == 9
