@@ -83,7 +83,21 @@ def build_app() -> App:
             Path | None,
             Parameter(show_default=False, group=under("This call"), help="A YAML file of settings; flags override it."),
         ] = None,
+        storage_option: Annotated[
+            tuple[str, ...],
+            Parameter(
+                show_default=False,
+                consume_multiple=False,
+                group=under("This call"),
+                help="STORE.NAME=VALUE of how stores are reached, as s3.endpoint_url=http://host:9000 or "
+                "s3.profile=NAME; no keys; repeatable.",
+            ),
+        ] = (),
     ) -> object:
+        if storage_option:
+            from pipeline.storage.options import use_options
+
+            use_options(storage_option)
         if config and tokens[:1] == ("sweep",):  # its file has tables in tables, which flags have not
             tokens = (*tokens, "--config", str(config))
         elif config:
@@ -141,7 +155,7 @@ def find_unknown(app: App, tokens: Sequence[str]) -> str | None:
     if command is None:
         return None
     known = {name for argument in app[command].assemble_argument_collection() for name in argument.names}
-    known |= {"--config", "--help", "--version"}
+    known |= {"--config", "--storage-option", "--help", "--version"}
     for token in tokens:
         if token == "--":
             return None

@@ -58,6 +58,7 @@ from pipeline.run_folder.units import Counts, count_answers, keep_trace, write_u
 from pipeline.stages.generate import Generate, final_answers
 from pipeline.stages.locks import RWLock
 from pipeline.stages.preprocess import Preprocess
+from pipeline.storage.options import given_options
 from schemas.errors import Failure, Refused
 from schemas.job import JobSettings
 from schemas.wording import one_line
@@ -137,7 +138,8 @@ def _join(address: str, wishes: Wishes) -> None:
     while True:
         try:
             with _stderr_hidden():
-                ray.init(logging_level=logging.ERROR, log_to_driver=wishes.worker_logs)
+                options = {"env_vars": given} if (given := given_options()) else None
+                ray.init(logging_level=logging.ERROR, log_to_driver=wishes.worker_logs, runtime_env=options)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             if time.monotonic() >= until and num_losses():
                 lost = f"the cluster that was lost has not come back to {address} within {wishes.wait_s:g} s"
