@@ -25,7 +25,7 @@ from fsspec import AbstractFileSystem
 from pipeline.storage import local_files
 from pipeline.storage.backoff import WAITS_S, with_retries
 from schemas.errors import Refused
-from schemas.wording import credentials_in
+from schemas.wording import credentials_in, one_line
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -291,7 +291,9 @@ def store_errors(url: str) -> Iterator[None]:
     except _client_errors() as error:
         if isinstance(error, OSError):
             raise
-        raise OSError(f"{url}: {type(error).__name__}: {error}") from error
+        refused = getattr(error, "status_code", getattr(error, "code", None)) in (401, 403)
+        kind = PermissionError if refused else OSError
+        raise kind(f"{url}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _client_errors() -> tuple[type[Exception], ...]:
@@ -302,6 +304,8 @@ def _client_errors() -> tuple[type[Exception], ...]:
         ("aiohttp", "ClientError"),
         *((client, "HTTPError") for client in ("httpx", "httpx2")),  # of one huggingface_hub or another
         ("google.auth.exceptions", "GoogleAuthError"),
+        ("gcsfs.retry", "HttpError"),
+        ("azure.core.exceptions", "AzureError"),
     )
     return tuple(getattr(sys.modules[module], name) for module, name in bases if module in sys.modules)
 

@@ -1,7 +1,9 @@
 """Stores by their own clients and servers: what is written is read, what is wrong is said, and keys are not."""
 
+import base64
 import json
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -98,3 +100,23 @@ def test_a_bucket_for_everybody_is_read_without_keys(bucket: str, options: None)
     use_options(["s3.anon=true"])
     assert json.loads(os.environ["FSSPEC_S3"]) == {"anon": True}
     assert fs.read_bytes(f"{bucket}/a.bin") == b"x"
+
+
+def test_a_private_object_asked_for_without_keys_is_permission_denied(bucket: str, options: None) -> None:
+    fs.write_atomic(f"{bucket}/a.jpg", b"x")
+    use_options(["s3.anon=true"])
+    with pytest.raises(RowError, match=r"PermissionDenied: .*a\.jpg may not be read"):
+        fetch(f"{bucket}/a.jpg", 1000)
+
+
+def test_a_wrong_key_is_an_error_that_does_not_hold_it(azure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs.write_atomic(f"{azure}/a.jpg", b"x")
+    text, wrong = os.environ["AZURE_STORAGE_CONNECTION_STRING"], base64.b64encode(b"wrong" * 10).decode()
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", re.sub("AccountKey=[^;]*", f"AccountKey={wrong}", text))
+    type(fs.remote(azure)[0]).clear_instance_cache()
+    with pytest.raises(RowError, match=r"PermissionDenied: .*a\.jpg") as caught:
+        fetch(f"{azure}/a.jpg", 1000)
+    assert wrong not in str(caught.value)
+    with pytest.raises(OSError, match=".") as other:
+        fs.list_folder(f"{azure}/out")
+    assert wrong not in str(other.value)
