@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from aiohttp import web
 from PIL import Image
 
 Script = Callable[["Ask"], AsyncIterator[bytes]]
@@ -222,6 +224,33 @@ KEPT = ("/ok", "/404", "/jpeg")
 
 def _script_of(name: str) -> Script:
     return _redirects if name.startswith("/redirects/") else SCRIPTS.get(name, SCRIPTS["/404"])
+
+
+@contextmanager
+def serving_folder(folder: Path) -> Iterator[str]:
+    """Return the URL of a folder's files, which are sent in ranges as well, as long as the block runs."""
+    loop, ready, runner = asyncio.new_event_loop(), threading.Event(), web.AppRunner(web.Application())
+    runner.app.router.add_static("/", folder)
+
+    async def begin() -> None:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        ready.set()
+
+    def run() -> None:
+        loop.run_until_complete(begin())
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
 
 
 @contextmanager
