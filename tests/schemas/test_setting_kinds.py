@@ -44,7 +44,8 @@ def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
         pytest.param(
             PLACEMENT,
             "output batch_size slots preprocess_workers unit_rows max_error_rate fetch_threads gpus gpus_per_model "
-            "row_seconds dashboard worker_logs wait_for_cluster",
+            "row_seconds dashboard worker_logs wait_for_cluster http_proxy fetch_per_host fetch_connect_seconds "
+            "fetch_read_seconds max_fetch_error_rate",
             id="no answer depends on it",
         ),
         pytest.param(
@@ -60,7 +61,8 @@ def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
         pytest.param(
             set(KINDS) - set(RETRIED),
             "input output allow_root model revision adapter prompt system chat_template image_column id_column "
-            "prompt_column messages_column reference_column keep limit dtype quantize attention unit_rows",
+            "prompt_column messages_column reference_column keep limit dtype quantize attention unit_rows "
+            "max_fetch_error_rate",
             id="never another on a retry",
         ),
     ],
