@@ -17,7 +17,7 @@ from schemas.wording import printable, redacted
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _LARGER = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 _TAGS = ("image-text-to-text", "llava-next", "synthetic", "llava-batch")
-_NOT_TOLD = ("input", "output", "prompt", "model", "revision")  # have places of their own in the card
+_NOT_TOLD = ("input", "output", "prompt", "model", "revision")  # stand elsewhere in the card
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from schemas.errors import Refused
 
 Format = Literal["jsonl", "csv", "llava", "openai", "sidecars", "webdataset", "dataset", "markdown", "text", "dolma"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-# Forms that have no place for a row without a text leave failed rows out, where nothing else is said.
+# Forms that cannot hold a row without a text leave failed rows out, where nothing else is said.
 _OF_TEXTS = ("llava", "sidecars", "webdataset")
 _OPTIONS: dict[str, tuple[Format, ...]] = {
     "formulas": ("csv",),

@@ -123,7 +123,7 @@ def refuse_same_names(run: Run, choice: Choice) -> None:
 
 
 def _put(destination: str, sidecar: Sidecar, exists: Exists) -> bool:
-    """Put one sidecar in place; return whether anything was written."""
+    """Write one sidecar; return whether anything was written."""
     url = fs.join(destination, sidecar.name)
     path = fs.local_path(url)
     if path is not None:

@@ -29,8 +29,8 @@ def make_page(run: Run, facts: Facts, data: str, other: Compared | None = None) 
         "DATA": data,
     }
     page = _TEMPLATE.read_text(encoding="utf-8")
-    before, *rest = page.split("%%")  # names and what is between them take turns, so that no text is taken for a name
-    return before + "".join(parts[part] if place % 2 == 0 else part for place, part in enumerate(rest))
+    before, *rest = page.split("%%")  # names and what is between them alternate, so that no text is taken for a name
+    return before + "".join(parts[part] if i % 2 == 0 else part for i, part in enumerate(rest))
 
 
 def _tiles(run: Run, facts: Facts, other: Compared | None) -> Iterator[str]:
@@ -87,11 +87,11 @@ def _pace(pace: list[list[float]]) -> str:
     values = [0.0] * _POINTS
     before = pace[0]  # what was done before the first unit was through is nobody's pace
     for at, rows in pace[1:]:
-        place = min(_POINTS - 1, int(at / width)) if width else 0
-        values[place] += rows - before[1]
+        point = min(_POINTS - 1, int(at / width)) if width else 0
+        values[point] += rows - before[1]
         before = [at, rows]
     rates = [value / width if width else 0.0 for value in values]
-    names = [f"{_time(place * width)} to {_time((place + 1) * width)}, answers a second" for place in range(_POINTS)]
+    names = [f"{_time(point * width)} to {_time((point + 1) * width)}, answers a second" for point in range(_POINTS)]
     return bars("Answers a second over time", rates, names, ("0 s", _time(end)))
 
 
@@ -141,7 +141,7 @@ def _about(run: Run) -> str:
         "input": ", ".join(map(str, settings.get("input", ()))),
         "retries": len(run.manifest.get("retries", ())) or None,
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        **{f"prompt {place}": text for place, text in enumerate(settings.get("prompt", ()), start=1)},
+        **{f"prompt {number}": text for number, text in enumerate(settings.get("prompt", ()), start=1)},
     }
     rest = {name: value for name, value in settings.items() if name not in ("model", "revision", "input", "prompt")}
     return (

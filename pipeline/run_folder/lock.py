@@ -200,7 +200,7 @@ def _started(pid: int) -> str | None:
     except PermissionError:
         pass
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rsplit(")", 1)[1].split()  # names are bytes
     except OSError:
         return ""
     return None if fields[0] in "ZX" else fields[19]

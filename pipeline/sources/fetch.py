@@ -95,8 +95,8 @@ class ImageFetcher:
             self._check_roots(uri, web_urls.place_of(web_urls.parse_url(uri)))
         return uri
 
-    def _check_roots(self, uri: str, place: str) -> None:
-        if self._roots and not any(_is_below(place, root) for root in self._roots):
+    def _check_roots(self, uri: str, real: str) -> None:
+        if self._roots and not any(_is_below(real, root) for root in self._roots):
             advice = "add its folder as another --allow-root if rows may read it"
             raise _not_allowed(uri, f"is outside of what --allow-root names: {advice}")
 

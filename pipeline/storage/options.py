@@ -65,7 +65,7 @@ def _parse(option: str) -> tuple[str, str, object]:
 
 
 def _value(text: str) -> object:
-    """What a text says in JSON (true, 3, {...}), else the text."""
+    """Return what a text says in JSON (true, 3, {...}), else the text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -39,7 +39,7 @@ _CLOSING_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a server sent, as it came."""
+    """A server's answer, as it came."""
 
     body: bytes
     content_type: str
@@ -117,7 +117,7 @@ class Asker:
         raise RowError("fetch", "TooManyRedirects", f"{shown(text)} redirects more than {most} times")
 
     async def _hop(self, url: URL, max_bytes: int) -> Answer | URL:
-        """What one server answers: a body, or where to go on."""
+        """Return what one server answers: a body, or where to go on."""
         proxy = self._proxy_of(url)
         session = self._session(proxied=proxy is not None)
         async with session.get(url, proxy=proxy, allow_redirects=False) as response:

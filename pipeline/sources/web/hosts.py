@@ -9,7 +9,7 @@ from schemas.errors import Refused
 
 
 class HostRules:
-    """What was allowed and what was denied; without anything allowed, all that is not denied is."""
+    """Hosts that are allowed and denied; without any allowed, all that are not denied are."""
 
     def __init__(self, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
         self._allow = _Patterns("--allow-hosts", allow)
@@ -44,7 +44,7 @@ class _Patterns:
         return not (self.networks or self._names or self._domains)
 
     def have(self, host: str) -> bool:
-        """Whether the host's name is one of these."""
+        """Return whether the host's name is one of these."""
         host = plain_host(host)
         return host in self._names or any(host.endswith(domain) for domain in self._domains)
 

@@ -12,7 +12,7 @@ _SHARE = 0.9  # of a row's time: whoever counts it waits a little longer for wha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebLimits:
-    """What a row's http(s) URL may do. The fields without a comment are settings of a job, explained there."""
+    """Limits of what a row's http(s) URL may do. Fields without a comment are settings of a job, explained there."""
 
     connections: int = 64  # of one actor
     per_host: int = 16

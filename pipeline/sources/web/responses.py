@@ -23,7 +23,7 @@ _PLAIN_PNM = re.compile(rb"P[1-3]\s")  # images that are text
 
 
 class Transient(Exception):
-    """What may pass: the failure it is if it does not, and the seconds that the server asks to be left alone."""
+    """A failure that may pass: what it is if it does not, and the seconds that the server asks to be left alone."""
 
     def __init__(self, type: str, why: str, after_s: float | None = None) -> None:
         super().__init__(why)

@@ -52,7 +52,7 @@ def next_url(url: "URL", location: str) -> "URL":
 
 
 def place_of(url: "URL") -> str:
-    """Return where a URL is, in the one spelling that places are compared in: no user, no query, no escapes."""
+    """Return where a URL is, in the one spelling that URLs are compared in: no user, no query, no escapes."""
     return f"{url.scheme}://{(url.raw_host or '').lower()}:{url.port}{url.path}"
 
 
