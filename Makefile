@@ -25,8 +25,10 @@ PIP := $(BIN)/python -W ignore -m pip install --quiet --quiet --no-compile --dis
 demo: setup
 	$(BIN)/python -m demo
 
+# Two at a time without Ray; with it one after the other, as a job takes the cores that there are.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray and not soak'
+	$(BIN)/python -m pytest -m 'ray and not soak'
 
 soak: setup
 	$(BIN)/python -m pytest tests/faults tests/sweep tests/demo tests/test_job.py tests/engine/test_stops.py tests/execution/test_cluster.py tests/storage/test_hub.py tests/test_placement_benchmark.py \

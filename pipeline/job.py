@@ -41,7 +41,7 @@ def run_job(
         remove_leftovers(folder)
         if (complete := find_complete(plan, held=True)) is not None:  # by another driver until now
             return complete
-        run = _begin(plan, model, continue_with_changes=continue_with_changes)
+        run = begin(plan, model, continue_with_changes=continue_with_changes)
         shard = Shard(
             settings=plan.settings,
             read=unit_reader(plan.listing),
@@ -56,13 +56,13 @@ def run_job(
             rows = sum(map(plan.rows_of, units)) * plan.num_prompts
             return answer_units(batch_plan, rows, lock, continue_with_changes=continue_with_changes)
 
-        manifest, progress = _answer_and_merge(plan, run, answer, lock.confirm)
+        manifest, progress = answer_and_merge(plan, run, answer, lock.confirm)
         pace = progress.rows_per_s() if progress else None
         return summarise(with_scores(plan.settings, manifest), folder, pace and pace / plan.num_prompts)
 
 
-def _begin(plan: Plan, model: dict[str, Any], *, continue_with_changes: bool) -> dict[str, Any]:
-    """Write run.json, or go on with the one that is there."""
+def begin(plan: Plan, model: dict[str, Any], *, continue_with_changes: bool) -> dict[str, Any]:
+    """Write run.json, or go on with the one that is there; raises RunMismatch where it is another run's."""
     folder, description = plan.settings.output, {**plan.describe(), "model": model}
     changed = continue_with_changes and not is_complete(folder, description)
     if changed and read_manifest(folder) is not None:
@@ -74,13 +74,16 @@ def _begin(plan: Plan, model: dict[str, Any], *, continue_with_changes: bool) ->
     return run
 
 
-def _answer_and_merge(
+def answer_and_merge(
     plan: Plan,
     run: dict[str, Any],
     answer: Callable[[list[int]], Progress],
     confirm: Callable[[], None],
 ) -> tuple[dict[str, Any], Progress | None]:
-    """Answer what is not done and put it together; return the manifest, and how it went, None where all was done."""
+    """Answer what is not done and merge it; return the manifest, and how it went, None where all was done.
+
+    Raises RunFailed where units stay broken however often they are answered, and what `answer` and `confirm` raise.
+    """
     folder, began = plan.settings.output, time.monotonic()
     units, manifest = plan.units(run["run"], sealed=has_seals(run)), read_manifest(folder)
     lost = find_gone(folder, manifest) if manifest else []

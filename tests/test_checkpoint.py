@@ -186,7 +186,7 @@ def test_all_code_shapes_answers_but_for_what_is_named() -> None:
     covered = {path.relative_to(ROOT).as_posix() for path in shaping_files()}
     for name in (
         "preprocess/strips.py",
-        "engine/runner.py",
+        "engine/model_runner.py",
         "stages/preprocess.py",
         "sources/fetch.py",
         "stages/strips.py",

@@ -8,7 +8,7 @@ import pytest
 from pipeline.execution.executor import ROUNDS
 from pipeline.execution.progress import Progress, UnitReport
 from pipeline.execution.ray_data import RunFailed
-from pipeline.job import _answer_and_merge
+from pipeline.job import answer_and_merge
 from pipeline.plan import Plan
 from pipeline.run_folder.run import read_run
 from pipeline.run_folder.units import Counts, unit_path
@@ -41,7 +41,7 @@ def test_a_broken_unit_is_answered_again(tmp_path: Path) -> None:
     plan = run_without_ray(tmp_path, finish=False)
     run, torn = read_run(plan.settings.output), Torn(plan, 1)
     assert run is not None
-    manifest, progress = _answer_and_merge(plan, run, torn, no_check)
+    manifest, progress = answer_and_merge(plan, run, torn, no_check)
     assert torn.asked == [[1], [1]]
     assert manifest["rows"] == 20
     assert progress is not None
@@ -53,5 +53,5 @@ def test_a_storage_that_breaks_every_unit_ends_the_run(tmp_path: Path) -> None:
     run, torn = read_run(plan.settings.output), Torn(plan, ROUNDS)
     assert run is not None
     with pytest.raises(RunFailed, match=r"units were broken 3 times in a row: is the storage of .*out sound\?"):
-        _answer_and_merge(plan, run, torn, no_check)
+        answer_and_merge(plan, run, torn, no_check)
     assert torn.asked == [[1]] * ROUNDS

@@ -11,18 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.execution.executor import Loaders
 from pipeline.execution.progress import Progress
-from pipeline.job import _Job
+from pipeline.job import answer_and_merge, begin
 from pipeline.plan import Plan, find_complete
 from pipeline.run_folder.lock import NAME, Timing, hold, this_machine
 from pipeline.run_folder.merge import finish_run
 from pipeline.run_folder.run import read_run
-from pipeline.run_folder.units import done_units, read_unit_answers, write_unit
+from pipeline.run_folder.units import read_unit_answers, write_unit
 from pipeline.stages.preprocess import Preprocess
 from pipeline.verify import verify_run
 from schemas.errors import Refused
-from tests.fakes import load_echo_engine
 from tests.test_verify import run_without_ray
 
 QUICK = Timing(beat_s=100, stale_s=0.02)
@@ -37,17 +35,6 @@ class PlanOnce(Plan):
 
     def describe(self) -> dict[str, Any]:
         return self.described
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InThisProcess(_Job):
-    """The job's own way, but that its answers come from here instead of from a cluster."""
-
-    def _answer_what_is_left(self, run: str, wanted: list[int]) -> Progress | None:
-        done = done_units(self.plan.settings.output)
-        for unit in (unit for unit in wanted if unit not in done):
-            write_unit(self.plan.settings.output, run, unit, ANSWERS[unit])
-        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +54,21 @@ class Scene:
             path.write_bytes(data)
 
     def run(self) -> None:
-        """What the command does once it has its plan."""
+        """What the command does once it has its plan, but that its answers come from here instead of from a cluster."""
         if find_complete(self.plan) is not None:
             return
-        with hold(self.plan.settings.output, QUICK) as lock:
-            loaders = Loaders(engine=load_echo_engine)
-            InThisProcess(
-                plan=self.plan, model=self.model, loaders=loaders, lock=lock, continue_with_changes=False
-            ).run()
+        folder = self.plan.settings.output
+        with hold(folder, QUICK) as lock:
+            if find_complete(self.plan, held=True) is not None:
+                return
+            run = begin(self.plan, self.model, continue_with_changes=False)
+
+            def answer(units: list[int]) -> Progress:
+                for unit in units:
+                    write_unit(folder, run["run"], unit, ANSWERS[unit])
+                return Progress(total_rows=0)
+
+            answer_and_merge(self.plan, run, answer, lock.confirm)
 
     def answers(self) -> pa.Table:
         return pq.read_table(f"{self.plan.settings.output}/answers")

@@ -124,7 +124,7 @@ def test_images_are_named_in_structs_as_in_json(tmp_path: Path, files: dict[str,
         pytest.param("data:image/jpeg;base64,%%%", "FetchFailed", "must be valid base64", id="no base64"),
         pytest.param("data:image/jpeg;base64", "FetchFailed", "must have a comma", id="no data"),
         pytest.param("ftp://127.0.0.1/a.jpg", "UnsupportedScheme", "not fetched from ftp://", id="scheme"),
-        pytest.param("http://127.0.0.1/a.jpg", "UnsupportedScheme", "copy the image there first", id="http"),
+        pytest.param("http://127.0.0.1/a.jpg", "PrivateAddress", "--allow-private", id="http"),
     ],
 )
 def test_an_image_that_cannot_be_had_is_an_error_row(tmp_path: Path, uri: str, type: str, said: str) -> None:
