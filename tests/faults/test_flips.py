@@ -82,7 +82,13 @@ def read_files(folder: str) -> dict[Path, bytes]:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
     """A folder whose driver was killed with all of its units done, and a complete one."""
     plan = run_without_ray(tmp_path_factory.mktemp("flips"), finish=False)
-    named = {"job": plan.job, "settings": plan.settings, "listing": plan.listing, "model": plan.model}
+    named = {
+        "job": plan.job,
+        "settings": plan.settings,
+        "listing": plan.listing,
+        "model": plan.model,
+        "answer_schema": plan.answer_schema,
+    }
     plan = PlanOnce(**named, described=plan.describe())
     folder, run = plan.settings.output, read_run(plan.settings.output)
     assert run is not None
