@@ -10,7 +10,7 @@ from schemas.job import JobSettings
 _MOST_SLOTS = 256  # of an engine whose slots are what a card's memory holds
 _TWO_PREFILLS = 32  # prompts with a picture
 _FEWEST_UNITS = 3  # one is read back while the last rows of another are generated
-_MOST_UNITS = 32  # threads of an actor
+MOST_UNITS = 32  # threads of an actor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def units_at_once(settings: JobSettings, load: Load, models: int) -> int:
         return _FEWEST_UNITS
     enough = ceil((2 * (settings.slots or _MOST_SLOTS) + _TWO_PREFILLS) * load.units / max(1, load.prompts))
     share = ceil(load.units / models)
-    return max(_FEWEST_UNITS, min(enough, share, _MOST_UNITS))
+    return max(_FEWEST_UNITS, min(enough, share, MOST_UNITS))
 
 
 def _check_machines(on_machine: Sequence[int], cpus: float, placement: Placement) -> None:

@@ -1,0 +1,134 @@
+"""A whole job, Parquet to Parquet through Ray, with random weights of a real shape: what feeding the engine costs.
+
+    python -m benchmarks.job --shape mistral-7b --images 1536 [--units-per-model 3]
+
+Every answer has the same forced length. `--units-per-model` bounds the units that a generating actor works on at once,
+to compare with the number that `pipeline/execution/placement.py` chooses. Seconds count from the call of the job, with
+the benchmark's own imports done; `engine_s` is the device's time. The last line of stdout is one JSON object.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import LlavaNextForConditionalGeneration
+
+from benchmarks.random_model import RandomModel, write_model
+from benchmarks.workload import Item, make_items
+from pipeline.engine.engine import Engine
+from pipeline.execution import placement
+from pipeline.job import run_job
+from pipeline.plan import plan_job
+from schemas.engine import EngineSettings, Sampling
+from schemas.job import JobSettings
+
+QUESTION = "Describe the image in more details."
+_FILES = 8
+
+
+def main() -> None:
+    """Run the job once and print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="mistral-7b")
+    parser.add_argument("--images", type=int, default=1536)
+    parser.add_argument("--tokens", type=int, default=98, help="of every answer")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--units-per-model", type=int)
+    chosen = parser.parse_args()
+    if chosen.units_per_model:
+        placement.MOST_UNITS = chosen.units_per_model
+    scale = 1.0 if chosen.gpus else 0.2
+    with tempfile.TemporaryDirectory() as folder:
+        settings = write_job(chosen.shape, make_items("caption", chosen.images, scale), Path(folder))
+        settings = settings.model_copy(update={"max_new_tokens": chosen.tokens, "gpus": chosen.gpus})
+        sys.stdout.write(json.dumps(measure(settings)) + "\n")
+
+
+def write_job(shape: str, items: list[Item], folder: Path) -> JobSettings:
+    """Write a table of images, and a checkpoint whose weights are a hole in a file; return a job over them."""
+    write_weights(write_model(shape, folder / shape))
+    (folder / "in").mkdir()
+    a_file = -(-len(items) // _FILES)
+    for i in range(0, len(items), a_file):
+        part = items[i : i + a_file]
+        table = pa.table({"id": [item.id for item in part], "image": [item.image for item in part]})
+        pq.write_table(table, folder / "in" / f"{i:06d}.parquet", row_group_size=100)
+    return JobSettings(
+        input=(str(folder / "in"),),
+        output=str(folder / "out"),
+        model=str(folder / shape),
+        prompt=(QUESTION,),
+        chat_template="mistral",
+        capacity=3328,
+        dtype="auto",
+    )
+
+
+def write_weights(model: RandomModel) -> None:
+    """Write a weights file with a whole header and nothing behind it: the plan reads headers, `load` draws weights."""
+    with torch.device("meta"):
+        network = LlavaNextForConditionalGeneration(model.config)
+    header, end = {}, 0
+    for name, tensor in network.state_dict().items():
+        begin, end = end, end + 2 * tensor.numel()
+        header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with (model.folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+def load(settings: JobSettings) -> Engine:
+    """Load random weights of the job's shape, which its model's folder is called after."""
+    on_gpu = torch.cuda.is_available()
+    told = EngineSettings(
+        dtype="bfloat16" if on_gpu else "float32",
+        device="cuda" if on_gpu else "cpu",
+        capacity=settings.capacity if on_gpu else 1024,
+        sampling=Sampling(ignore_eos=True),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return Engine(write_model(Path(settings.model).name, Path(folder)).load(told), told)
+
+
+def measure(settings: JobSettings) -> dict[str, Any]:
+    """Run the job; return its seconds, when its first and last units were there, and what its engine did."""
+    began, ended, seen = time.monotonic(), threading.Event(), list[float]()
+    units = Path(settings.output) / "units"
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            if units.exists() and len(list(units.glob("*.parquet"))) > len(seen):
+                seen.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    plan = plan_job("caption", settings, QUESTION)
+    run_job(plan, load)
+    seconds = time.monotonic() - began
+    ended.set()
+    thread.join()
+    done = json.loads((Path(settings.output) / "manifest.json").read_text("utf-8"))["timings"]["engine"]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "device": device,
+        "images": plan.listing.num_rows,
+        "unit_rows": plan.listing.unit_rows,
+        "seconds": round(seconds, 1),
+        "first_unit_s": round(seen[0], 1) if seen else None,
+        "engine_s": round(done["vision_s"] + done["prefill_s"] + done["decode_s"], 1),
+        "prefill_padding": done["prefill_padding"],
+        "slot_use": done["slot_use"],
+    }
+
+
+if __name__ == "__main__":
+    main()
