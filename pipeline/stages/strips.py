@@ -103,7 +103,7 @@ def _failed(joined: Answer, answer: Answer, which: str) -> Answer:
 
 
 def _first_text(answers: Sequence[Answer], strips: Sequence[Strip]) -> str | None:
-    """Return the page as its first tries had read it, where a second one is the answer of some strip."""
+    """Return the page as its first attempts had read it, where a retry is the answer of some strip."""
     if all(answer.first_text is None for answer in answers):
         return None
     texts = [answer.text if answer.first_text is None else answer.first_text for answer in answers]
