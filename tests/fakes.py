@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ class DeadlyEngine(EchoEngine):
     """Dies as of a crash in native code, and counts what it answered before."""
 
     def __init__(self) -> None:
-        self._answered = 0
+        self._answered, self._lock = 0, threading.Lock()
 
     def statistics(self) -> EngineStatistics:
         return EngineStatistics(num_rows=self._answered)
@@ -73,7 +74,8 @@ class DeadlyEngine(EchoEngine):
         for sample in samples:
             if sample.id.endswith("kills-generate") and any(not prompt.failure for prompt in sample.prompts):
                 os.kill(os.getpid(), signal.SIGKILL)
-            self._answered += 1
+            with self._lock:
+                self._answered += 1
             yield from super().generate([sample])
 
 

@@ -59,7 +59,7 @@ class Progress:
 
     total_rows: int
     done: Counts = field(default_factory=Counts)
-    engines: dict[str, EngineStatistics] = field(default_factory=dict)  # the last that each worker said
+    engines: dict[str, EngineStatistics] = field(default_factory=dict)  # the most that each worker has said
     out: TextIO = field(default_factory=lambda: sys.stderr)
     every_s: float = 30.0
     clock: Callable[[], float] = time.monotonic  # its zero is anywhere: only differences mean something
@@ -74,7 +74,9 @@ class Progress:
         """Count one more unit and show the line when it is due."""
         now = self.heard_at = self.clock()
         self.done += report.counts
-        self.engines[report.worker] = report.engine
+        known = self.engines.get(report.worker)
+        if known is None or report.engine.num_rows >= known.num_rows:  # a worker's threads may overtake each other
+            self.engines[report.worker] = report.engine
         self.pace.add(now, self.done.rows)
         if self.first_at is None:
             self.first_at, self.first_rows = now, self.done.rows

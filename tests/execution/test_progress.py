@@ -55,6 +55,13 @@ def test_the_line_says_how_well_the_gpus_are_used() -> None:
     assert progress.line().endswith("GPUs 90 % busy at 67 %")
 
 
+def test_a_report_that_was_overtaken_takes_nothing_back() -> None:
+    progress = Progress(total_rows=100, out=io.StringIO())
+    for num_rows in (8, 24, 16):
+        progress.add(report(rows=8, engine=EngineStatistics(num_rows=num_rows)))
+    assert progress.engine().num_rows == 24
+
+
 def test_what_engines_did_adds_up_over_workers_and_counts_once_for_each() -> None:
     progress = Progress(total_rows=100, out=io.StringIO())
     for worker in ("one", "two", "one"):
