@@ -97,6 +97,7 @@ def test_a_folder_of_images_is_captioned_in_the_order_of_its_names(tmp_path: Pat
     assert {a["prompt"] for a in answers_in(tmp_path / "out")} == {"Describe it."}
 
 
+@pytest.mark.soak
 def test_pages_of_a_pdf_are_read_in_strips_and_answered_in_their_places(tmp_path: Path) -> None:
     pytest.importorskip("pypdfium2")
     folder, out = tmp_path / "scans", tmp_path / "out"

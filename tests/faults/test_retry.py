@@ -103,6 +103,7 @@ def test_chosen_answers_are_given_again_under_other_settings_as_a_recorded_chang
     assert verify_run(out) == []
 
 
+@pytest.mark.soak
 def test_a_text_stays_where_the_new_try_has_none(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(2)])
     out = str(tmp_path / "out")

@@ -134,6 +134,7 @@ def test_braces_in_a_rows_own_prompt_are_text() -> None:
     assert conversation_of(request, None).question == "What is {caption}, or {{?"
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_a_job_answers_conversations_and_says_what_the_model_is(source: Path) -> None:

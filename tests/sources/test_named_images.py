@@ -152,6 +152,7 @@ def test_a_place_or_an_image_left_over_is_an_error_row(tmp_path: Path, parts: li
     assert re.search(said, failure.message)
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_a_job_answers_messages_that_bring_their_images(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def answered_alone(cell: PlannedCell) -> dict[str, tuple[str, str]]:
     return {row["id"]: (row["text"], row["finish_reason"]) for table in tables for row in table.to_pylist()}
 
 
+@pytest.mark.soak
 def test_cells_that_are_drawn_otherwise_share_one_load_and_are_answered_as_alone(tmp_path: Path) -> None:
     loads = tmp_path / "loads"
     loads.mkdir()
