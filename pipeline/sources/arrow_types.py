@@ -1,5 +1,6 @@
 """Column types: what an Arrow column of some type can hold for us, and the plain layout in which we read it."""
 
+import re
 import uuid
 from typing import Literal
 
@@ -16,6 +17,8 @@ _IMAGE_FIELDS: dict[str, ImageKind] = {"bytes": "bytes", "path": "uri"}  # of a 
 _MAGIC = "/9j/|iVBORw0KGgo|UklGR|R0lGOD|SUkqA|TU0AK"
 _LETTERS = r"[A-Za-z0-9+/_\r\n-]"
 BARE_BASE64 = rf"^(?:(?:{_MAGIC}){_LETTERS}{{40,}}|[A-Za-z0-9+]{_LETTERS}{{999,}})={{0,2}}\s*$"
+# The same for Python, whose engine would go back letter by letter where a text is none after all.
+_BARE_BASE64 = re.compile(BARE_BASE64.replace(",}", ",}+"))
 
 
 def image_kind(type: pa.DataType) -> ImageKind | None:
@@ -168,7 +171,7 @@ def as_bytes(array: pa.Array) -> pa.Array:
 
 def looks_like_base64(text: str) -> bool:
     """Return whether a text instead of a path is an image written out in base64, without the data: before it."""
-    return text.isascii() and bool(pc.match_substring_regex(pa.scalar(text), BARE_BASE64).as_py())  # in linear time
+    return text.isascii() and _BARE_BASE64.match(text) is not None
 
 
 def _value(type: pa.DataType) -> pa.DataType:
