@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from pipeline.exports.destination import MARK
 from pipeline.exports.push import check_push, push_dataset
@@ -75,6 +76,9 @@ def hub() -> Iterator[tuple[str, type[Handler]]]:
 
 def test_every_file_of_the_folder_is_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(
+        constants, "HF_HUB_OFFLINE", False
+    )  # which a machine without a network, or another test, may set
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-00000.parquet").write_bytes(b"rows")
     (tmp_path / "README.md").write_text("a card")
