@@ -1,10 +1,11 @@
 """Quarantine: a row that kills the process which works on it, or holds it up for ever, costs only itself.
 
 Before a unit is worked on, a marker says so; it goes when the unit is through. A unit whose marker is there already has
-lost a worker: it is done row by row and alone in its actor, each row marked first. A row that kills a worker twice that
-way is answered by its failure, the others by themselves. A row that takes longer than it may is killed with its process
-by the watchdog, which leaves its marker: once is enough. Markers of another driver are ignored: when a driver is
-killed, its workers die of that and of nothing else.
+lost a worker, as all have that were at work with it: it is done again alone in its actor. If that kills as well, it is
+done row by row, each row marked first. A row that kills a worker that way is answered by its failure, the others by
+themselves. A row that takes longer than it may is killed with its process by the watchdog, which leaves its marker:
+once is enough. Markers of another driver are ignored: when a driver is killed, its workers die of that and of nothing
+else.
 """
 
 import time
@@ -23,13 +24,13 @@ from schemas.errors import Failure, Stage
 Work: TypeAlias = Literal["preprocess", "generate"]
 Step: TypeAlias = Callable[[pa.Table], pa.Table]
 Read: TypeAlias = Callable[[Failure | None], pa.Table]
-MAX_DEATHS = 2  # of a row that is tried alone
+MAX_DEATHS = 1  # of a row that is tried alone, after two of its unit
 MAX_LOADS = 3
 _READING = -1  # instead of a row
 _KILLED_BY_READING = Failure(
     stage="read",
     type="WorkerDied",
-    message=f"reading these rows killed their worker process in {MAX_DEATHS + 1} tries (a crash in native code, or no "
+    message=f"reading these rows killed their worker process in {MAX_DEATHS + 2} tries (a crash in native code, or no "
     "memory left): look at their file, then retry them",
 )
 
@@ -88,16 +89,16 @@ class Guard:
         self._watch = watch  # what `step` is told to say of its rows
 
     def __call__(self, unit: int, read: Read, step: Step) -> pa.Table:
-        """Return `step` of the table that `read` gives, whole or, after a death, row by row.
+        """Return `step` of the table that `read` gives: whole, after a death alone, after another one row by row.
 
         Where reading itself kills, `read` is given the failure that all rows are to have.
         """
         name = f"unit-{unit:08d}-{self._work}"
         left = self._markers.find(name)
         try:
-            if left is None:
-                with self._gate.shared():
-                    self._markers.put(name)
+            if left is None or left.accuses_nobody:
+                with self._gate.shared() if left is None else self._gate.alone():
+                    self._markers.put(name, alone=left is not None)
                     table = read(None)
                     self._follow(name, None)
                     result = step(table)
@@ -155,12 +156,11 @@ def bounded_loading(work: Work, actor: str, markers: Markers) -> Iterator[None]:
 
 def _killer(work: Work) -> Failure:
     stage: Literal["decode", "generate"] = "decode" if work == "preprocess" else "generate"
-    tries = MAX_DEATHS + 1
     return Failure(
         stage=stage,
         type="WorkerDied",
-        message=f"this row killed its worker process in {tries} tries, {MAX_DEATHS} of them alone (a crash in native "
-        "code, or no memory left): look at its image, then retry it",
+        message=f"this row killed its worker process in {MAX_DEATHS + 2} tries, the last of them alone (a crash in "
+        "native code, or no memory left): look at its image, then retry it",
     )
 
 

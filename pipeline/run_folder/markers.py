@@ -1,7 +1,7 @@
 """Markers: files that say which unit a worker is at, so that what kills it is known afterwards."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from pydantic import TypeAdapter
 
@@ -23,8 +23,14 @@ class Marker:
 
     driver: str
     row: int | None = None
+    alone: bool = False  # nothing else was done by the same worker
     deaths: dict[str, int] = field(default_factory=dict)  # by row
     slow: dict[str, Stage] = field(default_factory=dict)  # rows that took too long, and where
+
+    @property
+    def accuses_nobody(self) -> bool:
+        """Return whether the worker may have died of anything else that it was doing."""
+        return self.row is None and not (self.alone or self.deaths or self.slow)
 
     def after_death(self) -> "Marker":
         """Return what is known now, the death that left this marker included."""
@@ -52,9 +58,9 @@ class Markers:
             return None
         return marker if marker.driver == self.driver else None
 
-    def put(self, name: str, row: int | None = None, known: Marker | None = None) -> None:
+    def put(self, name: str, row: int | None = None, known: Marker | None = None, *, alone: bool = False) -> None:
         """Say what is about to be done, and what is known."""
-        note = self.note(name, self._with(known, row=row))
+        note = self.note(name, replace(self._with(known, row=row), alone=alone))
         fs.write_atomic(note.url, note.text.encode())
 
     def slow(self, name: str, row: int, stage: Stage, known: Marker | None = None) -> Note:
@@ -64,8 +70,7 @@ class Markers:
 
     def note(self, name: str, marker: Marker) -> Note:
         """Return a marker as what is written, and where."""
-        told = {"driver": marker.driver, "row": marker.row, "deaths": marker.deaths, "slow": marker.slow}
-        return Note(url=self._path(name), text=json.dumps(told))
+        return Note(url=self._path(name), text=json.dumps(asdict(marker)))
 
     def _with(self, known: Marker | None, *, row: int | None) -> Marker:
         return replace(known, row=row) if known else Marker(driver=self.driver, row=row)

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,13 +107,33 @@ def test_a_suspect_unit_is_alone_in_its_actor(tmp_path: Path) -> None:
         inside.pop()
         return table
 
-    good = ROWS.slice(0, 2)
-    threads = [threading.Thread(target=guard, args=(unit, lambda _: good, step)) for unit in (0, 1, 2, 3)]
+    tables = {0: ROWS.slice(0, 2), 1: ROWS.slice(0, 1), 2: ROWS.slice(0, 2), 3: ROWS.slice(0, 2)}
+    threads = [
+        threading.Thread(target=guard, args=(unit, lambda _, t=table: t, step)) for unit, table in tables.items()
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [at_once for at_once, rows in most if rows == 1] == [1, 1]
+    assert [at_once for at_once, rows in most if rows == 1] == [1]
+
+
+def test_units_that_were_near_a_death_are_done_whole_each_by_itself(tmp_path: Path) -> None:
+    markers = Markers(folder=str(tmp_path), driver="d")
+    for unit in range(12):  # all that a worker had in flight
+        markers.put(f"unit-{unit:08d}-generate")
+    seen = []
+
+    def step(table: pa.Table) -> pa.Table:
+        seen.append(table.num_rows)
+        return upper(table)
+
+    for unit in range(12):
+        rows = ROWS if unit == 5 else ROWS.slice(0, 2)
+        attempt = partial(Guard("generate", markers, fail_rows), unit, lambda _, rows=rows: rows, step)
+        result, deaths = try_until_done(attempt)
+        assert (result["id"].to_pylist()[:2], deaths) == (["A", "B"], 2 if unit == 5 else 0)
+    assert seen == [2] * 5 + [4] + [1] * 3 + [1] * 3 + [2] * 6
 
 
 class HastyWatchdog(Watchdog):
