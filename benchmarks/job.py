@@ -19,9 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers import LlavaNextForConditionalGeneration
 
-from benchmarks.random_model import RandomModel, write_model
+from benchmarks.random_model import write_model, write_weights
 from benchmarks.workload import Item, make_items
 from pipeline.engine.engine import Engine
 from pipeline.execution import placement
@@ -70,20 +69,6 @@ def write_job(shape: str, items: list[Item], folder: Path) -> JobSettings:
         capacity=3328,
         dtype="auto",
     )
-
-
-def write_weights(model: RandomModel) -> None:
-    """Write a weights file with a whole header and nothing behind it: the plan reads headers, `load` draws weights."""
-    with torch.device("meta"):
-        network = LlavaNextForConditionalGeneration(model.config)
-    header, end = {}, 0
-    for name, tensor in network.state_dict().items():
-        begin, end = end, end + 2 * tensor.numel()
-        header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    with (model.folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
 
 
 def load(settings: JobSettings) -> Engine:

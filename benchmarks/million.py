@@ -29,7 +29,7 @@ import ray
 from PIL import Image
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-from benchmarks.random_model import write_model
+from benchmarks.random_model import write_model, write_weights
 from pipeline.job import run_job
 from pipeline.plan import plan_job
 from pipeline.verify import verify_run
@@ -152,7 +152,7 @@ def run(out: Path, num_rows: int, every_s: float, shape: Shape) -> dict[str, obj
     """Answer so many rows and say what it took."""
     write_input(out / "input", num_rows)
     (out / "model").mkdir()
-    write_model("tiny", out / "model")
+    write_weights(write_model("tiny", out / "model"))
     plan = plan_job("caption", _settings(out, shape), "Describe the image in more details.")
     ray.init(
         address="local",

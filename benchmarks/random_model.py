@@ -1,5 +1,6 @@
 """Networks of real shapes with random weights, made on the device: what speed is measured on without any download."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -91,6 +92,20 @@ def write_model(name: str, folder: Path) -> RandomModel:
     config.save_pretrained(folder)
     build_processor(shape, tokenizer).save_pretrained(folder)
     return RandomModel(config=config, folder=folder)
+
+
+def write_weights(model: RandomModel) -> None:
+    """Write a weights file with a whole header and nothing behind it: the plan reads headers, `load` draws weights."""
+    with torch.device("meta"):
+        network = LlavaNextForConditionalGeneration(model.config)
+    header, end = {}, 0
+    for name, tensor in network.state_dict().items():
+        begin, end = end, end + 2 * tensor.numel()
+        header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with (model.folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
 
 
 def full_config(text: PreTrainedConfig) -> LlavaNextConfig:
