@@ -43,12 +43,12 @@ def test_whoever_holds_the_lock_samples_as_asked_whatever_others_want() -> None:
 def test_those_who_want_the_same_work_at_the_same_time() -> None:
     lock, met = ModeLock(GREEDY, Dial().set), threading.Barrier(3)
 
-    def sample(_: int) -> None:
+    def sample(_: int) -> int:
         with lock.take(GREEDY):
-            met.wait(timeout=10)
+            return met.wait(timeout=10)  # the number of each among those who are inside together
 
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(sample, range(3)))
+        assert sorted(pool.map(sample, range(3))) == [0, 1, 2]
 
 
 def test_units_in_order_cost_one_change_a_kind() -> None:
