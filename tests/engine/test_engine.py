@@ -158,19 +158,33 @@ def test_a_row_too_large_for_the_memory_becomes_an_error_row_and_the_others_are_
     assert "prompt tokens and up to 12 new ones do not fit the device alone" in answers[0].error_message
 
 
-def test_images_too_many_for_the_memory_are_encoded_one_by_one_and_one_too_large_alone_becomes_an_error_row(
-    oracle, monkeypatch
-):
-    questions = mixed_questions()
-    encode, tiles = oracle.model.vision.encode, [len(oracle.sample(q).tiles) for q in questions]
+class ScarceVision:
+    """A vision tower that runs out of memory in every call that `exceeds` says yes to."""
 
-    def scarce(samples, tiles_per_call):
-        if sum(len(sample.tiles) for sample in samples) >= max(tiles):
+    def __init__(self, vision, exceeds):
+        self._vision, self._exceeds = vision, exceeds
+
+    def __getattr__(self, name):
+        return getattr(self._vision, name)
+
+    def encode(self, samples, tiles_per_call):
+        if self._exceeds(samples, tiles_per_call):
             raise torch.OutOfMemoryError("tried to allocate 9 GiB")
-        return encode(samples, tiles_per_call)
+        return self._vision.encode(samples, tiles_per_call)
 
-    engine = oracle.engine(replace(FP32, tiles_per_call=2 * max(tiles)))
-    monkeypatch.setattr(oracle.model.vision, "encode", scarce)
+
+def scarce_engine(oracle: Oracle, settings: EngineSettings, exceeds) -> Engine:
+    return Engine(replace(oracle.model, vision=ScarceVision(oracle.model.vision, exceeds)), settings)
+
+
+def test_images_too_many_for_the_memory_are_encoded_one_by_one_and_one_too_large_alone_becomes_an_error_row(oracle):
+    questions = mixed_questions()
+    tiles = [len(oracle.sample(q).tiles) for q in questions]
+
+    def exceeds(samples, tiles_per_call):
+        return sum(len(sample.tiles) for sample in samples) >= max(tiles)
+
+    engine = scarce_engine(oracle, replace(FP32, tiles_per_call=2 * max(tiles)), exceeds)
     answers = list(engine.generate(oracle.sample(q) for q in questions))
     fits = [num < max(tiles) for num in tiles]
     assert [(a.status, a.error_type) for a in answers] == [
@@ -200,16 +214,9 @@ def test_a_decode_step_that_runs_out_of_memory_is_made_again_and_changes_no_answ
     assert engine.statistics().num_out_of_memory == 2
 
 
-def test_the_tower_encodes_fewer_tiles_where_they_do_not_fit_the_memory(oracle, monkeypatch):
-    questions, encode = mixed_questions(), oracle.model.vision.encode
-
-    def scarce(samples, tiles_per_call):
-        if tiles_per_call > 3:
-            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
-        return encode(samples, tiles_per_call)
-
-    engine = oracle.engine(replace(FP32, tiles_per_call=8))
-    monkeypatch.setattr(oracle.model.vision, "encode", scarce)
+def test_the_tower_encodes_fewer_tiles_where_they_do_not_fit_the_memory(oracle):
+    questions = mixed_questions()
+    engine = scarce_engine(oracle, replace(FP32, tiles_per_call=8), lambda _, tiles_per_call: tiles_per_call > 3)
     answers = list(engine.generate(oracle.sample(q) for q in questions))
     assert [a.text for a in answers] == [oracle.spelled(q) for q in questions]
     assert engine.statistics().num_out_of_memory == 2
