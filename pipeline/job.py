@@ -23,6 +23,7 @@ from pipeline.sources.index_store import keep_index
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
+from schemas.engine import EngineStatistics
 from schemas.job import JobSettings
 
 
@@ -91,16 +92,18 @@ def answer_and_merge(
     if lost:
         say(f"complete, but lost: {'; '.join(map(str, lost))}: {len(wanted):,} units are answered again")
     progress: Progress | None = None
+    worked = EngineStatistics()  # in all rounds
 
     def merge() -> dict[str, Any]:
         if manifest:
             return mend_run(units, manifest, lost)
-        return finish_run(units, run["fingerprint"], _timings(began, progress))
+        return finish_run(units, run["fingerprint"], _timings(began, progress, worked))
 
     def one_round() -> dict[str, Any] | None:
-        nonlocal progress
+        nonlocal progress, worked
         if todo := _left(folder, wanted):
             progress = answer(todo)
+            worked += progress.engine()
         confirm()
         return unless_broken(merge, folder)
 
@@ -116,9 +119,9 @@ def _left(folder: str, wanted: list[int]) -> list[int]:
     return todo
 
 
-def _timings(began: float, progress: Progress | None) -> dict[str, Any]:
+def _timings(began: float, progress: Progress | None, worked: EngineStatistics) -> dict[str, Any]:
     """Return what the manifest says of this call: its seconds, and what its engines did in them, and when."""
     seconds = {"seconds": round(time.monotonic() - began, 3)}
     if progress is None:
         return seconds
-    return {**seconds, "engine": describe_engine(progress.engine()), "pace": progress.pace.described()}
+    return {**seconds, "engine": describe_engine(worked), "pace": progress.pace.described()}

@@ -13,6 +13,7 @@ from pipeline.plan import Plan
 from pipeline.run_folder.run import read_run
 from pipeline.run_folder.units import Counts, unit_path
 from pipeline.verify import verify_run
+from schemas.engine import EngineStatistics
 from tests.test_verify import run_without_ray
 
 
@@ -29,7 +30,7 @@ class Torn:
         self.asked.append(units)
         self._path.write_bytes(self._whole[:-9] if len(self.asked) <= self._times else self._whole)
         progress = Progress(total_rows=8, out=io.StringIO())
-        progress.add(UnitReport(counts=Counts(rows=8), worker="w"))
+        progress.add(UnitReport(counts=Counts(rows=8), worker="w", engine=EngineStatistics(num_rows=8)))
         return progress
 
 
@@ -44,6 +45,7 @@ def test_a_broken_unit_is_answered_again(tmp_path: Path) -> None:
     manifest, progress = answer_and_merge(plan, run, torn, no_check)
     assert torn.asked == [[1], [1]]
     assert manifest["rows"] == 20
+    assert manifest["timings"]["engine"]["num_rows"] == 16  # of both rounds
     assert progress is not None
     assert verify_run(plan.settings.output) == []
 
