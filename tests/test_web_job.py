@@ -66,6 +66,7 @@ def test_every_row_of_the_web_has_an_answer_or_the_right_reason(tmp_path: Path, 
                 "fetch_read_seconds": 5,
                 "max_image_bytes": 1_000_000,
                 "max_fetch_error_rate": 0.2,
+                "preprocess_workers": 1,
             }
         )
         summary = run_job(plan_job("caption", settings, "Describe it."), load_echo_engine)
