@@ -5,7 +5,8 @@
     python -m benchmarks.placement tiny:2 --device cpu --images 4     a try without a GPU
 
 Each runs in a process of its own, so that no memory of another is left; one that fails says why, and the others go on.
-Rows are preprocessed before. Seconds are the device's. The last line of stdout is one JSON object.
+Rows are preprocessed before. Tokens a second are those of the seconds in which a card is at such work; `busy` is the
+share of all seconds in which a card is at any, the mean of the cards. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -41,6 +42,7 @@ class Case:
     device: str
     dtype: Dtype
     images: int
+    prefill_tokens: int | None
 
     def settings(self) -> EngineSettings:
         """Return the engine's settings; answers have the length that the workload forces."""
@@ -50,6 +52,7 @@ class Case:
             num_devices=self.num_devices,
             quantize=self.quantize,
             capacity=None if self.shape == "tiny" else CAPACITY,
+            prefill_tokens=self.prefill_tokens,
             sampling=Sampling(ignore_eos=True),
         )
 
@@ -66,6 +69,7 @@ class Measured:
     prompt_tokens_per_s: float  # while prefilling
     answer_tokens_per_s: float  # while decoding
     ms_a_step: float
+    busy: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,6 +103,7 @@ def measure(case: Case) -> Measured:
     took_s = _answer(engine, rows)
     after = engine.statistics()
     engine.close()
+    seconds = [one.vision_s + one.prefill_s + one.decode_s for one in (before, after)]
     steps, decode_s = after.num_decode_steps - before.num_decode_steps, after.decode_s - before.decode_s
     return Measured(
         case=case,
@@ -109,13 +114,15 @@ def measure(case: Case) -> Measured:
         prompt_tokens_per_s=(after.num_prompt_tokens - before.num_prompt_tokens) / (after.prefill_s - before.prefill_s),
         answer_tokens_per_s=(after.num_answer_tokens - before.num_answer_tokens) / decode_s,
         ms_a_step=1000 * decode_s / max(1, steps),
+        busy=(seconds[1] - seconds[0]) / took_s,
     )
 
 
 def table(measured: Sequence[dict[str, object]]) -> list[str]:
     """Write a line a case; one that failed has its error."""
     lines = [
-        "shape         cards  weights     GB a card      slots  ready s  images/s  prompt tok/s  answer tok/s  ms/step"
+        "shape         cards  weights     GB a card      slots  ready s  images/s  prompt tok/s  answer tok/s"
+        "  ms/step  busy"
     ]
     for one in measured:
         if "error" in one:
@@ -126,7 +133,8 @@ def table(measured: Sequence[dict[str, object]]) -> list[str]:
         lines.append(
             f"{case['shape']:<13} {case['num_devices']:5}  {case['quantize'] or case['dtype']:<10} {gigabytes:>11}"
             f" {one['slots']:10} {one['ready_s']:8.1f} {one['images_per_s']:9.2f}"
-            f" {one['prompt_tokens_per_s']:13.0f} {one['answer_tokens_per_s']:13.0f} {one['ms_a_step']:8.1f}"
+            f" {one['prompt_tokens_per_s']:13.0f} {one['answer_tokens_per_s']:13.0f}"
+            f" {one['ms_a_step']:8.1f} {one['busy']:5.2f}"
         )
     return lines
 
@@ -141,6 +149,7 @@ def _answer(engine: Engine, rows: Sequence[Sample]) -> float:
 
 def _in_own_process(text: str, flags: argparse.Namespace) -> dict[str, object]:
     options = ["--images", str(flags.images), "--device", flags.device, "--dtype", flags.dtype]
+    options += ["--prefill-tokens", str(flags.prefill_tokens)] if flags.prefill_tokens else []
     command = [sys.executable, "-m", "benchmarks.placement", text, *options]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
@@ -163,6 +172,7 @@ def _case(text: str, flags: argparse.Namespace) -> Case:
         device=flags.device,
         dtype=flags.dtype,
         images=flags.images,
+        prefill_tokens=flags.prefill_tokens,
     )
 
 
@@ -170,6 +180,7 @@ def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="+", help="SHAPE, SHAPE:CARDS or SHAPE:CARDS:QUANTIZE")
     parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--prefill-tokens", type=int, help="of one prefill; None: as the engine chooses")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=get_args(Dtype), default="bfloat16")
     return parser.parse_args(arguments)

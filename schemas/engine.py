@@ -78,14 +78,15 @@ class EngineSettings:
     attention: Attention = "sdpa"  # of the vision tower; the decoder has its own
     batch_size: int = 16  # prompts generated together where `slots` is None and the device is no GPU
     look_ahead: int = 1024  # prompts a caller's stream is read ahead, so that those of like length share a prefill
-    slots: int | None = None  # prompts generated together; None: batch_size, or on a GPU what its free memory holds
+    slots: int | None = None  # of a decode step, of which several devices have as many; None: batch_size, or on a GPU
+    # what its free memory holds
     pages: int | None = None  # of 64 tokens, for all slots; None: what they could need, on a GPU as far as memory goes
     capacity: int | None = None  # tokens of one prompt and its answer; None: the model's context, 4096 at most
     bucket: int = BLOCK  # a prompt takes its length in a prefill, rounded up to a multiple of this
     prefill_tokens: int | None = None  # of one prefill, padding included; None: 16896 on a GPU, else one prompt's
     tiles_per_call: int | None = None  # tiles that the vision tower encodes at once; None: 80 on a GPU, else 1
     compile: bool | None = None  # torch.compile for the decoder's layers; None: on a GPU
-    cuda_graphs: bool = True  # the decode step as one CUDA graph; not over several devices, nor in bitsandbytes' 8 bits
+    cuda_graphs: bool = True  # the decode step as a CUDA graph on each device; not in bitsandbytes' 8 bits
     decode_kernel: DecodeKernel | None = None  # attention of the decode step; None: triton on a GPU, else sdpa
     prefill_kernels: PrefillKernels | None = None  # its products and attention; None: cute on Hopper with the packages
     quantize: Quantize | None = None  # of the decoder's layers alone; fp8 is our own, 8bit and 4bit are bitsandbytes'
@@ -121,7 +122,8 @@ class EngineSettings:
 class EngineStatistics:
     """Counts of what an engine has done since it was made, which add up over engines and differ between two moments.
 
-    Seconds are the device's and do not overlap. `teraflop` is 10^12 operations, padding not counted.
+    Seconds are the device's and do not overlap; of several devices they are the mean. `teraflop` is 10^12 operations,
+    padding not counted.
     """
 
     num_rows: int = 0  # prompts answered or failed here

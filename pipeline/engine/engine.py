@@ -84,9 +84,9 @@ class Engine:
             runner, model = self._runner, self._model
             work = arithmetic(model.network.config, model.decoder.shape, model.num_tokens)
             seconds = runner.stopwatch.seconds()
-            return self._before + make_statistics(
-                runner.counters, seconds, self._loop.waiting_s, work, self._product_rate
-            )
+            num_devices = len({part.device for part in model.decoder.parts})
+            rate = self._product_rate and self._product_rate * num_devices
+            return self._before + make_statistics(runner.counters, seconds, self._loop.waiting_s, work, rate)
 
     def close(self) -> None:
         """Let go of the weights; those who wait for an answer, now or later, get a RuntimeError."""

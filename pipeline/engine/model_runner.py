@@ -1,6 +1,6 @@
 """Run the model on the device: image encoding, prefills and decode steps, over one key-value cache."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from pipeline.engine.batch import Batch, prefix_batch
 from pipeline.engine.completion import Completion
+from pipeline.engine.decode_batch import DecodeBatch
 from pipeline.engine.kernels.choose import fused_kernels
-from pipeline.engine.kernels.device import HostCopy, Stopwatch, on_side_stream, side_stream, to_device
+from pipeline.engine.kernels.device import HostCopy, Stopwatch, hand_over, to_device
 from pipeline.engine.kernels.layout import Layout, Segment, layout, round_up
-from pipeline.engine.kernels.pages import PAGE, Allocation, num_pages
-from pipeline.engine.kernels.torch_attention import SPAN_STEP, Attend, attend_one_by_one, attend_together
+from pipeline.engine.kernels.pages import Allocation, Ints, num_pages
+from pipeline.engine.kernels.torch_attention import Attend, attend_one_by_one
 from pipeline.engine.network.kv_cache import KeyValues, KVCache, Write, write_plainly
 from pipeline.engine.network.load import LoadedModel
 from pipeline.engine.network.memory import cache_shape
@@ -24,7 +25,6 @@ from pipeline.engine.prefill_group import ImageInputs
 from pipeline.engine.sampling import Sampler, SamplingState, sequence_seed
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.shapes import Shapes
-from pipeline.engine.slots import Slots
 from pipeline.engine.statistics import Counters
 from schemas.engine import BLOCK, Sampling
 from schemas.sample import Sample, TokenIds
@@ -38,6 +38,7 @@ class InFlight:
 
     copy: HostCopy
     completions: tuple[tuple[int, Completion], ...]
+    batch: int | None = None  # of a step: which decode batch it was of
 
     def read(self) -> None:
         """Wait for the tokens, and append them to their completions."""
@@ -52,20 +53,23 @@ class ModelRunner:
     def __init__(self, model: LoadedModel, sampling: Sampling, shapes: Shapes) -> None:
         self._model, self._sampling, self._shapes = model, sampling, shapes
         self._device, self._decoder = model.device, model.decoder
+        self._devices = [part.device for part in model.decoder.parts]
         self._attend_pages, write = _kernels(shapes)
         cached = cache_shape(model.decoder.shape, shapes.pages)
         self.cache = KVCache(cached, model.decoder.rotary(shapes.max_sequence_length), model.decoder.parts, write)
         self._num_pages = num_pages(shapes.max_sequence_length)  # of a sequence, at most
-        stop_ids = () if sampling.ignore_eos else model.stop_ids
-        self._sampler = Sampler(sampling, model.num_tokens, torch.tensor(stop_ids, dtype=torch.int64).to(self._device))
+        stop_ids = torch.tensor(() if sampling.ignore_eos else model.stop_ids, dtype=torch.int64)
+        self._sampler = Sampler(sampling, model.num_tokens, stop_ids.to(self._devices[-1]))
         self._num_seen = self._sampler.width if sampling.penalises else 0
-        self._slots = Slots(shapes.slots, self._num_pages, self._num_seen, self._device)
+        self._batches = [self._decode_batch() for _ in range(shapes.num_batches)]
         self._fused = fused_kernels(shapes.prefill_kernels)
         self._tiles_per_call = shapes.tiles_per_call
         self._prefix_cache: dict[bytes, KeyValues] = {}
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self.stopwatch = Stopwatch(self._device)
+        self.stopwatch = Stopwatch(self._devices)
         self.counters = Counters()
+
+    def _decode_batch(self) -> DecodeBatch:
+        return DecodeBatch(self._decoder, self.cache, self._sampler, self._attend_pages, self._shapes, self._num_seen)
 
     @torch.inference_mode()
     def encode_images(self, images: Iterable[ImageInputs]) -> OutOfMemory | None:
@@ -75,7 +79,7 @@ class ModelRunner:
         """
         distinct = {id(one): one for one in images}.values()
         samples = [one.sample for one in distinct]
-        with self.stopwatch("vision"):
+        with self.stopwatch("vision", self._device):
             while isinstance(features := self._try_tower(samples), OutOfMemory):
                 if self._tiles_per_call == 1:
                     return features
@@ -95,9 +99,10 @@ class ModelRunner:
     @torch.inference_mode()
     def prefill(self, batch: Batch, images: Iterable[ImageInputs]) -> InFlight:
         """Run a batch, whose image tokens are those of `images` in order; sample first tokens and start slots."""
-        with self.stopwatch("prefill"):
-            self._copy_prefixes(batch)
-            return self._start(batch, self._run(batch, images))
+        self._copy_prefixes(batch)
+        hidden = self._run(batch, images)
+        with self.stopwatch("prefill", hidden.device):
+            return self._start(batch, hidden)
 
     def _copy_prefixes(self, batch: Batch) -> None:
         """Copy cached prefixes to the pages of the sequences that begin with them; one that is new runs first."""
@@ -124,23 +129,29 @@ class ModelRunner:
         self._prefix_cache[key] = self.cache.read(allocation, len(prefix))
 
     def _run(self, batch: Batch, images: Iterable[ImageInputs]) -> Tensor:
-        """Return the last hidden states of the tokens that others are sampled after, (sampled, hidden)."""
+        """Return the last hidden states of the tokens that others are sampled after, (sampled, hidden).
+
+        They are on the last device; every device is free for other work once its layers have run.
+        """
         x, attend = self._embed(batch, images), self._attend_pages or attend_one_by_one
-        hidden = self._decoder.prefill(x, self._layout(batch), self.cache, attend, self._fused)
+        for number, device in enumerate(self._devices):
+            x = hand_over(x, device)
+            with self.stopwatch("prefill", device):
+                x = self._decoder.prefill(number, x, self._layout(batch, device), self.cache, attend, self._fused)
         self.counters.num_prefills += 1
         self.counters.num_prefilled_tokens += batch.num_tokens
         self.counters.num_prefix_tokens += batch.num_prefix_tokens
         self.counters.num_attention_pairs += batch.num_attention_pairs
         self.counters.num_padded_tokens += batch.num_padded_tokens
-        return hidden
+        return x
 
-    def _layout(self, batch: Batch) -> Layout:
+    def _layout(self, batch: Batch, device: torch.device) -> Layout:
         return layout(
             batch.segments,
             num_padded_tokens=batch.num_padded_tokens,
             num_sampled=round_up(self._shapes.max_prompts_per_prefill, BLOCK),
             max_sequence_length=self._shapes.max_sequence_length,
-            device=self._device,
+            device=device,
         )
 
     def _embed(self, batch: Batch, images: Iterable[ImageInputs]) -> Tensor:
@@ -155,18 +166,25 @@ class ModelRunner:
 
     def _start(self, batch: Batch, hidden: Tensor) -> InFlight:
         """Sample the tokens that follow the prompts' last ones, (sampled, hidden), and start the prompts' slots."""
-        num, endings = len(batch.sequences), batch.endings
-        self.counters.num_first_tokens += num
-        slots, lengths = np.full(len(hidden), self._slots.dummy, np.int64), np.zeros(len(hidden), np.int64)
-        slots[:num], lengths[:num] = [s.allocations[0].slot for s in endings], [s.end for s in endings]
-        tables = np.zeros((len(hidden), self._num_pages), np.int64)
-        tables[:num] = [s.allocations[0].page_table(self._num_pages) for s in endings]
+        endings = batch.endings
+        self.counters.num_first_tokens += len(batch.sequences)
         state = self._sampling_state(batch.sequences, len(hidden))
         sampled = self._sampler.sample(self._decoder.logits(hidden), state)
-        taken, positions, pages = (self._to_device(numbers) for numbers in (slots, lengths, tables))
-        self._slots.start(taken, positions, pages, state=state, sampled=sampled)
+        slots, lengths = (
+            np.array(one, np.int64) for one in zip(*((s.allocations[0].slot, s.end) for s in endings), strict=True)
+        )
+        tables = np.stack([segment.allocations[0].page_table(self._num_pages) for segment in endings])
+        for number, rows in self._by_batch(slots):
+            own = slots // self._shapes.slots == number
+            self._batches[number].start(np.flatnonzero(own), rows, lengths[own], tables[own], state, sampled)
         completions = tuple((index, sequence.completion) for index, sequence in enumerate(batch.sequences))
         return InFlight(copy=HostCopy(sampled.token_ids, sampled.logprobs), completions=completions)
+
+    def _by_batch(self, slots: Ints) -> Iterator[tuple[int, Ints]]:
+        """Yield the decode batches that have any of these slots, with those of each as its rows."""
+        numbers, rows = np.divmod(slots, self._shapes.slots)
+        for number in np.unique(numbers):
+            yield int(number), rows[numbers == number]
 
     def _sampling_state(self, sequences: Collection[Sequence], num: int) -> SamplingState:
         """Make what the sampler must know of the sequences, padded to `num` rows."""
@@ -179,56 +197,41 @@ class ModelRunner:
                 seen[row, sequence.prompt.token_ids] = True
                 penalties[row] = sequence.completion.penalty
         return SamplingState(
-            seeds=self._to_device(seeds),
-            steps=self._to_device(np.zeros_like(seeds)),
-            seen=to_device(seen, self._device) if self._num_seen else None,
-            penalties=to_device(penalties, self._device) if self._num_seen else None,
+            seeds=to_device(seeds, self._devices[-1]),
+            steps=to_device(np.zeros_like(seeds), self._devices[-1]),
+            seen=to_device(seen, self._devices[-1]) if self._num_seen else None,
+            penalties=to_device(penalties, self._devices[-1]) if self._num_seen else None,
         )
 
     @torch.inference_mode()
-    def decode(self, running: Mapping[int, Sequence], longest: int) -> InFlight:
-        """Sample one more token in every slot; `running` is by slot, `longest` the most tokens of one of them."""
-        with self.stopwatch("decode"):
-            if self._graph is not None:
-                self._graph.replay()
-            else:
-                self._step(min(round_up(longest + 1, SPAN_STEP), self._num_pages * PAGE))
+    def decode(self, running: Mapping[int, Sequence], batch: int) -> InFlight:
+        """Sample one more token in every slot of a decode batch; `running` are its sequences by slot."""
+        decode_batch = self._batches[batch]
+        longest = max((sequence.num_tokens for sequence in running.values()), default=0)
+        copy = decode_batch.step(longest, self.stopwatch)
         self.counters.num_decode_steps += 1
-        self.counters.num_slot_steps += self._slots.num
-        copy = HostCopy(self._slots.token_ids[: self._slots.num], self._slots.logprobs[: self._slots.num])
-        completions = tuple((slot, sequence.completion) for slot, sequence in running.items())
-        return InFlight(copy=copy, completions=completions)
-
-    def _step(self, span: int) -> None:
-        rows, slots = slice(self._slots.num_rows), slice(self._slots.num)
-        x = self._decoder.embed(self._slots.token_ids[rows])
-        attend = self._attend_pages or partial(attend_together, span=span)
-        hidden = self._decoder.step(x, self._slots.positions[rows], self._slots.tables[slots], self.cache, attend)
-        self._slots.advance(self._sampler.sample(self._decoder.logits(hidden), self._slots.state()))
+        self.counters.num_slot_steps += decode_batch.num_slots
+        first = batch * self._shapes.slots
+        completions = tuple((slot - first, sequence.completion) for slot, sequence in running.items())
+        return InFlight(copy=copy, completions=completions, batch=batch)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run steps while every slot is idle, so that they compile.
-
-        The compiler chooses by the sizes that it sees first, and those are a step's in every engine, recorded or not,
-        on one device or on several.
-        """
-        with on_side_stream(self._device):
-            for _ in range(3):  # lets libraries allocate what they would not while recording
-                self._step(self._num_pages * PAGE)
+        """Run steps while every slot is idle, so that they compile."""
+        for batch in self._batches:
+            batch.warm_up()
 
     @torch.inference_mode()
     def capture(self) -> None:
-        """Record the decode step as one CUDA graph; to be called after warming up, while every slot is idle."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=side_stream(self._device)):  # its own is the first device's that had one
-            self._step(self._num_pages * PAGE)
-        self._graph = graph
+        """Record the decode steps as CUDA graphs; to be called after warming up, while every slot is idle."""
+        for batch in self._batches:
+            batch.capture()
 
     @torch.inference_mode()
     def release(self, allocations: Collection[Allocation]) -> None:
         """Make slots idle until their next prefill: no step from now on reads or writes their pages."""
-        self._slots.release(self._to_device(np.array([allocation.slot for allocation in allocations], np.int64)))
+        for number, rows in self._by_batch(np.array([allocation.slot for allocation in allocations], np.int64)):
+            self._batches[number].release(rows)
 
     @torch.inference_mode()
     def clear(self, allocation: Allocation) -> None:

@@ -26,6 +26,9 @@ class Scheduler:
 
     On a GPU a step's tokens are read one step after it was launched, so that the device never waits for the host; the
     last step of a sequence is therefore one too many, and its token is ignored.
+
+    Over several devices, where layers are in parts, all of them are at work while prefills follow each other, each on
+    the device that the one before has left, and so are the steps of as many decode batches.
     """
 
     def __init__(self, runner: ModelRunner, shapes: Shapes, *, on_gpu: bool) -> None:
@@ -38,8 +41,11 @@ class Scheduler:
             max_pages=shapes.pages // _PART,
         )
         self._running: dict[int, Sequence] = {}  # by slot
-        self._allocator = Allocator(num_slots=shapes.slots, num_pages=shapes.pages)
+        self._allocator = Allocator(num_slots=shapes.slots, num_pages=shapes.pages, num_batches=shapes.num_batches)
         self._in_flight: deque[InFlight] = deque()
+        self._turn = 0  # of the decode batches: whose step comes next
+        self._last_prefill = 0, 0  # slots and pages that it took
+        self._in_row = False  # whether the last launch was a prefill
         self._lags = on_gpu
         self._counters = runner.counters
 
@@ -51,12 +57,11 @@ class Scheduler:
         num_done = self._counters.num_rows
         short = not self._running or (not more_to_come and self._is_short_worth_it)
         self._encode_images(1, short)
-        groups = self._waiting.take(self._allocator.num_free_slots, self._allocator.num_free_pages, short=short)
+        groups = self._next_prefill(short)
         launched = self._prefill(groups) if groups else self._decode()
         if groups:  # while a GPU is busy with a prefill, the host's part of encoding costs nothing
             self._encode_images(_AT_HAND, short)
-        self._in_flight.extend(launched)
-        self._postprocess(keep=len(launched) if self._lags else 0)
+        self._postprocess(self._num_due(launched) if launched and self._lags else len(self._in_flight))
         return self._counters.num_rows > num_done
 
     @property
@@ -88,7 +93,7 @@ class Scheduler:
     @property
     def _is_short_worth_it(self) -> bool:
         """Tell whether to prefill what does not fill a prefill: retries come one by one, and wait for others."""
-        return len(self._running) * 2 < self._shapes.slots or self._waiting.has_first_attempts
+        return len(self._running) * 2 < self._shapes.num_slots or self._waiting.has_first_attempts
 
     def _encode_images(self, num_prefills: int, short: bool) -> None:
         """Encode images until the groups that are ready fill so many prefills."""
@@ -106,7 +111,22 @@ class Scheduler:
         self._fail(groups, shortage)
         self._waiting.drop_done()
 
-    def _prefill(self, groups: list[PrefillGroup]) -> list[InFlight]:
+    def _next_prefill(self, short: bool) -> list[PrefillGroup] | None:
+        """Take the groups of the next prefill; None while the slots that run go first."""
+        free_slots, free_pages = self._allocator.num_free_slots, self._allocator.num_free_pages
+        groups = None
+        if self._in_row or self._has_room(free_slots, free_pages):
+            groups = self._waiting.take(free_slots, free_pages, short=short)
+        self._in_row = bool(groups)
+        return groups
+
+    def _has_room(self, free_slots: int, free_pages: int) -> bool:
+        """Tell whether as many prefills as are to be launched in a row would find room, or half of all is free."""
+        num, (num_slots, num_pages) = self._shapes.prefills_in_row, self._last_prefill
+        enough_slots = free_slots >= min(num * num_slots, self._shapes.num_slots // 2)
+        return num == 1 or (enough_slots and free_pages >= min(num * num_pages, self._shapes.pages // 2))
+
+    def _prefill(self, groups: list[PrefillGroup]) -> InFlight | None:
         sequences = [sequence for group in groups for sequence in group.sequences]
         for sequence in sequences:
             sequence.allocation = self._allocator.allocate(sequence.max_tokens)
@@ -116,32 +136,59 @@ class Scheduler:
         if isinstance(launched, OutOfMemory):
             self._release(sequences)
             self._prefill_fewer(groups, launched)
-            return []
+            return None
         for sequence in sequences:
             sequence.status = Status.RUNNING
             self._running[sequence.allocation.slot] = sequence
-        return [launched]
+        self._last_prefill = len(sequences), sum(group.num_pages for group in groups)
+        self._in_flight.append(launched)
+        return launched
 
     def _prefill_fewer(self, groups: list[PrefillGroup], shortage: OutOfMemory) -> None:
         """Make prefills half as large from now on; a group that does not fit alone fails."""
         if not self._waiting.shrink(groups):
             self._fail(groups, shortage)
 
-    def _decode(self) -> list[InFlight]:
-        if not self._running:
-            return []
-        lengths = [sequence.num_tokens for sequence in self._running.values()]
+    def _decode(self) -> InFlight | None:
+        """Launch a step of the next decode batch that has anything to do."""
+        batch, running = self._next_batch()
+        if not running:
+            return None
+        lengths = [sequence.num_tokens for sequence in running.values()]
         self._counters.num_busy_slot_steps += len(lengths)
         self._counters.num_attention_pairs += sum(lengths)
-        run = partial(self._runner.decode, self._running, max(lengths))
+        run = partial(self._runner.decode, running, batch)
         launched = try_in_memory(run, self._counters)
         if isinstance(launched, OutOfMemory):  # its shape is always the same: what the allocator kept back must do
             launched = run()
-        return [launched]
+        self._in_flight.append(launched)
+        return launched
 
-    def _postprocess(self, keep: int) -> None:
-        """Read all launched tokens but those of the last `keep` steps; release the slots of sequences that ended."""
-        while len(self._in_flight) > keep:
+    def _next_batch(self) -> tuple[int, dict[int, Sequence]]:
+        """Choose a decode batch, in turn, that has running sequences; return its number, and these by slot."""
+        num = self._shapes.num_batches
+        for batch in ((self._turn + i) % num for i in range(num)):
+            own = {slot: one for slot, one in self._running.items() if slot // self._shapes.slots == batch}
+            if own:
+                self._turn = (batch + 1) % num
+                return batch, own
+        return 0, {}
+
+    def _num_due(self, launched: InFlight) -> int:
+        """Count what is to be read now that this was launched behind it.
+
+        A step's sequences may have one token that is not read yet, so all before is due: their prefills, their batch's
+        last step. Behind a prefill as many may be unread as there are devices at work.
+        """
+        if launched.batch is None:
+            return len(self._in_flight) - self._shapes.num_batches
+        before = list(self._in_flight)[:-1]
+        due = [i for i, one in enumerate(before, start=1) if one.batch in (None, launched.batch)]
+        return due[-1] if due else 0
+
+    def _postprocess(self, num_due: int) -> None:
+        """Read the tokens of so many launches; release the slots of sequences that ended."""
+        for _ in range(num_due):
             self._in_flight.popleft().read()
         ended = [sequence for sequence in self._running.values() if sequence.completion.finish_reason]
         self._release(ended)

@@ -16,6 +16,9 @@ from schemas.errors import Refused
 _MAX_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
 _SLOT_STEP = 16  # so that a little more or less free memory does not change the shapes, and with them the roundings
 _MAX_PROMPTS_PER_PREFILL = 64
+# Over several devices prefills follow each other: the first has left a device to the second while it is on the next.
+# With so many in a row for each device, little of the time is lost to the first and the last of them.
+_PREFILLS_IN_ROW = 2
 _TYPICAL_LENGTH = 2048  # tokens of a sequence with a picture: there are as many slots as such sequences fit
 
 
@@ -24,14 +27,21 @@ class Shapes:
     """The shapes of everything the engine runs; EngineSettings says what each is for."""
 
     slots: int  # sequences of a decode step, busy slots or idle ones
+    num_batches: int  # of so many slots: each has its steps, which take turns on the devices of the network
     pages: int  # of the cache, shared by the sequences as each needs them
     max_sequence_length: int  # tokens of prompt and answer together
     bucket: int
     prefill_tokens: int
+    prefills_in_row: int  # prefills that wait until there is room for as many, or until nothing else is to do
     tiles_per_call: int
     max_prompts_per_prefill: int  # prompts that end in one prefill
     decode_kernel: DecodeKernel
     prefill_kernels: PrefillKernels
+
+    @property
+    def num_slots(self) -> int:
+        """Return the slots of all batches."""
+        return self.slots * self.num_batches
 
 
 def resolve_shapes(model: LoadedModel, settings: EngineSettings) -> Shapes:
@@ -43,13 +53,17 @@ def resolve_shapes(model: LoadedModel, settings: EngineSettings) -> Shapes:
     fit = settings.pages or (_pages_in_memory(model, longest, prefill_tokens) if on_gpu else None)
     if fit is not None and fit < least:
         raise Refused(f"pages must be at least {least}, which hold the {longest} tokens of a row, got {fit}")
-    slots = settings.slots or (_slots(fit, longest) if on_gpu and fit else settings.batch_size)
+    num_batches = len(model.decoder.parts)
+    slots = settings.slots or (_slots(fit, longest, num_batches) if on_gpu and fit else settings.batch_size)
+    most = slots * num_batches * least
     return Shapes(
         slots=slots,
-        pages=min(fit or slots * least, slots * least),
+        num_batches=num_batches,
+        pages=min(fit or most, most),
         max_sequence_length=longest,
         bucket=settings.bucket,
         prefill_tokens=prefill_tokens,
+        prefills_in_row=1 if num_batches == 1 else _PREFILLS_IN_ROW * num_batches,
         tiles_per_call=settings.tiles_per_call or (80 if on_gpu else 1),
         max_prompts_per_prefill=min(_MAX_PROMPTS_PER_PREFILL, slots),
         decode_kernel=_decode_kernel(settings, shape.head_dim, on_gpu),
@@ -88,9 +102,9 @@ def _pages_in_memory(model: LoadedModel, longest: int, prefill_tokens: int) -> i
     return fit
 
 
-def _slots(pages: int, longest: int) -> int:
-    fit = pages * PAGE // min(_TYPICAL_LENGTH, longest)
-    return min(_MAX_SLOTS, fit // _SLOT_STEP * _SLOT_STEP or fit)
+def _slots(pages: int, longest: int, num_batches: int) -> int:
+    fit = pages * PAGE // min(_TYPICAL_LENGTH, longest) // num_batches
+    return min(_MAX_SLOTS, fit // _SLOT_STEP * _SLOT_STEP or max(1, fit))
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -1,71 +1,81 @@
-"""The slots of the decode batch: what each carries from step to step, on the device."""
+"""The slots of a decode batch: what each carries from step to step, on the devices."""
 
 import torch
 from torch import Tensor
 
-from pipeline.engine.kernels.layout import round_up
 from pipeline.engine.kernels.pages import EMPTY, IDLE
 from pipeline.engine.sampling import Sampled, SamplingState
-from schemas.engine import BLOCK
 
 
-class Slots:
-    """Numbers of every slot, (rows,) each: one row a slot, then padding up to a whole block of a product.
+class SlotPositions:
+    """Where the sequence of every slot is, and its pages, for the layers on one device: a row a slot.
 
-    In a block that is not whole a CPU's bfloat16 products round a row by its index.
+    One row more, the last, is read by no step.
     """
 
-    def __init__(self, num: int, num_pages: int, num_seen: int, device: torch.device) -> None:
-        self.num, self.num_rows = num, round_up(num, BLOCK)
-        size = self.num_rows + 1
-        self.token_ids, self.positions, self.running, self.seeds, self.steps = (
-            torch.zeros(size, dtype=torch.int64, device=device) for _ in range(5)
-        )
-        self.tables = torch.full((size, num_pages), EMPTY, dtype=torch.int64, device=device)
+    def __init__(self, num_rows: int, num_pages: int, device: torch.device) -> None:
+        self._num_rows = num_rows
+        self.positions, self._running = (torch.zeros(num_rows + 1, dtype=torch.int64, device=device) for _ in range(2))
+        self.tables = torch.full((num_rows + 1, num_pages), EMPTY, dtype=torch.int64, device=device)
         self.tables[:, 0] = IDLE
-        self.logprobs = torch.zeros(size, device=device)
-        self.seen = torch.zeros(size, num_seen, dtype=torch.bool, device=device) if num_seen else None
-        self.penalties = torch.ones(size, device=device) if num_seen else None
 
     @property
-    def dummy(self) -> int:
-        """Return a row that no step reads: where a prefill writes the numbers of its padding."""
-        return self.num_rows
+    def device(self) -> torch.device:
+        """Return the device of the layers."""
+        return self.positions.device
+
+    def start(self, rows: Tensor, positions: Tensor, tables: Tensor) -> None:
+        """Start sequences in these rows: behind prompts of `positions` tokens, with their pages."""
+        self.tables.index_copy_(0, rows, tables)
+        self.positions.index_copy_(0, rows, positions)
+        self._running.index_fill_(0, rows, 1)
+
+    def advance(self) -> None:
+        """Go on by one token; an idle slot stays at position 0."""
+        self.positions[: self._num_rows].add_(self._running[: self._num_rows])
+
+    def release(self, rows: Tensor) -> None:
+        """Make slots idle, at position 0 of a page that no sequence has: later steps leave all other pages alone."""
+        self.tables.index_fill_(0, rows, EMPTY)
+        self.tables[:, 0].index_fill_(0, rows, IDLE)
+        self._running.index_fill_(0, rows, 0)
+        self.positions.index_fill_(0, rows, 0)
+
+
+class SlotTokens:
+    """The newest token of every slot and what the next is sampled by, on the device that samples: a row a slot.
+
+    One row more, the last, is read by no step.
+    """
+
+    def __init__(self, num_rows: int, num_seen: int, device: torch.device) -> None:
+        self._num_rows = num_rows
+        self.token_ids, self._seeds, self._steps = (
+            torch.zeros(num_rows + 1, dtype=torch.int64, device=device) for _ in range(3)
+        )
+        self.logprobs = torch.zeros(num_rows + 1, device=device)
+        self._seen = torch.zeros(num_rows + 1, num_seen, dtype=torch.bool, device=device) if num_seen else None
+        self._penalties = torch.ones(num_rows + 1, device=device) if num_seen else None
 
     def state(self) -> SamplingState:
         """Return what the sampler must know of the slots, as views."""
-        seen = None if self.seen is None else self.seen[: self.num_rows]
-        penalties = None if self.penalties is None else self.penalties[: self.num_rows]
-        return SamplingState(
-            seeds=self.seeds[: self.num_rows], steps=self.steps[: self.num_rows], seen=seen, penalties=penalties
-        )
+        own = slice(self._num_rows)
+        seen = None if self._seen is None else self._seen[own]
+        penalties = None if self._penalties is None else self._penalties[own]
+        return SamplingState(seeds=self._seeds[own], steps=self._steps[own], seen=seen, penalties=penalties)
 
-    def start(
-        self, slots: Tensor, positions: Tensor, tables: Tensor, *, state: SamplingState, sampled: Sampled
-    ) -> None:
-        """Start sequences in these slots: behind prompts of `positions` tokens, with their pages and first tokens."""
-        self.tables.index_copy_(0, slots, tables)
-        self.token_ids.index_copy_(0, slots, sampled.token_ids)
-        self.positions.index_copy_(0, slots, positions)
-        self.seeds.index_copy_(0, slots, state.seeds)
-        self.steps.index_fill_(0, slots, 1)
-        self.running.index_fill_(0, slots, 1)
-        if self.seen is not None and state.seen is not None:
-            self.seen.index_copy_(0, slots, state.seen)
-        if self.penalties is not None and state.penalties is not None:
-            self.penalties.index_copy_(0, slots, state.penalties)
+    def start(self, rows: Tensor, state: SamplingState, sampled: Sampled) -> None:
+        """Start sequences in these rows, with their first tokens."""
+        self.token_ids.index_copy_(0, rows, sampled.token_ids)
+        self._seeds.index_copy_(0, rows, state.seeds)
+        self._steps.index_fill_(0, rows, 1)
+        if self._seen is not None and state.seen is not None:
+            self._seen.index_copy_(0, rows, state.seen)
+        if self._penalties is not None and state.penalties is not None:
+            self._penalties.index_copy_(0, rows, state.penalties)
 
     def advance(self, sampled: Sampled) -> None:
-        """Take a decode step's tokens; an idle slot stays at position 0."""
-        running = self.running[: self.num_rows]
-        self.token_ids[: self.num_rows].copy_(sampled.token_ids)
-        self.logprobs[: self.num_rows].copy_(sampled.logprobs)
-        self.positions[: self.num_rows].add_(running)
-        self.steps[: self.num_rows].add_(running)
-
-    def release(self, slots: Tensor) -> None:
-        """Make slots idle, at position 0 of a page that no sequence has: later steps leave all other pages alone."""
-        self.tables.index_fill_(0, slots, EMPTY)
-        self.tables[:, 0].index_fill_(0, slots, IDLE)
-        self.running.index_fill_(0, slots, 0)
-        self.positions.index_fill_(0, slots, 0)
+        """Take a step's tokens."""
+        self.token_ids[: self._num_rows].copy_(sampled.token_ids)
+        self.logprobs[: self._num_rows].copy_(sampled.logprobs)
+        self._steps[: self._num_rows].add_(1)

@@ -41,14 +41,40 @@ def on_side_stream(device: torch.device) -> Iterator[None]:
     current.wait_stream(stream)
 
 
+@cache
+def _copy_streams(source: torch.device, target: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+    """Return the streams, one of each GPU, that copies from one to the other are launched on."""
+    return torch.cuda.Stream(source), torch.cuda.Stream(target)
+
+
+def hand_over(x: Tensor, device: torch.device, out: Tensor | None = None) -> Tensor:
+    """Copy a tensor to another device, into `out` if that is given; one that is there already is returned.
+
+    Between GPUs the copy waits for what `x` comes from, and what comes after waits for the copy, but neither GPU waits
+    for the rest of the other's work, as it would for a copy that is launched on the streams of that work.
+    """
+    if x.device == device:
+        return x if out is None or out is x else out.copy_(x)
+    if x.device.type != "cuda" or device.type != "cuda":
+        return x.to(device) if out is None else out.copy_(x)
+    before, behind = torch.cuda.current_stream(x.device), torch.cuda.current_stream(device)
+    sending, taking = _copy_streams(x.device, device)
+    sending.wait_stream(before)
+    with torch.cuda.stream(sending), torch.cuda.stream(taking):
+        copy = x.to(device, non_blocking=True) if out is None else out.copy_(x, non_blocking=True)
+    behind.wait_stream(sending)
+    x.record_stream(sending)
+    copy.record_stream(behind)
+    return copy
+
+
 class HostCopy:
-    """A copy of tensors on its way to the host: `wait` for it as late as possible."""
+    """A copy of tensors of one device on its way to the host: `wait` for it as late as possible."""
 
     def __init__(self, *tensors: Tensor) -> None:
-        self._event = torch.cuda.Event() if tensors[0].is_cuda else None
+        device = tensors[0].device
         self._tensors = [tensor.to("cpu", non_blocking=True, copy=True) for tensor in tensors]
-        if self._event is not None:
-            self._event.record()
+        self._event = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
     def wait(self) -> list[list[float]]:
         """Wait until the copy is there; return the numbers of each tensor."""
@@ -82,32 +108,33 @@ class Streams:
 
 
 class Stopwatch:
-    """Seconds the device spent, by name. On a GPU they are known once its work is done: `seconds` asks for those."""
+    """Seconds that devices spent, by name. On GPUs they are known once the work is done: `seconds` asks for those."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+    def __init__(self, devices: Iterable[torch.device]) -> None:
+        self._num_devices = len(set(devices))
         self._spent: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()  # one thread measures, another asks
         self._running: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        if not self._cuda:
+    def __call__(self, name: str, device: torch.device) -> Iterator[None]:
+        """Measure what the block launches on a device."""
+        if device.type != "cuda":
             start = time.perf_counter()
             yield
             self._spent[name] += time.perf_counter() - start
             return
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
+        begin.record(torch.cuda.current_stream(device))
         yield
-        end.record()
+        end.record(torch.cuda.current_stream(device))
         self._running.append((name, begin, end))
         self._collect()
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds that are known so far, by name."""
+        """Return the seconds that are known so far, by name: the mean of the devices."""
         self._collect()
-        return dict(self._spent)
+        return {name: spent / self._num_devices for name, spent in self._spent.items()}
 
     def _collect(self) -> None:
         with self._lock:

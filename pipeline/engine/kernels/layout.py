@@ -45,10 +45,6 @@ class QueryBlocks:
     positions: Tensor  # (blocks,) the position of that token in its prompt
     width: int
 
-    def to(self, device: torch.device) -> "QueryBlocks":
-        firsts, tables, positions = (one.to(device) for one in (self.firsts, self.tables, self.positions))
-        return QueryBlocks(firsts=firsts, tables=tables, positions=positions, width=self.width)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:
@@ -56,9 +52,6 @@ class Moves:
 
     sources: Tensor  # indices in the batch
     targets: Tensor  # indices in the cache
-
-    def to(self, device: torch.device) -> "Moves":
-        return Moves(sources=self.sources.to(device), targets=self.targets.to(device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,17 +70,6 @@ class Layout:
     def num_used(self) -> int:
         """Return the number of tokens up to the end of the last segment, its padding included."""
         return self.segments[-1].first + self.segments[-1].width
-
-    def to(self, device: torch.device) -> "Layout":
-        return Layout(
-            segments=self.segments,
-            positions=self.positions.to(device),
-            moves=self.moves.to(device),
-            tables=self.tables.to(device),
-            continuing=None if self.continuing is None else self.continuing.to(device),
-            sampled=self.sampled.to(device),
-            sampled_blocks=self.sampled_blocks.to(device),
-        )
 
 
 def layout(

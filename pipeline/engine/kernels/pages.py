@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """A running sequence's slot, and the pages of its keys and values in the order of its tokens."""
+    """A running sequence's slot, counted over all batches, and its pages in the order of its tokens."""
 
     slot: int
     pages: tuple[int, ...]
@@ -33,16 +33,18 @@ class Allocation:
 
 
 class Allocator:
-    """Keeps the free slots and pages. Any page will do for any sequence, so free ones are never too scattered."""
+    """Keeps the free slots, by their batches, and pages. Any page will do for any sequence, so free ones are never too
+    scattered; a sequence joins the batch that has the most free slots."""
 
-    def __init__(self, *, num_slots: int, num_pages: int) -> None:
-        self._slots = list(range(num_slots))
+    def __init__(self, *, num_slots: int, num_pages: int, num_batches: int = 1) -> None:
+        self._num_slots = num_slots
+        self._slots = [list(range(i * num_slots, (i + 1) * num_slots)) for i in range(num_batches)]
         self._pages = list(range(NUM_SPARE, NUM_SPARE + num_pages))
 
     @property
     def num_free_slots(self) -> int:
         """Count the slots that no sequence holds."""
-        return len(self._slots)
+        return sum(map(len, self._slots))
 
     @property
     def num_free_pages(self) -> int:
@@ -52,15 +54,16 @@ class Allocator:
     def allocate(self, num_tokens: int) -> Allocation:
         """Give a sequence of at most `num_tokens` its slot, and all pages that it will ever need."""
         num = num_pages(num_tokens)
-        assert self._slots, "a sequence is scheduled where a slot is free"
+        slots = max(self._slots, key=len)
+        assert slots, "a sequence is scheduled where a slot is free"
         assert num <= len(self._pages), "a sequence is scheduled where its pages are free"
         pages = tuple(self._pages.pop() for _ in range(num))
-        return Allocation(slot=self._slots.pop(), pages=pages)
+        return Allocation(slot=slots.pop(), pages=pages)
 
     def free(self, allocations: Iterable[Allocation]) -> None:
         """Take back what sequences held."""
         for allocation in allocations:
-            self._slots.append(allocation.slot)
+            self._slots[allocation.slot // self._num_slots].append(allocation.slot)
             self._pages.extend(allocation.pages)
 
 

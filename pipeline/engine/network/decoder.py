@@ -1,7 +1,7 @@
 """The text network: one block for mistral, llama and qwen2, over the weights that transformers loaded."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,12 @@ BACKBONES = ("llama", "mistral", "qwen2")
 # How they stretch the rotary angles: all ways but those that depend on the length of a prompt while it runs.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
-# number of the part, layer, (tokens, hidden), cosine and sine of their angles -> (tokens, hidden) after the layer
-_RunLayer: TypeAlias = Callable[[int, int, Tensor, tuple[Tensor, Tensor]], Tensor]
-
 
 class Decoder:
     """All blocks, with the embedding before them and the product with the vocabulary after.
 
-    The blocks are shared between the devices in order; inputs and outputs are on the first of them.
+    The blocks are shared between the devices in order, see `partition`: the embedding is on the first of them, the
+    product with the vocabulary on the last. A part runs by its number, so that what runs where is its caller's to say.
     """
 
     def __init__(
@@ -87,71 +85,62 @@ class Decoder:
         return cos.to(self.dtype), sin.to(self.dtype)
 
     def prefill(
-        self, x: Tensor, layout: Layout, cache: KVCache, attend_pages: Attend, fused: Fused | None = None
+        self,
+        number: int,
+        x: Tensor,
+        layout: Layout,
+        cache: KVCache,
+        attend_pages: Attend,
+        fused: Fused | None = None,
     ) -> Tensor:
-        """Run the segments of a batch, (padded tokens, hidden), and write their keys and values to their pages.
+        """Run a part's layers over the segments of a batch, (padded tokens, hidden); write keys and values to pages.
 
-        Returns the last hidden states of the tokens that others are sampled after, (sampled, hidden).
+        Returns the states behind them, and behind the last part only those of the tokens that others are sampled after,
+        (sampled, hidden). `x` and the layout are on the part's device.
 
         A segment's padding is behind it, where causality hides it: no number of a segment depends on the padding, and
         none on other segments, as nothing but attention combines tokens.
         """
-        layouts = [layout.to(part.device) for part in self.parts]
-        attention = [
-            PrefillAttention(own, len(x), attend_pages, fused, streams)
-            for own, streams in zip(layouts, self._streams, strict=True)
-        ]
-
-        def run_layer(part: int, layer: int, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-            block, own, attend = self.blocks[layer], layouts[part], attention[part]
+        attend = PrefillAttention(layout, len(x), attend_pages, fused, self._streams[number])
+        angles = cache.angles(number, layout.positions)
+        for layer in self.parts[number].layers:
+            block = self.blocks[layer]
             queries, keys, values = self._layers.project(block, x, *angles, fused)
-            cache.write(layer, own.moves, keys, values)
+            cache.write(layer, layout.moves, keys, values)
             if layer < self.shape.layers - 1:
                 attended = attend.all_tokens(queries, keys, values, cache.of(layer))
-                return self._layers.finish(block, x, attended, fused)
-            # Behind the last layer's keys and values only the sampled tokens go on: nobody reads the others. For so few
-            # there is no gain in fused kernels.
-            attended = attend.sampled_tokens(queries[own.sampled], cache.of(layer))
-            return self._layers.finish(block, x[own.sampled], attended, None)
+                x = self._layers.finish(block, x, attended, fused)
+            else:  # Nobody reads the last layer's other states. For so few there is no gain in fused kernels.
+                attended = attend.sampled_tokens(queries[layout.sampled], cache.of(layer))
+                x = self._layers.finish(block, x[layout.sampled], attended, None)
+        return x
 
-        return self._run_layers(x, layout.positions, cache, run_layer)
+    def step(
+        self, number: int, x: Tensor, positions: Tensor, tables: Tensor, cache: KVCache, attend_pages: Attend
+    ) -> Tensor:
+        """Run a part's layers over one more token of every slot, (rows, hidden); return the states behind them.
 
-    def step(self, x: Tensor, positions: Tensor, tables: Tensor, cache: KVCache, attend_pages: Attend) -> Tensor:
-        """Run one more token of every slot; return its last hidden state, (rows, hidden).
-
-        `x` is (rows, hidden) in the order of the slots, `positions` (rows,), and `tables`, (slots, pages), has the
-        pages of every slot. Rows behind those of the slots are padding.
+        `x` is in the order of the slots, `positions` (rows,), and `tables`, (slots, pages), has the pages of every
+        slot; all are on the part's device. Rows behind those of the slots are padding.
         """
         slots, own = torch.arange(len(tables), device=x.device), positions[: len(tables)]
         pages = tables.gather(1, (own // PAGE)[:, None])[:, 0]
         moves = Moves(sources=slots, targets=pages * PAGE + own % PAGE)
         blocks = QueryBlocks(firsts=slots, tables=tables, positions=own, width=1)
-        here = [(moves.to(part.device), blocks.to(part.device)) for part in self.parts]
-
-        def run_layer(part: int, layer: int, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-            block, (own_moves, own_blocks) = self.blocks[layer], here[part]
+        angles = cache.angles(number, positions)
+        for layer in self.parts[number].layers:
+            block = self.blocks[layer]
             queries, keys, values = self._layers.project(block, x, *angles, None)
-            cache.write(layer, own_moves, keys, values)
+            cache.write(layer, moves, keys, values)
             attended = torch.zeros_like(queries, memory_format=torch.contiguous_format)
-            attend_pages(queries.contiguous(), *cache.of(layer), own_blocks, attended)
-            return self._layers.finish(block, x, attended, None)
-
-        return self._run_layers(x, positions, cache, run_layer)
-
-    def _run_layers(self, x: Tensor, positions: Tensor, cache: KVCache, run_layer: _RunLayer) -> Tensor:
-        """Run all layers, each on its device, on (tokens, hidden)."""
-        home = x.device
-        for number, part in enumerate(self.parts):
-            x = x.to(part.device)
-            angles = cache.angles(number, positions.to(part.device))
-            for layer in part.layers:
-                x = run_layer(number, layer, x, angles)
-        return x.to(home)
+            attend_pages(queries.contiguous(), *cache.of(layer), blocks, attended)
+            x = self._layers.finish(block, x, attended, None)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Score the vocabulary after hidden states, (rows, hidden): (rows, vocabulary)."""
-        scores: Tensor = self.head(self.norm(hidden.to(self.parts[-1].device)))
-        return scores.to(hidden.device)
+        """Score the vocabulary after the last part's states, (rows, hidden): (rows, vocabulary)."""
+        scores: Tensor = self.head(self.norm(hidden))
+        return scores
 
 
 def decoder_shape(config: PreTrainedConfig) -> DecoderShape:

@@ -57,7 +57,7 @@ class KVCache:
         self._values = [torch.zeros(size, dtype=dtype, device=device) for device in devices]
 
     def angles(self, part: int, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine of the angles at these positions, on the device of a part of the layers."""
+        """Return cosine and sine of the angles at these positions, which are on the device of this part."""
         cos, sin = self._rotary[part]
         return cos[positions], sin[positions]
 

@@ -56,12 +56,11 @@ class LoadedModel:
 
     @property
     def capturable(self) -> bool:
-        """Tell whether a decode step can be one CUDA graph.
+        """Tell whether the parts of a decode step can be CUDA graphs.
 
-        A graph belongs to one device, and bitsandbytes' 8 bits ask the host in every product which columns are too
-        large for them.
+        bitsandbytes' 8 bits ask the host in every product which columns are too large for them.
         """
-        return len(self.decoder.parts) == 1 and not getattr(self.network, "is_loaded_in_8bit", False)
+        return not getattr(self.network, "is_loaded_in_8bit", False)
 
 
 def load_model(model: str, settings: EngineSettings) -> LoadedModel:

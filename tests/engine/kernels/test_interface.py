@@ -87,7 +87,7 @@ def test_a_prefill_by_other_kernels_leaves_no_token_out(backbone) -> None:
         for batch in batches:
             where = layout(batch.segments, num_padded_tokens=288, num_sampled=16, max_sequence_length=128, device=CPU)
             x = decoder.embed(torch.from_numpy(batch.token_ids))
-            hidden = decoder.prefill(x, where, cache, attend_one_by_one, fused)
+            hidden = decoder.prefill(0, x, where, cache, attend_one_by_one, fused)
         found.append([hidden[: len(batch.endings)], *cache.of(0), *cache.of(decoder.shape.layers - 1)])
     assert all(map(torch.equal, *found))
     assert not any(one.isnan().any() for one in found[1])

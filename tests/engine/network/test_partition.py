@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.engine.batch import make_batch
 from pipeline.engine.engine import Engine
-from pipeline.engine.kernels.device import Streams
+from pipeline.engine.kernels.device import Streams, hand_over
 from pipeline.engine.kernels.layout import QueryBlocks, layout
 from pipeline.engine.kernels.torch_attention import attend_together, cached, paged
 from pipeline.engine.network.decoder import Decoder
@@ -91,16 +91,19 @@ def test_nothing_meets_a_number_of_another_device() -> None:
         cache = KVCache(cache_shape(decoder.shape, 20), decoder.rotary(64), decoder.parts)
         groups = [allocated(group("a", 20, num_sequences=2), 0, 1), allocated(group("b", 7), 2)]
         batch = make_batch(groups, num_padded_tokens=96, bucket=16)
-        where = layout(
-            batch.segments, num_padded_tokens=96, num_sampled=16, max_sequence_length=64, device=torch.device("cpu")
-        )
-        x = decoder.embed(torch.zeros(96).long())
-        states: list[Tensor] = [decoder.prefill(x, where, cache, attend_shapes)]
         attend = partial(attend_together, span=64)
-        states.append(decoder.step(x[:16], torch.zeros(16).long(), torch.ones(3, 1).long(), cache, attend))
+        prefilled = decoder.embed(torch.zeros(96).long())
+        stepped = prefilled[:16]
+        for number, part in enumerate(decoder.parts):
+            there = part.device
+            where = layout(batch.segments, num_padded_tokens=96, num_sampled=16, max_sequence_length=64, device=there)
+            prefilled = decoder.prefill(number, hand_over(prefilled, there), where, cache, attend_shapes)
+            positions, tables = torch.zeros(16, device=there).long(), torch.ones(3, 1, device=there).long()
+            stepped = decoder.step(number, hand_over(stepped, there), positions, tables, cache, attend)
         cache.clear(allocation(0))
-        assert {state.device.type for state in states} == {"cpu"}
-        assert {decoder.logits(state).device.type for state in states} == {"cpu"}
+        states: list[Tensor] = [prefilled, stepped]
+        assert {state.device.type for state in states} == {"meta"}
+        assert {decoder.logits(state).device.type for state in states} == {"meta"}
         assert {stored.device.type for stored in cache.of(1)} == {"meta"}
 
 

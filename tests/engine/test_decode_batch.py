@@ -1,0 +1,80 @@
+"""Over several devices: prefills follow each other, decode batches take turns, and no answer changes."""
+
+from dataclasses import replace
+from itertools import groupby
+
+import pytest
+import torch
+
+from pipeline.engine.kernels.pages import EMPTY, PAGE
+from pipeline.engine.model_runner import ModelRunner
+from pipeline.engine.network.load import load_model
+from pipeline.engine.prefill_group import group_sequences
+from pipeline.engine.scheduler import Scheduler
+from pipeline.engine.shapes import resolve_shapes
+from tests.engine.groups import sequence_of
+from tests.engine.oracle import FP32, Oracle, Question
+from tests.tiny import checkpoint
+
+SETTINGS = replace(FP32, num_devices=2, slots=4)
+
+
+@pytest.fixture(scope="module")
+def halves() -> Oracle:
+    return Oracle(load_model(str(checkpoint()), SETTINGS), str(checkpoint()))
+
+
+class Watched(ModelRunner):
+    """A runner that writes down what it launches: P, or the number of the decode batch that takes a step."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.launched = ""
+
+    def prefill(self, batch, images):
+        self.launched += "P"
+        return super().prefill(batch, images)
+
+    def decode(self, running, batch):
+        self.launched += str(batch)
+        return super().decode(running, batch)
+
+
+def answered(oracle: Oracle, questions: list[Question], **shapes) -> tuple[Watched, list[str]]:
+    """Answer questions as on GPUs, whose tokens are read late; return the runner and the texts."""
+    resolved = replace(resolve_shapes(oracle.model, SETTINGS), **shapes)
+    runner = Watched(oracle.model, SETTINGS.sampling, resolved)
+    scheduler = Scheduler(runner, resolved, on_gpu=True)
+    sequences = []
+    for sample in map(oracle.sample, questions):
+        sequences.append(sequence_of(sample, sample.prompts[0], oracle.model))
+        scheduler.add(group_sequences(sequences[-1:], 3, oracle.model.image_token_id))
+    while not scheduler.is_idle:
+        scheduler.step(more_to_come=False)
+    return runner, [sequence.answer().text for sequence in sequences]
+
+
+@pytest.mark.parametrize("prefills_in_row", [1, 3])
+def test_answers_are_those_of_each_question_alone(halves, prefills_in_row) -> None:
+    questions = [Question(id=str(i), max_new_tokens=(n,)) for i, n in enumerate((1, 9, 2, 7, 12, 1, 5, 8, 3, 11, 6, 2))]
+    _, texts = answered(halves, questions, prefills_in_row=prefills_in_row)
+    assert texts == [halves.spelled(question) for question in questions]
+
+
+def test_both_batches_take_sequences_and_steps_in_turn(halves) -> None:
+    runner, _ = answered(halves, [Question(id=str(i), max_new_tokens=(6,)) for i in range(4)])
+    assert runner.launched == "PPPP" + "01" * 6  # the first of 6 tokens is a prefill's, and one step is too many
+
+
+def test_prefills_wait_until_several_follow_each_other(halves) -> None:
+    questions = [Question(id=str(i), max_new_tokens=(2 + i % 5,)) for i in range(24)]
+    rows = [len(list(run)) for kind, run in groupby(answered(halves, questions, prefills_in_row=3)[0].launched) if kind == "P"]
+    assert min(rows[:-1]) >= 3
+
+
+def test_a_step_too_many_writes_to_no_page_but_its_own(halves) -> None:
+    questions = [Question(id=str(i), max_new_tokens=(1 + i % 3,)) for i in range(12)]
+    runner, _ = answered(halves, questions)
+    for layer in range(halves.model.decoder.shape.layers):
+        for stored in runner.cache.of(layer):
+            assert torch.count_nonzero(stored[:, EMPTY * PAGE : (EMPTY + 1) * PAGE]) == 0
