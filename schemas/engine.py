@@ -83,7 +83,8 @@ class EngineSettings:
     pages: int | None = None  # of 64 tokens, for all slots; None: what they could need, on a GPU as far as memory goes
     capacity: int | None = None  # tokens of one prompt and its answer; None: the model's context, 4096 at most
     bucket: int = BLOCK  # a prompt takes its length in a prefill, rounded up to a multiple of this
-    prefill_tokens: int | None = None  # of one prefill, padding included; None: 16896 on a GPU, else one prompt's
+    prefill_tokens: int | None = None  # of one prefill, padding included; None: 16896 on a GPU, 8448 over
+    # several, else one prompt's
     tiles_per_call: int | None = None  # tiles that the vision tower encodes at once; None: 80 on a GPU, else 1
     compile: bool | None = None  # torch.compile for the decoder's layers; None: on a GPU
     cuda_graphs: bool = True  # the decode step as a CUDA graph on each device; not in bitsandbytes' 8 bits

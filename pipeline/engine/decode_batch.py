@@ -6,7 +6,15 @@ from functools import partial
 import numpy as np
 import torch
 
-from pipeline.engine.kernels.device import HostCopy, Stopwatch, hand_over, on_side_stream, side_stream, to_device
+from pipeline.engine.kernels.device import (
+    HostCopy,
+    Stopwatch,
+    event_on,
+    hand_over,
+    on_side_stream,
+    side_stream,
+    to_device,
+)
 from pipeline.engine.kernels.layout import round_up
 from pipeline.engine.kernels.pages import PAGE, Ints, num_pages
 from pipeline.engine.kernels.torch_attention import SPAN_STEP, Attend, attend_together
@@ -47,6 +55,7 @@ class DecodeBatch:
         self._ends = [torch.zeros(shape, dtype=decoder.dtype, device=device) for device in devices[:-1]]
         self._begins = [end.to(device) for end, device in zip(self._ends, devices[1:], strict=True)]
         self._graphs: list[torch.cuda.CUDAGraph] | None = None
+        self._sampled: torch.cuda.Event | None = None  # once the last tokens are
 
     def start(self, own: Ints, rows: Ints, lengths: Ints, tables: Ints, state: SamplingState, sampled: Sampled) -> None:
         """Start sequences behind their prompts.
@@ -57,6 +66,7 @@ class DecodeBatch:
         where = np.full(len(sampled.token_ids), self._num_rows, np.int64)  # the row that no step reads
         where[own] = rows
         self._tokens.start(to_device(where, self._tokens.token_ids.device), state, sampled)
+        self._sampled = event_on(self._tokens.token_ids.device)
         for positions in self._positions:
             positions.start(*(to_device(numbers, positions.device) for numbers in (rows, lengths, tables)))
 
@@ -75,6 +85,7 @@ class DecodeBatch:
                     self._graphs[number].replay()
                 else:
                     self._run(number, span)
+        self._sampled = event_on(self._tokens.token_ids.device)
         return HostCopy(self._tokens.token_ids[: self.num_slots], self._tokens.logprobs[: self.num_slots])
 
     def warm_up(self) -> None:
@@ -102,9 +113,12 @@ class DecodeBatch:
         self._graphs = graphs
 
     def _take_over(self, number: int) -> None:
-        """Copy what a part begins with from where the part before it left it, or the sampler its tokens."""
+        """Copy what a part begins with from where the part before it left it, or the sampler its tokens.
+
+        Tokens wait for the sampler alone, and not for steps of other batches that were launched behind it.
+        """
         if number == 0:
-            hand_over(self._tokens.token_ids, self._token_ids.device, out=self._token_ids)
+            hand_over(self._tokens.token_ids, self._token_ids.device, out=self._token_ids, ready=self._sampled)
         else:
             begin = self._begins[number - 1]
             hand_over(self._ends[number - 1], begin.device, out=begin)

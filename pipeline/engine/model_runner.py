@@ -68,6 +68,7 @@ class ModelRunner:
         self.stopwatch = Stopwatch(self._devices)
         self.counters = Counters()
 
+    @torch.inference_mode()  # as all that runs: a compiler takes tensors that were made otherwise for another kind
     def _decode_batch(self) -> DecodeBatch:
         return DecodeBatch(self._decoder, self.cache, self._sampler, self._attend_pages, self._shapes, self._num_seen)
 

@@ -9,7 +9,7 @@ from pipeline.engine.kernels.layout import round_up
 from pipeline.engine.kernels.pages import PAGE, num_pages
 from pipeline.engine.network.block import DecoderShape
 from pipeline.engine.network.load import LoadedModel
-from pipeline.engine.network.memory import PREFILL_TOKENS, cache_shape, computing_bytes, max_sequence_length
+from pipeline.engine.network.memory import cache_shape, computing_bytes, max_sequence_length, prefill_tokens
 from schemas.engine import DecodeKernel, EngineSettings, PrefillKernels
 from schemas.errors import Refused
 
@@ -18,7 +18,7 @@ _SLOT_STEP = 16  # so that a little more or less free memory does not change the
 _MAX_PROMPTS_PER_PREFILL = 64
 # Over several devices prefills follow each other: the first has left a device to the second while it is on the next.
 # With so many in a row for each device, little of the time is lost to the first and the last of them.
-_PREFILLS_IN_ROW = 2
+_PREFILLS_IN_ROW = 4
 _TYPICAL_LENGTH = 2048  # tokens of a sequence with a picture: there are as many slots as such sequences fit
 
 
@@ -48,9 +48,9 @@ def resolve_shapes(model: LoadedModel, settings: EngineSettings) -> Shapes:
     """Resolve the shapes for this model on its device; raises Refused where one is impossible."""
     shape, on_gpu = model.decoder.shape, model.device.type == "cuda"
     longest = round_up(max_sequence_length(shape, settings), settings.bucket)
-    prefill_tokens = settings.prefill_tokens or (PREFILL_TOKENS if on_gpu else 1)
+    num_tokens = prefill_tokens(settings) if on_gpu else settings.prefill_tokens or 1
     least = num_pages(longest)
-    fit = settings.pages or (_pages_in_memory(model, longest, prefill_tokens) if on_gpu else None)
+    fit = settings.pages or (_pages_in_memory(model, longest, num_tokens) if on_gpu else None)
     if fit is not None and fit < least:
         raise Refused(f"pages must be at least {least}, which hold the {longest} tokens of a row, got {fit}")
     num_batches = len(model.decoder.parts)
@@ -62,7 +62,7 @@ def resolve_shapes(model: LoadedModel, settings: EngineSettings) -> Shapes:
         pages=min(fit or most, most),
         max_sequence_length=longest,
         bucket=settings.bucket,
-        prefill_tokens=prefill_tokens,
+        prefill_tokens=num_tokens,
         prefills_in_row=1 if num_batches == 1 else _PREFILLS_IN_ROW * num_batches,
         tiles_per_call=settings.tiles_per_call or (80 if on_gpu else 1),
         max_prompts_per_prefill=min(_MAX_PROMPTS_PER_PREFILL, slots),
@@ -84,10 +84,10 @@ def _fits_tiles(shape: DecoderShape) -> bool:
     return shape.head_dim in (64, 128) and not shape.hidden % 64 and not shape.intermediate % 64
 
 
-def _pages_in_memory(model: LoadedModel, longest: int, prefill_tokens: int) -> int:
+def _pages_in_memory(model: LoadedModel, longest: int, num_tokens: int) -> int:
     """Count the pages that fit beside weights and one prefill; raises Refused where the longest sequence does not."""
     shape, dtype = model.decoder.shape, model.decoder.dtype
-    computing = computing_bytes(shape, prefill_tokens, dtype.itemsize)
+    computing = computing_bytes(shape, num_tokens, dtype.itemsize)
     layer_bytes = cache_shape(shape, 1).num_bytes(dtype) // shape.layers
     parts = model.decoder.parts
     free = [_free_bytes(part.device) for part in parts]

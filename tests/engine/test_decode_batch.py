@@ -68,7 +68,11 @@ def test_both_batches_take_sequences_and_steps_in_turn(halves) -> None:
 
 def test_prefills_wait_until_several_follow_each_other(halves) -> None:
     questions = [Question(id=str(i), max_new_tokens=(2 + i % 5,)) for i in range(24)]
-    rows = [len(list(run)) for kind, run in groupby(answered(halves, questions, prefills_in_row=3)[0].launched) if kind == "P"]
+    rows = [
+        len(list(run))
+        for kind, run in groupby(answered(halves, questions, prefills_in_row=3)[0].launched)
+        if kind == "P"
+    ]
     assert min(rows[:-1]) >= 3
 
 

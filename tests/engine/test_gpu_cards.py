@@ -66,7 +66,7 @@ def test_half_of_the_layers_and_the_vocabularys_product_are_on_the_second_card(f
         assert found == {part.device}
     assert model.network.lm_head.weight.device == parts[1].device
     assert {weight.device for weight in model.network.model.vision_tower.parameters()} == {parts[0].device}
-    assert not model.capturable
+    assert model.capturable
 
 
 @pytest.mark.parametrize("quantize", ["8bit", "4bit", "fp8"])

@@ -41,17 +41,25 @@ def on_side_stream(device: torch.device) -> Iterator[None]:
     current.wait_stream(stream)
 
 
+def event_on(device: torch.device) -> torch.cuda.Event | None:
+    """Return an event behind all that was launched on a GPU so far; None for another device, where all is done."""
+    return torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+
+
 @cache
 def _copy_streams(source: torch.device, target: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
     """Return the streams, one of each GPU, that copies from one to the other are launched on."""
     return torch.cuda.Stream(source), torch.cuda.Stream(target)
 
 
-def hand_over(x: Tensor, device: torch.device, out: Tensor | None = None) -> Tensor:
+def hand_over(
+    x: Tensor, device: torch.device, out: Tensor | None = None, ready: torch.cuda.Event | None = None
+) -> Tensor:
     """Copy a tensor to another device, into `out` if that is given; one that is there already is returned.
 
-    Between GPUs the copy waits for what `x` comes from, and what comes after waits for the copy, but neither GPU waits
-    for the rest of the other's work, as it would for a copy that is launched on the streams of that work.
+    Between GPUs the copy waits for all that was launched before it on the device of `x`, or only for `ready`, and what
+    comes after waits for the copy. Neither GPU waits for the rest of the other's work, as it would for a copy that is
+    launched on the streams of that work.
     """
     if x.device == device:
         return x if out is None or out is x else out.copy_(x)
@@ -59,7 +67,7 @@ def hand_over(x: Tensor, device: torch.device, out: Tensor | None = None) -> Ten
         return x.to(device) if out is None else out.copy_(x)
     before, behind = torch.cuda.current_stream(x.device), torch.cuda.current_stream(device)
     sending, taking = _copy_streams(x.device, device)
-    sending.wait_stream(before)
+    sending.wait_event(ready or before.record_event())
     with torch.cuda.stream(sending), torch.cuda.stream(taking):
         copy = x.to(device, non_blocking=True) if out is None else out.copy_(x, non_blocking=True)
     behind.wait_stream(sending)
@@ -72,9 +80,8 @@ class HostCopy:
     """A copy of tensors of one device on its way to the host: `wait` for it as late as possible."""
 
     def __init__(self, *tensors: Tensor) -> None:
-        device = tensors[0].device
         self._tensors = [tensor.to("cpu", non_blocking=True, copy=True) for tensor in tensors]
-        self._event = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+        self._event = event_on(tensors[0].device)
 
     def wait(self) -> list[list[float]]:
         """Wait until the copy is there; return the numbers of each tensor."""

@@ -19,6 +19,8 @@ _SPARE_BYTES = 8 * 2**30  # for the vision tower, its features, cached prefixes,
 # Of one prefill on a GPU: enough for prompts to fill it to the last percent, and its products, cut into tiles of 128 by
 # 256, are whole waves of 132 processors.
 PREFILL_TOKENS = 16896
+# Over several devices half of it: a device waits for the first of several in a row, and for the last.
+PREFILL_TOKENS_IN_PARTS = 8448
 _LONGEST = 4096  # tokens of a sequence by default: the largest picture, a question, a page of text
 # Bytes of a quantised weight with its share of the scales: one scale for a row of some thousand, or for 64 of 4 bits.
 _PACKED_BYTES = {"fp8": 1.001, "8bit": 1.001, "4bit": 0.5 + 4 / 64}
@@ -59,7 +61,7 @@ def memory_of(config: PreTrainedConfig, settings: EngineSettings) -> Memory:
         weights_a_card=ends + a_card * layer,
         sequence=sequence,
         sequence_a_card=sequence // shape.layers * a_card,
-        computing=computing_bytes(shape, settings.prefill_tokens or PREFILL_TOKENS, itemsize),
+        computing=computing_bytes(shape, prefill_tokens(settings), itemsize),
     )
 
 
@@ -90,6 +92,11 @@ def max_sequence_length(shape: DecoderShape, settings: EngineSettings) -> int:
     if settings.capacity and settings.capacity > limit:
         raise Refused(f"capacity must be at most the model's {limit} tokens, got {settings.capacity}")
     return settings.capacity or min(limit, _LONGEST)
+
+
+def prefill_tokens(settings: EngineSettings) -> int:
+    """Return the padded tokens of a prefill on GPUs."""
+    return settings.prefill_tokens or (PREFILL_TOKENS if settings.num_devices == 1 else PREFILL_TOKENS_IN_PARTS)
 
 
 def cache_shape(shape: DecoderShape, pages: int) -> CacheShape:
