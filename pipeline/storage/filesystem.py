@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_LIKE_AN_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")  # in a name, as `spelled` writes its other bytes
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 # What stores say of an object's content, strongest first; a time where a store keeps no hash.
 _VERSION_KEYS = ("ETag", "etag", "blob_id", "generation", "LastModified", "last_modified", "mtime", "created")
@@ -233,10 +234,15 @@ def as_url(path: str) -> str:
 
 
 def spelled(url: str) -> str:
-    """Return `url` as people read it: a local path as it is, but bytes that are not UTF-8 as in `caf\xe9.png`."""
-    if url[:6].lower() != "file:/":
+    r"""Return `url` as people read it: a local path as it is, but bytes that are not UTF-8 as in `caf\xe9.png`.
+
+    No two paths are spelled alike: of a name that has such letters itself the backslash is written `\x5c`.
+    """
+    is_uri = url[:6].lower() == "file:/"
+    if not is_uri and ("\\" not in url or not is_local(url)):
         return url
-    return os.fsencode(cast(str, local_path(url))).decode("utf-8", "backslashreplace")
+    path = _LIKE_AN_ESCAPE.sub(r"\\x5c", cast(str, local_path(url)) if is_uri else url)
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def remote(url: str) -> tuple[AbstractFileSystem, str]:

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.sources.columns import ColumnChoices
+from pipeline.sources.duplicates import refuse_duplicate_ids
 from pipeline.sources.finding import find_files
+from pipeline.sources.listing import list_input
+from pipeline.sources.reader import read_unit_ids
 from pipeline.storage import filesystem as fs
 from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Refused
@@ -153,6 +157,15 @@ def test_a_name_that_is_not_utf_8_is_found_and_spelled(tmp_path: Path) -> None:
     assert names_of(str(tmp_path)) == (["in\\xff/caf\\xe9.jpg"], "")
     assert names_of(f"file://{tmp_path}/in%FF") == (["caf\\xe9.jpg"], "")
     assert names_of(f"{tmp_path}/*/c*.jpg") == (["in\\xff/caf\\xe9.jpg"], "")
+
+
+def test_a_file_that_is_really_called_as_another_is_spelled_has_an_id_of_its_own(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.jpg", rb"caf\xe9.jpg"):
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            file.write(b"x")
+    listing = list_input([str(tmp_path)], ColumnChoices())
+    assert sorted(read_unit_ids(listing, 0)[0]) == [r"caf\x5cxe9.jpg", r"caf\xe9.jpg"]
+    refuse_duplicate_ids(listing)
 
 
 def test_a_tree_of_a_thousand_levels_needs_no_recursion(tmp_path: Path) -> None:

@@ -107,6 +107,21 @@ def test_a_name_that_is_not_utf_8_has_a_url_and_is_spelled_in_ascii(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("name", "spelled"),
+    [
+        pytest.param(b"caf\xe9.png", r"caf\xe9.png", id="a byte"),
+        pytest.param(rb"caf\xe9.png", r"caf\x5cxe9.png", id="its letters"),
+        pytest.param(rb"caf\x5cxe9.png", r"caf\x5cx5cxe9.png", id="their letters"),
+        pytest.param(rb"\x5c", r"\x5cx5c", id="a backslash's"),
+        pytest.param(b"caf\\\xe9.png", r"caf\\xe9.png", id="a backslash and a byte"),
+        pytest.param(rb"a\b\x41\xE9\ x\\x.png", r"a\b\x41\xE9\ x\\x.png", id="any others"),
+    ],
+)
+def test_no_two_names_are_spelled_alike_and_ordinary_ones_as_they_are(name: bytes, spelled: str) -> None:
+    assert fs.spelled(fs.as_url(os.fsdecode(b"/in/" + name))) == f"/in/{spelled}"
+
+
+@pytest.mark.parametrize(
     ("url", "what"),
     [
         pytest.param("s3://KEY:SECRET@bucket/a", "a user or password", id="keys"),
