@@ -199,11 +199,16 @@ def _with_constants(batch: pa.RecordBatch, constants: Mapping[str, str | None]) 
 
 
 def dictionaries_of(row_range: RowRange, names: Collection[str]) -> frozenset[str]:
-    """Return those of the columns that are dictionaries of texts; raises OSError and ArrowException."""
+    """Return those of the columns that have dictionaries of texts, at any depth; raises OSError and ArrowException."""
     with fs.open_url(row_range.url) as file:
         schema = pq.read_schema(file)
-    wanted = (field for field in schema if field.name in names and types.is_dictionary(field.type))
-    return frozenset(field.name for field in wanted if is_text(field.type))
+    return frozenset(field.name for field in schema if field.name in names and _has_dictionary(field.type))
+
+
+def _has_dictionary(type: pa.DataType) -> bool:
+    if types.is_dictionary(type):
+        return is_text(type)
+    return any(_has_dictionary(type.field(number).type) for number in range(type.num_fields))
 
 
 def _batches(

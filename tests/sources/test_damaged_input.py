@@ -119,6 +119,46 @@ def test_a_text_that_is_none_in_a_dictionary_costs_its_row_alone(tmp_path: Path,
     assert [request.prompt for request in requests_of(listing)] == ["one", "one", None, "one"]
 
 
+def nested(how: str, texts: pa.Array) -> pa.Array:
+    """Each of four texts inside of something."""
+    one_each = pa.array(range(5), pa.int32())
+    beside = pa.array([1, 2, 3, 4], pa.timestamp("us", "Europe/Berlin"))
+    match how:
+        case "struct":
+            return pa.StructArray.from_arrays([texts, beside], names=["text", "when"])
+        case "list":
+            return pa.ListArray.from_arrays(one_each, texts)
+        case "map":
+            return pa.MapArray.from_arrays(one_each, pa.array(["key"] * 4), texts)
+        case _:
+            return nested("list", nested("struct", texts))
+
+
+@pytest.mark.parametrize("how", ["struct", "list", "map", "list of structs"])
+def test_a_text_that_is_none_in_a_nested_dictionary_costs_its_row_alone(tmp_path: Path, how: str) -> None:
+    notes = pa.DictionaryArray.from_arrays(pa.array([0, 0, 1, 0], pa.int8()), texts(b"one", BAD))
+    good = pa.DictionaryArray.from_arrays(pa.array([0] * 4, pa.int8()), texts(b"one"))
+    rows = pa.table({"id": list("abcd"), "image": [b"1"] * 4, "note": nested(how, notes), "other": nested(how, good)})
+    url = write(f"{tmp_path}/a.parquet", rows, row_group_size=4)
+    listing = list_input([url], ColumnChoices(keep=("note", "other")))
+    assert failures_of(listing) == [None, None, ("c", "InvalidText"), None]
+    found, expected = read_all(listing), rows["other"].to_pylist()
+    assert found["keep:other"].to_pylist() == expected
+    assert found["keep:note"].to_pylist() == [*expected[:2], None, expected[3]]
+
+
+def test_a_conversation_of_dictionaries_with_a_text_that_is_none_costs_its_row_alone(tmp_path: Path) -> None:
+    said = pa.DictionaryArray.from_arrays(pa.array([0, 0, 1, 0], pa.int8()), texts(b"What?", BAD))
+    roles = pa.array(["user"] * 4).dictionary_encode()
+    turns = pa.StructArray.from_arrays([roles, said], names=["role", "content"])
+    rows = pa.table(
+        {"id": list("abcd"), "image": [b"1"] * 4, "messages": pa.ListArray.from_arrays(pa.array(range(5)), turns)}
+    )
+    listing = list_input([write(f"{tmp_path}/a.parquet", rows, row_group_size=4)], CONVENTION)
+    assert failures_of(listing) == [None, None, ("c", "InvalidText"), None]
+    assert requests_of(listing)[3].messages == '[{"role": "user", "content": "What?"}]'
+
+
 def test_a_row_with_a_bad_value_keeps_the_others(tmp_path: Path) -> None:
     rows = pa.table({"image": [b"1"] * 2, "note": texts(b"one", BAD), "n": [1, 2]})
     url = write(f"{tmp_path}/a.parquet", rows)
