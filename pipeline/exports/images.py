@@ -2,18 +2,18 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow as pa
 
 from pipeline.checkpoint import Pin
 from pipeline.exports.rows import Run
-from pipeline.preprocess.conversation import images_in_order, parse_messages
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.page_renderer import PageRenderer
 from pipeline.preprocess.pdf import PdfPage
 from pipeline.sources.fetch import ImageFetcher
+from pipeline.sources.named_images import images_of
 from pipeline.sources.reader import unit_reader
 from pipeline.storage import filesystem as fs
 from pipeline.verify import plan_of
@@ -66,7 +66,9 @@ class Pictures:
 
     def encoded(self, request: Request) -> list[bytes]:
         """Return the row's images as they are stored, pages of PDFs as PNG; raises RowError."""
-        return [self._encoded(image) for image in images_of(request)]
+        if request.failure is not None:
+            raise RowError(request.failure.stage, request.failure.type, request.failure.message)
+        return [self._encoded(image) for image in images_of(request, self.settings.image_root)]
 
     def _encoded(self, image: ImageRef) -> bytes:
         found = self._fetch(image)
@@ -98,17 +100,6 @@ def answers_by_unit(run: Run, unit_answers: int) -> Iterator[UnitRows]:
             waiting, rows, unit = [whole.slice(unit_answers)], rows - unit_answers, unit + 1
     if rows:
         yield UnitRows(unit=unit, answers=pa.concat_tables(waiting))
-
-
-def images_of(request: Request) -> tuple[ImageRef, ...]:
-    """Return the row's images, those that its messages name where they are named; raise RowError."""
-    if request.failure is not None:
-        raise RowError(request.failure.stage, request.failure.type, request.failure.message)
-    if request.messages is None:
-        return request.images
-    own = () if request.images == (ImageRef(),) else request.images
-    images = images_in_order(parse_messages(request.messages), own)
-    return tuple(replace(image, table=request.table) for image in images)
 
 
 def suffix_of(data: bytes) -> str:

@@ -1,7 +1,6 @@
 """Conversations: the turns that a model reads before its answer, and how a row's `messages` become them."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
@@ -18,7 +17,6 @@ _OTHERS = ("data", "source")  # how parts of other makers do
 _IMAGE = "<image>"  # in a text of LLaVA's own data
 _ROLES = {"human": "user", "gpt": "assistant"}  # as LLaVA's own data calls them
 _ROLES_SHOWN = 99
-_NAMES_ONE = re.compile(r'"(url|path|image|image_url)"\s*:\s*["{]')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,22 +104,6 @@ def images_in_order(conversation: Conversation, images: Sequence[ImageRef]) -> t
         )
     rest = iter(images)
     return tuple(next(rest) if uri is None else ImageRef(uri=uri) for uri in conversation.uris)
-
-
-def with_whole_paths(text: str, whole: Callable[[str], str]) -> str:
-    """Return the JSON text of messages with `whole` of every path and URI instead of it; what is no messages as it
-    is."""
-    if not _NAMES_ONE.search(text):
-        return text
-    try:
-        messages = json.loads(text)
-        for part in _image_parts(messages):
-            for named, name in _named(part):
-                if name != "base64" and isinstance(named.get(name), str):
-                    named[name] = whole(named[name])
-        return json.dumps(messages)
-    except (ValueError, RecursionError):  # ValueError: a path with half of a surrogate pair is no text, either
-        return text
 
 
 def _parse_json(text: str) -> list[Any]:

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from pipeline.preprocess.conversation import with_whole_paths
-from pipeline.sources.arrow_types import BARE_BASE64, as_bytes, as_text, is_bytes, is_list, plain
+from pipeline.sources.arrow_types import as_bytes, as_text, is_bytes, is_list, plain
 from pipeline.sources.columns import Columns, Kept
 from pipeline.sources.kept import travel_field
 from pipeline.sources.listing import Listing
+from pipeline.sources.named_images import folder_of, resolve
 from pipeline.sources.source import RowRange, Rows, Source, Unread, made_ids, ranges_of
 from pipeline.sources.unreadable import SHOWN, is_no_text, why_unread
 from schemas.errors import Failure
@@ -26,7 +26,6 @@ from schemas.request import FAILURE, REQUEST_SCHEMA
 
 KEEP = "keep:"  # before the names of the columns that ride along to the answers
 _IMAGES = REQUEST_SCHEMA.field("images").type
-_NOT_RELATIVE = r"^([A-Za-z][A-Za-z0-9+.-]*://|/|~|data:|file:/)"
 
 
 class UnitReader(Protocol):
@@ -117,13 +116,13 @@ def _failed(num_rows: int, ids: pa.Array, failure: Failure, schema: pa.Schema) -
 def _columns_of(rows: Rows, columns: Columns) -> list[pa.Array | pa.ChunkedArray]:
     """Return the columns of a table of requests. A row with a value that cannot be used keeps the others, and fails."""
     reading, num_rows = _Reading(rows), rows.row_range.num_rows
-    folder = columns.image_root or rows.row_range.url.rsplit("/", 1)[0]  # what relative paths begin at
     ids = reading.ids(columns.id)
     prompt = reading.texts(columns.prompt)
-    messages = reading.column(columns.messages, lambda column, _: _messages(column, folder), _NO_TEXT)
+    messages = reading.column(columns.messages, lambda column, _: _as_json(column), _NO_TEXT)
     values = _values(columns.values, [reading.texts(name) for name in columns.values], num_rows)
     kept = [reading.kept(one) for one in columns.keep]
     if rows.images is None:
+        folder = folder_of(rows.row_range.url, columns.image_root)
         find = partial(_images, folder=folder, may_lack=messages.is_valid())
         images, table = reading.column(columns.image, find, _NO_IMAGE), pa.repeat(rows.row_range.url, num_rows)
     else:
@@ -210,25 +209,12 @@ def _bad_value(rows: Rows, name: str, row: int, error: Exception) -> Failure:
     return Failure(stage="read", type="InvalidText" if is_text else "InvalidValue", message=message)
 
 
-def _messages(column: pa.Array, folder: str) -> pa.Array:
-    return _with_whole_paths(_as_json(column), folder)
-
-
 def _as_json(messages: pa.Array) -> pa.Array:
     """Return JSON text as it is, structs as JSON text; null stays null."""
     if not is_list(messages.type):
         return as_text(messages)
     rows = plain(messages).to_pylist(maps_as_pydicts="strict")
     return pa.array([None if row is None else json.dumps(row, default=str) for row in rows], pa.string())
-
-
-def _with_whole_paths(messages: pa.Array, folder: str) -> pa.Array:
-    """Return JSON text in which the images that messages name are found from anywhere."""
-
-    def whole(uri: str) -> str:
-        return str(_resolve(pa.array([uri]), folder)[0])
-
-    return pa.array([text and with_whole_paths(text, whole) for text in messages.to_pylist()], pa.string())
 
 
 def _values(names: Sequence[str], columns: Sequence[pa.Array], num_rows: int) -> pa.Array:
@@ -260,7 +246,7 @@ def _data_and_uri(image: pa.Array, folder: str) -> tuple[pa.Array, pa.Array]:
     else:
         data, uri = (image, nothing) if is_bytes(image.type) else (nothing, image)
     data = _without_empty(as_bytes(data))
-    whole = _resolve(_without_empty(as_text(uri)), folder)
+    whole = resolve(_without_empty(as_text(uri)), folder)
     return data, pc.if_else(data.is_valid(), pa.scalar(None, pa.string()), whole)
 
 
@@ -272,13 +258,6 @@ def _without_empty(values: pa.Array) -> pa.Array:
     """Put null for empty; what has none is passed on without a copy."""
     empty = pc.equal(pc.binary_length(values), 0)
     return pc.if_else(empty, pa.scalar(None, values.type), values) if pc.any(empty).as_py() else values
-
-
-def _resolve(uris: pa.Array, folder: str) -> pa.Array:
-    """Make paths whole that are relative to the file's folder; URIs stay as they are, base64 is no path."""
-    below = pc.binary_join_element_wise(folder, pc.replace_substring_regex(uris, r"^(\./+)+", ""), "/")
-    as_is = pc.or_(pc.match_substring_regex(uris, _NOT_RELATIVE), pc.match_substring_regex(uris, BARE_BASE64))
-    return pc.if_else(as_is, uris, below)
 
 
 def _one_image_a_row(data: pa.Array, uri: pa.Array) -> pa.Array:

@@ -7,7 +7,7 @@ from itertools import chain, islice
 
 import pyarrow as pa
 
-from pipeline.preprocess.conversation import Conversation, ask, images_in_order, parse_messages
+from pipeline.preprocess.conversation import Conversation, ask, parse_messages
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.options import longest_answer
 from pipeline.preprocess.pdf import PdfPage
@@ -15,6 +15,7 @@ from pipeline.preprocess.preprocessor import Chat, EncodedImage, Images, Preproc
 from pipeline.preprocess.row_border import NOBODY, Watch, attempt, bounded, readable
 from pipeline.sources.fetch import ImageFetcher
 from pipeline.sources.kept import beside
+from pipeline.sources.named_images import images_of
 from pipeline.sources.web.client import WebClient
 from pipeline.sources.web.limits import web_limits
 from pipeline.stages.ahead import Ahead, Room
@@ -85,7 +86,7 @@ class Preprocess:
             return request.failure
 
         def find() -> tuple[ImageRef, ...]:
-            images = images_of(request)
+            images = images_of(request, self._settings.image_root)
             self.preprocessor.check_num_images(len(images))
             return images
 
@@ -159,16 +160,6 @@ def conversation_of(request: Request, prompt: NamedPrompt | None) -> Conversatio
     except KeyError as error:
         raise RowError("prompt", "NullInPrompt", f"the columns a prompt names must not be null, {error} is") from error
     return ask(text, len(request.images))
-
-
-def images_of(request: Request) -> tuple[ImageRef, ...]:
-    """Return the row's images, in the order of the messages' placeholders; raises RowError. Messages may do without
-    any: a null beside them is no image and not a missing one."""
-    if request.messages is None:
-        return request.images
-    own = () if request.images == (ImageRef(),) else request.images
-    images = images_in_order(parse_messages(request.messages), own)
-    return tuple(replace(image, table=request.table) for image in images)
 
 
 def _requests(table: pa.Table, watch: Watch) -> list[Request]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.preprocess.conversation import Conversation, Turn, ask, parse_messages, with_whole_paths
+from pipeline.preprocess.conversation import Conversation, Turn, ask, parse_messages
 from schemas.errors import RowError
 
 IMAGE = {"type": "image"}
@@ -54,13 +54,6 @@ def test_a_place_may_name_its_image(part: object, uri: str | None) -> None:
     assert conversation.uris == (uri, None)
     assert conversation.num_images == 2
     assert conversation.turns[0].parts == (None, "Why?", None)
-
-
-@pytest.mark.parametrize(
-    "words", ["", '[{"url": "x"', '{"url": "x"}', '[{"url": "x"}]', '[[{"type": "image", "url": "x"}]]']
-)
-def test_paths_are_changed_nowhere_but_in_messages(words: str) -> None:
-    assert with_whole_paths(words, str.upper) == words
 
 
 def test_an_image_written_out_in_a_text_is_text() -> None:

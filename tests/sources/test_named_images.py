@@ -14,11 +14,13 @@ import pytest
 from pipeline.dryrun import describe_plan
 from pipeline.job import run_job
 from pipeline.plan import Plan, plan_job
+from pipeline.sources.named_images import images_of
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.preprocess import Preprocess
 from pipeline.storage import filesystem as fs
 from schemas.errors import Failure
 from schemas.job import JobSettings
+from schemas.request import table_to_requests
 from schemas.sample import Sample, Size, table_to_samples
 from tests.fakes import load_echo_engine
 from tests.images import encoded, noise
@@ -93,6 +95,14 @@ def test_every_way_to_name_an_image_gives_the_image(root: str, files: dict[str, 
     for sample in samples_of(root, *({"messages": asking(way)} for way in ways)):
         assert sample.prompts[0].failure is None
         assert sample.image_sizes == (SIZES["sign.jpg"],)
+
+
+def test_messages_are_looked_into_where_a_row_has_a_time_of_its_own(tmp_path: Path) -> None:
+    told = asking(named("pictures/sign.jpg"), named("/a.jpg"))
+    (request,) = table_to_requests(unit_reader(plan_for(str(tmp_path), [{"messages": told}]).listing)(0))
+    assert request.messages == told
+    assert [image.uri for image in images_of(request, None)] == [f"{tmp_path}/pictures/sign.jpg", "/a.jpg"]
+    assert [image.uri for image in images_of(request, "s3://b/all")] == ["s3://b/all/pictures/sign.jpg", "/a.jpg"]
 
 
 def test_named_images_take_their_places_among_the_rows_own(tmp_path: Path, files: dict[str, bytes]) -> None:

@@ -15,6 +15,7 @@ from pipeline.sources.duplicates import refuse_duplicate_ids
 from pipeline.sources.index_store import keep_index, read_index
 from pipeline.sources.kept import restore
 from pipeline.sources.listing import Listing, list_input
+from pipeline.sources.named_images import images_of
 from pipeline.sources.streams import opened
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
@@ -189,7 +190,7 @@ def test_a_batch_request_is_its_messages_and_what_it_asks_of_the_answer(tmp_path
     rows = [request(1, "a/b.png"), request(2, "x.png", tools=[{"type": "function"}], n=1, stream=False)]
     first, second = requests_of(listed(tmp_path, "b.jsonl", json_lines(rows)))
     assert (first.id, first.options) == ("r1", '{"max_tokens": 9}')
-    assert f"{tmp_path}/a/b.png" in (first.messages or "")
+    assert [image.uri for image in images_of(first, None)] == [f"{tmp_path}/a/b.png"]
     assert json.loads(second.options or "") == {"max_tokens": 10, "tools": [{"type": "function"}]}
 
 
