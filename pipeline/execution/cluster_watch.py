@@ -1,8 +1,8 @@
 """Cluster watch: what ends a driver whose cluster has gone away, in seconds and with a line that says so.
 
 Ray itself waits for a minute and then ends the process without a word. The processes that a driver cannot do without
-are asked every other second whether they take a connection; one that does not, time and again, is lost. A loss is
-raised in the main thread, wherever that is; one that does not come out of Ray any more is ended with its lock released.
+are asked every other second for a word; one that says none, time and again, is lost. A loss is raised in the main
+thread, wherever that is; one that does not come out of Ray any more is ended with its lock released.
 """
 
 import contextlib
@@ -24,7 +24,9 @@ from schemas.job import JobSettings
 T = TypeVar("T")
 
 _SIGNAL = signal.SIGUSR2  # interrupts whatever the main thread waits for
-_CONNECT_S = 3.0
+_ANSWER_S = 9.0  # that a part may take; what it is asked needs none of its own work, however busy it is
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and no settings
+_LEAST_TRIES = 2
 _ASK_AGAIN_S = 1.0
 _SAY_AGAIN_S = 30.0
 _LOSSES = 20  # of a cluster, that a command waits through
@@ -54,7 +56,8 @@ class TimeLimits:
 
     every_s: float = 2.0
     refused_s: float = 6.0  # nothing listens there
-    silent_s: float = 18.0  # no answer at all, as of a machine that is gone or a network that is slow
+    silent_s: float = 18.0  # no answer at all, as of a machine that is gone, or a process that is stopped
+    answer_s: float = _ANSWER_S
     grace_s: float = 8.0
 
     def most_s(self, missing: OSError) -> float:
@@ -76,7 +79,7 @@ class Watch:
 
     def check(self, cause: BaseException) -> None:
         """Raise ClusterLost where a part is missing: it is the cause of what Ray has raised, who may notice before."""
-        gone = [part for part in self.parts if not is_there(part)]
+        gone = [part for part in self.parts if not is_there(part, self.limits.answer_s)]
         if gone and self.lost is None:
             self.lost = f"the cluster is lost: {gone[0]} does not answer"
         if self.lost is not None:
@@ -89,7 +92,7 @@ class Watch:
 
     def run(self) -> None:
         """Ask, until a part is lost or nobody wants to know any more."""
-        since: dict[Part, float] = {}
+        absences: dict[Part, Absence] = {}
         while not self.closed.wait(self.limits.every_s):
             if self.lost is not None:  # Ray has noticed before
                 self._end(self.lost)
@@ -98,13 +101,13 @@ class Watch:
                 return
             for part in self.parts:
                 began = time.monotonic()
-                missing = _missing(part)
+                missing = _missing(part, self.limits.answer_s)
                 if missing is None:
-                    since.pop(part, None)
+                    absences.pop(part, None)
                     continue
-                gone_s = time.monotonic() - since.setdefault(part, began)
-                if gone_s >= self.limits.most_s(missing):
-                    self._end(f"the cluster is lost: {part} has not answered for {gone_s:.0f} s")
+                absence, now = absences.setdefault(part, Absence(began=began)), time.monotonic()
+                if absence.lasts(now, self.limits.most_s(missing)):
+                    self._end(f"the cluster is lost: {part} has not answered for {now - absence.began:.0f} s")
                     return
 
     def _end(self, lost: str) -> None:
@@ -118,6 +121,22 @@ class Watch:
             sys.stderr.write(f"\nerror: {lost}\n{GO_ON}\n")
             sys.stderr.flush()
             os._exit(1)
+
+
+@dataclass(slots=True, kw_only=True)
+class Absence:
+    """Counts how long, and how often, a part has not answered.
+
+    One try proves nothing, however long it took: this process may have been stopped meanwhile, together with the part.
+    """
+
+    began: float
+    tries: int = 0
+
+    def lasts(self, now: float, most_s: float) -> bool:
+        """Count one more try; return whether the part is lost."""
+        self.tries += 1
+        return self.tries >= _LEAST_TRIES and now - self.began >= most_s
 
 
 GO_ON = "What is done stays; run the same command again to go on."
@@ -193,7 +212,7 @@ def num_losses() -> int:
 
 
 def wait_for_head(wait_s: float) -> None:
-    """Wait, so long at most, until the head that RAY_ADDRESS names takes connections; say so every 30 s."""
+    """Wait, so long at most, until the head that RAY_ADDRESS names answers; say so every 30 s."""
     address, began, said_at = head_address(), time.monotonic(), -_SAY_AGAIN_S
     if address is None:
         return
@@ -206,14 +225,23 @@ def wait_for_head(wait_s: float) -> None:
             time.sleep(_ASK_AGAIN_S)
 
 
-def is_there(part: Part) -> bool:
-    """Return whether the part takes a connection."""
-    return _missing(part) is None
+def is_there(part: Part, answer_s: float = _ANSWER_S) -> bool:
+    """Return whether the part answers."""
+    return _missing(part, answer_s) is None
 
 
-def _missing(part: Part) -> OSError | None:
+def _missing(part: Part, answer_s: float) -> OSError | None:
+    """Return why the part does not answer, None where it does.
+
+    A connection alone says nothing: the system takes it for a process that is stopped, too. A server of HTTP/2, as all
+    parts are, answers the client's first words by itself. One that hangs up, as on who speaks no TLS, lives as well.
+    """
     try:
-        socket.create_connection((part.host, part.port), _CONNECT_S).close()
+        with socket.create_connection((part.host, part.port), answer_s) as connection:
+            connection.sendall(_HELLO)
+            connection.recv(1)
+    except ConnectionResetError:
+        return None
     except OSError as error:
         return error
     return None

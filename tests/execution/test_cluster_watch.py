@@ -4,25 +4,45 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from pipeline.environment import check_wait, head_address
-from pipeline.execution.cluster_watch import ClusterLost, Part, TimeLimits, Watch, Wishes, watched
+from pipeline.execution.cluster_watch import Absence, ClusterLost, Part, TimeLimits, Watch, Wishes, watched
 from schemas.errors import Refused
 from schemas.job import PLACEMENT, JobSettings
 
-QUICK = TimeLimits(every_s=0.02, refused_s=0.1, silent_s=0.3, grace_s=0.3)
+QUICK = TimeLimits(every_s=0.02, refused_s=0.1, silent_s=0.3, answer_s=0.2, grace_s=0.3)
 
 
 @contextmanager
-def listening(port: int = 0) -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", port)) as server:
-        yield server
+def listening(answer: bytes = b"settings") -> Iterator[socket.socket]:
+    """A server that says one thing to everyone who comes; one that says nothing hangs up on them."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:  # the test has closed it
+                return
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            with suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)  # closing alone wakes no accept
+            thread.join()
 
 
 def part_of(server: socket.socket, what: str = "a part") -> Part:
@@ -42,22 +62,43 @@ def test_whichever_part_goes_away_interrupts_what_the_driver_waits_for(number: i
             lose(servers[number], parts)
 
 
+def wait_for_loss(parts: list[Part], limits: TimeLimits) -> None:
+    with watched(Watch(parts=parts, release=never, limits=limits)):
+        time.sleep(60)
+
+
 def lose(server: socket.socket, parts: list[Part]) -> None:
     """Wait for something in a call that does not end, while a part goes away."""
     with watched(Watch(parts=parts, release=never, limits=QUICK)):
+        server.shutdown(socket.SHUT_RDWR)
         server.close()
         time.sleep(60)
 
 
-def test_a_cluster_that_is_there_interrupts_nothing() -> None:
-    with listening() as server, watched(Watch(parts=[part_of(server)], release=never, limits=QUICK)) as watch:
-        time.sleep(0.3)
+@pytest.mark.parametrize("answer", [b"settings", b""], ids=["answers", "hangs up"])
+def test_a_cluster_that_is_there_interrupts_nothing(answer: bytes) -> None:
+    with listening(answer) as server, watched(Watch(parts=[part_of(server)], release=never, limits=QUICK)) as watch:
+        time.sleep(0.5)
         watch.check(RuntimeError("of another cause"))
+
+
+def test_a_part_that_is_stopped_is_lost_though_the_system_still_takes_connections_for_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # nobody answers
+        part = part_of(server, "the head")
+        with pytest.raises(ClusterLost, match="^the cluster is lost: the head at .* has not answered for"):
+            wait_for_loss([part], QUICK)
+
+
+def test_one_question_that_took_long_proves_nothing_as_after_a_driver_that_was_stopped_with_its_ray() -> None:
+    absence = Absence(began=100)
+    assert not absence.lasts(now=160, most_s=18)
+    assert absence.lasts(now=171, most_s=18)
 
 
 def test_a_ray_that_ends_with_the_work_is_not_lost() -> None:
     with listening() as server, watched(Watch(parts=[part_of(server)], release=never, limits=QUICK)) as watch:
         watch.leave()
+        server.shutdown(socket.SHUT_RDWR)
         server.close()
         time.sleep(1)  # as long as a loss takes to end this process
     assert watch.lost is None
@@ -73,7 +114,7 @@ def test_what_ray_raises_before_is_the_loss_that_caused_it() -> None:
 STUCK = """
 import sys, time
 from pathlib import Path
-from pipeline.execution.cluster_watch import ClusterLost, Part, TimeLimits, Watch, watched
+from pipeline.execution.cluster_watch import Absence, ClusterLost, Part, TimeLimits, Watch, watched
 part = Part(what="the head", host="127.0.0.1", port=int(sys.argv[1]))
 quick = TimeLimits(every_s=0.02, refused_s=float(sys.argv[3]), grace_s=0.3)
 with watched(Watch(parts=[part], release=Path(sys.argv[2]).unlink, limits=quick)) as watch:

@@ -36,6 +36,7 @@ class Scene:
     rows: int = 160
     address: str | None = None
     store: str | None = None
+    program: str = "tests.faults.driver"
     output: Path = field(default=Path())
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class Scene:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         if self.address:
             environment["RAY_ADDRESS"] = self.address
-        command = [sys.executable, "-m", "tests.faults.driver", *self.arguments(*prompt)]
+        command = [sys.executable, "-m", self.program, *self.arguments(*prompt)]
         log = (self.folder / "driver.log").open("a")
         run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
         try:
@@ -73,7 +74,8 @@ class Scene:
         return (self.folder / "driver.log").read_text()
 
     def units(self) -> list[Path]:
-        return sorted((self.output / "units").glob("unit-*.parquet"))
+        folders = [self.output / "units", *self.output.glob("cells/*/*/*/*/units")]
+        return sorted(path for folder in folders for path in folder.glob("unit-*.parquet"))
 
     def num_done(self) -> int:
         return len(done_units(self.url))

@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.verify import verify_run
 from tests.execution.test_cluster import free_port, plain_environment
 from tests.faults.scene import Scene
 
@@ -96,6 +98,32 @@ def test_a_lost_ray_of_the_drivers_own_ends_it_alike(tmp_path: Path, name: str) 
         assert scene.wait_for(lambda: len(scene.units()) >= 2, run)
         kill_process(name, psutil.Process(run.pid))
         assert_ended(scene, run, LOST[name])
+
+
+@pytest.mark.soak
+def test_a_head_that_is_stopped_is_lost_as_one_that_is_gone(tmp_path: Path) -> None:
+    scene = Scene(folder=tmp_path, rows=800)
+    with scene.driver() as run:
+        assert scene.wait_for(lambda: len(scene.units()) >= 2, run)
+        family = psutil.Process(run.pid).children(recursive=True)
+        (one,) = [process for process in family if process.name() == "gcs_server"]
+        one.suspend()
+        assert_ended(scene, run, LOST["gcs_server"])
+        assert psutil.wait_procs(family, timeout=60)[1] == []
+
+
+@pytest.mark.soak
+def test_a_cluster_that_is_lost_under_a_sweep_ends_it_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    scene = Scene(folder=tmp_path, program="tests.faults.sweep_driver")
+    with scene.driver() as run:
+        assert scene.wait_for(lambda: len(scene.units()) >= 2, run)
+        kill_process("gcs_server", psutil.Process(run.pid))
+        assert_ended(scene, run, LOST["gcs_server"])
+    with scene.driver() as run:
+        assert run.wait(timeout=300) == 0, scene.log()
+    (cell,) = scene.output.glob("cells/*/*/*/*/manifest.json")
+    assert verify_run(str(cell.parent)) == []
+    assert pq.read_table(scene.output / "results.parquet")["status"].to_pylist() == ["complete"]
 
 
 @pytest.mark.soak
