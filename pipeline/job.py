@@ -14,10 +14,8 @@ from pipeline.preflight import check_changes, check_machine
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import hold
 from pipeline.run_folder.markers import Markers
-from pipeline.run_folder.mend import find_gone, lost_units, mend_run
-from pipeline.run_folder.merge import finish_run
+from pipeline.run_folder.mend import Outstanding, find_outstanding
 from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, is_complete, read_manifest, read_run
-from pipeline.run_folder.units import done_units
 from pipeline.sources.duplicates import refuse_duplicate_ids
 from pipeline.sources.index_store import keep_index
 from pipeline.sources.reader import unit_reader
@@ -86,36 +84,30 @@ def answer_and_merge(
     Raises RunFailed where units stay broken however often they are answered, and what `answer` and `confirm` raise.
     """
     folder, began = plan.settings.output, time.monotonic()
-    units, manifest = plan.units(run["run"], sealed=has_seals(run)), read_manifest(folder)
-    lost = find_gone(folder, manifest) if manifest else []
-    wanted = lost_units(units, lost) if manifest else list(range(units.num_units))
-    if lost:
-        say(f"complete, but lost: {'; '.join(map(str, lost))}: {len(wanted):,} units are answered again")
+    outstanding = find_outstanding(plan.units(run["run"], sealed=has_seals(run)))
+    assert outstanding is not None  # or the run would not have begun
+    if outstanding.lost:
+        say(outstanding.said())
     progress: Progress | None = None
     worked = EngineStatistics()  # in all rounds
 
-    def merge() -> dict[str, Any]:
-        if manifest:
-            return mend_run(units, manifest, lost)
-        return finish_run(units, run["fingerprint"], _timings(began, progress, worked))
-
     def one_round() -> dict[str, Any] | None:
         nonlocal progress, worked
-        if todo := _left(folder, wanted):
+        if todo := _left(outstanding):
             progress = answer(todo)
             worked += progress.engine()
         confirm()
-        return unless_broken(merge, folder)
+        timings = _timings(began, progress, worked)
+        return unless_broken(lambda: outstanding.merge(run["fingerprint"], timings), folder)
 
     return in_rounds(one_round, folder), progress
 
 
-def _left(folder: str, wanted: list[int]) -> list[int]:
-    """Return those of the units that are not done, and say how many are."""
-    done = done_units(folder)
-    todo = [unit for unit in wanted if unit not in done]
-    if done:
-        say(f"resuming: {len(wanted) - len(todo):,} of {len(wanted):,} units are done")
+def _left(outstanding: Outstanding) -> list[int]:
+    """Return the units that are not done, and say how many are."""
+    todo, num_wanted = outstanding.left(), len(outstanding.wanted)
+    if len(todo) < num_wanted:
+        say(f"resuming: {num_wanted - len(todo):,} of {num_wanted:,} units are done")
     return todo
 
 

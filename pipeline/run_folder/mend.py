@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
-from pipeline.run_folder.merge import Units, clear_work, in_manifest, merge_parts, parts_of
-from pipeline.run_folder.run import has_seals, read_run, write_manifest
+from pipeline.run_folder.merge import Units, clear_work, finish_run, in_manifest, merge_parts, parts_of
+from pipeline.run_folder.run import has_seals, read_manifest, read_run, write_manifest
 from pipeline.run_folder.seal import BrokenSeal, check_seal, is_sealed, marks_of
-from pipeline.run_folder.units import Counts, count_answers
+from pipeline.run_folder.units import Counts, count_answers, done_units
 from pipeline.storage import filesystem as fs
 
 
@@ -49,6 +49,41 @@ def _find_lost(folder: str, manifest: dict[str, Any]) -> Iterator[Lost]:
         except LostFile as lost:
             by_retry = retry is not None and lost.data is not None and retry.has_put(lost.data, file)
             yield Lost(path=lost.path, said=str(lost), by_retry=by_retry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outstanding:
+    """What a run lacks: units to be answered, so that they become its answers, or those of the files that are lost."""
+
+    units: Units
+    wanted: list[int]  # done or not
+    lost: list[Lost]
+    manifest: dict[str, Any] | None  # of a run that was complete
+
+    def said(self) -> str:
+        """Return what is said of the files that are lost."""
+        lost = "; ".join(map(str, self.lost))
+        return f"complete, but lost: {lost}: {len(self.wanted):,} units are answered again"
+
+    def left(self) -> list[int]:
+        """Return the units that are not done."""
+        done = done_units(self.units.folder)
+        return [unit for unit in self.wanted if unit not in done]
+
+    def merge(self, fingerprint: str, timings: dict[str, Any]) -> dict[str, Any]:
+        """Make answers of the units, and return the manifest. Raises BrokenUnits."""
+        if self.manifest is not None:
+            return mend_run(self.units, self.manifest, self.lost)
+        return finish_run(self.units, fingerprint, timings)
+
+
+def find_outstanding(units: Units) -> Outstanding | None:
+    """Return what a run lacks, None where it is complete and whole."""
+    if (manifest := read_manifest(units.folder)) is None:
+        return Outstanding(units=units, wanted=list(range(units.num_units)), lost=[], manifest=None)
+    if not (lost := find_gone(units.folder, manifest)):
+        return None
+    return Outstanding(units=units, wanted=lost_units(units, lost), lost=lost, manifest=manifest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

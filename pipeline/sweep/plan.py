@@ -10,7 +10,8 @@ from pipeline.environment import cards_here
 from pipeline.plan import Plan, plan_job
 from pipeline.preflight import check_machine
 from pipeline.run_folder.lock import hold
-from pipeline.run_folder.run import RunMismatch, begin_run, is_complete, read_run
+from pipeline.run_folder.mend import find_gone
+from pipeline.run_folder.run import RunMismatch, begin_run, is_complete, read_manifest, read_run
 from pipeline.stages.preprocess import Preprocess
 from pipeline.sweep.cells import Cell, cells_of
 from pipeline.sweep.inputs import is_made, write_input
@@ -90,7 +91,15 @@ def _planned(
     description, folder = plan.describe(), plan.settings.output
     if read_run(folder) is not None:
         _check_run(plan, description)
-    return PlannedCell(cell=cell, plan=plan, model=described[way], complete=is_complete(folder, description))
+    return PlannedCell(cell=cell, plan=plan, model=described[way], complete=_is_whole(folder, description))
+
+
+def _is_whole(folder: str, description: dict[str, Any]) -> bool:
+    """Return whether this very cell is complete and its answers are those that were written."""
+    if not is_complete(folder, description):
+        return False
+    manifest = read_manifest(folder)
+    return manifest is not None and not find_gone(folder, manifest)
 
 
 def _check_run(plan: Plan, description: dict[str, Any]) -> None:

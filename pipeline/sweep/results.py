@@ -16,6 +16,7 @@ from pipeline.sweep.timing import Effort, read_efforts
 from schemas.sweep import CellName
 
 Status = Literal["complete", "incomplete"]
+OUT_OF_TIME = "the sweep's time was over; the next call goes on"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +87,10 @@ def table_to_results(table: pa.Table) -> list[Result]:
 
 
 def score_sweep(plan: SweepPlan, reasons: Mapping[CellName, str]) -> list[Result]:
-    """Judge and score all complete cells; `reasons` says why others were given up by this call."""
+    """Judge and score all complete cells; `reasons` says why others are not."""
     cells = [one.cell for one in plan.cells]
-    complete = {cell.name: cell for cell in cells if read_manifest(cell.job.output) is not None}
+    done = [cell for cell in cells if cell.name not in reasons]  # others may have a manifest whose files are lost
+    complete = {cell.name: cell for cell in done if read_manifest(cell.job.output) is not None}
     scored = {name: some for group in _by_benchmark(complete) for name, some in _score(plan, group).items()}
     efforts = read_efforts(plan.settings.output)
     results = []
@@ -96,8 +98,7 @@ def score_sweep(plan: SweepPlan, reasons: Mapping[CellName, str]) -> list[Result
         if name in complete:
             results += list(_rows(plan, name, scored[name], efforts.get(str(name), Effort())))
         else:
-            reason = reasons.get(name, "the sweep's time was over; the next call goes on")
-            results.append(Result(**asdict(name), status="incomplete", reason=reason))
+            results.append(Result(**asdict(name), status="incomplete", reason=reasons.get(name, OUT_OF_TIME)))
     order = list(plan.settings.benchmarks)
     return sorted(results, key=lambda result: order.index(result.benchmark))
 

@@ -21,9 +21,9 @@ from pipeline.execution.work_units import STOPPED, BatchPlan, Shard
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import Lock
 from pipeline.run_folder.markers import Markers
-from pipeline.run_folder.merge import finish_run
-from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, read_manifest
-from pipeline.run_folder.units import Counts, done_units
+from pipeline.run_folder.mend import Outstanding, find_outstanding
+from pipeline.run_folder.run import RunMismatch, begin_run, has_seals
+from pipeline.run_folder.units import Counts
 from pipeline.sources.reader import unit_reader
 from pipeline.sweep.inputs import as_written
 from pipeline.sweep.plan import PlannedCell
@@ -63,6 +63,7 @@ class CellRun:
 
     planned: PlannedCell
     run: dict[str, Any]
+    outstanding: Outstanding | None  # None where it is complete
     todo: set[int]
     markers: Markers
     done: Counts = field(default_factory=Counts)
@@ -109,11 +110,13 @@ class CellRun:
 
     def finish(self) -> None:
         """Merge the units; those that are broken are to be done again."""
-        units = self.planned.plan.units(self.run["run"], sealed=has_seals(self.run))
-        timings = {"seconds": round(self.seconds, 3)}
-        name = f"{self.name}: "
-        if unless_broken(lambda: finish_run(units, self.run["fingerprint"], timings), units.folder, name) is None:
-            self.todo = set(range(units.num_units)) - done_units(units.folder)
+        outstanding, timings = self.outstanding, {"seconds": round(self.seconds, 3)}
+        assert outstanding is not None
+        merged = unless_broken(
+            lambda: outstanding.merge(self.run["fingerprint"], timings), outstanding.units.folder, f"{self.name}: "
+        )
+        if merged is None:
+            self.todo = set(outstanding.left())
             return
         self.complete = True
         say(f"{self.name}: complete")
@@ -139,10 +142,18 @@ def begin(planned: PlannedCell, lock: Lock) -> CellRun:
     remove_leftovers(folder)
     said = {"model": planned.model, "data": as_written(planned.cell.asking).origin()}
     run = begin_run(folder, {**plan.describe(), **said}, plan.listing.files)
-    todo = set(range(plan.listing.num_units)) - done_units(folder)
-    markers = Markers(folder=folder, driver=lock.owner.token)
-    cell = CellRun(planned=planned, run=run, todo=todo, markers=markers, complete=read_manifest(folder) is not None)
-    if cell.open and not todo:
+    outstanding = find_outstanding(plan.units(run["run"], sealed=has_seals(run)))
+    cell = CellRun(
+        planned=planned,
+        run=run,
+        outstanding=outstanding,
+        todo=set(outstanding.left()) if outstanding else set(),
+        markers=Markers(folder=folder, driver=lock.owner.token),
+        complete=outstanding is None,
+    )
+    if outstanding is not None and outstanding.lost:
+        say(f"{cell.name}: {outstanding.said()}")
+    if cell.open and not cell.todo:
         cell.finish()
     return cell
 

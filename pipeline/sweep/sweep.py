@@ -15,7 +15,7 @@ from pipeline.stages.generate import Engine
 from pipeline.storage import filesystem as fs
 from pipeline.sweep.page import to_html, to_markdown
 from pipeline.sweep.plan import PlannedCell, SweepPlan
-from pipeline.sweep.results import Result, results_to_table, score_sweep
+from pipeline.sweep.results import OUT_OF_TIME, Result, results_to_table, score_sweep
 from pipeline.sweep.running import Call, TimeLimits, answer_cells, begin
 from schemas.job import JobSettings
 from schemas.sweep import CellName
@@ -78,7 +78,7 @@ def _answer(cells: Sequence[PlannedCell], call: Call) -> dict[CellName, str]:
     """Answer the cells of one engine; return why some were given up."""
     running = [begin(planned, call.lock) for planned in cells]
     answer_cells(running, call)
-    return {cell.planned.cell.name: cell.reason for cell in running if cell.reason is not None}
+    return {cell.planned.cell.name: cell.reason or OUT_OF_TIME for cell in running if not cell.complete}
 
 
 def _summarise(results: Sequence[Result], output: str) -> SweepSummary:
