@@ -42,6 +42,17 @@ def pin(model: str, revision: str | None) -> Pin:
     return Pin(hash=hub.commit_of(model, revision))
 
 
+def at_their_folders(settings: JobSettings) -> JobSettings:
+    """Return the settings with the whole paths of a model and an adapter that are folders of this machine."""
+    found = {"model": _whole(settings.model), "adapter": settings.adapter and _whole(settings.adapter)}
+    return settings.model_copy(update=found)
+
+
+def _whole(model: str) -> str:
+    path = os.path.abspath(os.path.expanduser(model))
+    return path if model != "demo" and os.path.isdir(path) else model
+
+
 def at_its_commit(settings: JobSettings, model: Pin) -> JobSettings:
     """Return the settings with a hub model's commit as its revision: a push while the job runs reaches no worker."""
     if Path(locate(settings.model)).is_dir():

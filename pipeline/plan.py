@@ -9,7 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.checkpoint import Pin, at_its_commit, hash_code, pin, prove, with_adapters_template, with_base
+from pipeline.checkpoint import (
+    Pin,
+    at_its_commit,
+    at_their_folders,
+    hash_code,
+    pin,
+    prove,
+    with_adapters_template,
+    with_base,
+)
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.template import choose_template
 from pipeline.run_folder.mend import find_gone, is_retried
@@ -98,6 +107,7 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     """
     if settings.reference_column is not None:
         check_scoring("--reference-column")
+    settings = _with_whole_roots(settings)
     choices = ColumnChoices(
         image=settings.image_column,
         id=settings.id_column,
@@ -106,26 +116,31 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         keep=settings.keep,
         reference=settings.reference_column,
         own_prompts=bool(settings.prompt),
-        image_root=settings.image_root and fs.absolute(settings.image_root),
+        image_root=settings.image_root,
         values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
-    roots = tuple(map(fs.absolute, settings.allow_root))  # workers may be in another folder
-    settings = settings.model_copy(update={"allow_root": roots})
     unit_rows = settings.unit_rows or (_UNIT_OF_PAGES if settings.strips == "auto" else None)
     listing = list_input(settings.input, choices, settings.limit, unit_rows, settings.output)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
-    # The run is read from other folders too; what is in a store is spelled as it was.
+    # What is in a store is spelled as it was.
     input = tuple(fs.absolute(url) if fs.is_local(url) else url for url in settings.input)
     settings = settings.model_copy(update={"input": input})
     if model is None:
-        settings = with_base(settings)
+        settings = at_their_folders(with_base(at_their_folders(settings)))  # whose base an adapter may name
         model = pin(settings.model, settings.revision)
         settings = at_its_commit(settings, model)
         settings = _with_chat_template(with_adapters_template(settings))
         model = prove(settings, model)
     schema = as_written(written_schema((kept.name, kept.type) for kept in listing.columns.keep))
     return Plan(job=job, settings=settings, listing=listing, model=model, answer_schema=schema)
+
+
+def _with_whole_roots(settings: JobSettings) -> JobSettings:
+    """Return the settings with whole paths of images' folders: workers, and later commands, may be in another one."""
+    roots = tuple(map(fs.absolute, settings.allow_root))
+    image_root = settings.image_root and fs.absolute(settings.image_root)
+    return settings.model_copy(update={"allow_root": roots, "image_root": image_root})
 
 
 def _with_chat_template(settings: JobSettings) -> JobSettings:

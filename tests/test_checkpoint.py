@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from jobs.__main__ import main
-from pipeline.checkpoint import NOT_SHAPING, hash_code, pin, shaping_files, with_adapters_template, with_base
+from pipeline.checkpoint import (
+    NOT_SHAPING,
+    at_their_folders,
+    hash_code,
+    pin,
+    shaping_files,
+    with_adapters_template,
+    with_base,
+)
 from pipeline.engine.kernels.packages import is_there
 from pipeline.plan import plan_job
 from pipeline.preflight import check_machine
@@ -165,6 +173,29 @@ def test_an_adapter_with_tokens_of_its_own_is_refused(tmp_path: Path) -> None:
     (adapter / "added_tokens.json").write_text(json.dumps({"<box>": 262}))
     with pytest.raises(Refused, match="'<box>' as 262 and the base has not"):
         with_adapters_template(settings_of(checkpoint(), adapter=str(adapter)))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        pytest.param("model", "{here}/model", id="beside"),
+        pytest.param("../here/model/", "{here}/model", id="by a way round"),
+        pytest.param("~/model", "{here}/model", id="at home"),
+        pytest.param("owner/name", "owner/name", id="on the hub"),
+        pytest.param("owner/name@main", "owner/name@main", id="at a revision"),
+        pytest.param("demo", "demo", id="the bundled one"),
+    ],
+)
+def test_a_folder_is_found_from_anywhere_and_the_hub_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, found: str
+) -> None:
+    here = tmp_path / "here"
+    for folder in ("model", "demo"):
+        (here / folder).mkdir(parents=True)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(here))
+    settings = at_their_folders(JobSettings(input=("a",), output="o", model=name, adapter=name))
+    assert (settings.model, settings.adapter) == (found.format(here=here),) * 2
 
 
 @pytest.mark.parametrize(

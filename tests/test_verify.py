@@ -23,7 +23,7 @@ from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Generate, final_answers
 from pipeline.stages.preprocess import Preprocess
 from pipeline.storage import filesystem as fs
-from pipeline.verify import verify_run
+from pipeline.verify import plan_of, verify_run
 from schemas.answer import ADDED
 from schemas.errors import Refused
 from schemas.job import JobSettings
@@ -240,6 +240,23 @@ def test_a_run_is_verified_from_any_folder(tmp_path: Path, monkeypatch: pytest.M
     assert main(["verify", "../here/out"]) == 0, capsys.readouterr().out
     absolute = plan.settings.model_copy(update={"input": (str(tmp_path / "here" / "in.parquet"),)})
     assert plan_job("caption", absolute, "Q?").identity() == plan.identity()
+
+
+def test_a_run_whose_model_was_named_from_its_own_folder_is_the_same_run_from_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "model").symlink_to(checkpoint())
+    monkeypatch.chdir(tmp_path / "here")
+    plan = run_without_ray(tmp_path, model="model", image_root="pictures")
+    monkeypatch.chdir(tmp_path)
+    run = read_run(plan.settings.output)
+    assert run is not None
+    assert (run["settings"]["model"], run["settings"]["image_root"]) == (
+        f"{tmp_path}/here/model",
+        f"{tmp_path}/here/pictures",
+    )
+    assert plan_of(plan.settings.output, run).identity() == plan.identity()
 
 
 def test_a_run_that_comes_to_its_end_while_it_is_read_is_read_as_what_it_is(tmp_path: Path) -> None:
