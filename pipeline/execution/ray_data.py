@@ -13,8 +13,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import ray
@@ -158,22 +159,32 @@ def _start(wishes: Wishes) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     folder = socket_folder()
     objects = object_store_folder(folder)
-    try:
-        with _stderr_hidden():
-            started = ray.init(
-                address="local",
-                num_cpus=max(CPUS_OF_A_JOB, cpus_here()),
-                include_dashboard=wishes.dashboard,
-                logging_level=logging.ERROR,
-                log_to_driver=wishes.worker_logs,
-                object_store_memory=_STORE_ON_DISK if objects else None,
-                _plasma_directory=objects,
-                _temp_dir=folder,
-            )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RunFailed(f"Ray did not start, its logs are below {folder}: {one_line(error)}") from error
+    with StartFailures(folder), _stderr_hidden():
+        started = ray.init(
+            address="local",
+            num_cpus=max(CPUS_OF_A_JOB, cpus_here()),
+            include_dashboard=wishes.dashboard,
+            logging_level=logging.ERROR,
+            log_to_driver=wishes.worker_logs,
+            object_store_memory=_STORE_ON_DISK if objects else None,
+            _plasma_directory=objects,
+            _temp_dir=folder,
+        )
     if wishes.dashboard:
         sys.stderr.write(f"dashboard http://{started.dashboard_url}\n")
+
+
+class StartFailures(AbstractContextManager[None]):
+    """Turns what Ray raises where it does not start into RunFailed: of a machine that is too busy a bare Exception."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and (kind is Exception or isinstance(error, OSError | RuntimeError | ValueError)):
+            raise RunFailed(f"Ray did not start, its logs are below {self._folder}: {one_line(error)}") from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice, takewhile
 
-from pipeline.sources.finding import DELTA, Found, find_files
+from pipeline.sources.finding import DELTA, Found, LeftOut, find_files
 from pipeline.sources.formats import KINDS, SUFFIXES, of_one_input
 from pipeline.sources.parquet import PARQUET_SUFFIXES
 from pipeline.storage import filesystem as fs
@@ -39,11 +39,15 @@ def find_input(url: str, output: str | None = None) -> Found:
             wanted.append(file)
     kept = of_one_input(replace(found, files=tuple(wanted)))
     if not kept.files:
-        what = "it holds" if there else "there is nothing of that name, so"
-        suffixes = ", ".join(SUFFIXES)
-        left_out = f"; left out: {found.left_out}" if str(found.left_out) else ""
-        raise Refused(f"--input {url}: {what} no {KINDS}; looked for names ending in {suffixes}{left_out}")
+        raise Refused(f"--input {url}: {_what_is_there(found.left_out, there=there)}")
     return kept
+
+
+def _what_is_there(left_out: LeftOut, *, there: bool) -> str:
+    if not there and not left_out.counts:
+        return "there is nothing of that name"
+    others = f"; left out: {left_out}" if left_out.counts else ""
+    return f"it holds no {KINDS}; looked for names ending in {', '.join(SUFFIXES)}{others}"
 
 
 def expand_braces(url: str) -> list[str]:

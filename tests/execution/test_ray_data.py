@@ -7,7 +7,7 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError
 
 from pipeline.execution.placement import Load, describe_wait, share_out, units_at_once
-from pipeline.execution.ray_data import never_ran
+from pipeline.execution.ray_data import RunFailed, StartFailures, never_ran
 from pipeline.execution.work_units import UNIT_SCHEMA, pack, unpack
 from schemas.errors import Refused
 from schemas.job import JobSettings
@@ -41,6 +41,19 @@ def test_a_unit_is_found_behind_others_in_its_block() -> None:
     block = pa.concat_tables([pack(1, a_unit(1)), pack(2, a_unit(2))]).combine_chunks()
     assert [unpack(block.slice(i, 1))[0] for i in range(2)] == [1, 2]
     assert unpack(block.slice(1, 1))[1] == a_unit(2)
+
+
+@pytest.mark.parametrize("raised", [Exception("it timed\nout"), RuntimeError("it timed out"), OSError("it timed out")])
+def test_a_ray_that_does_not_start_is_one_line_whatever_it_raises(raised: Exception) -> None:
+    said = r"^Ray did not start, its logs are below /tmp/x: it timed out$"
+    with pytest.raises(RunFailed, match=said), StartFailures("/tmp/x"):
+        raise raised
+
+
+@pytest.mark.parametrize("raised", [KeyError("a bug"), KeyboardInterrupt()])
+def test_a_bug_or_a_signal_is_no_ray_that_does_not_start(raised: BaseException) -> None:
+    with pytest.raises(type(raised)), StartFailures("/tmp/x"):
+        raise raised
 
 
 def test_two_units_in_a_batch_are_a_bug_and_end_the_run() -> None:
