@@ -21,9 +21,10 @@ DryRun = Annotated[
         help="Read and preprocess 8 rows, show them and what would run; answer nothing.",
     ),
 ]
+# Lines of at most 80 columns, as a terminal breaks others in the middle of a word.
 ABOUT_DEMO = (
-    "note     the demo model reads printed text and names coloured shapes, nothing else; for photographs use a real "
-    "checkpoint, as in --model llava-hf/llava-v1.6-mistral-7b-hf"
+    "note     the demo model reads printed text and names coloured shapes, no more;\n"
+    "         photographs want a real one: --model llava-hf/llava-v1.6-mistral-7b-hf"
 )
 ContinueWithChanges = Annotated[
     bool,

@@ -17,7 +17,7 @@ import pytest
 from jobs.__main__ import main
 from pipeline.plan import Plan, find_complete, plan_job
 from pipeline.run_folder.merge import finish_run
-from pipeline.run_folder.run import begin_run, read_run, write_manifest
+from pipeline.run_folder.run import RunMismatch, begin_run, read_run, write_manifest
 from pipeline.run_folder.units import to_parquet, unit_path, write_unit
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Generate, final_answers
@@ -257,6 +257,33 @@ def test_a_run_whose_model_was_named_from_its_own_folder_is_the_same_run_from_an
         f"{tmp_path}/here/pictures",
     )
     assert plan_of(plan.settings.output, run).identity() == plan.identity()
+
+
+def test_what_is_another_input_or_other_rows_is_another_run(tmp_path: Path) -> None:
+    plan = run_without_ray(tmp_path)
+    source, output = tmp_path / "in.parquet", plan.settings.output
+
+    def said(**changes: object) -> str:
+        wanted = plan_job("caption", plan.settings.model_copy(update=changes), "Q?")
+        with pytest.raises(RunMismatch) as refusal:
+            begin_run(output, wanted.describe(), wanted.listing.files)
+        return str(refusal.value)
+
+    assert "What differs: limit\n" in (limited := said(limit=30))
+    assert "or add --continue-with-changes" in limited
+    assert "keep cannot change within a folder, not even with --continue-with-changes" in said(keep=("number",))
+    source.rename(tmp_path / "other.parquet")
+    assert verify_run(output) == [f"the input cannot be looked at any more: --input {source}: {NOTHING_THERE}"]
+    renamed = said(input=(str(tmp_path / "other.parquet"),))
+    assert "input_layout cannot change within a folder" in renamed
+    assert f"  input file removed: {source}\n" in renamed
+    write_parquet(source, [good_row(i) for i in range(25)])
+    assert verify_run(output) == [f"the input has changed since the run began: input file changed: {source}"]
+    assert "input_layout, input_rows cannot change" in said()
+    assert "input_layout cannot change" in said(limit=20)
+
+
+NOTHING_THERE = "there is nothing of that name"
 
 
 def test_a_run_that_comes_to_its_end_while_it_is_read_is_read_as_what_it_is(tmp_path: Path) -> None:

@@ -52,10 +52,8 @@ def answer_units(plan: BatchPlan, total_rows: int, lock: Lock, *, continue_with_
         with ray_data.on_cluster(wishes, lock.release), stop_on_signals():
             placement = ray_data.plan_placement(plan.settings, Load(units=len(plan.units), prompts=total_rows))
             record_precision(plan.settings, placement, continue_with_changes=continue_with_changes)
-            say(
-                f"{total_rows:,} answers to give in {len(plan.units):,} units; "
-                f"{placement.preprocess_workers} preprocessing actors, {describe_gpus(placement)}; loading the model"
-            )
+            actors = f"{placement.preprocess_workers} preprocessing actors, {describe_gpus(placement)}"
+            say(f"{total_rows:,} answers to give in {len(plan.units):,} units; {actors}\nloading the model")
             with ray_data.said_while_waiting(placement, progress.say_if_silent):
                 for report in ray_data.run_units(plan, placement):
                     progress.add(report)

@@ -227,7 +227,7 @@ def _compare(
         lines.append(f"  {error}")
     fixed = sorted({name for name in FIXED if found["identity"].get(name) != wanted["identity"].get(name)})
     if fixed or not continue_with_changes:
-        raise RunMismatch(_refusal(folder, lines, fixed if continue_with_changes else []))
+        raise RunMismatch(_refusal(folder, lines, fixed))
     return lines
 
 
@@ -249,7 +249,7 @@ def _refusal(folder: str, differences: list[str], fixed: list[str]) -> str:
     if fixed:
         choice = (
             f"{', '.join(fixed)} cannot change within a folder, not even with --continue-with-changes: "
-            "choose a new --output."
+            "choose a new --output, or go back to the settings and input of that run."
         )
     else:
         choice = (

@@ -206,7 +206,7 @@ def _answer(cells: Sequence[CellRun], call: Call) -> None:
     shards = [cell.shard(call.loaders) for cell in open]
     plan = BatchPlan.of(shards, [sorted(cell.todo) for cell in open], call.loaders.engine)
     progress = Progress(total_rows=_load_of(open).prompts)
-    say(f"{progress.total_rows:,} answers to give in {len(open)} cells of {settings.model}; loading the model")
+    say(f"{progress.total_rows:,} answers to give in {len(open)} cells of {settings.model}\nloading the model")
     efforts = Efforts(folder=call.folder)
     with said_while_waiting(placement, progress.say_if_silent):
         for report in run_units(plan, placement):
