@@ -24,7 +24,7 @@ from schemas.job import JobSettings
 T = TypeVar("T")
 
 _SIGNAL = signal.SIGUSR2  # interrupts whatever the main thread waits for
-_ANSWER_S = 9.0  # that a part may take; what it is asked needs none of its own work, however busy it is
+_ANSWER_S = 6.0  # that a part may take; what it is asked needs none of its own work, however busy it is
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and no settings
 _LEAST_TRIES = 2
 _ASK_AGAIN_S = 1.0
@@ -240,7 +240,7 @@ def _missing(part: Part, answer_s: float) -> OSError | None:
         with socket.create_connection((part.host, part.port), answer_s) as connection:
             connection.sendall(_HELLO)
             connection.recv(1)
-    except ConnectionResetError:
+    except (ConnectionResetError, BrokenPipeError):
         return None
     except OSError as error:
         return error
