@@ -1,8 +1,9 @@
 """One line about a running job: rows done, failed, images/s, time left, how well the engines are used."""
 
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TextIO
 
@@ -69,6 +70,8 @@ class Progress:
     heard_at: float | None = None  # when a unit came in last, or the job began
     ended_at: float | None = None
     pace: Pace = field(default_factory=Pace)
+    columns: Callable[[], int] = field(default_factory=lambda: terminal_columns)  # of the terminal, where it is one
+    said: str | None = None  # the last line of a log
 
     def add(self, report: UnitReport) -> None:
         """Count one more unit and show the line when it is due."""
@@ -110,6 +113,9 @@ class Progress:
 
         The first share is of the engines' time, rows to answer or not; the second of their products' own rate.
         """
+        return ", ".join(self._parts())
+
+    def _parts(self) -> list[str]:
         pace = self.rows_per_s()
         parts = [f"{self.done.rows:,} of {self.total_rows:,} answers", f"{self.done.errors:,} failed"]
         if pace:
@@ -119,7 +125,7 @@ class Progress:
         if engine.utilisation:
             busy = engine.busy_s / (engine.busy_s + engine.waiting_s)
             parts.append(f"GPUs {100 * busy:.0f} % busy at {100 * engine.utilisation:.0f} %")
-        return ", ".join(parts)
+        return parts
 
     def end(self) -> None:
         """Stop the clock and write the last line."""
@@ -127,10 +133,28 @@ class Progress:
         self.show(end="\n")
 
     def show(self, end: str = "") -> None:
-        """Write the line now."""
-        on_terminal = self.out.isatty()
-        self.out.write(f"\r\x1b[K{self.line()}{end}" if on_terminal else f"{self.line()}\n")
+        """Write the line now: on a terminal over the one before, of which no part may be in another row."""
+        if self.out.isatty():
+            self.out.write(f"\r\x1b[K{', '.join(fitting(self._parts(), self.columns()))}{end}")
+        elif (line := self.line()) != self.said:
+            self.out.write(f"{line}\n")
+            self.said = line
         self.out.flush()
+
+
+def fitting(parts: Sequence[str], columns: int) -> Sequence[str]:
+    """Return as many of the first parts as fit in a line of so many columns, one at least."""
+    while len(parts) > 1 and len(", ".join(parts)) >= columns:
+        parts = parts[:-1]
+    return parts
+
+
+def terminal_columns() -> int:
+    """Return the columns of the terminal that stderr is, 80 where it does not say."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):  # ValueError: closed, or none of the system's
+        return 80
 
 
 def describe_engine(engine: EngineStatistics) -> dict[str, float]:

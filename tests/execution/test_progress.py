@@ -49,6 +49,33 @@ def test_a_log_gets_a_line_only_now_and_then() -> None:
     assert len(out.getvalue().splitlines()) == 2
 
 
+def test_a_log_gets_no_line_twice() -> None:
+    out = io.StringIO()
+    progress = Progress(total_rows=1, out=out)
+    progress.add(report(rows=1))
+    progress.end()
+    assert out.getvalue() == "1 of 1 answers, 0 failed\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("columns", "last"), [(200, "GPUs 90 % busy at 67 %"), (60, "0:00:20 left"), (50, "5.0 a second"), (9, "answers")]
+)
+def test_a_line_on_a_terminal_stays_in_one_row_as_the_next_is_written_over_it(columns: int, last: str) -> None:
+    now, out = [500.0], Terminal()
+    progress = Progress(total_rows=200, out=out, clock=lambda: now[0], columns=lambda: columns)
+    progress.add(report(rows=50, engine=WORK))
+    now[0] += 10
+    progress.add(report(rows=50, engine=WORK))
+    line = out.getvalue().rpartition("\x1b[K")[2]
+    assert line.endswith(last)
+    assert len(line) < max(columns, 20)
+
+
 def test_the_line_says_how_well_the_gpus_are_used() -> None:
     progress = Progress(total_rows=100, out=io.StringIO())
     progress.add(report(rows=1, engine=WORK))
