@@ -101,7 +101,7 @@ def measure(settings: JobSettings) -> dict[str, Any]:
     seconds = time.monotonic() - began
     ended.set()
     thread.join()
-    done = json.loads((Path(settings.output) / "manifest.json").read_text("utf-8"))["timings"]["engine"]
+    done = json.loads((Path(settings.output) / ".run" / "manifest.json").read_text("utf-8"))["timings"]["engine"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         "device": device,

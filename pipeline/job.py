@@ -11,6 +11,7 @@ from pipeline.execution.signals import guarded
 from pipeline.execution.work_units import BatchPlan, Shard
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
 from pipeline.preflight import check_changes, check_machine
+from pipeline.run_folder.layout import state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import hold
 from pipeline.run_folder.markers import Markers
@@ -47,7 +48,7 @@ def run_job(
             load_preprocess=loaders.preprocess,
             folder=folder,
             run=run["run"],
-            markers=Markers(folder=folder, driver=lock.owner.token),
+            markers=Markers(folder=state_folder(folder), driver=lock.owner.token),
         )
 
         def answer(units: list[int]) -> Progress:
@@ -69,7 +70,7 @@ def begin(plan: Plan, model: dict[str, Any], *, continue_with_changes: bool) -> 
     if continue_with_changes:
         check_changes(plan)
     run = begin_run(folder, description, plan.listing.files, continue_with_changes=continue_with_changes)
-    keep_index(folder, plan.listing.files, plan.listing.listed)
+    keep_index(state_folder(folder), plan.listing.files, plan.listing.listed)
     return run
 
 

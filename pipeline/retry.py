@@ -1,10 +1,10 @@
 """Retry: failed or cut rows of a complete run once more, and their new answers instead of the old.
 
-run.json                      first: the settings that the retry has instead of the run's
-attempts/retry-0001.parquet   then: the chosen answers as they were, each with its position; the list of what to do
-retry/units/*.parquet         while it runs: the new answers
+.run/run.json                 first: the settings that the retry has instead of the run's
+.run/attempts/retry-0001.pq   then: the chosen answers as they were, each with its position; the list of what to do
+.run/retry/units/*.pq         while it runs: the new answers
 answers/*.parquet             then, file by file and each at once: the new answers where the old ones were
-manifest.json                 last: the new hashes and counts; retry/ goes after it
+.run/manifest.json            last: the new hashes and counts; retry/ goes after it
 
 A kill at any point is mended by the same command: positions are absolute, so that replacing again changes nothing.
 """
@@ -31,6 +31,7 @@ from pipeline.execution.signals import guarded
 from pipeline.execution.work_units import BatchPlan, Shard
 from pipeline.plan import Plan, Summary, summarise, with_scores
 from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
+from pipeline.run_folder.layout import below, retry_folder, state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import hold
 from pipeline.run_folder.markers import Markers
@@ -108,7 +109,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
             say("no rows of that kind: nothing to try again")
             # A kill between the manifest and its scores left none.
             return summarise(with_scores(plan.settings, manifest), folder, None)
-        shard = retry.shard(loaders, Markers(folder=folder, driver=lock.owner.token))
+        shard = retry.shard(loaders, Markers(folder=state_folder(folder), driver=lock.owner.token))
 
         def answer(units: list[int]) -> Progress:
             rows = sum(len(retry.rows[unit]) for unit in units) * plan.num_prompts
@@ -143,7 +144,7 @@ def begin_retry(plan: Plan, run: dict[str, Any], manifest: dict[str, Any], choic
     if fs.exists(history):
         say(f"going on with the retry that {history} lists; others are for the next call")
     else:
-        fs.delete(fs.join(folder, "retry"))
+        fs.delete(retry_folder(folder))
         chosen = pa.concat_tables(_select(folder, manifest, choice))
         if not chosen.num_rows:
             return None
@@ -212,7 +213,7 @@ class Retry:
     def units(self) -> Units:
         """Return the units of this retry: some of the run's, with those of their rows that are tried again."""
         return Units(
-            folder=fs.join(self.plan.settings.output, "retry"),
+            folder=retry_folder(self.plan.settings.output),
             run=retry_name(self.run, self.number),
             num_units=self.plan.listing.num_units,
             answers_of=lambda unit: len(self.rows[unit]) * self.plan.num_prompts,
@@ -253,14 +254,14 @@ class Retry:
         manifest = {**manifest, **changes.applied_to(manifest), "files": files}
         manifest["retries"] = [*manifest["retries"], self._in_manifest(changes.new)]
         write_manifest(folder, manifest)
-        fs.delete(fs.join(folder, "retry"))
+        fs.delete(retry_folder(folder))
         clear_work(folder)
         return manifest
 
     def _in_manifest(self, new: Counts) -> dict[str, Any]:
         rows = len(self.positions)
         return {
-            "history": f"attempts/{self.history.rsplit('/', 1)[1]}",
+            "history": below(self.plan.settings.output, self.history),
             "rows": rows,
             "now_ok": rows - new.errors,
             "settings": self.settings,

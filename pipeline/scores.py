@@ -1,7 +1,7 @@
 """Scores: how the answers of a complete run compare with the texts that its input says are right.
 
-scores.parquet    a row an answer, in their order: its edits, and what it would take to have none
-manifest.json     `scores`: the same for all answers together, and how they were compared
+.run/scores.pq      a row an answer, in their order: its edits, and what it would take to have none
+.run/manifest.json  `scores`: the same for all answers together, and how they were compared
 """
 
 import hashlib
@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.run_folder.answer_files import read_tables
+from pipeline.run_folder.layout import below, state_table
 from pipeline.run_folder.run import write_manifest
 from pipeline.scoring.reading import Normalisation, Reading, add_up, nothing_read, read_against
 from pipeline.sources.columns import REFERENCE
 from pipeline.storage import filesystem as fs
 
 NORMALISATION: Normalisation = "spaces"
-SCORES = "scores.parquet"
 _ROWS_AT_ONCE = 1000  # as Python's own objects
 _COMPARED = ("id", "prompt_id", "status", "text", REFERENCE)
 
@@ -57,8 +57,10 @@ def score_run(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
         for file in manifest["files"]:
             for answers in read_tables(fs.join(folder, file["path"]), _COMPARED, _ROWS_AT_ONCE):
                 writer.write_table(tally.score(answers))
-    fs.write_atomic(fs.join(folder, SCORES), buffer.getvalue())
-    scores = {**tally.in_manifest(), "path": SCORES, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+    path = state_table(folder, "scores")
+    fs.write_atomic(path, buffer.getvalue())
+    sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
+    scores = {**tally.in_manifest(), "path": below(folder, path), "sha256": sha256}
     manifest = {**manifest, "scores": scores}
     write_manifest(folder, manifest)
     return manifest

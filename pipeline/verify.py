@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pipeline.checkpoint import Pin
 from pipeline.plan import Plan, plan_job
 from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
+from pipeline.run_folder.layout import state_path
 from pipeline.run_folder.mend import find_lost
 from pipeline.run_folder.run import RunMismatch, changed_files, has_seals, read_manifest, read_run
 from pipeline.run_folder.units import BrokenUnit, count_answers, done_units
@@ -60,7 +61,7 @@ def _state(folder: str) -> list[bytes | None]:
     found: list[bytes | None] = []
     for name in ("run.json", "manifest.json"):
         try:
-            found.append(fs.read_bytes(fs.join(folder, name)))
+            found.append(fs.read_bytes(state_path(folder, name)))
         except OSError:  # what is wrong with it will be said where it is read
             found.append(None)
     return found

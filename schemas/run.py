@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+STATE = ".run"  # the folder within a run's in which all is kept that is not an answer
+
 
 class _Checked(BaseModel):
     """Keys that a later release adds are nobody's mistake; those that are read must be there, in their types."""
@@ -25,7 +27,7 @@ class _AnswerFile(_Checked):
 
 
 class _Retry(_Checked):
-    history: str = Field(pattern=r"^attempts/retry-[0-9]+\.parquet$")
+    history: str = Field(pattern=r"^(attempts/retry-[0-9]+\.parquet|\.run/attempts/retry-[0-9]+\.pq)$")
     rows: int = Field(ge=0)
     sha256: str | None = None  # of the history; the first release did not state it
 
@@ -39,7 +41,7 @@ class _Change(_Checked):
 
 
 class _Scores(_Checked):
-    path: str = Field(pattern=r"^scores\.parquet$")
+    path: str = Field(pattern=r"^(scores\.parquet|\.run/scores\.pq)$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     rows: int = Field(ge=0)
     errors: int = Field(ge=0)

@@ -133,7 +133,7 @@ def test_a_job_goes_from_s3_to_s3(tmp_path: Path, bucket: str) -> None:
     table = pq.read_table(f"{bucket.removeprefix('s3://')}/out/answers", filesystem=S3FileSystem())
     assert (summary.rows, summary.errors) == (40, 0)
     assert table["id"].to_pylist() == [f"row-{i}" for i in range(40)]
-    assert S3FileSystem().exists(f"{bucket}/out/manifest.json")
+    assert S3FileSystem().exists(f"{bucket}/out/.run/manifest.json")
     assert not S3FileSystem().exists(f"{bucket}/out/units")
 
 

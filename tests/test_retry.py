@@ -50,7 +50,7 @@ class Scene:
         """Finish, but for the files after these and the manifest, as a kill leaves it."""
         folder = self.plan.settings.output
         manifest, before = manifest_of(self.plan), [self.part(number).read_bytes() for number in range(3)]
-        units = {path: path.read_bytes() for path in Path(folder, "retry").rglob("*.parquet")}
+        units = {path: path.read_bytes() for path in Path(folder, ".run", "retry").rglob("*.pq")}
         self.finish()
         for number in range(parts, 3):
             self.part(number).write_bytes(before[number])
@@ -123,7 +123,7 @@ FOREIGN: dict[str, Callable[[Scene], bytes]] = {
     "sealed by another retry": lambda scene: rewritten(scene, 0),
     "another file of the same retry": lambda scene: scene.part(1).read_bytes(),
     "a unit of the retry": lambda scene: Path(
-        scene.plan.settings.output, "retry", "units", "unit-00000000.parquet"
+        scene.plan.settings.output, ".run", "retry", "units", "unit-00000000.pq"
     ).read_bytes(),
 }
 
@@ -177,12 +177,12 @@ def test_the_answers_before_a_retry_are_part_of_the_run(scene: Scene, how: str) 
     scene.finish()
     damage(Path(scene.retry.history), how)
     (problem,) = verify_run(scene.units.folder)
-    assert problem == "attempts/retry-0001.parquet is missing or not the file that was written"
+    assert problem == ".run/attempts/retry-0001.pq is missing or not the file that was written"
 
 
 @pytest.mark.parametrize("how", ["torn", "zeros", "one bit"])
 def test_a_broken_unit_of_a_retry_is_answered_again(scene: Scene, how: str) -> None:
-    damage(Path(scene.plan.settings.output, "retry", "units", "unit-00000001.parquet"), how)
+    damage(Path(scene.plan.settings.output, ".run", "retry", "units", "unit-00000001.pq"), how)
     with pytest.raises(RuntimeError, match="unit-00000001.parquet is torn or damaged"):
         scene.retry.units.read(1)
 
@@ -194,6 +194,6 @@ def test_new_answers_with_other_columns_are_refused_before_any_is_given(tmp_path
     pq.write_table(table.set_column(number, "number", table["number"].cast(pa.string())), tmp_path / "in.parquet")
     with pytest.raises(RunMismatch, match=r"it has 'number' \(int64\) where 'number' \(string\) must be"):
         retry_failed(units.folder, Choice(continue_with_changes=True), Loaders(engine=load_echo_engine))
-    assert not (tmp_path / "out" / "attempts").exists()
+    assert not (tmp_path / "out" / ".run" / "attempts").exists()
     assert np.array_equal(pq.read_table(tmp_path / "out" / "answers")["number"].to_numpy(), np.arange(20))
     assert plan_job("caption", plan.settings, "Q?").identity() != plan.identity()

@@ -36,7 +36,7 @@ def scored(folder: Path, empty: tuple[int, ...] = (), **changes: object) -> tupl
 def test_each_row_has_its_edits_and_all_together_their_rates(tmp_path: Path) -> None:
     _, scores = scored(tmp_path)
     answers = pq.read_table(tmp_path / "out" / "answers").to_pylist()
-    rows = pq.read_table(tmp_path / "out" / "scores.parquet")
+    rows = pq.read_table(tmp_path / "out" / ".run" / "scores.pq")
     readings = [read_against(a["reference"], a["text"] or "") for a in answers if a["reference"] is not None]
     assert rows.schema == SCORES_SCHEMA
     assert rows.column("id").to_pylist() == [answer["id"] for answer in answers]
@@ -48,14 +48,14 @@ def test_each_row_has_its_edits_and_all_together_their_rates(tmp_path: Path) -> 
 
 def test_a_row_that_failed_has_read_nothing_and_one_without_a_truth_is_not_scored(tmp_path: Path) -> None:
     scored(tmp_path)
-    rows = pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "out" / ".run" / "scores.pq").to_pylist()
     assert (rows[3]["cer"], rows[3]["wer"]) == (1.0, 1.0)
     assert (rows[0]["cer"], rows[0]["character_edits"]) == (None, None)
 
 
 def test_a_row_that_failed_is_wrong_where_its_truth_is_empty_too(tmp_path: Path) -> None:
     _, scores = scored(tmp_path, empty=(3, 4))
-    rows = pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "out" / ".run" / "scores.pq").to_pylist()
     failed, read = rows[3], rows[4]
     assert (failed["cer"], failed["wer"], failed["character_edits"], failed["num_characters"]) == (1.0, 1.0, 1, 0)
     assert read["cer"] > 1
@@ -105,8 +105,8 @@ def test_texts_that_are_right_have_no_errors_and_noise_has_some(tmp_path: Path) 
 def test_verify_finds_scores_that_are_not_those_that_were_written(tmp_path: Path) -> None:
     scored(tmp_path)
     assert verify_run(str(tmp_path / "out")) == []
-    (tmp_path / "out" / "scores.parquet").write_bytes(b"PAR1")
-    assert verify_run(str(tmp_path / "out")) == ["scores.parquet is missing or not the file that was written"]
+    (tmp_path / "out" / ".run" / "scores.pq").write_bytes(b"PAR1")
+    assert verify_run(str(tmp_path / "out")) == [".run/scores.pq is missing or not the file that was written"]
 
 
 def test_a_run_of_the_first_release_is_scored(tmp_path: Path) -> None:
@@ -121,4 +121,4 @@ def test_a_run_without_a_truth_says_nothing_of_scores(tmp_path: Path) -> None:
     summary = find_complete(run_without_ray(tmp_path))
     assert summary is not None
     assert summary.scores is None
-    assert not (tmp_path / "out" / "scores.parquet").exists()
+    assert not (tmp_path / "out" / ".run" / "scores.pq").exists()

@@ -57,7 +57,7 @@ def rewrite(folder: Path, change) -> None:
     path = folder / "out" / "answers" / "part-00000.parquet"
     data = to_parquet(change(pq.read_table(path)))
     path.write_bytes(data)
-    manifest = json.loads((folder / "out" / "manifest.json").read_text())
+    manifest = json.loads((folder / "out" / ".run" / "manifest.json").read_text())
     manifest["files"][0] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     write_manifest(str(folder / "out"), {name: one for name, one in manifest.items() if name != "sha256"})
 
@@ -65,7 +65,7 @@ def rewrite(folder: Path, change) -> None:
 def as_the_first_release_wrote_it(folder: Path) -> None:
     """Take from a complete run what came later: columns of its answers, and seals."""
     rewrite(folder, lambda answers: answers.drop_columns(ADDED))
-    for name in ("run.json", "manifest.json"):
+    for name in (".run/run.json", ".run/manifest.json"):
         state = json.loads((folder / "out" / name).read_text())
         del state["sha256"]
         (folder / "out" / name).write_text(json.dumps({**state, "format": 1}))
@@ -303,7 +303,7 @@ def test_a_run_that_comes_to_its_end_while_it_is_read_is_read_as_what_it_is(tmp_
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + bytes(500) + b"PAR1"])
-@pytest.mark.parametrize("name", ["units/unit-00000001.parquet", "input.parquet"])
+@pytest.mark.parametrize("name", ["units/unit-00000001.parquet", ".run/input.pq"])
 def test_a_damaged_file_is_called_by_its_name(tmp_path: Path, name: str, data: bytes) -> None:
     run_without_ray(tmp_path, finish=False)
     path = tmp_path / "out" / name

@@ -12,6 +12,7 @@ from pipeline.reports.compare import Compared, Difference, compare
 from pipeline.reports.facts import choose, read_facts
 from pipeline.reports.page import make_page
 from pipeline.reports.thumbnails import make_thumbnails
+from pipeline.run_folder.layout import state_path
 from pipeline.storage import filesystem as fs
 from pipeline.storage.local_files import NotRegular
 from schemas.errors import Refused
@@ -40,7 +41,7 @@ def write_report(
     """Write the page of a complete run, over one that is there; return where it is."""
     if not 1 <= rows <= MOST_ROWS:
         raise Refused(f"--rows must be from 1 to {MOST_ROWS}, got {rows}")
-    target = fs.join(folder, "report.html") if destination is None else destination
+    target = state_path(folder, "report.html") if destination is None else destination
     check_destination(target)
     if fs.exists(target) and not _is_page(target):
         raise Refused(f"--to must be a new file or a page that a report was, {target} is something else")

@@ -11,20 +11,22 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
+from pipeline.run_folder.layout import state_folder
 from pipeline.run_folder.lock import NAME
 from pipeline.storage import filesystem as fs
+from schemas.run import STATE
 
 _HALF = r"(?:\.[0-9a-f]{32}\.tmp)+"  # behind the name of the whole, see local_files
-_UNIT = r"unit-[0-9]{8,}\.parquet"
-_OF_A_RUN = {  # folder -> names of the files that are written there
-    "": r"README\.md|report\.html|run\.json|manifest\.json|input\.parquet|scores\.parquet",
-    "units": _UNIT,
-    "answers": r"part-[0-9]{5,}\.parquet",
-    "attempts": r"retry-[0-9]{4,}\.parquet",
+_UNIT = r"unit-[0-9]{8,}\.(?:parquet|pq)"
+_ANSWERS = {"units": _UNIT, "answers": r"part-[0-9]{5,}\.parquet"}  # folder -> names of its files
+_STATE = {
+    "": r"README\.md|report\.html|run\.json|manifest\.json|(?:input|index|scores)\.(?:parquet|pq)",
+    "attempts": r"retry-[0-9]{4,}\.(?:parquet|pq)",
     "markers": r"[\w.-]+\.json",
     "errors": r"[\w.-]+\.txt",
     "retry/units": _UNIT,
 }
+_OF_A_RUN = {**_ANSWERS, **_STATE, **{f"{STATE}/{name}".rstrip("/"): files for name, files in _STATE.items()}}
 _OF_A_SWEEP = {"": r"results\.(?:parquet|md|html)|timings\.json"}
 _LOCK_S = 60.0  # another driver that is refused writes one too, and needs it for a moment
 
@@ -46,7 +48,7 @@ def _remove(folder: str, names: Mapping[str, str]) -> int:
     path = fs.local_path(folder)
     if path is None:
         return _abort_uploads(folder, names)
-    halves = [*_local(path, names), *_locks(path)]
+    halves = [*_local(path, names), *_locks(fs.local_path(state_folder(folder)) or path)]
     for half in halves:
         with contextlib.suppress(OSError):  # what cannot be removed is in nobody's way
             os.unlink(half)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.run_folder.layout import state_path
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 
@@ -100,7 +101,7 @@ class Lock:
 def hold(folder: str, timing: Timing | None = None) -> Iterator[Lock]:
     """Own the folder for the block. Raises FolderInUse where another driver does."""
     timing = timing or Timing()
-    lock = Lock(fs.join(folder, NAME), _this_process())
+    lock = Lock(state_path(folder, NAME), _this_process())
     _acquire(lock, timing)
     done = threading.Event()
     beating = threading.Thread(target=_keep_beating, args=(lock, done, timing.beat_s), daemon=True)

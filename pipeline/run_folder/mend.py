@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
+from pipeline.run_folder.layout import state_table
 from pipeline.run_folder.merge import Units, clear_work, finish_run, in_manifest, merge_parts, parts_of
 from pipeline.run_folder.run import has_seals, read_manifest, read_run, write_manifest
 from pipeline.run_folder.seal import BrokenSeal, check_seal, is_sealed, marks_of
@@ -133,7 +134,7 @@ def retry_name(run: str, number: int) -> str:
 
 def retry_list(folder: str, number: int) -> str:
     """Return where a retry keeps the rows that it answers again; there before it changes anything."""
-    return fs.join(folder, "attempts", f"retry-{number:04d}.parquet")
+    return state_table(folder, f"attempts/retry-{number:04d}")
 
 
 def lost_units(units: Units, lost: list[Lost]) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.run_folder.layout import is_earlier, state_path
 from pipeline.run_folder.run import FORMAT, RunMismatch, write_manifest
 from pipeline.run_folder.units import (
     BrokenUnit,
@@ -26,7 +27,7 @@ from pipeline.run_folder.units import (
 from pipeline.storage import filesystem as fs
 
 ROWS_A_FILE = 250_000
-CARD = "README.md"  # by it `datasets` and the hub find the answers, and take nothing else in the folder for data
+CARD = "README.md"  # by it `datasets` finds the answers where an earlier release has put the state beside them
 _CARD = """---
 configs:
 - config_name: default
@@ -96,7 +97,8 @@ def finish_run(units: Units, fingerprint: str, timings: dict[str, Any]) -> dict[
     manifest = {"format": FORMAT, "run": units.run, "fingerprint": fingerprint, **in_manifest(counts)}
     manifest |= {"files": files, "retries": [], "timings": timings}
     _delete_strangers(units.folder, {file["path"] for file in files})
-    fs.create_new(fs.join(units.folder, CARD), _CARD.encode())
+    if is_earlier(units.folder):
+        fs.create_new(fs.join(units.folder, CARD), _CARD.encode())
     write_manifest(units.folder, manifest)
     clear_work(units.folder)
     return manifest
@@ -104,8 +106,8 @@ def finish_run(units: Units, fingerprint: str, timings: dict[str, Any]) -> dict[
 
 def clear_work(folder: str) -> None:
     """Remove what a complete run needs no more."""
-    for name in ("units", "markers"):
-        fs.delete(fs.join(folder, name))
+    fs.delete(fs.join(folder, "units"))
+    fs.delete(state_path(folder, "markers"))
 
 
 def in_manifest(counts: Counts) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""The run folder: what was asked (run.json), and what was there to answer (input.parquet).
+"""The run folder: what was asked (run.json), and what was there to answer (input.pq).
 
-run.json              first; a run goes on only under the fingerprint in it
-input.parquet         the input's files as they were listed, to say which of them changed
+.run/run.json         first; a run goes on only under the fingerprint in it
+.run/input.pq         the input's files as they were listed, to say which of them changed
 units/*.parquet       while it runs: one file a finished work unit; a unit is done exactly when its file exists
 answers/*.parquet     the units merged, in order
-attempts/*.parquet    the failed rows that were tried again, as they were before
-manifest.json         last; its presence means complete, units/ goes after it
+.run/attempts/*.pq    the failed rows that were tried again, as they were before
+.run/manifest.json    last; its presence means complete, units/ goes after it
 """
 
 import hashlib
@@ -19,18 +19,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from pipeline.run_folder.layout import RUN, state_path, state_table
 from pipeline.run_folder.units import BrokenTable, read_sealed, read_table, to_sealed
 from pipeline.storage import filesystem as fs
 from pipeline.storage.local_files import NotRegular
 from schemas.errors import Refused
 from schemas.job import KINDS
-from schemas.run import ManifestState, RunState
+from schemas.run import STATE, ManifestState, RunState
 from schemas.setting_kinds import names_where
 from schemas.wording import one_line, printable
 
 T = TypeVar("T")
 
 FORMAT = 2  # of run.json and manifest.json
+_MANIFEST = "manifest.json"
 _SEAL = "sha256"  # of the rest of a state file
 _RESTORE = "put it back as it was"
 _OR_REMOVE = f"{_RESTORE}, or remove it: it only says which files of the input have changed"
@@ -196,15 +198,15 @@ def write_manifest(folder: str, manifest: dict[str, Any]) -> None:
 
 
 def _run_path(folder: str) -> str:
-    return fs.join(folder, "run.json")
+    return state_path(folder, RUN)
 
 
 def _manifest_path(folder: str) -> str:
-    return fs.join(folder, "manifest.json")
+    return state_path(folder, _MANIFEST)
 
 
 def _listing_path(folder: str) -> str:
-    return fs.join(folder, "input.parquet")
+    return state_table(folder, "input")
 
 
 def _described(description: dict[str, Any]) -> dict[str, Any]:
@@ -347,7 +349,8 @@ def _fingerprints(run: dict[str, Any]) -> set[str]:
 
 def _check_free(folder: str) -> None:
     """Raise RunMismatch where the folder has answers but no run.json: neither a run to go on with nor a free folder."""
-    for name in ("manifest.json", "answers", "units", "attempts"):
+    state = (_MANIFEST, "attempts")
+    for name in (*state, "answers", "units", *(f"{STATE}/{one}" for one in state)):
         if fs.exists(fs.join(folder, name)):
             raise RunMismatch(
                 f"{folder} has {name} and no run.json, so nobody can say whose they are: {_RESTORE}, or choose a new "

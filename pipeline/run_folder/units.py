@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.run_folder.layout import unit_suffix
 from pipeline.run_folder.seal import BrokenSeal, check_seal, is_sealed, marks_of, write_sealed
 from pipeline.storage import filesystem as fs
 from schemas.answer import with_added
@@ -80,7 +81,7 @@ def _example(id: str, message: str) -> str:
 
 def unit_path(folder: str, unit: int) -> str:
     """Return where the answers of a unit are written, at once and whole."""
-    return fs.join(folder, "units", f"unit-{unit:08d}.parquet")
+    return fs.join(folder, "units", f"unit-{unit:08d}{unit_suffix(folder)}")
 
 
 def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
@@ -89,7 +90,7 @@ def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
 
 
 def keep_trace(folder: str, name: str, trace: str) -> None:
-    """Put the first traceback of a kind of error in `errors/` of the run folder."""
+    """Put the first traceback of a kind of error in `errors/` of the folder that keeps the run's state."""
     safe = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:100]
     fs.create_new(fs.join(folder, "errors", f"{safe}.txt"), trace.encode("utf-8", "backslashreplace"))
 
@@ -172,8 +173,8 @@ def read_answers(data: bytes) -> pa.Table:
 
 def done_units(folder: str) -> set[int]:
     """Return the numbers of the units whose files exist: in units/ itself, under exactly the name of a unit."""
-    there = {file.url for file in fs.list_folder(fs.join(folder, "units"), (".parquet",))}
-    names = (re.search(r"/unit-(\d{8,})\.parquet$", url) for url in there)
+    there = {file.url for file in fs.list_folder(fs.join(folder, "units"), (unit_suffix(folder),))}
+    names = (re.search(r"/unit-(\d{8,})\.\w+$", url) for url in there)
     numbers = {int(name[1]) for name in names if name}
     return {number for number in numbers if fs.absolute(unit_path(folder, number)) in there}
 

@@ -116,7 +116,7 @@ def _check_apart(url: str, output: str) -> None:
         raise Refused(f"--input {url} must not be what this job writes, it is in --output {output}")
 
 
-_WRITTEN = ("answers", "units", "attempts", "retry", "markers", "input.parquet")
+_WRITTEN = (".run", "answers", "units", "attempts", "retry", "markers", "input.parquet")
 
 
 def _real(url: str) -> str:

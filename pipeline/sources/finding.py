@@ -22,6 +22,7 @@ from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import with_retries
 from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Refused
+from schemas.run import STATE
 from schemas.wording import printable
 
 HIDDEN = "hidden"
@@ -35,7 +36,8 @@ DELTA = "_delta_log"  # the folder that makes others a Delta table
 _SHOWN = 3  # names for each reason
 _GLOB = re.compile(r"[*?[]")
 _GONE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-_OF_A_RUN = ("input.parquet", "manifest.json")  # beside run.json
+# Where a run's folder has its run.json, and what is beside it: those of earlier releases had it beside the answers.
+_OF_A_RUN = ((f"{STATE}/", ("input.pq", "manifest.json")), ("", ("input.parquet", "manifest.json")))
 
 
 @dataclass(slots=True)
@@ -207,8 +209,11 @@ def _shown(path: str) -> str:
 
 
 def _is_run(folder: str) -> bool:
-    there = os.path.isfile(os.path.join(folder, "run.json"))
-    return there and any(os.path.exists(os.path.join(folder, name)) for name in _OF_A_RUN)
+    return any(
+        os.path.isfile(os.path.join(folder, f"{kept}run.json"))
+        and any(os.path.exists(os.path.join(folder, f"{kept}{name}")) for name in names)
+        for kept, names in _OF_A_RUN
+    )
 
 
 def _expand(pattern: str) -> tuple[str, list[str]]:
@@ -354,6 +359,13 @@ def _folders_of(name: str, root: str) -> Iterator[str]:
 
 def _runs_in(names: list[str], root: str) -> set[str]:
     """Return the folders of runs below `root`."""
-    parents = {name.removesuffix("/run.json") for name in names if name.endswith("/run.json")} - {root}
-    known = {name.rsplit("/", 1)[0] for name in names if name.endswith(_OF_A_RUN)}
-    return parents & known
+    runs: set[str] = set()
+    for kept, beside in _OF_A_RUN:
+        parents, known = _holding(names, f"/{kept}run.json"), [_holding(names, f"/{kept}{name}") for name in beside]
+        runs |= parents & set().union(*known)
+    return runs - {root}
+
+
+def _holding(names: list[str], end: str) -> set[str]:
+    """Return the folders of which one of these names ends so."""
+    return {name.removesuffix(end) for name in names if name.endswith(end)}

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 from pipeline.sources.source import FileRows, RowIndex
 from pipeline.storage import filesystem as fs
 from pipeline.storage.filesystem import FileInfo
+from schemas.run import STATE
 
-NAME = "index.parquet"
+_NAME = "index.pq"
+_EARLIER = "index.parquet"  # beside the answers, where earlier releases kept it
 Entry: TypeAlias = tuple[str, int, str]  # a file's URL, size and version
 _NUMBERS = pa.large_list(pa.int64())
 _SCHEMA = pa.schema(
@@ -33,7 +35,7 @@ def entry_of(file: FileInfo) -> Entry:
 
 
 def keep_index(folder: str, files: pa.Table, listed: Sequence[FileRows]) -> None:
-    """Write what was found in files into a run folder, nothing where that is nothing. `files` are of FILES_SCHEMA."""
+    """Write what was found in files, if anything, into the folder that keeps a run's state; `files`: FILES_SCHEMA."""
     if not listed:
         return
     versions = {row["url"]: row for row in files.select(["url", "size", "version"]).to_pylist()}
@@ -50,13 +52,16 @@ def keep_index(folder: str, files: pa.Table, listed: Sequence[FileRows]) -> None
     if rows:
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd")
-        fs.write_atomic(fs.join(folder, NAME), sink.getvalue().to_pybytes())
+        fs.write_atomic(fs.join(folder, _NAME), sink.getvalue().to_pybytes())
 
 
 def read_index(folder: str) -> Mapping[Entry, FileRows]:
     """Return what a run folder keeps of files; nothing where it keeps none, or what it keeps cannot be read."""
     try:
-        with fs.open_url(fs.join(folder, NAME)) as file:
+        url = next(filter(fs.exists, (fs.join(folder, name) for name in (f"{STATE}/{_NAME}", _NAME, _EARLIER))), None)
+        if url is None:
+            return {}
+        with fs.open_url(url) as file:
             table = pq.read_table(file, schema=_SCHEMA)
     except (OSError, ValueError, pa.ArrowException):
         return {}

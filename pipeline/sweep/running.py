@@ -18,6 +18,7 @@ from pipeline.execution.placement import Load, Placement
 from pipeline.execution.progress import Progress, UnitReport
 from pipeline.execution.ray_data import EngineNotLoaded, RunFailed, plan_placement, run_units, said_while_waiting
 from pipeline.execution.work_units import STOPPED, BatchPlan, Shard
+from pipeline.run_folder.layout import state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import Lock
 from pipeline.run_folder.markers import Markers
@@ -148,7 +149,7 @@ def begin(planned: PlannedCell, lock: Lock) -> CellRun:
         run=run,
         outstanding=outstanding,
         todo=set(outstanding.left()) if outstanding else set(),
-        markers=Markers(folder=folder, driver=lock.owner.token),
+        markers=Markers(folder=state_folder(folder), driver=lock.owner.token),
         complete=outstanding is None,
     )
     if outstanding is not None and outstanding.lost:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.exports.documents import _natural
@@ -78,14 +79,21 @@ def test_a_run_folder_is_a_dataset_as_it_is(single: str, tmp_path: Path) -> None
     import pandas
     import polars
 
-    Path(single, "report.html").write_text("a page")
+    Path(single, ".run", "report.html").write_text("a page")
+    Path(single, ".run", "errors").mkdir()
+    Path(single, ".run", "errors", "decode-KeyError.txt").write_text("a trace")
+    Path(single, ".run", "scores.pq").write_bytes(Path(single, ".run", "input.pq").read_bytes())
     datasets.disable_progress_bars()
     found = datasets.load_dataset(single, cache_dir=str(tmp_path / "cache"))
     assert {split: table.num_rows for split, table in found.items()} == {"train": 13}
     ids = found["train"]["id"][:]
-    assert pandas.read_parquet(f"{single}/answers")["id"].tolist() == ids
-    assert polars.read_parquet(f"{single}/answers")["id"].to_list() == ids
-    assert duckdb.sql(f"select id from '{single}/answers/*.parquet'").fetchall() == [(id,) for id in ids]
+    assert datasets.load_dataset("parquet", data_dir=single, split="train", cache_dir=str(tmp_path))["id"][:] == ids
+    assert pandas.read_parquet(single)["id"].tolist() == ids
+    assert pq.read_table(single)["id"].to_pylist() == ids
+    assert polars.read_parquet(f"{single}/**/*.parquet")["id"].to_list() == ids
+    assert polars.read_parquet(single, use_pyarrow=True)["id"].to_list() == ids
+    for all in (f"'{single}/**/*.parquet'", f"read_parquet('{single}')"):
+        assert duckdb.sql(f"select id from {all}").fetchall() == [(id,) for id in ids]
 
 
 def test_the_card_says_what_was_run_and_keeps_paths_to_itself(several: str, tmp_path: Path) -> None:

@@ -128,10 +128,10 @@ def kill_at_random(scene: Scene, draw: random.Random) -> bool:
     """Whether a driver was killed: early, at its work, in the merge, or just after the manifest."""
     done = scene.num_done()
     moments = [
-        lambda: scene.has("run.json"),
+        lambda: scene.has(".run/run.json"),
         lambda: scene.num_done() > done,
         lambda: scene.has("answers"),
-        lambda: scene.has("manifest.json"),
+        lambda: scene.has(".run/manifest.json"),
     ]
     early = done < scene.rows // UNIT_ROWS - 5
     return killed_when(scene, draw.choice(moments[:2] if early else moments), draw.uniform(0, 1.5))

@@ -21,6 +21,7 @@ from pipeline.run_folder.units import read_unit_answers, write_unit
 from pipeline.stages.preprocess import Preprocess
 from pipeline.verify import verify_run
 from schemas.errors import Refused
+from schemas.run import STATE
 from tests.test_verify import run_without_ray
 
 QUICK = Timing(beat_s=100, stale_s=0.02)
@@ -95,10 +96,10 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
     units = plan.units(run["run"])
     ANSWERS.update({unit: read_unit_answers(folder, run["run"], unit, units.answers_of(unit)) for unit in range(3)})
     dead = {"token": "t", "host": "h", "machine": this_machine(), "pid": 2**22 + 1, "pid_started": "7", "beat": 3}
-    Path(folder, NAME).write_text(json.dumps(dead))
+    Path(folder, STATE, NAME).write_text(json.dumps(dead))
     model = Preprocess(plan.settings).preprocessor.describe()
     stopped = Scene(plan=plan, model=model, files=read_files(folder))
-    Path(folder, NAME).unlink()
+    Path(folder, STATE, NAME).unlink()
     finish_run(units, run["fingerprint"], {})
     return {"stopped": stopped, "complete": Scene(plan=plan, model=model, files=read_files(folder))}
 
@@ -140,10 +141,10 @@ def assert_right_or_named(scene: Scene, name: str, count: int, draw: random.Rand
 KINDS = [
     ("stopped", "unit-*.parquet", 1600),
     ("complete", "part-*.parquet", 1600),
-    ("complete", "manifest.json", 500),
-    ("complete", "run.json", 500),
-    ("stopped", "run.json", 500),
-    ("stopped", NAME, 300),
+    ("complete", ".run/manifest.json", 500),
+    ("complete", ".run/run.json", 500),
+    ("stopped", ".run/run.json", 500),
+    ("stopped", f"{STATE}/{NAME}", 300),
 ]
 
 

@@ -49,7 +49,7 @@ def test_a_signal_stops_a_driver_within_ten_seconds(scene: Scene, number: int, s
         run.send_signal(number)
         assert run.wait(timeout=10) == status
     assert "run the same command again to go on" in scene.log()
-    assert not (scene.output / "driver.lock").exists()
+    assert not (scene.output / ".run" / "driver.lock").exists()
     done = len(scene.units())
     scene.finish()
     assert f"resuming: {done} of 20 units are done" in scene.log()

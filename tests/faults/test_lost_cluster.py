@@ -71,7 +71,7 @@ def assert_ended(scene: Scene, run: subprocess.Popen[str], lost: str) -> None:
     assert lines[-1] == "What is done stays; run the same command again to go on."
     known = ("resuming: ", "answers", "loading the model", "waiting for", "error: ", "What is done stays")
     assert [line for line in lines if not any(word in line for word in known)] == []
-    assert not (scene.output / "driver.lock").exists()
+    assert not (scene.output / ".run" / "driver.lock").exists()
     assert scene.units()
 
 

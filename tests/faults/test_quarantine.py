@@ -47,7 +47,7 @@ def test_rows_that_kill_their_worker_become_errors_and_their_neighbours_are_answ
         "row-21-kills-generate": ("generate", "WorkerDied"),
     }
     assert len({a["id"] for a in answers}) == 40
-    assert not (tmp_path / "out" / "markers").exists()
+    assert not (tmp_path / "out" / ".run" / "markers").exists()
     manifest = read_manifest(str(tmp_path / "out"))
     assert manifest is not None
     assert manifest["timings"]["engine"]["num_rows"] >= 39  # all lives of the engine together: all rows but the killer

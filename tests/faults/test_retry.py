@@ -44,12 +44,12 @@ def test_failed_rows_are_tried_again_and_their_history_is_kept(tmp_path: Path) -
     ]
     assert {a["number"]: a["attempt"] for a in after if a["attempt"] > 1} == {5: 2, 30: 2}
     assert [a for a in after if a["attempt"] == 1] == [b for b in before if b["number"] not in (5, 30)]
-    kept = pq.read_table(f"{out}/attempts").to_pylist()
+    kept = pq.read_table(f"{out}/.run/attempts").to_pylist()
     assert [(k["number"], k["prompt_id"], k["error_stage"], k["attempt"]) for k in kept] == [
         (number, prompt, "fetch", 1) for number in (5, 30) for prompt in ("a", "b")
     ]
-    assert not (tmp_path / "out" / "retry").exists()
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["retries"][0]["now_ok"] == 4
+    assert not (tmp_path / "out" / ".run" / "retry").exists()
+    assert json.loads((tmp_path / "out" / ".run" / "manifest.json").read_text())["retries"][0]["now_ok"] == 4
     assert verify_run(out) == []
 
     again = retry_failed(out, Choice(), Loaders(engine=load_echo_engine))
@@ -78,11 +78,11 @@ def test_a_retry_that_was_killed_before_its_manifest_is_mended_by_the_same_call(
         "preprocess_workers": 1,
     }
     run_job(plan_job("caption", JobSettings.model_validate(base), "Q?"), load_echo_engine)
-    manifest = fs.read_bytes(f"{out}/manifest.json")
+    manifest = fs.read_bytes(f"{out}/.run/manifest.json")
     (tmp_path / "no" / "such").mkdir(parents=True)
     (tmp_path / "no" / "such" / "file.jpg").write_bytes(picture(1))
     retry_failed(out, Choice(), Loaders(engine=load_echo_engine))
-    fs.write_atomic(f"{out}/manifest.json", manifest)  # as after a kill: answers are new, the manifest is old
+    fs.write_atomic(f"{out}/.run/manifest.json", manifest)  # as after a kill: answers are new, the manifest is old
 
     assert verify_run(out) != []
     summary = retry_failed(out, Choice(), Loaders(engine=load_echo_engine))
@@ -110,7 +110,7 @@ def test_chosen_answers_are_given_again_under_other_settings_as_a_recorded_chang
     assert [(a["prompt_id"], a["attempt"], a["text"]) for a in after if a["status"] == "ok"] == [
         (prompt, 2 if prompt == "a" else 1, "9" if prompt == "a" else "5") for prompt in "abab"
     ]
-    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    run = json.loads((tmp_path / "out" / ".run" / "run.json").read_text())
     assert [(change["retry"], change["settings"]) for change in run["changes"]] == [(1, settings)]
     assert run["settings"]["max_new_tokens"] == 5
     assert find_complete(plan) is not None  # the run is what it was asked

@@ -143,8 +143,8 @@ def test_thumbnails_fit(most: int) -> None:
 def test_the_page_stands_in_the_run_and_is_written_over(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main(["report", run]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{run}/report.html"] * 2
-    assert Path(run, "report.html").stat().st_size < 200_000
+    assert capsys.readouterr().out.splitlines() == [f"{run}/.run/report.html"] * 2
+    assert Path(run, ".run", "report.html").stat().st_size < 200_000
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_the_page_stands_in_the_run_and_is_written_over(run: str, capsys: pytest
     [
         pytest.param(["nowhere"], "nowhere has none", id="no run"),
         pytest.param(["OUT", "--rows", "0"], "--rows must be from 1 to 2000", id="no rows"),
-        pytest.param(["OUT", "--to", "OUT/run.json"], "is something else", id="another file"),
+        pytest.param(["OUT", "--to", "OUT/.run/run.json"], "is something else", id="another file"),
         pytest.param(["OUT", "--to", "OUT"], "is something else", id="a folder"),
         pytest.param(["OUT", "--to", "https://x/y.html"], "DEST must be a path", id="http"),
         pytest.param(["OUT", "--compare", "nowhere"], "nowhere has none", id="nothing to compare"),

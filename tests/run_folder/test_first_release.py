@@ -22,15 +22,19 @@ from pipeline.stages.preprocess import Preprocess
 from pipeline.storage import filesystem as fs
 from pipeline.verify import verify_run
 from schemas.answer import ADDED, ANSWER_SCHEMA
+from schemas.run import STATE
 from tests.fakes import load_echo_engine
 from tests.run_folder.test_mend import damage, manifest_of
 from tests.test_verify import run_without_ray
 
-STATE = ("run.json", "manifest.json")
+STATES = ("run.json", "manifest.json")
 
 
 def as_the_first_release_wrote_it(folder: Path) -> None:
-    """Take from a folder what that release did not know."""
+    """Take from a folder what that release did not know, and put its state beside the answers."""
+    for path in (folder / STATE).iterdir():
+        path.rename(folder / path.name.replace(".pq", ".parquet"))
+    (folder / STATE).rmdir()
     for path in (folder / "answers").glob("*.parquet"):
         path.write_bytes(to_parquet(read_answers(path.read_bytes()).drop_columns(list(ADDED))))
     run = json.loads((folder / "run.json").read_text())["run"]
@@ -38,7 +42,7 @@ def as_the_first_release_wrote_it(folder: Path) -> None:
         marks = {"llava_batch_run": run, "llava_batch_unit": str(number)}
         old = read_answers(path.read_bytes()).drop_columns(list(ADDED))
         path.write_bytes(to_parquet(old.replace_schema_metadata(marks)))
-    for path in (folder / name for name in STATE if (folder / name).exists()):
+    for path in (folder / name for name in STATES if (folder / name).exists()):
         state: dict[str, Any] = {**json.loads(path.read_text()), "format": 1}
         for file in state.get("files", []):
             data = (folder / file["path"]).read_bytes()

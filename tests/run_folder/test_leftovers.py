@@ -11,6 +11,11 @@ from pipeline.run_folder.lock import hold
 
 HEX = uuid.UUID(int=11).hex
 HALVES = (
+    f".run/.run.json.{HEX}.tmp",
+    f".run/.index.pq.{HEX}.tmp",
+    f".run/attempts/.retry-0001.pq.{HEX}.tmp",
+    f".run/retry/units/.unit-00000003.pq.{HEX}.tmp",
+    f".run/errors/decode-KeyError.txt.{HEX}.tmp",
     f".run.json.{HEX}.tmp",
     f".manifest.json.{HEX}.tmp",
     f".input.parquet.{HEX}.tmp",
@@ -23,7 +28,7 @@ HALVES = (
     f"errors/decode-KeyError.txt.{HEX}.tmp",
 )
 OTHERS = (
-    "run.json",
+    ".run/notes.txt",
     "units/unit-00000003.parquet",
     f"units/.unit-00000003.parquet.{HEX}.part",
     "units/.unit-00000003.parquet.tmp",
@@ -32,7 +37,7 @@ OTHERS = (
     f"units/bak/.unit-00000003.parquet.{HEX}.tmp",
     f".notes.txt.{HEX}.tmp",
     f"other/.run.json.{HEX}.tmp",
-    f".driver.lock.{HEX}.tmp",  # of a driver that is being refused at this moment
+    f".run/.driver.lock.{HEX}.tmp",  # of a driver that is being refused at this moment
 )
 
 
@@ -45,19 +50,20 @@ def test_halves_of_a_runs_files_go_and_nothing_else(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     link = f"units/.unit-00000004.parquet.{HEX}.tmp"
-    (tmp_path / link).symlink_to(tmp_path / "run.json")
+    (tmp_path / link).symlink_to(tmp_path / ".run" / "notes.txt")
     with hold(str(tmp_path)):
         assert remove_leftovers(str(tmp_path)) == len(HALVES)
-        assert names_in(tmp_path) == {*OTHERS, "driver.lock", link}
+        assert names_in(tmp_path) == {*OTHERS, ".run/driver.lock", link}
 
 
 def test_halves_of_locks_go_once_they_are_old(tmp_path: Path) -> None:
-    old = tmp_path / f"driver.lock.{HEX}.tmp"
+    old = tmp_path / ".run" / f"driver.lock.{HEX}.tmp"
+    old.parent.mkdir()
     old.touch()
     os.utime(old, (1e9, 1e9))
     with hold(str(tmp_path)):
         assert remove_leftovers(str(tmp_path)) == 1
-        assert names_in(tmp_path) == {"driver.lock"}
+        assert names_in(tmp_path) == {".run/driver.lock"}
 
 
 def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
@@ -73,7 +79,7 @@ def test_halves_of_a_sweeps_files_go(tmp_path: Path) -> None:
 
 def test_uploads_that_were_never_completed_are_aborted_and_nobody_elses(bucket: str) -> None:
     store, name = S3FileSystem(), bucket.removeprefix("s3://")
-    ours = ("out/units/unit-00000003.parquet", "out/manifest.json")
+    ours = ("out/units/unit-00000003.parquet", "out/.run/manifest.json")
     others = ("out/notes.bin", "out2/manifest.json", "manifest.json")
     for key in (*ours, *others):
         store.call_s3("create_multipart_upload", Bucket=name, Key=key)

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.run_folder.lock import NAME, FolderInUse, Timing, hold, this_machine
 from pipeline.storage import filesystem as fs
+from schemas.run import STATE
 
 pytest_plugins = ["tests.object_store"]
 
@@ -23,7 +24,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def change_owner(folder: str, **changes: object) -> None:
     """As if the lock were another process's."""
-    url = fs.join(folder, NAME)
+    url = fs.join(folder, STATE, NAME)
     owner = {"host": "h", "machine": "elsewhere", "pid": 1, "pid_started": "0", "token": "other", "beat": 0}
     fs.write_atomic(url, json.dumps({**owner, **changes}).encode())
 
@@ -36,17 +37,17 @@ def test_the_second_driver_is_refused_and_told_who_is_first(folder: str) -> None
 def test_the_lock_is_gone_afterwards(folder: str) -> None:
     for _ in range(2):
         with hold(folder, QUICK):
-            assert fs.exists(fs.join(folder, NAME))
-        assert not fs.exists(fs.join(folder, NAME))
+            assert fs.exists(fs.join(folder, STATE, NAME))
+        assert not fs.exists(fs.join(folder, STATE, NAME))
 
 
 def test_a_killed_driver_of_this_machine_is_followed_at_once(tmp_path: Path) -> None:
     code = "import os, sys; from pipeline.run_folder.lock import hold\nwith hold(sys.argv[1]): os.kill(os.getpid(), 9)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False).returncode == -9
-    assert (tmp_path / NAME).exists()
+    assert (tmp_path / STATE / NAME).exists()
     with hold(str(tmp_path), Timing(stale_s=3600)) as lock:
-        assert json.loads((tmp_path / NAME).read_bytes())["token"] == lock.owner.token
+        assert json.loads((tmp_path / STATE / NAME).read_bytes())["token"] == lock.owner.token
 
 
 def test_a_silent_driver_of_another_machine_is_followed_after_a_while(folder: str) -> None:
@@ -69,13 +70,14 @@ def test_a_driver_that_was_followed_notices(folder: str) -> None:
         lock.beat()
         with pytest.raises(FolderInUse, match="was taken over"):
             lock.check()
-    assert fs.exists(fs.join(folder, NAME))  # the other's, and left to it
+    assert fs.exists(fs.join(folder, STATE, NAME))  # the other's, and left to it
 
 
 def test_a_lock_torn_by_a_kill_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(b'{"token": "ab')
+    (tmp_path / STATE).mkdir()
+    (tmp_path / STATE / NAME).write_bytes(b'{"token": "ab')
     with hold(str(tmp_path), QUICK) as lock:
-        assert json.loads((tmp_path / NAME).read_bytes())["token"] == lock.owner.token
+        assert json.loads((tmp_path / STATE / NAME).read_bytes())["token"] == lock.owner.token
 
 
 def test_where_two_could_create_the_lock_the_last_word_counts(bucket: str) -> None:
@@ -101,13 +103,13 @@ def test_a_lock_that_is_gone_is_lost_as_whoever_took_it_may_have_ended(folder: s
         fs.delete(lock.url)
         with pytest.raises(FolderInUse, match="or removed"):
             lock.confirm()
-    assert not fs.exists(fs.join(folder, NAME))
+    assert not fs.exists(fs.join(folder, STATE, NAME))
 
 
 def test_where_the_store_does_not_answer_nothing_is_confirmed(tmp_path: Path) -> None:
     with hold(str(tmp_path), Timing(beat_s=1000)) as lock:
-        (tmp_path / NAME).unlink()
-        (tmp_path / NAME).mkdir()  # reading it is an OSError, as of a store that is away
+        (tmp_path / STATE / NAME).unlink()
+        (tmp_path / STATE / NAME).mkdir()  # reading it is an OSError, as of a store that is away
         with pytest.raises(OSError, match="not a regular file"):
             lock.confirm()
         lock.beat()  # the next one tells
@@ -116,8 +118,8 @@ def test_where_the_store_does_not_answer_nothing_is_confirmed(tmp_path: Path) ->
 
 def test_a_lock_that_cannot_be_looked_at_in_the_end_does_not_undo_what_was_done(tmp_path: Path) -> None:
     with hold(str(tmp_path), Timing(beat_s=1000)):
-        (tmp_path / NAME).unlink()
-        (tmp_path / NAME).mkdir()  # reading it is an OSError, as of a store that is away
+        (tmp_path / STATE / NAME).unlink()
+        (tmp_path / STATE / NAME).mkdir()  # reading it is an OSError, as of a store that is away
 
 
 @pytest.mark.parametrize(
@@ -134,10 +136,11 @@ def test_a_lock_that_cannot_be_looked_at_in_the_end_does_not_undo_what_was_done(
 )
 def test_a_lock_of_the_wrong_shape_is_taken_over_once_it_is_silent(tmp_path: Path, owner: object) -> None:
     written = {"machine": this_machine(), **owner} if isinstance(owner, dict) else owner
-    (tmp_path / NAME).write_text(json.dumps(written))
+    (tmp_path / STATE).mkdir()
+    (tmp_path / STATE / NAME).write_text(json.dumps(written))
     with hold(str(tmp_path), QUICK) as held:
         held.confirm()
-    assert not (tmp_path / NAME).exists()
+    assert not (tmp_path / STATE / NAME).exists()
 
 
 def test_of_two_that_take_over_one_is_refused_however_late_it_writes(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pipeline.run_folder.units import (
     write_unit,
 )
 from schemas.answer import ADDED, ANSWER_SCHEMA, Answer, answers_to_table, table_to_answers
+from schemas.run import STATE
 
 DESCRIPTION = {"identity": {"model": "demo", "prompt": ["What?"]}, "settings": {"gpus": 1}}
 
@@ -231,7 +232,7 @@ def test_counts_add_up_by_type_with_a_few_examples() -> None:
 def test_a_state_file_of_the_wrong_shape_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
     folder = begun(tmp_path, units=1)
     finished(folder, 1)
-    (tmp_path / name).write_text(content)
+    (tmp_path / STATE / name).write_text(content)
     with pytest.raises(RunMismatch, match=f"{name}.*{said}"):
         read_manifest(folder)
 
@@ -239,7 +240,7 @@ def test_a_state_file_of_the_wrong_shape_is_named(tmp_path: Path, name: str, con
 def test_an_edited_state_file_is_not_believed(tmp_path: Path) -> None:
     folder = begun(tmp_path, units=1)
     finished(folder, 1)
-    path = tmp_path / "manifest.json"
+    path = tmp_path / STATE / "manifest.json"
     path.write_text(path.read_text().replace('"ok": 2', '"ok": 3'))
     with pytest.raises(RunMismatch, match="manifest.json is not as a run wrote it"):
         read_manifest(folder)
@@ -249,7 +250,7 @@ def test_a_manifest_of_another_run_is_refused(tmp_path: Path) -> None:
     folders = [begun(tmp_path / name, units=1) for name in ("a", "b")]
     for folder in folders:
         finished(folder, 1)
-    (tmp_path / "a" / "manifest.json").write_bytes((tmp_path / "b" / "manifest.json").read_bytes())
+    (tmp_path / "a" / STATE / "manifest.json").write_bytes((tmp_path / "b" / STATE / "manifest.json").read_bytes())
     with pytest.raises(RunMismatch, match="of another"):
         read_manifest(folders[0])
 
@@ -259,7 +260,7 @@ def test_a_folder_whose_run_json_is_gone_is_neither_complete_nor_free(tmp_path: 
     folder = begun(tmp_path, units=1)
     if left == "manifest.json":
         finished(folder, 1)
-    (tmp_path / "run.json").unlink()
+    (tmp_path / STATE / "run.json").unlink()
     with pytest.raises(RunMismatch, match="no run.json"):
         begin_run(folder, DESCRIPTION)
 
@@ -268,7 +269,7 @@ def test_a_folder_of_the_first_release_is_read(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     run = read_run(folder)
     old = {**run, "format": 1}
-    (tmp_path / "run.json").write_text(json.dumps(old))
+    (tmp_path / STATE / "run.json").write_text(json.dumps(old))
     found = read_run(folder)
     assert found["run"] == run["run"]
     assert not has_seals(found)

@@ -17,6 +17,7 @@ from pipeline.sweep.inputs import is_made, write_input
 from pipeline.sweep.timing import Efforts, read_efforts
 from pipeline.verify import verify_run
 from schemas.errors import Refused
+from schemas.run import STATE
 from tests.sweep.test_inputs import asking_in
 from tests.test_verify import run_without_ray
 
@@ -43,14 +44,14 @@ def out(plan: Plan) -> Iterator[Path]:
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape[:12].decode("latin-1"))
 @pytest.mark.parametrize("name", ["run.json", "manifest.json"])
 def test_commands_refuse_a_state_file_of_a_wrong_shape(out: Path, plan: Plan, name: str, shape: bytes, capsys) -> None:
-    (out / name).write_bytes(shape)
+    (out / STATE / name).write_bytes(shape)
     settings = plan.settings
     job = ["caption", "--input", settings.input[0], "--output", str(out), "--model", settings.model, "--unit-rows", "8"]
     for command in (["verify", str(out)], ["retry-failed", str(out)], job):
         assert main(command) == 2
         said = capsys.readouterr().err.splitlines()
         assert [line for line in said if line.startswith("error")] == said[-1:]
-        assert said[-1].startswith(f"error: {out / name} ")
+        assert said[-1].startswith(f"error: {out / STATE / name} ")
 
 
 def mutations(value: Any) -> Iterator[Any]:
@@ -99,15 +100,15 @@ def unsealed(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["run.json", "manifest.json"])
 def test_no_value_in_a_state_file_is_a_traceback(out: Path, plan: Plan, name: str) -> None:
-    changed = list(mutations(unsealed(out / name)))
-    assert_none_is_a_traceback(plan, out / name, random.Random(16).sample(changed, 60))
+    changed = list(mutations(unsealed(out / STATE / name)))
+    assert_none_is_a_traceback(plan, out / STATE / name, random.Random(16).sample(changed, 60))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("name", ["run.json", "manifest.json"])
 def test_no_value_at_all_in_a_state_file_is_a_traceback(out: Path, plan: Plan, name: str) -> None:
-    assert_none_is_a_traceback(plan, out / name, list(mutations(unsealed(out / name))))
+    assert_none_is_a_traceback(plan, out / STATE / name, list(mutations(unsealed(out / STATE / name))))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape[:12].decode("latin-1"))
@@ -146,12 +147,13 @@ def test_a_marker_of_the_wrong_shape_is_none(tmp_path: Path, shape: bytes) -> No
 
 @pytest.mark.parametrize("name", ["run.json", "manifest.json"])
 def test_a_state_file_that_is_none_is_named(out: Path, plan: Plan, name: str) -> None:
-    data = (out / name).read_bytes()
-    (out / name).unlink()
-    (out / name).mkdir()
+    path = out / STATE / name
+    data = path.read_bytes()
+    path.unlink()
+    path.mkdir()
     with pytest.raises(RunMismatch, match=f"{name} must be a file that can be read"):
         find_complete(plan)
     with pytest.raises(RunMismatch, match=f"{name} must be a file that can be read"):
         verify_run(str(out))
-    (out / name).rmdir()
-    (out / name).write_bytes(data)
+    path.rmdir()
+    path.write_bytes(data)

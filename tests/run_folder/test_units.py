@@ -59,14 +59,14 @@ def test_a_unit_with_other_columns_is_broken_and_named_by_verify(tmp_path: Path,
 
 def test_what_cannot_be_merged_is_refused_before_it_is_begun(tmp_path: Path) -> None:
     plan, run = answered(tmp_path)
-    before = (tmp_path / "out" / "run.json").read_bytes()
+    before = (tmp_path / "out" / ".run" / "run.json").read_bytes()
     table = pa.Table.from_pylist([good_row(i) for i in range(20)], schema=SCHEMA)
     number = table.schema.get_field_index("number")
     pq.write_table(table.set_column(number, "number", table["number"].cast(pa.string())), tmp_path / "in.parquet")
     changed = plan_job("caption", plan.settings, "Q?")
     with pytest.raises(RunMismatch, match=r"it has 'number' \(int64\) where 'number' \(string\) must be; choose"):
         check_output(changed, continue_with_changes=True)
-    assert (tmp_path / "out" / "run.json").read_bytes() == before
+    assert (tmp_path / "out" / ".run" / "run.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", bytes(2000)], ids=["empty", "torn", "zeros"])

@@ -143,7 +143,7 @@ def test_a_job_answers_conversations_and_says_what_the_model_is(source: Path) ->
     assert [row["prompt"] for row in rows] == ["Is like", "Hello <image>!", "Sure?", "Who?", "Hi."]
     assert [row["error_type"] for row in rows] == [None, None, None, "ImageCountMismatch", None]
     assert [row["text"] for row in rows[:3]] == ["Is like 61x77 98x130", "Hello <image>! ", "Sure? 135x183"]
-    written = json.loads((source.parent / "out" / "run.json").read_text())
+    written = json.loads((source.parent / "out" / ".run" / "run.json").read_text())
     assert written["settings"]["chat_template"] == "checkpoint"
     assert written["model"]["text"] == {"backbone": "llama", "width": 64, "layers": 2, "vocabulary": 262}
     assert (written["model"]["eos_token_ids"], written["model"]["pad_token_id"]) == ([1], 3)

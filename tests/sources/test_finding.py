@@ -100,12 +100,13 @@ def test_what_is_left_out_is_counted_and_named(root: str) -> None:
     assert left_out.endswith(", ...)")
 
 
-def test_folders_of_runs_below_an_input_are_left_out_before_and_after_they_are_there(root: str) -> None:
+@pytest.mark.parametrize("state", [".run/run.json .run/input.pq", "run.json input.parquet"], ids=["now", "earlier"])
+def test_folders_of_runs_below_an_input_are_left_out_before_and_after_they_are_there(root: str, state: str) -> None:
     fs.write_atomic(fs.join(root, "in", "a.jpg"), b"x")
     inside = fs.join(root, "in")
     out = fs.join(inside, "deep", "out[1]")
     before = names_of(inside, out)
-    for name in ("run.json", "input.parquet", "answers/a.jpg"):
+    for name in (*state.split(), "answers/a.jpg"):
         fs.write_atomic(fs.join(out, name), b"x")
         fs.write_atomic(fs.join(inside, "older", name), b"x")
     files, left_out = names_of(inside, out)

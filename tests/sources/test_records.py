@@ -283,5 +283,5 @@ def test_an_index_counts_for_the_very_file_alone(tmp_path: Path) -> None:
     keep_index(out, first.files, first.listed)
     assert listed(tmp_path, "a.jsonl", json_lines(ROWS[:9])).num_rows == 9
     assert list_input([f"{tmp_path}/a.jsonl"], CONVENTION, output=out).num_rows == 9
-    Path(out, "index.parquet").write_bytes(b"damaged")
+    Path(out, "index.pq").write_bytes(b"damaged")
     assert list_input([f"{tmp_path}/a.jsonl"], CONVENTION, output=out).num_rows == 9

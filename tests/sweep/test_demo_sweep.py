@@ -81,7 +81,7 @@ class Sweep:
             run.kill()
 
     def complete(self) -> int:
-        return len(list(self.folder.glob("cells/*/*/*/*/manifest.json")))
+        return len(list(self.folder.glob("cells/*/*/*/*/.run/manifest.json")))
 
     def table(self) -> bytes:
         """All of the table but what time changes, as bytes."""

@@ -63,5 +63,5 @@ def test_cells_that_are_drawn_otherwise_share_one_load_and_are_answered_as_alone
     assert len({tuple(sorted(some.items())) for some in answers.values()}) == len(WAYS)
     for cell in plan.cells:
         assert answered(cell) == answered_alone(cell), cell.cell.name
-        run = json.loads((Path(cell.plan.settings.output) / "run.json").read_text())
+        run = json.loads((Path(cell.plan.settings.output) / ".run" / "run.json").read_text())
         assert run["data"] == cell.cell.asking.origin()

@@ -81,7 +81,7 @@ def test_one_load_serves_all_cells_of_an_engine_and_none_where_all_are_complete(
     summary = sweep(settings, partial(load_noted, loads))
     assert (summary.cells, summary.complete, summary.rows) == (8, 8, 4 * (9 + 20))
     assert loaded(loads) == ["bfloat16", "float32"]
-    assert all(verify_run(str(path.parent)) == [] for path in out.glob("cells/*/*/*/*/manifest.json"))
+    assert all(verify_run(str(path.parent.parent)) == [] for path in out.glob("cells/*/*/*/*/.run/manifest.json"))
     results = results_in(out)
     assert results["tiny/quiz/plain/float32"].score == pytest.approx(6 / 9)
     assert results["tiny/long/polite/bfloat16"].score == pytest.approx(13 / 20)

@@ -1,0 +1,53 @@
+"""Layout: where a run folder keeps what is not an answer, out of the way of those who read the folder as a table.
+
+out/answers/*.parquet    all that pandas, pyarrow, duckdb and `datasets` find in `out`
+out/units/*.parquet      the same while it runs
+out/.run/                the rest; its tables end in .pq, which no glob of *.parquet finds
+
+Readers of Parquet pass over names that begin with a dot, but not every glob does. Earlier releases kept the rest beside
+the answers: a folder of theirs stays as it is.
+"""
+
+from pipeline.storage import filesystem as fs
+from schemas.run import STATE
+
+RUN = "run.json"
+_RETRY = "retry"
+
+
+def state_folder(folder: str) -> str:
+    """Return where the folder's state is kept: in the folder itself where an earlier release began its run."""
+    kept = fs.join(folder, STATE)
+    earlier = not fs.exists(fs.join(kept, RUN)) and fs.exists(fs.join(folder, RUN))
+    return fs.join(folder) if earlier else kept
+
+
+def is_earlier(folder: str) -> bool:
+    """Return whether an earlier release began the folder's run."""
+    return state_folder(folder) == fs.join(folder)
+
+
+def state_path(folder: str, name: str) -> str:
+    """Return where a file or folder of the state is."""
+    return fs.join(state_folder(folder), name)
+
+
+def state_table(folder: str, name: str) -> str:
+    """Return where a table of the state is; `name` has no suffix."""
+    kept = state_folder(folder)
+    return fs.join(kept, f"{name}{'.parquet' if kept == fs.join(folder) else '.pq'}")
+
+
+def retry_folder(folder: str) -> str:
+    """Return where the units of a retry are while it runs."""
+    return state_path(folder, _RETRY)
+
+
+def unit_suffix(folder: str) -> str:
+    """Return how the names of a folder's units end: those of a retry are no answers yet."""
+    return ".pq" if folder.endswith(f"/{STATE}/{_RETRY}") else ".parquet"
+
+
+def below(folder: str, url: str) -> str:
+    """Return what `url` is called within the folder."""
+    return url.removeprefix(f"{fs.join(folder)}/")
