@@ -21,7 +21,7 @@ def report(
         Parameter(help="A second run over the same rows: show where the answers differ.", group=under("Input")),
     ] = None,
     to: Annotated[
-        str | None, Parameter(help="The page; report.html in OUT when not given.", group=under("Output"))
+        str | None, Parameter(help="The page; .run/report.html in OUT when not given.", group=under("Output"))
     ] = None,
     rows: Annotated[int, Parameter(help="Show at most so many answers, 2,000 at most.", group=under("Output"))] = 2_000,
 ) -> int:

@@ -45,7 +45,7 @@ def retry_failed(
     choices: Annotated[Choices, Parameter(name="*")] = _ALL,
     continue_with_changes: ContinueWithChanges = False,
 ) -> int:
-    """Answer failed rows of a complete run again; new answers replace the old, which attempts/ keeps.
+    """Answer failed rows of a complete run again; new answers replace the old, which .run/attempts/ keeps.
 
     llava-batch retry-failed out/ --stage fetch
     llava-batch retry-failed out/ --finish-reason length --max-new-tokens 1024

@@ -70,7 +70,7 @@ def _state(folder: str) -> list[bytes | None]:
 def _verify(folder: str) -> list[str]:
     run = read_run(folder)
     if run is None:
-        raise Refused(f"OUT must be a run folder with a run.json, {folder} has none")
+        raise Refused(f"OUT must be a run folder with a .run/run.json, {folder} has none")
     try:
         plan = plan_of(folder, run, model=Pin(hash=run["identity"].get("model_hash", "")))  # the model may be gone
     except ValueError as error:
@@ -104,7 +104,7 @@ def plan_of(folder: str, run: dict[str, Any], *, model: Pin | None = None) -> Pl
     except ValidationError as error:
         raise Refused(f"{folder} has settings that are not this release's: {describe_settings(error)[0]}") from error
     except KeyError as error:
-        raise Refused(f"{folder}/run.json must name the {error} of its run, it does not") from error
+        raise Refused(f"{folder}/.run/run.json must name the {error} of its run, it does not") from error
     return plan_job(job, settings, "", model)
 
 

@@ -336,4 +336,4 @@ def test_the_command_gives_its_verdict_as_exit_status(tmp_path: Path, capsys) ->
     (tmp_path / "out" / "answers" / "part-00000.parquet").unlink()
     assert main(["verify", str(tmp_path / "out")]) == 1
     assert main(["verify", str(tmp_path)]) == 2
-    assert "must be a run folder with a run.json" in capsys.readouterr().err
+    assert "must be a run folder with a .run/run.json" in capsys.readouterr().err

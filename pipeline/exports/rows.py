@@ -100,7 +100,7 @@ def open_run(folder: str) -> Run:
     try:
         run = read_run(folder)
         if run is None:
-            raise Refused(f"OUT must be a run folder with a run.json, {folder} has none")
+            raise Refused(f"OUT must be a run folder with a .run/run.json, {folder} has none")
         manifest = read_manifest(folder)
         if manifest is None:
             raise Refused(f"OUT must be a complete run, {folder} is not: run its command again until it is done")

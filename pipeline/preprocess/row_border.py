@@ -64,7 +64,7 @@ def attempt(stage: Stage, step: Callable[[], T], watch: Watch) -> T | Failure:
 def unforeseen(stage: Stage, error: BaseException) -> Failure:
     """Return the failure of a row whose work raised what is no RowError."""
     name = type(error).__name__
-    message = f"{name}: {_said(error)} (its traceback is in errors/ of the run folder)"
+    message = f"{name}: {_said(error)} (its traceback is in .run/errors/ of the run folder)"
     return Failure(stage=stage, type=name, message=message)
 
 

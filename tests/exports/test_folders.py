@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,6 +12,7 @@ from pipeline.exports.export import ExportOptions, export
 from pipeline.exports.webdataset import short_key
 from schemas.errors import Refused
 from tests.exports.runs import make_images, make_run, tree
+from tests.images import encoded, noise
 from tests.inputs import good_row, write_parquet
 from tests.pdfs import pdf
 
@@ -94,6 +96,24 @@ def test_a_run_folder_is_a_dataset_as_it_is(single: str, tmp_path: Path) -> None
     assert polars.read_parquet(single, use_pyarrow=True)["id"].to_list() == ids
     for all in (f"'{single}/**/*.parquet'", f"read_parquet('{single}')"):
         assert duckdb.sql(f"select id from {all}").fetchall() == [(id,) for id in ids]
+
+
+def test_integer_ids_are_joined_by_their_text(tmp_path: Path) -> None:
+    import duckdb
+    import pandas
+    import polars
+
+    images = [encoded(noise(20, 20, seed=number), "PNG") for number in range(5)]
+    ids = pa.array([7, -1, 2**62, 0, 10], pa.int64())
+    pq.write_table(pa.table({"id": ids, "image": images, "number": range(5)}), tmp_path / "in.parquet")
+    source, out = str(tmp_path / "in.parquet"), make_run(tmp_path, tmp_path / "in.parquet", {"7": "0", "-1": "1"})
+    wanted = ["0", "1", f"about {2**62}", "about 0", "about 10"]
+    by_pandas = pandas.read_parquet(source).astype({"id": str}).merge(pandas.read_parquet(out), on="id")
+    assert by_pandas.sort_values("number")["text"].tolist() == wanted
+    read = polars.read_parquet(source).with_columns(polars.col("id").cast(str))
+    assert read.join(polars.read_parquet(f"{out}/answers"), on="id").sort("number")["text"].to_list() == wanted
+    joined = f"'{source}' i join '{out}/answers/*.parquet' a on cast(i.id as varchar) = a.id"
+    assert duckdb.sql(f"select text from {joined} order by number").fetchall() == [(text,) for text in wanted]
 
 
 def test_the_card_says_what_was_run_and_keeps_paths_to_itself(several: str, tmp_path: Path) -> None:

@@ -10,11 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.exports.export import ExportOptions, export
 from pipeline.plan import Plan, find_complete, summarise
 from pipeline.reports.outcome import describe_outcome
+from pipeline.reports.report import write_report
 from pipeline.retry import Choice, begin_retry, read_some
+from pipeline.run_folder.lock import hold
 from pipeline.run_folder.mend import find_gone
-from pipeline.run_folder.run import read_manifest, read_run, record_retry, write_manifest
+from pipeline.run_folder.merge import finish_run
+from pipeline.run_folder.run import begin_run, read_manifest, read_run, record_retry, write_manifest
 from pipeline.run_folder.units import read_answers, to_parquet, unit_path, write_unit
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Generate, final_answers
@@ -30,11 +34,15 @@ from tests.test_verify import run_without_ray
 STATES = ("run.json", "manifest.json")
 
 
-def as_the_first_release_wrote_it(folder: Path) -> None:
-    """Take from a folder what that release did not know, and put its state beside the answers."""
+def put_state_beside_answers(folder: Path) -> None:
     for path in (folder / STATE).iterdir():
         path.rename(folder / path.name.replace(".pq", ".parquet"))
     (folder / STATE).rmdir()
+
+
+def as_the_first_release_wrote_it(folder: Path) -> None:
+    """Take from a folder what that release did not know."""
+    put_state_beside_answers(folder)
     for path in (folder / "answers").glob("*.parquet"):
         path.write_bytes(to_parquet(read_answers(path.read_bytes()).drop_columns(list(ADDED))))
     run = json.loads((folder / "run.json").read_text())["run"]
@@ -142,3 +150,25 @@ def test_a_folder_is_written_in_the_format_of_now_once_it_is_written_at_all(old:
     assert (state["format"], "sha256" in state) == (2, True)
     assert read_manifest(folder) is not None
     assert verify_run(folder) == []
+
+
+def test_it_is_exported_and_shown_on_a_page(old: Plan, tmp_path: Path) -> None:
+    folder = old.settings.output
+    export(folder, str(tmp_path / "out.jsonl"), "jsonl", ExportOptions())
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 20
+    write_report(folder)
+    assert Path(folder, "report.html").exists()
+    assert not Path(folder, STATE).exists()
+
+
+def test_a_folder_whose_state_is_beside_the_answers_goes_on_and_keeps_it_there(tmp_path: Path) -> None:
+    plan = run_without_ray(tmp_path, finish=False)
+    folder = plan.settings.output
+    put_state_beside_answers(Path(folder))
+    run = begin_run(folder, plan.describe(), plan.listing.files)
+    with hold(folder):
+        assert Path(folder, "driver.lock").exists()
+        finish_run(plan.units(run["run"]), run["fingerprint"], {})
+    assert verify_run(folder) == []
+    assert find_complete(plan) is not None
+    assert {path.name for path in Path(folder).iterdir()} == {"README.md", "answers", "input.parquet", *STATES}

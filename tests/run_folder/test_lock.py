@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def change_owner(folder: str, **changes: object) -> None:
     url = fs.join(folder, STATE, NAME)
     owner = {"host": "h", "machine": "elsewhere", "pid": 1, "pid_started": "0", "token": "other", "beat": 0}
     fs.write_atomic(url, json.dumps({**owner, **changes}).encode())
+
+
+def change_owner_once_there_is_one(folder: str) -> None:
+    while not fs.exists(fs.join(folder, STATE, NAME)):
+        time.sleep(0.02)
+    change_owner(folder)
 
 
 def test_the_second_driver_is_refused_and_told_who_is_first(folder: str) -> None:
@@ -82,7 +89,7 @@ def test_a_lock_torn_by_a_kill_is_taken_over(tmp_path: Path) -> None:
 
 def test_where_two_could_create_the_lock_the_last_word_counts(bucket: str) -> None:
     """As in a store that does not know conditional writes."""
-    other = threading.Timer(0.25, change_owner, [f"{bucket}/out"])
+    other = threading.Thread(target=change_owner_once_there_is_one, args=[f"{bucket}/out"])
     other.start()
     with pytest.raises(FolderInUse, match="process 1 on h"):
         hold(f"{bucket}/out", QUICK).__enter__()
