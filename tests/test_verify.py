@@ -18,7 +18,7 @@ from jobs.__main__ import main
 from pipeline.plan import Plan, find_complete, plan_job
 from pipeline.run_folder.merge import finish_run
 from pipeline.run_folder.run import RunMismatch, begin_run, read_run, write_manifest
-from pipeline.run_folder.units import to_parquet, unit_path, write_unit
+from pipeline.run_folder.units import done_units, to_parquet, unit_path, write_unit
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Generate, final_answers
 from pipeline.stages.preprocess import Preprocess
@@ -35,7 +35,7 @@ pytest_plugins = ["tests.object_store"]
 
 
 def run_without_ray(folder: Path, output: str | None = None, *, finish: bool = True, **changes: object) -> Plan:
-    """A run of 20 rows in units of 8, one of them bad, answered in this process."""
+    """A run of 20 rows in units of 8, one of them bad, answered in this process; one that was begun goes on."""
     source = folder / "in.parquet"
     if not source.exists():
         write_parquet(source, [bad_row(i, "decode") if i == 3 else good_row(i) for i in range(20)])
@@ -44,7 +44,7 @@ def run_without_ray(folder: Path, output: str | None = None, *, finish: bool = T
     plan = plan_job("caption", settings, "Q?")
     run = begin_run(settings.output, plan.describe(), plan.listing.files)
     preprocess, generate = Preprocess(settings), Generate(settings, load_echo_engine)
-    for unit in range(plan.listing.num_units):
+    for unit in set(range(plan.listing.num_units)) - done_units(settings.output):
         answers = final_answers(generate(preprocess(unit_reader(plan.listing)(unit))))
         write_unit(settings.output, run["run"], unit, answers)
     if finish:

@@ -1,11 +1,13 @@
 """Separated values: CSV and TSV with a header, by the standard library's reader. Values are text, an empty one is null.
 
-An image may be a path, a URL, or its bytes in base64, as VLMEvalKit's files have it.
+An image may be a path, a URL, or its bytes in base64; as VLMEvalKit's files have it, also the `index` of another row
+that has the image.
 """
 
 import base64
 import binascii
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +26,9 @@ from pipeline.sources.source import RowIndex, RowRange
 from pipeline.sources.streams import opened
 from schemas.errors import Failure
 
-_CONVENTION = Convention(id=(NAMES["id"], ("index",)))  # VLMEvalKit's rows have an index
+_INDEX = "index"
+_OTHER_ROW = re.compile(r"[0-9]{1,18}")
+_CONVENTION = Convention(id=(NAMES["id"], (_INDEX,)))  # VLMEvalKit's rows have an index
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,13 @@ class SeparatedValues:
 
     def records(self, file: IO[bytes], row_range: RowRange, columns: Columns) -> Iterator[Record | Failure]:
         """Yield the rows by the header's names."""
-        header = _header(row_range.url, self.delimiter)
+        header, image = _header(row_range.url, self.delimiter), columns.image_alone()
+        table = _Table(url=row_range.url, delimiter=self.delimiter, header=header)
         lines = _Lines(file, number=row_range.line)
         rows = (row for row in _rows(lines, self.delimiter) if row)
         for row in islice(rows, row_range.num_rows):
-            yield _record(row, header, columns.image_alone(), f"line {lines.number} of {row_range.url}")
+            record = _record(row, header, image, f"line {lines.number} of {row_range.url}")
+            yield table.with_image_of_other_row(record, image)
 
 
 @dataclass(slots=True)
@@ -133,3 +139,43 @@ def _record(row: list[str], header: tuple[str, ...], image: str | None, where: s
             message = f"{image!r} of the row that ends in {where} must be valid base64: {error}"
             return Failure(stage="read", type="InvalidValue", message=message)
     return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """A file of which another row's image may be wanted."""
+
+    url: str
+    delimiter: str
+    header: tuple[str, ...]
+
+    def with_image_of_other_row(self, record: Record | Failure, image: str | None) -> Record | Failure:
+        """Return the record with the image of the row whose index stands in the image's place."""
+        if image is None or isinstance(record, Failure) or _INDEX not in self.header:
+            return record
+        text = record.get(image)
+        if not isinstance(text, str) or _OTHER_ROW.fullmatch(text) is None:
+            return record
+        offset = _pictures(self, image).get(text)
+        if offset is None:  # a file may be called so
+            return record
+        with opened(self.url, offset) as file:
+            other = _record(next(_rows(_Lines(file), self.delimiter)), self.header, image, f"row {text} of {self.url}")
+        return other if isinstance(other, Failure) else {**record, image: other[image]}
+
+
+@lru_cache(8)
+def _pictures(table: _Table, image: str) -> dict[str, int]:
+    """Return where the rows are that have an image of their own, by their index; looked for once a process."""
+    index, at = table.header.index(_INDEX), table.header.index(image)
+    found: dict[str, int] = {}
+    with opened(table.url) as file:
+        lines = _Lines(file)
+        rows = _rows(lines, table.delimiter)
+        next(rows)
+        offset = lines.offset
+        for row in rows:
+            if len(row) == len(table.header) and looks_like_base64(row[at]):
+                found.setdefault(row[index], offset)
+            offset = lines.offset
+    return found

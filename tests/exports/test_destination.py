@@ -2,7 +2,8 @@
 
 import os
 import resource
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,6 +86,37 @@ def test_an_export_that_ends_in_the_middle_is_the_same_in_the_end(single: str, t
         export(single, str(tmp_path / "again" / "x"), to, options)
     assert tree(tmp_path / "again").keys() & whole.keys() < whole.keys()
     export(single, str(tmp_path / "again" / "x"), to, options)
+    assert tree(tmp_path / "again") == whole
+
+
+def killed_in_a_write(most: int, step: Callable[[], object]) -> int:
+    """Take a step in a process of its own, of which the kernel lets no file have more bytes; return its exit status.
+
+    As after SIGKILL, nothing of it runs any more.
+    """
+    child = os.fork()
+    if not child:
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            step()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # what Python 3.12 says of any fork
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_export_that_is_killed_in_the_middle_is_the_same_in_the_end(single: str, tmp_path: Path, to) -> None:
+    options = ExportOptions(suffix="!" * 200) if to == "sidecars" else ExportOptions()
+    export(single, str(tmp_path / "whole" / "x"), to, options)
+    whole, again = tree(tmp_path / "whole"), str(tmp_path / "again" / "x")
+    most = max(map(len, whole.values())) - 1
+    assert killed_in_a_write(most, lambda: export(single, again, to, options)) == -signal.SIGXFSZ
+    left = tree(tmp_path / "again")
+    assert all(whole.get(name) == data for name, data in left.items() if not Path(name).name.startswith("."))
+    assert left != whole
+    export(single, again, to, options)
     assert tree(tmp_path / "again") == whole
 
 

@@ -9,6 +9,9 @@ import pytest
 
 from jobs.__main__ import main
 from pipeline.plan import plan_job
+from pipeline.run_folder.layout import state_folder
+from pipeline.run_folder.units import unit_path
+from pipeline.sources.index_store import keep_index
 from pipeline.verify import verify_run
 from tests.sources.samples import write_all
 from tests.test_verify import run_without_ray
@@ -54,14 +57,18 @@ RUNS = {
 ASKING = ("conversations.json", "batch.jsonl", "bench.tsv")  # inputs whose rows ask themselves
 
 
+def settings_for(inputs: Path, name: str) -> dict[str, object]:
+    changes: dict[str, object] = {} if name in ASKING else {"prompt": ("Q?",)}
+    if name in ("question.jsonl.gz", "conversations.json"):
+        changes["image_root"] = str(inputs / "photos")
+    return {"input": (str(inputs / name),), "unit_rows": 3, **changes}
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_has_the_rows_of_its_input_is_verified_and_cut_again_alike(
     inputs: Path, tmp_path: Path, name: str
 ) -> None:
-    changes: dict[str, object] = {} if name in ASKING else {"prompt": ("Q?",)}
-    if name in ("question.jsonl.gz", "conversations.json"):
-        changes["image_root"] = str(inputs / "photos")
-    plan = run_without_ray(tmp_path, input=(str(inputs / name),), unit_rows=3, **changes)
+    plan = run_without_ray(tmp_path, **settings_for(inputs, name))
     answers = pq.read_table(tmp_path / "out/answers").to_pylist()
     assert [answer["id"] for answer in answers] == RUNS[name]
     assert {answer["status"] for answer in answers} == {"ok"}
@@ -69,3 +76,22 @@ def test_a_run_has_the_rows_of_its_input_is_verified_and_cut_again_alike(
     again = plan_job("caption", plan.settings, "Q?")
     assert again.identity() == plan.identity()
     assert again.listing.row_ranges.equals(plan.listing.row_ranges)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_was_killed_goes_on_to_the_answers_of_one_that_was_not(
+    inputs: Path, tmp_path: Path, name: str
+) -> None:
+    """The second driver lists the input anew, with the index that the first has left, and answers what is not done."""
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+    run_without_ray(tmp_path / "whole", **settings_for(inputs, name))
+    plan = run_without_ray(tmp_path / "killed", finish=False, **settings_for(inputs, name))
+    Path(unit_path(plan.settings.output, 1)).unlink()
+    keep_index(state_folder(plan.settings.output), plan.listing.files, plan.listing.listed)
+    (problem,) = verify_run(plan.settings.output)
+    assert "1 of 2 units are done" in problem
+    run_without_ray(tmp_path / "killed", **settings_for(inputs, name))
+    whole, killed = (pq.read_table(tmp_path / folder / "out/answers") for folder in ("whole", "killed"))
+    assert killed.equals(whole)
+    assert verify_run(plan.settings.output) == []

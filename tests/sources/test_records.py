@@ -1,8 +1,10 @@
 """Rows that are found by their bytes: JSON lines and lists, CSV, lists of paths, archives; what a broken one costs."""
 
+import base64
 import gzip
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from pipeline.sources.streams import opened
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from schemas.request import Request
+from tests.inputs import picture
 from tests.listings import CONVENTION, read_all, requests_of, write
 from tests.sources.samples import json_lines, request, tar, write_saved
 
@@ -285,3 +288,25 @@ def test_an_index_counts_for_the_very_file_alone(tmp_path: Path) -> None:
     assert list_input([f"{tmp_path}/a.jsonl"], CONVENTION, output=out).num_rows == 9
     Path(out, "index.pq").write_bytes(b"damaged")
     assert list_input([f"{tmp_path}/a.jsonl"], CONVENTION, output=out).num_rows == 9
+
+
+def vlmevalkit(cells: Sequence[tuple[str, str]]) -> str:
+    """A file of VLMEvalKit's, of these indices and images."""
+    return "index\timage\tquestion\n" + "".join(f"{index}\t{image}\tWhat?\n" for index, image in cells)
+
+
+@pytest.mark.parametrize("first", [0, 3], ids=["an earlier unit", "a later one"])
+def test_a_cell_may_name_the_row_that_has_its_image(tmp_path: Path, first: int) -> None:
+    cells = [(str(n), "1000001") for n in range(3)]
+    cells.insert(first, ("1000001", base64.b64encode(picture(1)).decode()))
+    found = requests_of(listed(tmp_path, "bench.tsv", vlmevalkit(cells), unit_rows=2))
+    assert [bytes(one.images[0].data or b"") for one in found] == [picture(1)] * 4
+
+
+def test_a_cell_that_names_no_row_is_a_path_and_a_damaged_image_is_an_error_of_all_who_name_it(tmp_path: Path) -> None:
+    cells = [("1", "404"), ("2", "/9j/" + "A" * 501), ("3", "2")]
+    found = requests_of(listed(tmp_path, "bench.tsv", vlmevalkit(cells)))
+    assert found[0].images[0].uri == f"{tmp_path}/404"
+    said = [one.failure.message if one.failure else "" for one in found]
+    assert ["must be valid base64" in one for one in said] == [False, True, True]
+    assert "row 2 of" in said[2]
