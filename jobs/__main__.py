@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from jobs.caption import caption
 from jobs.completion import print_completion
-from jobs.config import Config, read_config
+from jobs.config import Config, is_storage_option, read_config, storage_options
 from jobs.export import export
 from jobs.flags import under
 from jobs.ocr import ocr
@@ -94,17 +94,28 @@ def build_app() -> App:
             ),
         ] = (),
     ) -> object:
-        if storage_option:
+        file = config or file_in(tokens)
+        settings = read_config(file) if file else None
+        if options := (*(storage_options(settings) if settings else ()), *storage_option):
             from pipeline.storage.options import use_options
 
-            use_options(storage_option)
+            use_options(options)
         if config and tokens[:1] == ("sweep",):  # its file has tables in tables, which flags have not
             tokens = (*tokens, "--config", str(config))
-        elif config:
-            app.config = (settings_of(read_config(config)),)
+        elif config and settings:
+            app.config = (settings_of(settings),)
         return app(tokens, exit_on_error=False, print_error=False)
 
     return app
+
+
+def file_in(tokens: Sequence[str]) -> Path | None:
+    """Return the file of a command that has a --config of its own, as a sweep, None where none is named."""
+    for token, value in zip(tokens, (*tokens[1:], ""), strict=True):
+        flag, equals, here = token.partition("=")
+        if flag == "--config" and (here or value):
+            return Path(here if equals else value)
+    return None
 
 
 def version() -> str:
@@ -124,6 +135,8 @@ def settings_of(config: Config) -> Callable[[App, tuple[str, ...], ArgumentColle
         settings: dict[str, Any] = {}
         for name in config.settings:
             key = _key(name)
+            if is_storage_option(name):
+                continue
             if key not in hints:
                 near = did_you_mean(key, hints)
                 raise Refused(f"{config.at(name)}: {name} is no setting of {' '.join(commands)}{near}")

@@ -71,6 +71,21 @@ class Config:
         return node
 
 
+def is_storage_option(name: str) -> bool:
+    """Return whether a key says how stores are reached: it is no setting of any command, and may be in every file."""
+    return name.replace("-", "_") == "storage_option"
+
+
+def storage_options(config: Config) -> tuple[str, ...]:
+    """Return how the file says that stores are reached, as --storage-option does; raise Refused for what is no text."""
+    options: list[str] = []
+    for name in filter(is_storage_option, config.settings):
+        value = config.settings[name]
+        config.check(name, tuple[str, ...] if isinstance(value, list) else str)
+        options += value if isinstance(value, list) else [value]
+    return tuple(options)
+
+
 def read_config(path: Path) -> Config:
     """Read a file of settings. Raises Refused in one line that names the file, and the line where there is one."""
     data = _read(path)

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from pydantic import ValidationError
 
 from jobs.answer import run_to_status
-from jobs.config import read_config
+from jobs.config import is_storage_option, read_config
 from schemas.errors import Refused
 from schemas.sweep import SweepSettings
 from schemas.wording import describe_settings
@@ -65,8 +65,9 @@ def report(summary: "SweepSummary") -> int:
 def read_settings(config: Path, flags: dict[str, Any]) -> SweepSettings:
     """Return the settings in a YAML file, `flags` over them; raise Refused naming file, line, key, rule and value."""
     found = read_config(config)
+    settings = {name: value for name, value in found.settings.items() if not is_storage_option(name)}
     try:
-        return SweepSettings.model_validate({**found.settings, **flags})
+        return SweepSettings.model_validate({**settings, **flags})
     except ValidationError as error:
         lines = describe_settings(error, of="a sweep", known=SweepSettings.model_fields)
         first = found.at(*error.errors()[0]["loc"])

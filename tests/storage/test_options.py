@@ -2,6 +2,7 @@ import json
 import os
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from fsspec.config import conf
@@ -63,3 +64,24 @@ def test_a_command_takes_options_of_stores(capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().err
     assert said.count("--storage-option s3.") == 2
     assert "SECRET" not in said
+
+
+@pytest.mark.parametrize("command", ["caption", "verify", "sweep"])
+def test_a_file_of_settings_says_them_too_and_flags_add_to_it(tmp_path: Path, command: str) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text("storage-option: [s3.anon=true, s3.endpoint_url=http://127.0.0.1:9]\n")
+    assert main([command, "--config", str(config), "--storage-option", "s3.endpoint_url=http://127.0.0.1:8"]) == 2
+    assert conf["s3"] == {"anon": True, "endpoint_url": "http://127.0.0.1:8"}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("storage_option: s3.key=SECRET", "must not hold a key"), ("storage_option: 3", "line 1: storage_option: ")],
+)
+def test_what_a_file_says_of_stores_is_refused_alike(tmp_path: Path, line: str, said: str, capsys) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text(line)
+    assert main(["verify", "out", "--config", str(config)]) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "SECRET" not in shown
