@@ -54,10 +54,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=64)
     arguments = parser.parse_args()
-    with _serving(arguments.bytes) as port:
+    with serving([b"\xff\xd8\xff\xe0" + bytes(arguments.bytes - 4)]) as port:
         urls = [f"http://host{i % arguments.hosts}.test:{port}/{i}.jpg" for i in range(arguments.images)]
         contenders: dict[str, Callable[[], int]] = {
-            "ours": partial(_ours, urls, arguments.connections),
+            "ours": partial(fetch_all, urls, arguments.connections),
             "bare aiohttp": partial(_bare, urls, port, arguments.connections),
         }
         results = list(_race(contenders, arguments.rounds, arguments.images, arguments.bytes))
@@ -86,8 +86,8 @@ def _race(contenders: dict[str, Callable[[], int]], rounds: int, num_images: int
         )
 
 
-def _ours(urls: Sequence[str], connections: int) -> int:
-    """The bytes that a preprocessing actor's own way fetches, unit by unit."""
+def fetch_all(urls: Sequence[str], connections: int) -> int:
+    """Return the number of bytes that a preprocessing actor's own way fetches, unit by unit."""
     limits = WebLimits(allow_private=True, connections=connections, per_host=connections, user_agent="benchmark")
     web = WebClient(limits, lambda _: ["127.0.0.1"])
     fetch_image = ImageFetcher(max_bytes=64 * 2**20, pdf_dpi=150, web=web)
@@ -126,9 +126,10 @@ def _bare(urls: Sequence[str], port: int, connections: int) -> int:
 
 
 @contextmanager
-def _serving(num_bytes: int) -> Iterator[int]:
+def serving(bodies: Sequence[bytes]) -> Iterator[int]:
+    """Serve these bodies in turn by the number in a path, as `/7.jpg`, from a process of its own; yield its port."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, num_bytes), daemon=True)
+    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, bodies), daemon=True)
     server.start()
     try:
         yield int(ours.recv())
@@ -137,9 +138,9 @@ def _serving(num_bytes: int) -> Iterator[int]:
         server.join()
 
 
-def _serve(answer_to: Connection, num_bytes: int) -> None:
-    body = b"\xff\xd8\xff\xe0" + bytes(num_bytes - 4)
-    response = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % num_bytes + body
+def _serve(answer_to: Connection, bodies: Sequence[bytes]) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    responses = [head % len(body) + body for body in bodies]
 
     class Server(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -148,7 +149,8 @@ def _serve(answer_to: Connection, num_bytes: int) -> None:
 
         def data_received(self, data: bytes) -> None:
             if data.endswith(b"\r\n\r\n"):
-                self._transport.write(response)
+                number = int(data[data.index(b"/") + 1 : data.index(b".")])
+                self._transport.write(responses[number % len(responses)])
 
     async def run() -> None:
         listening = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=1024)

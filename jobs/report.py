@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jobs.flags import under
+from schemas.errors import Refused
 from schemas.wording import one_line, printable, redacted
 
 
@@ -28,14 +29,25 @@ def report(
     """Write one page of HTML about a complete run, which needs no network and no other file.
 
     llava-batch report out/
+    llava-batch report sweep/                  a page for each cell, and links to them from results.html
     llava-batch report out/ --compare out-with-another-prompt/ --to difference.html
     """
-    from pipeline.reports.report import write_report  # pyarrow and Pillow take a second that help need not wait for
-
     try:
-        path = write_report(out, to, compare, rows)
+        paths = _write(out, to, compare, rows)
     except OSError as error:  # a full disk, a store that is away
         sys.stderr.write(f"error: {printable(redacted(one_line(error)))}\n")
         return 1
-    sys.stdout.write(f"{printable(redacted(path))}\n")
+    sys.stdout.write("".join(f"{printable(redacted(path))}\n" for path in paths))
     return 0
+
+
+def _write(out: str, to: str | None, compare: str | None, rows: int) -> list[str]:
+    """Write the page of a run, or those of a sweep's cells; return where they are."""
+    from pipeline.reports.report import write_report  # pyarrow and Pillow take a second that help need not wait for
+    from pipeline.sweep.pages import is_sweep, write_pages
+
+    if not out.strip() or not is_sweep(out):
+        return [write_report(out, to, compare, rows)]
+    if to is not None or compare is not None:
+        raise Refused(f"--to and --compare are for the folder of a run, {out} is a sweep's: its cells are in cells/")
+    return write_pages(out, rows)

@@ -12,10 +12,9 @@ from pipeline.exports.rows import Run
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.page_renderer import PageRenderer
 from pipeline.preprocess.pdf import PdfPage
-from pipeline.sources.fetch import ImageFetcher
+from pipeline.sources.fetch import fetcher_of
 from pipeline.sources.named_images import images_of
 from pipeline.sources.reader import unit_reader
-from pipeline.storage import filesystem as fs
 from pipeline.verify import plan_of
 from schemas.errors import Refused, RowError
 from schemas.request import ImageRef, Request, table_to_requests
@@ -40,11 +39,7 @@ class Pictures:
         self.settings, self.num_prompts = plan.settings, plan.num_prompts
         self.unit_rows, self.num_units = plan.listing.unit_rows, plan.listing.num_units
         self._read = unit_reader(plan.listing)
-        self._fetch = ImageFetcher(
-            max_bytes=plan.settings.max_image_bytes,
-            pdf_dpi=plan.settings.pdf_dpi,
-            roots=tuple(map(fs.absolute, plan.settings.allow_root)),
-        )
+        self._fetch = fetcher_of(plan.settings)
 
     @property
     def limits(self) -> ImageLimits:

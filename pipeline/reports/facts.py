@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,30 @@ _COLUMNS = ["id", "status", "finish_reason", "mean_logprob", "num_prompt_tokens"
 _COLUMNS += ["error_stage", "error_type", "error_message"]
 _BLOCK = 8  # answers of a unit that are shown together: images of a unit are read together
 EVENLY, UNSURE, LONGEST, CUT, FAILED = "evenly", "least confident", "longest", "cut", "failed"
+WRONG = "wrong"
 
 Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Mark of an answer by its benchmark: 1 is right, 0 is wrong."""
+
+    score: float
+    references: tuple[str, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Return whether nothing is missing."""
+        return self.score >= 1
+
+    @property
+    def name(self) -> str:
+        """Return the mark in a word."""
+        return "right" if self.is_right else "wrong" if self.score <= 0 else "partly right"
+
+
+Marks = Mapping[str, Mark]  # by id
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,12 +58,15 @@ class Facts:
     interest: dict[int, str] = field(default_factory=dict)  # positions of answers to show, and why
 
 
-def read_facts(run: Run, most: int) -> Facts:
-    """Return what all answers come to, and at most about `most` / 2 of them to show for what they are."""
+def read_facts(run: Run, most: int, marks: Marks | None = None) -> Facts:
+    """Return what all answers come to, and at most about `most` / 2 of them to show for what they are.
+
+    `marks` says which are right, by id.
+    """
     facts = Facts()
     share = max(1, min(most // 8, run.manifest["rows"] // 10))
     longest, unsure = _Top(share), _Top(share)
-    cut, failed = _Thinned(max(1, most // 8)), _Thinned(max(1, most // 8))
+    cut, failed, wrong = (_Thinned(max(1, most // 8)) for _ in range(3))
     start = 0
     for table in run.batches(columns=_COLUMNS):
         _count(facts, table)
@@ -53,8 +78,10 @@ def read_facts(run: Run, most: int) -> Facts:
             np.flatnonzero(_is(table["finish_reason"], "length") | _is(table["finish_reason"], "repetition")), start
         )
         failed.add(np.flatnonzero(~ok), start)
+        if marks is not None:
+            wrong.add(np.flatnonzero([not marks[id].is_right for id in table["id"].to_pylist()]), start)
         start += table.num_rows
-    for why, picked in ((LONGEST, longest), (UNSURE, unsure), (CUT, cut), (FAILED, failed)):
+    for why, picked in ((WRONG, wrong), (LONGEST, longest), (UNSURE, unsure), (CUT, cut), (FAILED, failed)):
         facts.interest |= dict.fromkeys(picked.positions(), why)
     return facts
 

@@ -9,7 +9,7 @@ from pipeline.exports.destination import check_destination, put_file
 from pipeline.exports.images import Pictures
 from pipeline.exports.rows import Run, open_run
 from pipeline.reports.compare import Compared, Difference, compare
-from pipeline.reports.facts import choose, read_facts
+from pipeline.reports.facts import Mark, Marks, choose, read_facts
 from pipeline.reports.page import make_page
 from pipeline.reports.thumbnails import make_thumbnails
 from pipeline.run_folder.layout import state_path
@@ -51,9 +51,9 @@ def write_report(
     return fs.absolute(target)
 
 
-def report(run: Run, rows: int = MOST_ROWS, other: Compared | None = None) -> str:
-    """Return the page."""
-    facts = read_facts(run, rows)
+def report(run: Run, rows: int = MOST_ROWS, other: Compared | None = None, marks: Marks | None = None) -> str:
+    """Return the page; `marks` are what a benchmark says of the answers."""
+    facts = read_facts(run, rows, marks)
     try:
         pictures, note = Pictures(run), None
     except (Refused, OSError) as error:  # the input is gone or another one: the rest can be told all the same
@@ -62,10 +62,11 @@ def report(run: Run, rows: int = MOST_ROWS, other: Compared | None = None) -> st
     unit_answers = pictures.unit_rows * prompts if pictures else 64
     chosen = dict.fromkeys(other.positions, "differs") if other else choose(run, facts, rows, unit_answers)
     shown = _show(pictures, sorted({position // prompts for position in chosen}), note)
-    told = [
-        _row(position, answer, why, shown, prompts, _TEXT_BYTES // max(1, len(chosen)))
-        for position, answer, why in _answers(run, chosen)
-    ]
+    most = _TEXT_BYTES // max(1, len(chosen))
+    told = []
+    for position, answer, why in _answers(run, chosen):
+        mark = _mark(marks[answer["id"]], most) if marks else {}
+        told.append(_row(position, answer, why, shown, prompts, most) | mark)
     for row in told if other else ():
         row["diff"] = fitting_difference(other.differences[row["i"]], 2 * _TEXT_BYTES // len(told)) if other else None
     data = {"rows": told, "images": shown.images, "note": shown.note}
@@ -121,6 +122,12 @@ def _row(position: int, answer: dict[str, Any], why: str, shown: Shown, prompts:
         "z": len(text or "") if fitting != text else None,
     }
     return {name: value for name, value in told.items() if value is not None}
+
+
+def _mark(mark: Mark, most: int) -> dict[str, Any]:
+    """Return what the page is told of a benchmark's mark."""
+    told = {"m": mark.name, "a": _fitting(" | ".join(mark.references), min(1_000, most // 4))}
+    return told if mark.score in (0, 1) else {**told, "v": mark.score}
 
 
 def _fitting(text: str, most: int) -> str:

@@ -12,10 +12,11 @@ from pipeline.preprocess.pdf import PdfPage, split_page_uri
 from pipeline.sources.arrow_types import looks_like_base64
 from pipeline.sources.web import urls as web_urls
 from pipeline.sources.web.client import WebClient
-from pipeline.sources.web.limits import WebLimits
+from pipeline.sources.web.limits import WebLimits, web_limits
 from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import WAITS_S, is_transient
 from schemas.errors import RowError
+from schemas.job import JobSettings
 from schemas.request import ImageRef
 from schemas.wording import shortened
 
@@ -28,6 +29,16 @@ _DOCUMENTS = 2  # kept at once: pages of one file follow each other
 _NEVER = ("/proc", "/sys", "/dev")
 _BUT = "/dev/shm"
 _SMALL = 4 * 2**20  # bytes for which there is always room; few images have more
+
+
+def fetcher_of(settings: JobSettings) -> "ImageFetcher":
+    """Return what fetches the images of a job's rows, under the job's limits."""
+    return ImageFetcher(
+        max_bytes=settings.max_image_bytes,
+        pdf_dpi=settings.pdf_dpi,
+        roots=settings.allow_root,
+        web=WebClient(web_limits(settings)),
+    )
 
 
 class ImageFetcher:

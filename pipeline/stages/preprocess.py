@@ -13,11 +13,9 @@ from pipeline.preprocess.options import longest_answer
 from pipeline.preprocess.pdf import PdfPage
 from pipeline.preprocess.preprocessor import Chat, EncodedImage, Images, Preprocessor
 from pipeline.preprocess.row_border import NOBODY, Watch, attempt, bounded, readable
-from pipeline.sources.fetch import ImageFetcher
+from pipeline.sources.fetch import fetcher_of
 from pipeline.sources.kept import beside
 from pipeline.sources.named_images import images_of
-from pipeline.sources.web.client import WebClient
-from pipeline.sources.web.limits import web_limits
 from pipeline.stages.ahead import Ahead, Room
 from pipeline.weights.hub import locate
 from schemas.errors import Failure, RowError
@@ -48,12 +46,7 @@ class Preprocess:
         self._settings = settings
         self._prompts = parse_prompts(settings.prompt)
         self._strips = settings.strips == "auto"
-        self._fetch_image = ImageFetcher(
-            max_bytes=settings.max_image_bytes,
-            pdf_dpi=settings.pdf_dpi,
-            roots=settings.allow_root,
-            web=WebClient(web_limits(settings)),
-        )
+        self._fetch_image = fetcher_of(settings)
         self._ahead = Ahead[EncodedImage](
             _size_of, num_threads=settings.fetch_threads, seconds=settings.row_seconds or None
         )

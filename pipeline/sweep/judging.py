@@ -74,8 +74,13 @@ def judge_cells(asking: Asking, cells: Sequence[Cell], folder: str) -> dict[Cell
         if answers:
             raise Refused(f"{asking.data} has changed: it has no question {next(iter(answers))}, cell {name} has")
         table = pa.Table.from_pylist(written[name], schema=JUDGED_SCHEMA)
-        fs.write_atomic(fs.join(folder, f"{name}.parquet"), to_parquet(table))
+        fs.write_atomic(judged_path(folder, name), to_parquet(table))
     return {name: _marked(some) for name, some in rows.items()}
+
+
+def judged_path(folder: str, name: CellName) -> str:
+    """Return where the judged answers of a cell are."""
+    return fs.join(folder, f"{name}.parquet")
 
 
 def _read_answers(folder: str) -> Iterator[tuple[str, Given]]:

@@ -1,11 +1,13 @@
 """The table of a sweep for people: Markdown, and one page that needs nothing but itself."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from urllib.parse import quote
 
 from pipeline.sweep.results import Result
+from schemas.sweep import CellName
 
 _ABOUT = (
     "Brackets: 95 % bootstrap interval over questions. Difference: to the baseline, question by question; bold where "
@@ -36,10 +38,17 @@ def to_markdown(results: Sequence[Result]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_html(results: Sequence[Result]) -> str:
-    """Return the page: sorted by a click on a column, narrowed by words."""
+def page_of(name: CellName) -> str:
+    """Return where the page with a cell's rows is, below the sweep's folder."""
+    return f"pages/{name}.html"
+
+
+def to_html(results: Sequence[Result], pages: Mapping[CellName, str] | None = None) -> str:
+    """Return the page: sorted by a click on a column, narrowed by words; with links to the cells that have `pages`."""
     missing = [result for result in results if result.status != "complete"]
-    rows = "\n".join(_html_row(result, results) for result in results if result.status == "complete")
+    rows = "\n".join(
+        _html_row(result, results, (pages or {}).get(result.name)) for result in results if result.status == "complete"
+    )
     heads = "".join(f"<th{_kind(column)}>{escape(column.title)}</th>" for column in COLUMNS)
     lines = "".join(f"<li><b>{escape(str(one.name))}</b> {escape(_first_line(one))}</li>" for one in missing)
     return _PAGE.format(
@@ -128,17 +137,19 @@ def _markdown_table(columns: Sequence[Column], results: Iterable[Result]) -> str
     return "\n".join([*heads, *(line(column.text(one) for column in columns) for one in results)])
 
 
-def _html_row(result: Result, results: Sequence[Result]) -> str:
-    cells = "".join(_html_cell(column, result) for column in COLUMNS)
+def _html_row(result: Result, results: Sequence[Result], page: str | None) -> str:
+    cells = "".join(_html_cell(column, result, page) for column in COLUMNS)
     kind = "headline" if result.headline else "other"
     return f'<tr class="{kind}"><td class="drawing">{_drawing(result, results)}</td>{cells}</tr>'
 
 
-def _html_cell(column: Column, result: Result) -> str:
+def _html_cell(column: Column, result: Result, page: str | None) -> str:
     key, text = column.key(result), escape(column.text(result))
     bold = text.startswith("**")
     text = f"<b>{text.strip('*')}</b>" if bold else text
     key = "" if key is None else escape(str(key))
+    if page is not None and column.title in ("score", "rows"):
+        text = f'<a href="{escape(quote(page))}">{text}</a>'
     return f'<td{_kind(column)} data-key="{key}" data-title="{escape(column.title)}">{text}</td>'
 
 

@@ -14,6 +14,7 @@ from pipeline.run_folder.units import to_parquet
 from pipeline.stages.generate import Engine
 from pipeline.storage import filesystem as fs
 from pipeline.sweep.page import to_html, to_markdown
+from pipeline.sweep.pages import pages_of
 from pipeline.sweep.plan import PlannedCell, SweepPlan
 from pipeline.sweep.results import OUT_OF_TIME, Result, results_to_table, score_sweep
 from pipeline.sweep.running import Call, TimeLimits, answer_cells, begin
@@ -56,7 +57,7 @@ def write_results(output: str, results: Sequence[Result]) -> None:
     """Write the table as Parquet, Markdown and a page."""
     fs.write_atomic(fs.join(output, "results.parquet"), to_parquet(results_to_table(results)))
     fs.write_atomic(fs.join(output, "results.md"), to_markdown(results).encode())
-    fs.write_atomic(fs.join(output, "results.html"), to_html(results).encode())
+    fs.write_atomic(fs.join(output, "results.html"), to_html(results, pages_of(output, results)).encode())
 
 
 def _limits(plan: SweepPlan) -> TimeLimits:

@@ -19,6 +19,7 @@ from schemas.errors import Refused
 from tests.exports.runs import make_images, make_run
 from tests.images import noise
 from tests.run_folder.test_first_release import as_the_first_release_wrote_it
+from tests.web_server import serving
 
 pytest_plugins = ["tests.exports.complete"]
 
@@ -206,3 +207,14 @@ def test_a_run_of_the_first_release_is_shown(tmp_path: Path) -> None:
     export(out, str(tmp_path / "a.jsonl"), "jsonl", ExportOptions())
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [(row["text"], row["first_text"]) for row in rows] == [("about a.jpg", None), (None, None)]
+
+
+def test_pictures_of_urls_are_fetched_under_the_limits_of_their_run(tmp_path: Path) -> None:
+    with serving() as web:
+        (tmp_path / "urls.txt").write_text(web.url("/ok"))
+        made = make_run(tmp_path, tmp_path / "urls.txt", allow_private=True)
+        assert len(Parsed(report(open_run(made))).told()["images"]) == 1
+        (tmp_path / "denied").mkdir()
+        denied = make_run(tmp_path / "denied", tmp_path / "urls.txt", allow_private=True, deny_hosts=("127.0.0.1",))
+        (row,) = Parsed(report(open_run(denied))).told()["rows"]
+        assert row["r"].startswith("HostNotAllowed")
