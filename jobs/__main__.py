@@ -9,9 +9,7 @@ Exit 0: done within the error budget; 1: failed; 2: bad usage or settings, found
 
 import io
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +27,7 @@ from jobs.report import report
 from jobs.retry import retry_failed
 from jobs.sweep import sweep
 from jobs.verify import verify
+from pipeline.environment import version
 from schemas.errors import Refused
 from schemas.job import name_prompt
 from schemas.wording import describe_settings, did_you_mean, printable_lines, redacted
@@ -116,15 +115,6 @@ def file_in(tokens: Sequence[str]) -> Path | None:
         if flag == "--config" and (here or value):
             return Path(here if equals else value)
     return None
-
-
-def version() -> str:
-    """Return the version in the checkout's pyproject.toml, which an installation may be behind; else the
-    installation's."""
-    project = Path(__file__).parents[1] / "pyproject.toml"
-    if not project.exists():
-        return metadata.version("llava-batch")
-    return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def settings_of(config: Config) -> Callable[[App, tuple[str, ...], ArgumentCollection], None]:

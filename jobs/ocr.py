@@ -40,18 +40,24 @@ def ocr(
     llava-batch ocr --input scans/ --output out/
     llava-batch ocr --input scans/ --output out/ --strips auto --reference-column truth
     """
+    settings = checked(settings, OcrSettings)
+    return answer(
+        "ocr",
+        settings,
+        default_prompt=ocr_prompt(settings),
+        dry_run=dry_run,
+        continue_with_changes=continue_with_changes,
+    )
+
+
+def ocr_prompt(settings: JobSettings) -> str:
+    """Return the question that the model was taught to be asked for its reading; raise Refused where there is no
+    model."""
     from pipeline.checkpoint import pin
     from pipeline.weights.hub import locate
 
-    settings = checked(settings, OcrSettings)
     if not (Path(locate(settings.model)) / "config.json").exists():
         pin(settings.model, settings.revision)  # refuses what is no model, which the next line could only die of
     from pipeline.preprocess.reading import reading_prompt  # transformers takes seconds that help need not wait for
 
-    return answer(
-        "ocr",
-        settings,
-        default_prompt=reading_prompt(settings.model, settings.revision),
-        dry_run=dry_run,
-        continue_with_changes=continue_with_changes,
-    )
+    return reading_prompt(settings.model, settings.revision)

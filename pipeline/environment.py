@@ -1,13 +1,25 @@
-"""Environment: what this process finds around it: the cluster it is told of, cores, cards, a folder for sockets."""
+"""Environment: what this process finds around it: its version, the cluster it is told of, cores, cards, a folder for
+sockets."""
 
 import contextlib
 import os
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 from schemas.errors import Refused
+
+
+def version() -> str:
+    """Return the version in the checkout's pyproject.toml, which an installation may be behind; else the
+    installation's."""
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    if not project.exists():
+        return metadata.version("llava-batch")
+    return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def cluster_address() -> str | None:

@@ -127,11 +127,7 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     input = tuple(fs.absolute(url) if fs.is_local(url) else url for url in settings.input)
     settings = settings.model_copy(update={"input": input})
     if model is None:
-        settings = at_their_folders(with_base(at_their_folders(settings)))  # whose base an adapter may name
-        model = pin(settings.model, settings.revision)
-        settings = at_its_commit(settings, model)
-        settings = _with_chat_template(with_adapters_template(settings))
-        model = prove(settings, model)
+        settings, model = resolve_model(settings)
     schema = as_written(written_schema((kept.name, kept.type) for kept in listing.columns.keep))
     return Plan(job=job, settings=settings, listing=listing, model=model, answer_schema=schema)
 
@@ -141,6 +137,16 @@ def _with_whole_roots(settings: JobSettings) -> JobSettings:
     roots = tuple(map(fs.absolute, settings.allow_root))
     image_root = settings.image_root and fs.absolute(settings.image_root)
     return settings.model_copy(update={"allow_root": roots, "image_root": image_root})
+
+
+def resolve_model(settings: JobSettings) -> tuple[JobSettings, Pin]:
+    """Return the settings with nothing left open about the model, and the proof of it; raise Refused where it cannot be
+    loaded as it is."""
+    settings = at_their_folders(with_base(at_their_folders(settings)))  # whose base an adapter may name
+    model = pin(settings.model, settings.revision)
+    settings = at_its_commit(settings, model)
+    settings = _with_chat_template(with_adapters_template(settings))
+    return settings, prove(settings, model)
 
 
 def _with_chat_template(settings: JobSettings) -> JobSettings:

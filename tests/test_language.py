@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("schemas", "pipeline", "jobs")
+FOLDERS = ("schemas", "pipeline", "jobs", "llava_batch")
 INDIRECT = ("What", "Whether", "How", "Which", "That", "Where")
 
 

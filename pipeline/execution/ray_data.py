@@ -248,11 +248,11 @@ def run_units(plan: BatchPlan, placement: Placement) -> Iterator[UnitReport]:
     Raises RunFailed where an actor could not load or a bug ended the run. An actor that Ray took back before it ran,
     as a cluster does that is only just there, is asked for again as long as nothing has come.
     """
-    _set_context()
     for tries_left in reversed(range(_STARTS)):
         started = False
         try:
-            dataset = _dataset(plan, placement)
+            with DataContext.current(_context()):  # a dataset keeps it; the process's own may serve others
+                dataset = _dataset(plan, placement)
             for row in dataset.iter_rows():
                 started = True
                 _forget_blocks(dataset)
@@ -403,8 +403,8 @@ def _quiet_ray(worker_logs: bool) -> None:
     ray._private.worker._worker_logs_enabled = worker_logs
 
 
-def _set_context() -> None:
-    context = DataContext.get_current()
+def _context() -> DataContext:
+    context = DataContext.get_current().copy()
     context.target_max_block_size = 1  # byte: a block is one row, a unit, however large
     context.enable_progress_bars = False
     context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
@@ -412,3 +412,4 @@ def _set_context() -> None:
     context.max_consecutive_actor_init_deaths = (
         0  # an error while loading is said at once; for deaths see quarantine.py
     )
+    return context

@@ -21,6 +21,7 @@ from pipeline.sources.listing import Listing
 from pipeline.sources.named_images import folder_of, resolve
 from pipeline.sources.source import RowRange, Rows, Source, Unread, made_ids, ranges_of
 from pipeline.sources.unreadable import SHOWN, is_no_text, why_unread
+from pipeline.storage import filesystem as fs
 from schemas.errors import Failure
 from schemas.request import FAILURE, REQUEST_SCHEMA
 
@@ -51,6 +52,19 @@ def read_unit(row_ranges: pa.Table, columns: Columns, source: Source, failure: F
         return pa.concat_tables([_table_of(rows, columns, schema) for rows in source.read(ranges, columns)])
     ids = [rows for one in ranges for rows in source.read_ids(one, Columns())]
     return pa.concat_tables([_failed(rows.row_range.num_rows, rows.made_ids(), failure, schema) for rows in ids])
+
+
+def requests_in(table: pa.Table, columns: Columns, name: str = "row") -> pa.Table:
+    """Return the rows of a table in memory as `read_unit` returns those of files, without kept columns.
+
+    Rows without an id are called `name:number`; relative paths begin at the folder that this process is in.
+    """
+    url, start, tables = fs.absolute(name), 0, [REQUEST_SCHEMA.empty_table()]
+    for batch in table.select(columns.used()).to_batches():
+        row_range = RowRange(url=url, name=name, start=start, num_rows=batch.num_rows)
+        tables.append(_table_of(Rows(row_range=row_range, batch=batch), columns, REQUEST_SCHEMA))
+        start += batch.num_rows
+    return pa.concat_tables(tables)
 
 
 def read_ids(source: Source, row_range: RowRange, columns: Columns) -> Iterator[tuple[int, pa.ChunkedArray]]:

@@ -77,4 +77,4 @@ def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:
 
 def _answered(samples: list[Sample], answers: list[Answer], table: pa.Table) -> pa.Table:
     rows = [row for row, sample in enumerate(samples) for _ in sample.asked]
-    return beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows)))
+    return beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows, pa.int64())))
