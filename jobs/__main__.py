@@ -18,6 +18,7 @@ from cyclopts.config import Dict
 from pydantic import ValidationError
 
 from jobs.caption import caption
+from jobs.check_model import check_model
 from jobs.completion import print_completion
 from jobs.config import Config, is_storage_option, read_config, storage_options
 from jobs.export import export
@@ -71,7 +72,7 @@ def build_app() -> App:
         group_parameters=under("This call"),
         result_action="return_value",
     )
-    for command in (caption, ocr, sweep, retry_failed, verify, export, report):
+    for command in (caption, ocr, sweep, retry_failed, verify, export, report, check_model):
         app.command(command)
     app.command(print_completion(app), name="completion")
 

@@ -166,6 +166,9 @@ def shaping_files(root: Path = Path(__file__).parents[1]) -> list[Path]:
 # Code that decides where, when and how fast rows are answered and what becomes of the answers, never what they say.
 NOT_SHAPING = frozenset(
     {
+        "pipeline/check_bundle.py",
+        "pipeline/check_model.py",
+        "pipeline/check_questions.py",
         "pipeline/checkpoint.py",
         "pipeline/dryrun.py",
         "pipeline/environment.py",

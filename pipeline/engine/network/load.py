@@ -65,6 +65,14 @@ class LoadedModel:
 
 def load_model(model: str, settings: EngineSettings) -> LoadedModel:
     """Load a hub id or a local folder: safetensors only, no remote code."""
+    network = load_network(model, settings)
+    # The backend is named because the default follows what is installed; only its mean and std are used.
+    processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
+    return make_ready(network, processor, settings)
+
+
+def load_network(model: str, settings: EngineSettings) -> LlavaNextForConditionalGeneration:
+    """Load transformers' network alone, checked as a job checks it, on its devices."""
     check_packages(settings)
     devices = devices_of(settings)
     _check_fp8(settings, devices[0])
@@ -78,10 +86,8 @@ def load_model(model: str, settings: EngineSettings) -> LoadedModel:
     network = _load_network(model, config, devices, settings)
     if getattr(network, "is_loaded_in_8bit", False):  # it would warn at every product that it rounds to float16
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # The backend is named because the default follows what is installed; only its mean and std are used.
-    processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
     network.requires_grad_(False).eval()
-    return make_ready(network, processor, settings)
+    return network
 
 
 def _load_network(
@@ -129,14 +135,14 @@ def make_ready(
         vision=Vision(network, read_scale(images)),
         tokenizer=tokenizer,
         image_token_id=network.config.image_token_id,
-        stop_ids=_stop_ids(network, tokenizer, settings.sampling.stop),
+        stop_ids=stop_ids_of(network, tokenizer, settings.sampling.stop),
         num_tokens=min(max(tokenizer.get_vocab().values()) + 1, network.config.get_text_config().vocab_size),
     )
 
 
 def stopping_at(model: LoadedModel, stop: tuple[str, ...]) -> LoadedModel:
     """Return the same weights with other strings that end an answer."""
-    return replace(model, stop_ids=_stop_ids(model.network, model.tokenizer, stop))
+    return replace(model, stop_ids=stop_ids_of(model.network, model.tokenizer, stop))
 
 
 def _check_fp8(settings: EngineSettings, device: torch.device) -> None:
@@ -176,7 +182,7 @@ def _quantized(settings: EngineSettings) -> dict[str, Any]:
     }
 
 
-def _stop_ids(
+def stop_ids_of(
     network: LlavaNextForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...]
 ) -> tuple[int, ...]:
     """Return the checkpoint's end tokens, and every stop string that is a special token: its text is never decoded."""
