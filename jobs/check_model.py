@@ -77,7 +77,7 @@ def check_model(
     given = choices.model_dump(exclude_none=True)
     bundle = given.pop("bundle", None)
     if bundle is not None:
-        check_writable(bundle.rpartition("/")[0] or ".")
+        check_writable(bundle.rpartition("/")[0] or ".", "the folder of --bundle")
         if not bundle.endswith(".zip"):
             raise Refused(f"--bundle must be the name of a .zip file, got {bundle!r}")
     base = {"input": ("bundled",), "output": "nothing", "model": model, "max_new_tokens": _TOKENS}

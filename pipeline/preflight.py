@@ -38,21 +38,21 @@ def check_changes(plan: Plan) -> None:
         check_mergeable(plan.units(run["run"], sealed=has_seals(run)))
 
 
-def check_writable(folder: str) -> None:
+def check_writable(folder: str, flag: str = "--output") -> None:
     """Raise Refused where a local folder cannot be made or written to, or the scheme is only for reading."""
     if fs.scheme_of(folder) in ("http", "https"):
-        raise Refused(f"--output must be a local folder or in an object store, got {folder}")
+        raise Refused(f"{flag} must be a local folder or in an object store, got {folder}")
     path = fs.local_path(folder)
     if path is None:
         return
     try:
         there = _nearest(path)
     except (OSError, ValueError) as error:  # a name too long, a link that goes round, a zero byte
-        raise Refused(f"--output must be a folder that can be made, got {folder!r}: {error}") from error
+        raise Refused(f"{flag} must be a folder that can be made, got {folder!r}: {error}") from error
     if not os.path.isdir(there):
-        raise Refused(f"--output must be a folder that can be made, {there} is in the way and is none")
+        raise Refused(f"{flag} must be a folder that can be made, {there} is in the way and is none")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise Refused(f"--output must be a folder that can be written, {there} cannot be")
+        raise Refused(f"{flag} must be a folder that can be written, {there} cannot be")
 
 
 def _nearest(path: str) -> str:
