@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from pydantic import BaseModel, Field
 
 from jobs.answer import say
-from jobs.flags import under, with_options
+from jobs.flags import settings_from, under, with_options
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from schemas.wording import printable
@@ -81,7 +81,7 @@ def check_model(
         if not bundle.endswith(".zip"):
             raise Refused(f"--bundle must be the name of a .zip file, got {bundle!r}")
     base = {"input": ("bundled",), "output": "nothing", "model": model, "max_new_tokens": _TOKENS}
-    settings, pin = resolve_model(JobSettings.model_validate({**base, **given}))
+    settings, pin = resolve_model(settings_from({**base, **given}))
     cards = cards_here()
     check_machine(settings, cards)
     say(f"model    {settings.model} ({pin.hash[:12]})")

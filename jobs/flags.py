@@ -1,5 +1,6 @@
 """Flags: under which heading of --help each setting stands, and what is done to a setting before a job has it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional, TypeVar
 
@@ -56,6 +57,15 @@ def checked(settings: Settings, model: type[Settings]) -> Settings:
         return model.model_validate({**settings.model_dump(exclude_unset=True), "prompt": prompts})
     except ValidationError as error:  # of texts that were not there before
         raise Refused("\n".join(describe_settings(error))) from error
+
+
+def settings_from(values: Mapping[str, object]) -> JobSettings:
+    """Return a job's settings of these values; raise Refused in the words of the flags."""
+    try:
+        return JobSettings.model_validate(values)
+    except ValidationError as error:
+        lines = describe_settings(error, spell=lambda name: "--" + name.split(".")[0].replace("_", "-"))
+        raise Refused("\n".join(lines)) from error
 
 
 def read_prompt(prompt: str) -> str:
