@@ -21,8 +21,10 @@ from jobs.caption import caption
 from jobs.check_model import check_model
 from jobs.completion import print_completion
 from jobs.config import Config, is_storage_option, read_config, storage_options
+from jobs.doctor import doctor
 from jobs.export import export
 from jobs.flags import under
+from jobs.init import init
 from jobs.ocr import ocr
 from jobs.report import report
 from jobs.retry import retry_failed
@@ -72,7 +74,7 @@ def build_app() -> App:
         group_parameters=under("This call"),
         result_action="return_value",
     )
-    for command in (caption, ocr, sweep, retry_failed, verify, export, report, check_model):
+    for command in (caption, ocr, sweep, retry_failed, verify, export, report, check_model, doctor, init):
         app.command(command)
     app.command(print_completion(app), name="completion")
 
@@ -145,7 +147,7 @@ def _read_setting(config: Config, name: str, hint: object) -> object:
     if _key(name) == "prompt" and isinstance(value, dict):
         config.check(name, dict[str, str])
         return [name_prompt(key, text) for key, text in value.items()]
-    if hint == tuple[str, ...] and not isinstance(value, list):
+    if hint in (tuple[str, ...], tuple[str, ...] | None) and value is not None and not isinstance(value, list):
         config.check(name, str)
         return [value]
     config.check(name, hint)

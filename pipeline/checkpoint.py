@@ -170,6 +170,7 @@ NOT_SHAPING = frozenset(
         "pipeline/check_model.py",
         "pipeline/check_questions.py",
         "pipeline/checkpoint.py",
+        "pipeline/doctor.py",
         "pipeline/dryrun.py",
         "pipeline/environment.py",
         "pipeline/execution",
