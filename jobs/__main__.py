@@ -26,6 +26,7 @@ from jobs.export import export
 from jobs.flags import under
 from jobs.init import init
 from jobs.ocr import ocr
+from jobs.plan import plan
 from jobs.report import report
 from jobs.retry import retry_failed
 from jobs.sweep import sweep
@@ -74,7 +75,7 @@ def build_app() -> App:
         group_parameters=under("This call"),
         result_action="return_value",
     )
-    for command in (caption, ocr, sweep, retry_failed, verify, export, report, check_model, doctor, init):
+    for command in (caption, ocr, sweep, retry_failed, verify, export, report, plan, check_model, doctor, init):
         app.command(command)
     app.command(print_completion(app), name="completion")
 

@@ -1,0 +1,289 @@
+"""Forecast: rows, tokens, hours and money of a job before it starts, each with an interval and what it assumes."""
+
+import os
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.engine.network.memory import check_memory, describe_memory, memory_of
+from pipeline.environment import cards_here, cluster_address
+from pipeline.execution.executor import ROWS_BEFORE_BUDGET
+from pipeline.job import run_job
+from pipeline.look import Interval, Look, look_at, mean_of, share_of
+from pipeline.plan import Plan
+from pipeline.preflight import check_output
+from pipeline.preprocess.files import load_config
+from pipeline.rates import CARDS, GpuType, Rates, Shape, Work, rates_of
+from pipeline.run_folder.answer_files import read_tables
+from pipeline.run_folder.run import read_manifest
+from pipeline.stages.engine_settings import engine_settings, load_engine
+from pipeline.storage import filesystem as fs
+from pipeline.weights.hub import locate
+from schemas.errors import Refused
+from schemas.wording import one_line
+
+ROWS, SECONDS = 256, 25.0  # looked at, and for how long at most
+_ASSUMED: dict[Work, int] = {"caption": 98, "ocr": 174}  # tokens of an answer: docs/performance.md's workloads
+_LEAST_FILES = 4096
+_CALIBRATED = 0.12  # by which rates of a run of a minute may be wrong
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The machine that is planned for: cards of a type and their price, or this machine, calibrated."""
+
+    gpu_type: GpuType | None = None
+    price_per_gpu_hour: float | None = None
+    calibrate: int | None = None  # rows that are answered here
+    answer_tokens: int | None = None  # an assumption of the user's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What a run of some rows on this machine has measured."""
+
+    rows: int
+    answer_tokens: Interval  # of an answer
+    row_s: float  # of one model
+    start_s: float
+    models: int
+    prompt_tokens: float  # of a row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """A job in numbers; intervals hold as far as `assumptions` do."""
+
+    rows: int
+    answers: int
+    failed: Interval
+    image_tokens: Interval
+    prompt_tokens: Interval
+    answer_tokens: Interval
+    models: int
+    gpus: int
+    gpu_type: str
+    images_per_s: Interval
+    hours: Interval
+    cost: Interval | None
+    preprocess_cores: Interval
+    megabytes_s: Interval | None
+    memory: str | None
+    assumptions: tuple[str, ...]
+    problems: tuple[str, ...]
+    look: Look
+
+
+def forecast(plan: Plan, work: Work, wanted: Wanted, say: Callable[[str], None]) -> Forecast:
+    """Look at the input, measure this machine if that is asked, and compute; raise Refused where there is no rate."""
+    if wanted.gpu_type is None and wanted.calibrate is None:
+        raise Refused("--gpu-type or --calibrate must say how fast rows are answered: a card, or so many rows here")
+    look = look_at(plan, ROWS, SECONDS)
+    if look.num_failed == look.rows:
+        kind, example = next(iter(look.examples.items()))
+        raise Refused(f"all {look.rows} rows that were looked at fail, as {kind}: {example}")
+    calibration = None if wanted.calibrate is None else calibrate(plan, wanted.calibrate, say)
+    answer_tokens, assumed = _answer_tokens(plan, work, wanted, calibration)
+    rates = _rates(plan, work, wanted, calibration, look)
+    return _compute(plan, wanted, look, rates, (answer_tokens, assumed), calibration)
+
+
+def calibrate(plan: Plan, rows: int, say: Callable[[str], None]) -> Calibration:
+    """Answer the first rows on this machine, as a job does, in a folder that goes afterwards."""
+    from pipeline.plan import plan_job
+
+    say(f"calibrating with {min(rows, plan.listing.num_rows):,} rows on this machine")
+    with tempfile.TemporaryDirectory(prefix="llava-batch-plan-") as folder:
+        update = {"limit": rows, "output": folder, "gpus": None, "max_error_rate": 1.0, "max_fetch_error_rate": None}
+        small = plan_job(plan.job, plan.settings.model_copy(update=update), "", plan.model)
+        run_job(small, load_engine)
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        lengths = [
+            tokens
+            for file in manifest["files"]
+            for table in read_tables(fs.join(folder, file["path"]), ["num_generated_tokens"])
+            for tokens in table.column(0).drop_null().to_pylist()
+        ]
+    return _calibration(manifest, lengths, small.listing.num_rows)
+
+
+def _calibration(manifest: dict[str, Any], lengths: list[int], rows: int) -> Calibration:
+    timings = manifest["timings"]
+    engine = timings["engine"]
+    busy = engine["vision_s"] + engine["prefill_s"] + engine["decode_s"]
+    models = max(1, len(cards_here()))
+    if not busy or not lengths:
+        raise Refused("--calibrate must answer some rows, all of them failed: see what plan says without it")
+    return Calibration(
+        rows=rows,
+        answer_tokens=mean_of(lengths),
+        row_s=busy / rows,
+        start_s=max(0.0, timings["seconds"] - busy / models),
+        models=models,
+        prompt_tokens=engine["num_prefilled_tokens"] / rows,
+    )
+
+
+def _answer_tokens(plan: Plan, work: Work, wanted: Wanted, calibration: Calibration | None) -> tuple[Interval, str]:
+    """Return the tokens of an answer, and where they come from."""
+    most = plan.settings.max_new_tokens
+    if calibration is not None:
+        return calibration.answer_tokens, f"answer tokens: mean of {calibration.rows:,} rows that were answered"
+    if wanted.answer_tokens is not None:
+        tokens = float(min(wanted.answer_tokens, most))
+        return Interval(low=tokens, mid=tokens, high=tokens), "answer tokens: as given by --answer-tokens"
+    tokens = float(min(_ASSUMED[work], most))
+    between = Interval(low=tokens / 2, mid=tokens, high=min(2 * tokens, float(most)))
+    return (
+        between,
+        f"answer tokens: {tokens:.0f} are assumed, half to twice; --calibrate or --answer-tokens knows better",
+    )
+
+
+def _rates(plan: Plan, work: Work, wanted: Wanted, calibration: Calibration | None, look: Look) -> Rates:
+    if wanted.gpu_type is not None:
+        return rates_of(wanted.gpu_type, fp8=plan.settings.quantize == "fp8", work=work, shape=_shape(plan))
+    assert calibration is not None
+    # All of a row's seconds go with its prompt: what is sampled from everywhere corrects for the first rows' sizes.
+    return Rates(
+        tile_s=0.0,
+        prompt_token_s=calibration.row_s / max(1.0, calibration.prompt_tokens),
+        answer_token_s=0.0,
+        start_s=calibration.start_s,
+        share=1.0,
+        spread=_CALIBRATED,
+        source=f"rates: {calibration.rows:,} rows answered on this machine",
+    )
+
+
+def _shape(plan: Plan) -> Shape:
+    config = load_config(locate(plan.settings.model), plan.settings.revision)
+    text: Any = config.text_config
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    attention = text.hidden_size * head * (2 * text.num_attention_heads + 2 * text.num_key_value_heads)
+    weights = text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size)
+    kv_bytes = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head
+    return Shape(layer_weights=weights, kv_bytes=kv_bytes)
+
+
+def _compute(
+    plan: Plan,
+    wanted: Wanted,
+    look: Look,
+    rates: Rates,
+    answers: tuple[Interval, str],
+    calibration: Calibration | None,
+) -> Forecast:
+    tokens, assumed = answers
+    rows, settings = plan.listing.num_rows, plan.settings
+    fine = 1 - look.num_failed / look.rows
+    each, here = settings.gpus_per_model, wanted.gpu_type is None
+    gpus = 0 if here and not cards_here() else settings.gpus or (len(cards_here()) if here else each)
+    models = max(1, gpus // each)
+    row_s = _row_s(plan, look, rates, tokens)
+    seconds = Interval(
+        low=rates.start_s + rows * fine * row_s.low / models,
+        mid=rates.start_s + rows * fine * row_s.mid / models,
+        high=rates.start_s + rows * fine * row_s.high / models,
+    )
+    hours = seconds.times(1 / 3600)
+    pace = Interval(low=models / row_s.high, mid=models / row_s.mid, high=models / row_s.low)
+    price = wanted.price_per_gpu_hour
+    bytes_known = look.image_bytes.mid > 0
+    return Forecast(
+        rows=rows,
+        answers=rows * plan.num_prompts,
+        failed=share_of(look.num_failed, look.rows).times(rows),
+        image_tokens=look.image_tokens.times(rows * fine),
+        prompt_tokens=look.prompt_tokens.times(rows * fine),
+        answer_tokens=tokens.times(rows * fine * plan.num_prompts),
+        models=models,
+        gpus=gpus,
+        gpu_type=wanted.gpu_type or "this machine",
+        images_per_s=pace,
+        hours=hours,
+        cost=None if price is None else hours.times(price * max(1, gpus)),
+        preprocess_cores=look.cpu_s.times(pace.mid).wider(0.2),
+        megabytes_s=look.image_bytes.times(pace.mid / 1e6) if bytes_known else None,
+        memory=_memory(plan, wanted),
+        assumptions=tuple(_assumptions(look, rates, assumed, calibration)),
+        problems=tuple(_problems(plan, wanted, look)),
+        look=look,
+    )
+
+
+def _row_s(plan: Plan, look: Look, rates: Rates, tokens: Interval) -> Interval:
+    """Return the seconds of a row of one model."""
+    prompts = plan.num_prompts
+    low, mid, high = (
+        rates.row_s(getattr(look.tiles, end), getattr(look.prompt_tokens, end), prompts * getattr(tokens, end))
+        for end in ("low", "mid", "high")
+    )
+    return Interval(low=low, mid=mid, high=high).wider(rates.spread)
+
+
+def _memory(plan: Plan, wanted: Wanted) -> str | None:
+    if wanted.gpu_type is None and not cards_here():
+        return None
+    engine = engine_settings(plan.settings, on_gpu=True)
+    return describe_memory(memory_of(load_config(locate(plan.settings.model), plan.settings.revision), engine), engine)
+
+
+def _assumptions(look: Look, rates: Rates, assumed: str, calibration: Calibration | None) -> Iterator[str]:
+    yield f"input: {look.rows:,} rows from everywhere in it were looked at, in {look.seconds:.0f} s"
+    yield assumed
+    yield f"rates: {rates.source}" if not rates.source.startswith("rates") else rates.source
+    if calibration is None:
+        yield f"a job reaches {rates.share:.0%} of the bare engine's rate, and starts in {rates.start_s:.0f} s"
+    else:
+        yield f"a job starts in {rates.start_s:.0f} s here"
+    yield "every model has rows to choose from: enough preprocessing cores, and a store that delivers"
+
+
+def _problems(plan: Plan, wanted: Wanted, look: Look) -> Iterator[str]:
+    """Yield what would end the job, or cost answers."""
+    settings = plan.settings
+    for kind, count in look.failed.items():
+        share = share_of(count, look.rows)
+        yield f"{share.mid:.1%} of rows ({share.low:.1%} to {share.high:.1%}) fail at {kind}, as {look.examples[kind]}"
+    apart = settings.max_fetch_error_rate is not None
+    counted = sum(count for kind, count in look.failed.items() if not (apart and kind.startswith("fetch/")))
+    many = plan.listing.num_rows * plan.num_prompts >= ROWS_BEFORE_BUDGET
+    if many and counted / look.rows > settings.max_error_rate:
+        yield (
+            f"the job would stop: more rows fail than --max-error-rate {settings.max_error_rate:g} allows; "
+            "--max-fetch-error-rate counts dead URLs apart"
+        )
+    capacity = settings.capacity
+    if capacity and look.longest_prompt >= capacity:
+        yield f"prompts of {look.longest_prompt:,} tokens do not fit --capacity {capacity:,}"
+    yield from _of_the_machine(plan, wanted)
+
+
+def _of_the_machine(plan: Plan, wanted: Wanted) -> Iterator[str]:
+    try:
+        check_output(plan)
+        if wanted.gpu_type is not None:
+            engine = engine_settings(plan.settings, on_gpu=True)
+            config = load_config(locate(plan.settings.model), plan.settings.revision)
+            check_memory(config, replace(engine), CARDS[wanted.gpu_type].memory)
+    except Refused as error:
+        yield one_line(error)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _LEAST_FILES and not cluster_address():
+        yield f"open files: {soft:,} a process, Ray needs {_LEAST_FILES:,} or more: ulimit -n 65536"
+    output = fs.local_path(plan.settings.output)
+    if output is not None:
+        free, needed = _free(output), 700 * plan.listing.num_rows * plan.num_prompts
+        if free < needed:
+            yield f"{output} has {free / 1e9:.1f} GB free, answers need about {needed / 1e9:.1f} GB"
+
+
+def _free(path: str) -> int:
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
