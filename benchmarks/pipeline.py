@@ -173,7 +173,7 @@ def _take(plan: Plan, run: str, unit: int, preprocess: Preprocess, generate: Gen
 
 
 def _take_alone(model: str, items: list[Item], clock: _Clock) -> None:
-    """Do what the bare function does, and decoding and tiling alone, beside the unit: so that all meet the same machine."""
+    """Do what the bare function does, and decode and tile alone, beside the unit: all meet the same machine."""
     limits = ImageLimits()
     images = clock.timed("decode", lambda: [decode(item.image, limits) for item in items])
     clock.timed("tile", lambda: [tile_image(image, ANYRES).nbytes for image in images])
