@@ -107,8 +107,8 @@ def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, 
     keys, values = (torch.randn(kv_heads, 80 * PAGE, head_dim, dtype=dtype, device="cuda") for _ in range(2))
     queries = torch.randn(6 * width, heads, head_dim, dtype=dtype, device="cuda")
     tables, positions = torch.randperm(80)[:66].view(6, 11), torch.tensor([0, 1, 63, 64, 500, 704 - width])
-    blocks = QueryBlocks(firsts=torch.arange(6) * width, tables=tables, positions=positions, width=width)
-    blocks = blocks.to(keys.device)
+    firsts, tables, positions = (one.cuda() for one in (torch.arange(6) * width, tables, positions))
+    blocks = QueryBlocks(firsts=firsts, tables=tables, positions=positions, width=width)
     found, expected = torch.zeros_like(queries), torch.zeros_like(queries, dtype=torch.float32)
     attend_pages(queries, keys, values, blocks, found)
     attend_one_by_one(queries.float(), keys.float(), values.float(), blocks, expected)
@@ -129,7 +129,7 @@ def test_keys_and_values_are_written_where_they_are_to_go(num) -> None:
     found = [torch.zeros(4, 5 * PAGE, 64, dtype=torch.bfloat16, device="cuda") for _ in range(2)]
     expected = [torch.zeros_like(one) for one in found]
     keys, values = torch.randn(250, 12, 64, dtype=torch.bfloat16, device="cuda").split((4, 8), dim=1)
-    moves = Moves(sources=torch.randint(250, (num,)), targets=torch.randperm(5 * PAGE)[:num]).to(keys.device)
+    moves = Moves(sources=torch.randint(250, (num,)).cuda(), targets=torch.randperm(5 * PAGE)[:num].cuda())
     write_pages(*found, keys, values[:, :4], moves)
     write_plainly(*expected, keys, values[:, :4], moves)
     assert all(map(torch.equal, found, expected))
