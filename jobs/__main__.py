@@ -148,7 +148,8 @@ def _read_setting(config: Config, name: str, hint: object) -> object:
     if _key(name) == "prompt" and isinstance(value, dict):
         config.check(name, dict[str, str])
         return [name_prompt(key, text) for key, text in value.items()]
-    if hint in (tuple[str, ...], tuple[str, ...] | None) and value is not None and not isinstance(value, list):
+    many = hint == tuple[str, ...] or (hint == tuple[str, ...] | None and value is not None)
+    if many and not isinstance(value, list):
         config.check(name, str)
         return [value]
     config.check(name, hint)

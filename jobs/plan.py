@@ -32,7 +32,7 @@ _THIS = Parameter(group=_GROUP)
 
 
 class Planned(BaseModel):
-    """What is planned, beside the settings of the job."""
+    """Holds what is planned, beside the settings of the job."""
 
     job: Annotated[Literal["caption", "ocr"], _THIS] = Field("caption", description="The job that is planned.")
     gpu_type: Annotated[Literal["h100", "h200", "a100", "l40s", "4090"] | None, _THIS] = Field(

@@ -8,7 +8,7 @@ from pipeline.engine.sampling import Sampled, SamplingState
 
 
 class SlotPositions:
-    """Where the sequence of every slot is, and its pages, for the layers on one device: a row a slot.
+    """Positions of the sequences in all slots, and their pages, for the layers on one device: a row a slot.
 
     One row more, the last, is read by no step.
     """

@@ -133,8 +133,8 @@ def test_a_dry_run_whose_rows_all_fail_is_no_success(tmp_path: Path, capsys) -> 
 def test_a_storage_that_fails_while_the_folder_is_looked_at_is_said_in_a_line(
     source: str, tmp_path: Path, capsys
 ) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "run.json").symlink_to("run.json")  # opening it fails, though nobody is refused it
+    (tmp_path / "out" / ".run").mkdir(parents=True)
+    (tmp_path / "out" / ".run" / "run.json").symlink_to("run.json")  # opening it fails, though nobody is refused it
     status = main(["caption", "--input", source, "--model", str(checkpoint()), "--output", str(tmp_path / "out")])
     said = capsys.readouterr().err
     assert status == 1
