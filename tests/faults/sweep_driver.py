@@ -10,14 +10,20 @@ from jobs.answer import run_to_status
 from jobs.sweep import report
 from pipeline.sweep.plan import plan_sweep
 from pipeline.sweep.sweep import run_sweep
+from schemas.sweep import SweepSettings
 from tests.faults.driver import LOADERS
-from tests.sweep.quiz import QUIZ, quiz_settings
+from tests.sweep.quiz import QUIZ
 
 
 def main(argv: Sequence[str]) -> int:
-    _, output, _ = argv
-    settings = quiz_settings(output, benchmarks={"long": {"benchmark": "quiz", "data": "600"}})
-    plan = plan_sweep(settings, [QUIZ])
+    _, output, model = argv
+    settings = {
+        "output": output,
+        "models": {"tiny": model},
+        "benchmarks": {"long": {"benchmark": "quiz", "data": "600"}},
+        "job": {"unit_rows": 4, "gpus": 0, "preprocess_workers": 1},
+    }
+    plan = plan_sweep(SweepSettings.model_validate(settings), [QUIZ])
     return run_to_status(lambda: report(run_sweep(plan, LOADERS)))
 
 
