@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.questions import DESCRIBE, READ
+from jobs.answer import run_to_status
 from pipeline.job import run_job
 from pipeline.plan import plan_job
 from pipeline.reports.report import write_report
@@ -31,6 +32,11 @@ def main() -> int:
     settings = JobSettings(
         input=(str(PICTURES),), output=str(OUTPUT), prompt=(f"read={READ[0]}", f"describe={DESCRIBE[0]}")
     )
+    return run_to_status(lambda: answer_and_show(settings))
+
+
+def answer_and_show(settings: JobSettings) -> int:
+    """Run the job and print what it has answered."""
     run_job(plan_job("caption", settings, DESCRIBE[0]), load_engine)
     answers = table_to_answers(pq.read_table(OUTPUT / "answers"))
     truth = json.loads((PICTURES / "truth.json").read_text(encoding="utf-8"))

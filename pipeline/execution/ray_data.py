@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
@@ -72,7 +73,7 @@ _STILL_ASKING_S = 2.0
 _JOIN_AGAIN_S = 3.0
 _STORE_ON_DISK = 2**30  # bytes of the object store where there is no shared memory
 
-_STARTS = 3  # of a run whose actors Ray takes back before they ran
+_STARTS = 3  # of a run whose actors Ray takes back before they ran; and of a Ray that is too slow to start
 
 
 class RunFailed(RuntimeError):
@@ -159,32 +160,44 @@ def _start(wishes: Wishes) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     folder = socket_folder()
     objects = object_store_folder(folder)
-    with StartFailures(folder), _stderr_hidden():
-        started = ray.init(
-            address="local",
-            num_cpus=max(CPUS_OF_A_JOB, cpus_here()),
-            include_dashboard=wishes.dashboard,
-            logging_level=logging.ERROR,
-            log_to_driver=wishes.worker_logs,
-            object_store_memory=_STORE_ON_DISK if objects else None,
-            _plasma_directory=objects,
-            _temp_dir=folder,
-        )
+    for tries_left in reversed(range(_STARTS)):
+        with StartFailures(folder, tries_left), _stderr_hidden():
+            started = ray.init(
+                address="local",
+                num_cpus=max(CPUS_OF_A_JOB, cpus_here()),
+                include_dashboard=wishes.dashboard,
+                logging_level=logging.ERROR,
+                log_to_driver=wishes.worker_logs,
+                object_store_memory=_STORE_ON_DISK if objects else None,
+                _plasma_directory=objects,
+                _temp_dir=folder,
+            )
+            break
+        sys.stderr.write("Ray has not started in its time, this machine is busy: once more\n")
     if wishes.dashboard:
         sys.stderr.write(f"dashboard http://{started.dashboard_url}\n")
 
 
-class StartFailures(AbstractContextManager[None]):
-    """Turns what Ray raises where it does not start into RunFailed: of a machine that is too busy a bare Exception."""
+class StartFailures(AbstractContextManager[None, bool]):
+    """Turns what Ray raises where it does not start into RunFailed; a start that took too long passes while tries are
+    left."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, tries_left: int = 0) -> None:
         self._folder = folder
+        self._tries_left = tries_left
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None and (kind is Exception or isinstance(error, OSError | RuntimeError | ValueError)):
+    ) -> bool:
+        took_too_long = kind is Exception  # Ray 2.60 gives its own processes 30 s, then raises just this
+        if error is None or not (took_too_long or isinstance(error, OSError | RuntimeError | ValueError)):
+            return False
+        if not (took_too_long and self._tries_left):
             raise RunFailed(f"Ray did not start, its logs are below {self._folder}: {one_line(error)}") from error
+        for frame, _ in walk_tb(trace):
+            if (end := getattr(frame.f_locals.get("self"), "kill_all_processes", None)) is not None:  # Ray's Node
+                end(check_alive=False, allow_graceful=True)
+        return True
 
 
 @contextmanager

@@ -50,6 +50,13 @@ def test_a_ray_that_does_not_start_is_one_line_whatever_it_raises(raised: Except
         raise raised
 
 
+def test_a_start_that_took_too_long_is_tried_again_and_nothing_else_is() -> None:
+    with StartFailures("/tmp/x", tries_left=1):
+        raise Exception("The current node timed out during startup.")
+    with pytest.raises(RunFailed), StartFailures("/tmp/x", tries_left=1):
+        raise OSError("no space left on device")
+
+
 @pytest.mark.parametrize("raised", [KeyError("a bug"), KeyboardInterrupt()])
 def test_a_bug_or_a_signal_is_no_ray_that_does_not_start(raised: BaseException) -> None:
     with pytest.raises(type(raised)), StartFailures("/tmp/x"):
