@@ -1,6 +1,7 @@
 """Plan: a job found to be in order, before torch or Ray are loaded; and the answer to `is it done already`."""
 
 import hashlib
+import os
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -58,6 +59,7 @@ class Plan:
         return {
             "job": self.job,
             **settings,
+            **{name: _without_folder(settings[name]) for name in ("model", "adapter")},
             "prompt_ids": [prompt.id for prompt in parse_prompts(self.settings.prompt)],
             "model_hash": self.model.hash,
             "model_files": self.model.files,
@@ -130,6 +132,12 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         settings, model = resolve_model(settings)
     schema = as_written(written_schema((kept.name, kept.type) for kept in listing.columns.keep))
     return Plan(job=job, settings=settings, listing=listing, model=model, answer_schema=schema)
+
+
+def _without_folder(model: str | None) -> str | None:
+    """Return what of a model's name two runs must share: of a folder nothing, as its hash says whether it is the same
+    one. A submitted job finds it somewhere else every time."""
+    return "a folder" if model is not None and os.path.isabs(model) else model
 
 
 def _with_whole_roots(settings: JobSettings) -> JobSettings:

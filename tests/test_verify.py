@@ -246,7 +246,7 @@ def test_a_run_whose_model_was_named_from_its_own_folder_is_the_same_run_from_an
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "model").symlink_to(checkpoint())
+    shutil.copytree(checkpoint(), tmp_path / "here" / "model")
     monkeypatch.chdir(tmp_path / "here")
     plan = run_without_ray(tmp_path, model="model", image_root="pictures")
     monkeypatch.chdir(tmp_path)
@@ -257,6 +257,10 @@ def test_a_run_whose_model_was_named_from_its_own_folder_is_the_same_run_from_an
         f"{tmp_path}/here/pictures",
     )
     assert plan_of(plan.settings.output, run).identity() == plan.identity()
+    elsewhere = plan.settings.model_copy(update={"model": str(checkpoint())})  # as for a job that is submitted again
+    assert plan_job("caption", elsewhere, "Q?").identity() == plan.identity()
+    (tmp_path / "here" / "model" / "notes.txt").write_text("another file")
+    assert plan_job("caption", plan.settings, "Q?").identity() != plan.identity()
 
 
 def test_what_is_another_input_or_other_rows_is_another_run(tmp_path: Path) -> None:
