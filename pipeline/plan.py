@@ -24,13 +24,14 @@ from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.template import choose_template
 from pipeline.run_folder.mend import find_gone, is_retried
 from pipeline.run_folder.merge import Units
-from pipeline.run_folder.run import is_complete, read_manifest
+from pipeline.run_folder.run import is_complete, read_manifest, read_run
 from pipeline.run_folder.units import as_written
 from pipeline.scores import Scores, score_run, scores_in
 from pipeline.scoring.packages import check_scoring
 from pipeline.sources.columns import ColumnChoices
 from pipeline.sources.kept import written_schema
 from pipeline.sources.listing import Listing, list_input
+from pipeline.sources.versions import at_versions
 from pipeline.storage import filesystem as fs
 from pipeline.weights.hub import locate
 from schemas.job import PLACEMENT, JobSettings, columns_in, parse_prompts
@@ -122,6 +123,7 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
     unit_rows = settings.unit_rows or (_UNIT_OF_PAGES if settings.strips == "auto" else None)
+    settings = settings.model_copy(update={"input": at_versions(settings.input, _begun_input(settings.output))})
     listing = list_input(settings.input, choices, settings.limit, unit_rows, settings.output)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
@@ -155,6 +157,12 @@ def resolve_model(settings: JobSettings) -> tuple[JobSettings, Pin]:
     settings = at_its_commit(settings, model)
     settings = _with_chat_template(with_adapters_template(settings))
     return settings, prove(settings, model)
+
+
+def _begun_input(folder: str) -> tuple[str, ...]:
+    """Return the inputs of the run that has begun in a folder, () where none has."""
+    run = read_run(folder)
+    return () if run is None else tuple(map(str, run["settings"].get("input", ())))
 
 
 def _with_chat_template(settings: JobSettings) -> JobSettings:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice, takewhile
 
+from pipeline.sources.delta import find_delta
 from pipeline.sources.finding import DELTA, Found, LeftOut, find_files
 from pipeline.sources.formats import KINDS, SUFFIXES, of_one_input
+from pipeline.sources.hub_splits import of_split, split_of
 from pipeline.sources.parquet import PARQUET_SUFFIXES
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
@@ -19,17 +21,9 @@ def find_input(url: str, output: str | None = None) -> Found:
 
     What a job writes is not its input: its `output` and other folders of runs are left out where they are below it.
     """
-    try:
-        if output is not None:
-            _check_apart(url, output)
-        found = find_files(url, SUFFIXES, output)
-        there = bool(found.files) or fs.exists(url)
-    except fs.UnsupportedScheme as error:
-        raise Refused(f"--input {url}: {error}") from error
-    except Refused:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: what is no path at all, with a null character in it
-        raise Refused(f"--input {url} cannot be listed: {one_line(error)}") from error
+    found, there = _looked_up(url, output)
+    if found.is_table:
+        return found
     _check_no_delta(url, found)
     wanted = []
     for file in found.files:
@@ -48,6 +42,25 @@ def _what_is_there(left_out: LeftOut, *, there: bool) -> str:
         return "there is nothing of that name"
     others = f"; left out: {left_out}" if left_out.counts else ""
     return f"it holds no {KINDS}; looked for names ending in {', '.join(SUFFIXES)}{others}"
+
+
+def _looked_up(url: str, output: str | None) -> tuple[Found, bool]:
+    """Return all that a name stands for, and whether there is anything of that name."""
+    try:
+        if output is not None:
+            _check_apart(url, output)
+        if (table := find_delta(url)) is not None:
+            return table, True
+        folder, split = split_of(url)
+        found = find_files(folder, SUFFIXES, output)
+        found = found if split is None else of_split(found, split)
+        return found, bool(found.files) or fs.exists(folder)
+    except fs.UnsupportedScheme as error:
+        raise Refused(f"--input {url}: {error}") from error
+    except Refused:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: what is no path at all, with a null character in it
+        raise Refused(f"--input {url} cannot be listed: {one_line(error)}") from error
 
 
 def expand_braces(url: str) -> list[str]:
@@ -91,7 +104,7 @@ def _check_no_delta(url: str, found: Found) -> None:
     if tables:
         raise Refused(
             f"--input {url}: {printable(tables[0])} has a Delta table, of which Parquet files are not the rows: "
-            "write the table as plain Parquet first, as with deltalake's to_pyarrow_dataset"
+            "name the table's own folder"
         )
 
 

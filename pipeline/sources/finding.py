@@ -78,6 +78,7 @@ class Found:
     files: tuple[FileInfo, ...]
     left_out: LeftOut = field(default_factory=LeftOut)
     is_folder: bool = False  # it is a folder's name, no file's and no pattern
+    is_table: bool = False  # what these files are is said by a table's log, not by their names
 
 
 def find_files(url: str, suffixes: tuple[str, ...], output: str | None = None) -> Found:
