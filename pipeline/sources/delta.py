@@ -65,9 +65,8 @@ def find_delta(url: str) -> Found | None:
     left_out = LeftOut()
     for one in there.keys() - set(urls):
         left_out.add(f"not in version {version} of the table", one.rsplit("/", 1)[1])
-    return Found(
-        root=fs.absolute(folder), files=tuple(there[one] for one in sorted(urls)), left_out=left_out, is_table=True
-    )
+    files = tuple(there[one] for one in sorted(urls))
+    return Found(root=fs.absolute(folder), files=files, left_out=left_out, is_table=True)
 
 
 def is_table(url: str) -> bool:

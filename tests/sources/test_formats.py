@@ -1,7 +1,12 @@
 """Every format by the front door: the commands of docs/inputs.md, and whole runs that are verified."""
 
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -95,3 +100,28 @@ def test_a_run_that_was_killed_goes_on_to_the_answers_of_one_that_was_not(
     whole, killed = (pq.read_table(tmp_path / folder / "out/answers") for folder in ("whole", "killed"))
     assert killed.equals(whole)
     assert verify_run(plan.settings.output) == []
+
+
+@pytest.mark.ray
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_page_is_a_whole_job_that_is_killed_and_goes_on(
+    inputs: Path, tmp_path: Path, command: str
+) -> None:
+    """On a Ray of its own, which is killed with its driver once the first unit is there."""
+    out = tmp_path / "out"
+    words = [str(out) if word == "out" else word for word in shlex.split(command)]
+    words += ["--model", str(checkpoint()), "--unit-rows", "1", "--gpus", "0"]
+    argv = [sys.executable, "-m", "jobs", *words, *([] if "--max-new-tokens" in words else ["--max-new-tokens", "2"])]
+    there = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with open(tmp_path / "log", "wb") as log:
+        driver = subprocess.Popen(argv, cwd=inputs, env=there, stdout=log, stderr=log, start_new_session=True)
+        while driver.poll() is None and not list(out.glob("units/*.parquet")):
+            time.sleep(0.05)
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    done = subprocess.run(argv, cwd=inputs, env=there, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert pq.read_table(out)["status"].to_pylist() == ["ok"] * 4
+    assert verify_run(str(out)) == []
