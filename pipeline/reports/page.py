@@ -50,10 +50,10 @@ def _tiles(run: Run, facts: Facts, other: Compared | None) -> Iterator[str]:
         yield _tile("repeating", f"{facts.ends['repetition']:,}", _share(facts.ends["repetition"], ok))
     if seconds:
         images = rows / max(1, len(run.prompt_ids)) / seconds
-        yield _tile("took", _time(seconds), f"{images:,.3g} images/s, loading and all")
+        yield _tile("took", _time(seconds), f"{_pace_of(images)} images/s, loading and all")
     drawn = timings.get("engine", {}).get("num_answer_tokens", 0)
     if drawn and seconds:
-        yield _tile("tokens", f"{drawn:,.0f}", f"{drawn / seconds:,.3g} generated a second")
+        yield _tile("tokens", f"{drawn:,.0f}", f"{_pace_of(drawn / seconds)} generated a second")
 
 
 def _tile(name: str, value: str, note: str) -> str:
@@ -62,6 +62,10 @@ def _tile(name: str, value: str, note: str) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.2%}" if whole else "none"
+
+
+def _pace_of(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _time(seconds: float) -> str:
