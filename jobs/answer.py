@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -34,12 +35,39 @@ ContinueWithChanges = Annotated[
         help="Go on in a folder whose run had other settings or input, and record it there.",
     ),
 ]
+Notify = Annotated[
+    str | None,
+    Parameter(
+        show_default=False,
+        help="Post how the run ended to this http(s) URL, as JSON with a line for a chat; it is written nowhere.",
+    ),
+]
 
 
 def answer(
-    job: str, settings: JobSettings, *, default_prompt: str, dry_run: bool, continue_with_changes: bool = False
+    job: str,
+    settings: JobSettings,
+    *,
+    default_prompt: str,
+    dry_run: bool,
+    continue_with_changes: bool = False,
+    notify: str | None = None,
 ) -> int:
-    """Run one job; return the exit status. The last line of stdout is one JSON object."""
+    """Run one job; return the exit status, which `notify` is told. The last line of stdout is one JSON object."""
+    if notify is None or dry_run:
+        return _answer(job, settings, default_prompt, dry_run=dry_run, continue_with_changes=continue_with_changes)
+    from pipeline import notify as end
+
+    end.check_url(notify)
+    status, began = 2, datetime.now(UTC)
+    try:
+        status = _answer(job, settings, default_prompt, dry_run=False, continue_with_changes=continue_with_changes)
+    finally:
+        end.notify(notify, settings.output, status, began)
+    return status
+
+
+def _answer(job: str, settings: JobSettings, default_prompt: str, *, dry_run: bool, continue_with_changes: bool) -> int:
     # Torch and Ray take seconds to import: help, what is wrong with a flag and what is done already are said before.
     from pipeline.environment import cards_here, check_gpus
     from pipeline.plan import find_complete, plan_job

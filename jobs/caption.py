@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from jobs.answer import ContinueWithChanges, DryRun, answer
+from jobs.answer import ContinueWithChanges, DryRun, Notify, answer
 from jobs.flags import checked, with_headings
 from schemas.job import JobSettings
 
@@ -25,6 +25,7 @@ def caption(
     settings: Annotated[Settings, Parameter(name="*")],
     dry_run: DryRun = False,
     continue_with_changes: ContinueWithChanges = False,
+    notify: Notify = None,
 ) -> int:
     """Describe every image of the input, or answer questions about it.
 
@@ -38,4 +39,5 @@ def caption(
         default_prompt=PROMPT,
         dry_run=dry_run,
         continue_with_changes=continue_with_changes,
+        notify=notify,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from pydantic import Field
 
-from jobs.answer import ContinueWithChanges, DryRun, answer
+from jobs.answer import ContinueWithChanges, DryRun, Notify, answer
 from jobs.flags import checked, with_headings
 from schemas.job import JobSettings
 
@@ -34,6 +34,7 @@ def ocr(
     settings: Annotated[Settings, Parameter(name="*")],
     dry_run: DryRun = False,
     continue_with_changes: ContinueWithChanges = False,
+    notify: Notify = None,
 ) -> int:
     """Read the text in every image of the input.
 
@@ -47,6 +48,7 @@ def ocr(
         default_prompt=ocr_prompt(settings),
         dry_run=dry_run,
         continue_with_changes=continue_with_changes,
+        notify=notify,
     )
 
 

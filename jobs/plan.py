@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from pydantic import BaseModel, Field
 
-from jobs.answer import say
+from jobs.answer import run_to_status, say
 from jobs.caption import PROMPT
 from jobs.flags import checked, under, with_headings
 from jobs.ocr import OcrSettings, ocr_prompt
@@ -20,8 +20,9 @@ from schemas.job import JobSettings
 from schemas.wording import printable, redacted
 
 if TYPE_CHECKING:
-    from pipeline.forecast import Forecast
+    from pipeline.forecast import Forecast, Wanted
     from pipeline.look import Interval
+    from pipeline.plan import Plan
 
     Settings = JobSettings
 else:
@@ -65,15 +66,21 @@ def plan(
 
     Exit status 0: nothing stands in the way; 1: something does, as listed; 2: bad settings.
     """
-    from pipeline.forecast import Wanted, forecast
+    from pipeline.forecast import Wanted
     from pipeline.plan import plan_job
 
     is_ocr = planned.job == "ocr"
     chosen: JobSettings = checked(settings, OcrSettings) if is_ocr else checked(settings, JobSettings)
     found_plan = plan_job(planned.job, chosen, ocr_prompt(chosen) if is_ocr else PROMPT)
     wanted = Wanted(**planned.model_dump(exclude={"job"}))
-    found = forecast(found_plan, planned.job, wanted, say)
-    text = json.dumps(asdict(found), indent=2) if json_ else "\n".join(map(printable, describe(found)))
+    return run_to_status(lambda: _forecast(found_plan, planned.job, wanted, as_json=json_))
+
+
+def _forecast(plan: "Plan", job: Literal["caption", "ocr"], wanted: "Wanted", *, as_json: bool) -> int:
+    from pipeline.forecast import forecast
+
+    found = forecast(plan, job, wanted, say)
+    text = json.dumps(asdict(found), indent=2) if as_json else "\n".join(map(printable, describe(found)))
     sys.stdout.write(redacted(text) + "\n")
     return 1 if found.problems else 0
 

@@ -177,6 +177,7 @@ NOT_SHAPING = frozenset(
         "pipeline/forecast.py",
         "pipeline/job.py",
         "pipeline/look.py",
+        "pipeline/notify.py",
         "pipeline/plan.py",
         "pipeline/preflight.py",
         "pipeline/rates.py",

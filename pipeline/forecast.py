@@ -42,7 +42,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Holds what a run of some rows on this machine has measured."""
+    """Measurements of a run of some rows on this machine."""
 
     rows: int
     answer_tokens: Interval  # of an answer

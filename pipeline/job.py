@@ -1,16 +1,18 @@
 """Job: a plan to a complete run folder: begin, answer what is not done, finish."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pipeline.environment import cards_here, check_wait
-from pipeline.execution.executor import Loaders, answer_units, in_rounds, say, unless_broken
+from pipeline.execution.executor import ErrorBudgetSpent, Loaders, answer_units, in_rounds, say, unless_broken
 from pipeline.execution.progress import Progress, describe_engine
-from pipeline.execution.signals import guarded
+from pipeline.execution.signals import Stopped, guarded
 from pipeline.execution.work_units import BatchPlan, Shard
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
 from pipeline.preflight import check_changes, check_machine
+from pipeline.run_folder.events import Events
 from pipeline.run_folder.layout import state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import hold
@@ -42,6 +44,7 @@ def run_job(
         if (complete := find_complete(plan, held=True)) is not None:  # by another driver until now
             return complete
         run = begin(plan, model, continue_with_changes=continue_with_changes)
+        events = Events.of(folder)
         shard = Shard(
             settings=plan.settings,
             read=unit_reader(plan.listing),
@@ -54,11 +57,32 @@ def run_job(
         def answer(units: list[int]) -> Progress:
             batch_plan = BatchPlan.of([shard], [units], loaders.engine)
             rows = sum(map(plan.rows_of, units)) * plan.num_prompts
-            return answer_units(batch_plan, rows, lock, continue_with_changes=continue_with_changes)
+            return answer_units(batch_plan, rows, lock, events, continue_with_changes=continue_with_changes)
 
-        manifest, progress = answer_and_merge(plan, run, answer, lock.confirm)
+        with noted(events, answers=plan.listing.num_rows * plan.num_prompts, units=plan.listing.num_units) as end:
+            manifest, progress = answer_and_merge(plan, run, answer, lock.confirm)
+            end |= {name: manifest[name] for name in ("rows", "ok", "errors")}
         pace = progress.rows_per_s() if progress else None
         return summarise(with_scores(plan.settings, manifest), folder, pace and pace / plan.num_prompts)
+
+
+@contextmanager
+def noted(events: Events, **begun: object) -> Iterator[dict[str, object]]:
+    """Note when the block begins, and how it ends, with what it puts into the dictionary that it is given."""
+    events.add("started", time.monotonic(), **begun)
+    end: dict[str, object] = {}
+    try:
+        yield end
+    except ErrorBudgetSpent as error:
+        events.add("budget_spent", time.monotonic(), message=str(error))
+        raise
+    except (Stopped, KeyboardInterrupt) as error:
+        events.add("stopped", time.monotonic(), message=str(error))
+        raise
+    except BaseException as error:
+        events.add("failed", time.monotonic(), message=f"{type(error).__name__}: {error}")
+        raise
+    events.add("finished", time.monotonic(), **end)
 
 
 def begin(plan: Plan, model: dict[str, Any], *, continue_with_changes: bool) -> dict[str, Any]:

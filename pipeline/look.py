@@ -56,7 +56,7 @@ def share_of(count: int, total: int) -> Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """Findings in the rows that were looked at; token counts are of a row, its prompts together."""
+    """Facts of the rows that were looked at; token counts are of a row, its prompts together."""
 
     rows: int
     failed: dict[str, int]  # rows by stage and type, as fetch/FileNotFound, whose prompts all failed
@@ -110,7 +110,7 @@ def _tables(plan: Plan, rows: int) -> Iterator[pa.Table]:
 
 @dataclass(slots=True)
 class _Seen:
-    """Keeps of the rows what is counted: numbers, so that no row's pixels stay in memory."""
+    """Numbers of the rows, so that no row's pixels stay in memory."""
 
     rows: int = 0
     failed: Counter[str] = field(default_factory=Counter)

@@ -12,6 +12,7 @@ from pipeline.execution.progress import Progress
 from pipeline.execution.ray_data import RunFailed
 from pipeline.execution.signals import stop_on_signals
 from pipeline.execution.work_units import BatchPlan
+from pipeline.run_folder.events import Events
 from pipeline.run_folder.lock import Lock
 from pipeline.run_folder.merge import BrokenUnits
 from pipeline.run_folder.run import record_found
@@ -41,17 +42,20 @@ class Loaders:
     preprocess: Callable[[JobSettings], Preprocess] = Preprocess
 
 
-def answer_units(plan: BatchPlan, total_rows: int, lock: Lock, *, continue_with_changes: bool = False) -> Progress:
+def answer_units(
+    plan: BatchPlan, total_rows: int, lock: Lock, events: Events | None = None, *, continue_with_changes: bool = False
+) -> Progress:
     """Answer the units of a plan that has one shard; return how it went.
 
     Raises ErrorBudgetSpent, RunFailed, FolderInUse.
     """
-    progress, wishes = Progress(total_rows=total_rows), Wishes.of([plan.settings])
+    progress, wishes = Progress(total_rows=total_rows, events=events), Wishes.of([plan.settings])
 
     def answer() -> None:
         with ray_data.on_cluster(wishes, lock.release), stop_on_signals():
             placement = ray_data.plan_placement(plan.settings, Load(units=len(plan.units), prompts=total_rows))
             record_precision(plan.settings, placement, continue_with_changes=continue_with_changes)
+            progress.workers = max(1, placement.models)
             actors = f"{placement.preprocess_workers} preprocessing actors, {describe_gpus(placement)}"
             say(f"{total_rows:,} answers to give in {len(plan.units):,} units; {actors}\nloading the model")
             with ray_data.said_while_waiting(placement, progress.say_if_silent):

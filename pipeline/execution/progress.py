@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TextIO
 
+from pipeline.run_folder.events import Events
 from pipeline.run_folder.units import Counts
 from schemas.engine import EngineStatistics
 
@@ -72,11 +73,14 @@ class Progress:
     pace: Pace = field(default_factory=Pace)
     columns: Callable[[], int] = field(default_factory=lambda: terminal_columns)  # of the terminal, where it is one
     said: str | None = None  # the last line of a log
+    events: Events | None = None
+    workers: int = 0  # that there should be; 0: nobody has said
 
     def add(self, report: UnitReport) -> None:
         """Count one more unit and show the line when it is due."""
         now = self.heard_at = self.clock()
         self.done += report.counts
+        self._note(report, now)
         known = self.engines.get(report.worker)
         if known is None or report.engine.num_rows >= known.num_rows:  # a worker's threads may overtake each other
             self.engines[report.worker] = report.engine
@@ -87,6 +91,16 @@ class Progress:
         if self.shown_at is None or now - self.shown_at >= due:
             self.show()
             self.shown_at = now
+
+    def _note(self, report: UnitReport, now: float) -> None:
+        """Note rows that failed, and a worker that came for one that was lost."""
+        if self.events is None:
+            return
+        if report.worker not in self.engines and 0 < self.workers <= len(self.engines):
+            self.events.add("worker_lost", now, workers=self.workers, replaced=len(self.engines) + 1 - self.workers)
+        if report.counts.errors:
+            types = {f"{one.stage}/{one.type}": one.rows for one in report.counts.by_type}
+            self.events.add("rows_failed", now, unit=report.unit, errors=report.counts.errors, types=types)
 
     def say_if_silent(self, note: str) -> None:
         """Write a line of its own where no unit has come in for a while, saying what the job waits for."""

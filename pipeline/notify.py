@@ -1,0 +1,69 @@
+"""Notify: the last event of a run to a URL of the user's, when the command ends."""
+
+import json
+import sys
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.run_folder.events import last_event
+from schemas.errors import Refused
+from schemas.wording import one_line
+
+_WAIT_S = 10.0
+_REFUSED = 2  # the exit status of what was found before anything started
+_GRAIN = timedelta(milliseconds=1)  # of an event's time
+
+
+def check_url(url: str) -> None:
+    """Raise Refused for what is no http(s) URL; its path may be a secret, and is not said."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or 0
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port < 0 or not url.isascii() or " " in url:
+        raise Refused(f"--notify must be an http:// or https:// URL, got one of {parts.scheme or 'no'!r} scheme")
+
+
+def notify(url: str, folder: str, status: int, began: datetime) -> bool:
+    """Post the last event since the command began, with its exit status; say where that cannot be done, and go on."""
+    event = {**_since(began, folder, status), "output": folder, "exit_status": status}
+    host = urlsplit(url).hostname
+    try:
+        _post(url, event)
+    except (OSError, HTTPException, ValueError) as error:
+        why = one_line(error).replace(url, "***")
+        sys.stderr.write(f"--notify: {host} was not told: {type(error).__name__}: {why}\n")
+        return False
+    return True
+
+
+def _since(began: datetime, folder: str, status: int) -> dict[str, Any]:
+    """Return the run's newest event; where it has none since, what the exit status says."""
+    event = last_event(folder)
+    if status != _REFUSED and event is not None and _time_of(event) >= began - _GRAIN:
+        return event
+    return {"event": {0: "finished", _REFUSED: "refused"}.get(status, "failed")}
+
+
+def _time_of(event: dict[str, Any]) -> datetime:
+    try:
+        return datetime.fromisoformat(str(event.get("time")))
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _post(url: str, event: dict[str, Any]) -> None:
+    body = json.dumps({"text": describe(event), **event}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
+    with urllib.request.urlopen(request, timeout=_WAIT_S) as response:
+        response.read(1)
+
+
+def describe(event: dict[str, Any]) -> str:
+    """Return the line that a chat shows: `text` is what Slack's and Mattermost's hooks look for."""
+    counts = ", ".join(f"{event[name]:,} {name}" for name in ("answers", "errors") if isinstance(event.get(name), int))
+    return f"llava-batch {event['event']}: {event['output']}" + (f" ({counts})" if counts else "")

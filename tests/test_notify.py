@@ -1,0 +1,88 @@
+"""--notify: the last event of a run is posted, and a host that does not listen costs the job nothing."""
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from jobs.__main__ import main
+from pipeline.notify import check_url, notify
+from pipeline.run_folder.events import Events
+from schemas.errors import Refused
+from tests.inputs import good_row, write_parquet
+from tests.test_verify import run_without_ray
+from tests.tiny import checkpoint
+
+BEFORE = datetime.now(UTC) - timedelta(days=1)
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[str, list[dict[str, object]]]]:
+    """A server that keeps what is posted to it; to /no it says no."""
+    posted: list[dict[str, object]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(500 if self.path == "/no" else 200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", posted
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_last_event_is_posted_with_a_line_for_a_chat(hook, tmp_path: Path) -> None:
+    Events.of(str(tmp_path)).add("finished", 0.0, rows=1000, ok=990, errors=10)
+    assert notify(hook[0], str(tmp_path), 0, BEFORE)
+    (told,) = hook[1]
+    assert told.items() >= {"event": "finished", "ok": 990, "exit_status": 0, "output": str(tmp_path)}.items()
+    assert told["text"] == f"llava-batch finished: {tmp_path} (10 errors)"
+
+
+@pytest.mark.parametrize(("status", "event"), [(0, "finished"), (1, "failed"), (2, "refused")])
+def test_an_event_of_an_earlier_call_is_not_taken_for_this_ones(hook, tmp_path: Path, status: int, event: str) -> None:
+    Events.of(str(tmp_path)).add("budget_spent", 0.0)
+    assert notify(hook[0], str(tmp_path), status, datetime.now(UTC) + timedelta(days=1))
+    assert hook[1][0]["event"] == event
+
+
+@pytest.mark.parametrize("path", ["/no/secret", "/no"])
+def test_who_cannot_be_told_is_named_without_the_path(hook, tmp_path: Path, path: str, capsys) -> None:
+    url = f"{hook[0]}/no" if path == "/no" else f"http://127.0.0.1:1{path}"
+    assert not notify(url, str(tmp_path), 0, BEFORE)
+    said = capsys.readouterr().err
+    assert said.startswith("--notify: 127.0.0.1 was not told: ")
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("url", ["", "ftp://h/x", "file:///etc/passwd", "http://", "hooks.slack.com/x", "http://h:x/"])
+def test_what_is_no_url_of_the_web_is_refused(url: str) -> None:
+    with pytest.raises(Refused, match="--notify must be an http:// or https:// URL"):
+        check_url(url)
+
+
+def test_a_command_that_finds_its_run_complete_tells_it(hook, tmp_path: Path, capsys) -> None:
+    run_without_ray(tmp_path)
+    where = ["--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out"), "--model", str(checkpoint())]
+    assert main(["caption", *where, "--unit-rows", "8", "--notify", hook[0]]) == 0
+    assert hook[1][0]["event"] == "finished"
+    assert hook[0] not in (tmp_path / "out" / ".run" / "run.json").read_text()
+
+
+def test_a_command_that_is_refused_tells_it(hook, tmp_path: Path, capsys) -> None:
+    write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    where = ["--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out"), "--model", "no such"]
+    assert main(["caption", *where, "--notify", hook[0]]) == 2
+    assert hook[1][0].items() >= {"event": "refused", "exit_status": 2}.items()
