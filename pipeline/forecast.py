@@ -80,6 +80,8 @@ def forecast(plan: Plan, work: Work, wanted: Wanted, say: Callable[[str], None])
     """Look at the input, measure this machine if that is asked, and compute; raise Refused where there is no rate."""
     if wanted.gpu_type is None and wanted.calibrate is None:
         raise Refused("--gpu-type or --calibrate must say how fast rows are answered: a card, or so many rows here")
+    if plan.settings.engine == "transformers" and wanted.gpu_type is not None:
+        raise Refused("--gpu-type has rates of our own engine alone: --calibrate measures --engine transformers here")
     look = look_at(plan, ROWS, SECONDS)
     if look.num_failed == look.rows:
         kind, example = next(iter(look.examples.items()))
@@ -226,7 +228,7 @@ def _row_s(plan: Plan, look: Look, rates: Rates, tokens: Interval) -> Interval:
 
 
 def _memory(plan: Plan, wanted: Wanted) -> str | None:
-    if wanted.gpu_type is None and not cards_here():
+    if plan.settings.engine == "transformers" or (wanted.gpu_type is None and not cards_here()):
         return None
     engine = engine_settings(plan.settings, on_gpu=True)
     return describe_memory(memory_of(load_config(locate(plan.settings.model), plan.settings.revision), engine), engine)

@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.engine.kernels.packages import check_packages, check_quantised, is_there
 from pipeline.engine.network.decoder import decoder_shape
 from pipeline.engine.network.memory import check_memory, describe_memory, memory_of
+from pipeline.engine.reference.load import check_reference
 from pipeline.environment import check_gpus, cluster_address
 from pipeline.plan import Plan
 from pipeline.preprocess.files import load_config
@@ -72,7 +73,10 @@ def check_machine(settings: JobSettings, cards: tuple[int, ...]) -> None:
     engine = engine_settings(settings, on_gpu=bool(cards) and settings.gpus != 0)
     config = load_config(locate(settings.model), settings.revision)
     text: Any = config.text_config  # typed as a dict as well, which it is no longer once loaded
-    decoder_shape(text)  # refuses a network that the engine does not build
+    if settings.engine == "transformers":
+        check_reference(config, engine, settings.model)
+    else:
+        _check_network(text)
     if cluster_address():
         return
     check_gpus(settings.gpus, cards)
@@ -80,12 +84,22 @@ def check_machine(settings: JobSettings, cards: tuple[int, ...]) -> None:
     if settings.dashboard and not is_there("aiohttp_cors"):  # of ray[default] alone
         raise Refused("--dashboard needs Ray's own packages for it: pip install 'ray[default]'")
     check_quantised(config, settings.model)
-    if engine.device != "cpu":
+    if engine.device != "cpu" and settings.engine == "own":
         check_memory(config, engine, min(cards))
+
+
+def _check_network(text: Any) -> None:  # noqa: ANN401  transformers' config of any text network
+    """Raise Refused for a network that our engine does not build, with what does."""
+    try:
+        decoder_shape(text)
+    except Refused as error:
+        raise Refused(f"{error}; --engine transformers runs it, slower") from error
 
 
 def describe_needs(settings: JobSettings) -> str:
     """Return the memory that a GPU needs for the model."""
+    if settings.engine == "transformers":
+        return "what transformers takes: batches are halved where it is short"
     engine = engine_settings(settings, on_gpu=True)
     config = load_config(locate(settings.model), settings.revision)
     return describe_memory(memory_of(config, engine), engine)

@@ -18,6 +18,7 @@ from schemas.wording import credentials_in, redacted
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Strips = Literal["auto", "off"]
+EngineName = Literal["own", "transformers"]
 
 _WEB: Heading = "Images of the web"
 
@@ -135,6 +136,11 @@ class JobSettings(BaseModel):
         0, ge=0, description="With a row's id it fixes what sampling draws for that row."
     )
 
+    engine: Annotated[EngineName, Kind("Model", "engine")] = Field(
+        "own",
+        description="own: ours, for llama, mistral and qwen2 text networks. transformers: its own generate in padded "
+        "batches, slower, for every text network that it knows.",
+    )
     dtype: Annotated[Dtype, Kind("Model", "engine")] = Field(
         "auto", description="auto: bfloat16 on a GPU, float32 without."
     )

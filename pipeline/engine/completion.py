@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from pipeline.engine.network.load import LoadedModel
+from transformers import PreTrainedTokenizerFast
+
 from pipeline.engine.repetition import find_runaway
 from pipeline.engine.stops import StopChecker, StopPosition, TokenBytes
 from schemas.answer import FinishReason, Generation
@@ -19,6 +20,16 @@ _BROKEN = "\ufffd"  # an incomplete character is decoded to it
 _LONGEST_CHARACTER = 4  # bytes, and so tokens
 
 
+class Vocabulary(Protocol):
+    """Decodes tokens, and names those that end an answer."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast: ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]: ...
+
+
 class Completion:
     """Takes a sequence's tokens until `finish_reason` is set, and ignores later ones.
 
@@ -27,7 +38,7 @@ class Completion:
     """
 
     def __init__(
-        self, model: LoadedModel, sampling: Sampling, prompt: Prompt, first: "Completion | None" = None
+        self, model: Vocabulary, sampling: Sampling, prompt: Prompt, first: "Completion | None" = None
     ) -> None:
         assert prompt.max_new_tokens > 0
         self._model, self._prompt, self._first = model, prompt, first
@@ -47,6 +58,11 @@ class Completion:
     def num_tokens(self) -> int:
         """Count the tokens so far."""
         return len(self._token_ids)
+
+    @property
+    def first(self) -> "Completion | None":
+        """Return the first attempt, where this is its retry."""
+        return self._first
 
     @property
     def is_retry(self) -> bool:

@@ -3,17 +3,20 @@
 import torch
 
 from pipeline.engine.engine import Engine as TorchEngine
+from pipeline.engine.reference.engine import ReferenceEngine
 from pipeline.environment import cpus_here
 from pipeline.weights.hub import adapter_folder, locate
 from schemas.engine import Dtype, EngineSettings, Sampling
 from schemas.job import JobSettings
 
 
-def load_engine(settings: JobSettings) -> TorchEngine:
-    """Load the real engine, on this process's GPU or on all of its machine's cores."""
+def load_engine(settings: JobSettings) -> TorchEngine | ReferenceEngine:
+    """Load the engine that the settings name, on this process's GPU or on all of its machine's cores."""
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         torch.set_num_threads(cpus_here())
+    if settings.engine == "transformers":
+        return ReferenceEngine.load(locate(settings.model), settings=engine_settings(settings, on_gpu=on_gpu))
     return TorchEngine.load(locate(settings.model), settings=engine_settings(settings, on_gpu=on_gpu))
 
 

@@ -1,0 +1,98 @@
+"""Load a checkpoint for transformers' own generation: any text network that it knows, in any form that it reads."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    LlavaNextForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from pipeline.engine.kernels.packages import check_packages
+from pipeline.engine.network.load import stop_ids_of
+from pipeline.preprocess.pixels import PixelScale, read_scale
+from pipeline.weights.proof import check_loaded
+from schemas.engine import EngineSettings
+from schemas.errors import Refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceModel:
+    """transformers' network with what asking it needs; its parts may be on several devices."""
+
+    network: LlavaNextForConditionalGeneration
+    tokenizer: PreTrainedTokenizerFast
+    scale: PixelScale
+    stop_ids: tuple[int, ...]
+    num_tokens: int  # embeddings from here on are padding of the table
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that inputs are put on."""
+        return self.network.device
+
+
+def load_reference(model: str, settings: EngineSettings) -> ReferenceModel:
+    """Load a hub id or a local folder: safetensors only, no remote code; raise Refused for what is no LLaVA-NeXT."""
+    check_packages(settings)
+    config = AutoConfig.from_pretrained(model, revision=settings.revision, trust_remote_code=False)
+    check_reference(config, settings, model)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        model,
+        revision=settings.revision,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=getattr(torch, settings.dtype),
+        attn_implementation=settings.attention,
+        ignore_mismatched_sizes=True,  # the report is checked instead: it names them all
+        output_loading_info=True,
+        device_map="auto" if settings.num_devices > 1 else settings.device,
+        **_quantized(settings),
+    )
+    network, report = cast(tuple[LlavaNextForConditionalGeneration, dict[str, Any]], loaded)
+    check_loaded(report, config, model)
+    network.requires_grad_(False).eval()
+    processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
+    tokenizer = processor.tokenizer
+    stop_ids = stop_ids_of(network, tokenizer, settings.sampling.stop)
+    network.generation_config = GenerationConfig()  # `generate` would fill in what the settings do not ask
+    return ReferenceModel(
+        network=network,
+        tokenizer=tokenizer,
+        scale=read_scale(processor.image_processor),
+        stop_ids=stop_ids,
+        num_tokens=min(max(tokenizer.get_vocab().values()) + 1, config.get_text_config().vocab_size),
+    )
+
+
+def check_reference(config: PreTrainedConfig, settings: EngineSettings, model: str) -> None:
+    """Raise Refused for settings that transformers' generation cannot follow."""
+    if config.model_type != "llava_next":
+        raise Refused(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
+    if settings.quantize == "fp8":
+        raise Refused("quantize 'fp8' is of our own engine: with --engine transformers use 8bit or 4bit")
+    if settings.quantize and getattr(config, "quantization_config", None):
+        raise Refused(f"quantize must be left out, {model!r} is quantised already")
+    if settings.adapter is not None:
+        raise Refused("adapter must be merged into the model's files for --engine transformers, it is not merged here")
+
+
+def _quantized(settings: EngineSettings) -> dict[str, Any]:
+    if settings.quantize is None:
+        return {}
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_8bit=settings.quantize == "8bit",
+            load_in_4bit=settings.quantize == "4bit",
+            llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+        )
+    }
