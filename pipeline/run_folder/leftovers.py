@@ -20,7 +20,7 @@ _HALF = r"(?:\.[0-9a-f]{32}\.tmp)+"  # behind the name of the whole, see local_f
 _UNIT = r"unit-[0-9]{8,}\.(?:parquet|pq)"
 _ANSWERS = {"units": _UNIT, "answers": r"part-[0-9]{5,}\.parquet"}  # folder -> names of its files
 _STATE = {
-    "": r"README\.md|report\.html|run\.json|manifest\.json|(?:input|index|scores)\.(?:parquet|pq)",
+    "": r"README\.md|events\.jsonl|report\.html|run\.json|manifest\.json|(?:input|index|scores)\.(?:parquet|pq)",
     "attempts": r"retry-[0-9]{4,}\.(?:parquet|pq)",
     "markers": r"[\w.-]+\.json",
     "errors": r"[\w.-]+\.txt",

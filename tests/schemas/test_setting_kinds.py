@@ -61,7 +61,8 @@ def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
         pytest.param(
             set(KINDS) - set(RETRIED),
             "input output allow_root model revision adapter prompt system chat_template image_column id_column "
-            "prompt_column messages_column reference_column keep limit image_root dtype engine quantize attention unit_rows "
+            "prompt_column messages_column reference_column keep limit image_root dtype engine quantize attention "
+            "unit_rows "
             "max_fetch_error_rate",
             id="never another on a retry",
         ),
