@@ -1,14 +1,16 @@
 """Events of a run: JSON lines in its folder, kept over a resume, few, and never what a job fails for."""
 
 import json
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from pipeline.execution.executor import ErrorBudgetSpent
 from pipeline.execution.progress import Progress, UnitReport
 from pipeline.job import noted
-from pipeline.run_folder.events import NAME, Events, last_event, read_lines
+from pipeline.run_folder.events import NAME, Events, Kind, last_event, read_lines
 from pipeline.run_folder.layout import state_path
 from pipeline.run_folder.units import Counts, ErrorType
 from schemas.engine import EngineStatistics
@@ -84,3 +86,8 @@ def test_lines_that_are_no_events_are_passed_over(tmp_path: Path, text: str) -> 
     with open(state_path(str(tmp_path), NAME), "a", encoding="latin-1") as file:
         file.write(text)
     assert last_event(str(tmp_path))["event"] == "started"
+
+
+def test_the_documented_events_are_those_that_there_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "watching.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)) == set(get_args(Kind))
