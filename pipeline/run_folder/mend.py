@@ -54,7 +54,7 @@ def _find_lost(folder: str, manifest: dict[str, Any]) -> Iterator[Lost]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outstanding:
-    """Holds what a run lacks: units to be answered, so that they become its answers, or those of the files that are lost."""
+    """Holds what a run lacks: units to be answered, so that they become its answers, or the answers of lost files."""
 
     units: Units
     wanted: list[int]  # done or not
