@@ -15,7 +15,7 @@ from pipeline.preflight import check_changes, check_machine
 from pipeline.run_folder.events import Events
 from pipeline.run_folder.layout import state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
-from pipeline.run_folder.lock import hold
+from pipeline.run_folder.lock import FolderInUse, hold
 from pipeline.run_folder.markers import Markers
 from pipeline.run_folder.mend import Outstanding, find_outstanding
 from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, is_complete, read_manifest, read_run
@@ -73,6 +73,8 @@ def noted(events: Events, **begun: object) -> Iterator[dict[str, object]]:
     end: dict[str, object] = {}
     try:
         yield end
+    except FolderInUse:  # the events are another driver's now
+        raise
     except ErrorBudgetSpent as error:
         events.add("budget_spent", time.monotonic(), message=str(error))
         raise

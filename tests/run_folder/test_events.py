@@ -12,6 +12,7 @@ from pipeline.execution.progress import Progress, UnitReport
 from pipeline.job import noted
 from pipeline.run_folder.events import NAME, Events, Kind, last_event, read_lines
 from pipeline.run_folder.layout import state_path
+from pipeline.run_folder.lock import FolderInUse
 from pipeline.run_folder.units import Counts, ErrorType
 from schemas.engine import EngineStatistics
 
@@ -40,6 +41,12 @@ def test_how_a_run_ends_is_an_event(tmp_path: Path, error: BaseException, kind: 
     with pytest.raises(type(error)), noted(Events.of(str(tmp_path))):
         raise error
     assert kinds(tmp_path) == ["started", kind]
+
+
+def test_a_driver_that_has_lost_its_folder_leaves_the_events_to_the_other(tmp_path: Path) -> None:
+    with pytest.raises(FolderInUse), noted(Events.of(str(tmp_path))):
+        raise FolderInUse("another driver has it")
+    assert kinds(tmp_path) == ["started"]
 
 
 def test_secrets_in_messages_are_not_written(tmp_path: Path) -> None:
