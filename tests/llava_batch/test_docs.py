@@ -44,7 +44,7 @@ def test_a_model_in_a_notebook(checkout: Path) -> None:
 def test_a_run(checkout: Path) -> None:
     names: dict[str, Any] = {}
     run(blocks_under("A run"), names)
-    assert (checkout / "out-of-python" / "manifest.json").exists()
+    assert (checkout / "out-of-python" / ".run" / "manifest.json").exists()
     assert names["run"].rows == 8
 
 
