@@ -121,7 +121,7 @@ def test_a_cluster_that_is_lost_under_a_sweep_ends_it_and_the_same_command_goes_
         assert_ended(scene, run, LOST["gcs_server"])
     with scene.driver() as run:
         assert run.wait(timeout=300) == 0, scene.log()
-    (cell,) = scene.output.glob("cells/*/*/*/*/manifest.json")
+    (cell,) = scene.output.glob("cells/*/*/*/*/.run/manifest.json")
     assert verify_run(str(cell.parent)) == []
     assert pq.read_table(scene.output / "results.parquet")["status"].to_pylist() == ["complete"]
 
