@@ -113,7 +113,7 @@ class Guard:
 
     def _follow(self, name: str, known: Marker | None, first: int = 0) -> None:
         if self._watch is not None:
-            self._watch.follow(lambda row, stage: self._markers.slow(name, row, stage, known), first)
+            self._watch.follow(self._markers.slow(name, known), first)
 
     def _one_by_one(self, name: str, known: Marker, read: Read, step: Step) -> pa.Table:
         if known.deaths.get(str(_READING), 0) >= MAX_DEATHS:

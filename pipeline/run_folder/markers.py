@@ -1,6 +1,7 @@
 """Markers: files that say which unit a worker is at, so that what kills it is known afterwards."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 from pydantic import TypeAdapter
@@ -25,7 +26,9 @@ class Marker:
     row: int | None = None
     alone: bool = False  # nothing else was done by the same worker
     deaths: dict[str, int] = field(default_factory=dict)  # by row
-    slow: dict[str, Stage] = field(default_factory=dict)  # rows that took too long, and where
+    slow: dict[str, Stage] = field(
+        default_factory=dict
+    )  # rows that took too long, and where; the last, see Markers.slow
 
     @property
     def accuses_nobody(self) -> bool:
@@ -63,10 +66,15 @@ class Markers:
         note = self.note(name, replace(self._with(known, row=row), alone=alone))
         fs.write_atomic(note.url, note.text.encode())
 
-    def slow(self, name: str, row: int, stage: Stage, known: Marker | None = None) -> Note:
-        """Return what is to be left behind where a row takes too long."""
-        marker = self._with(known, row=None)
-        return self.note(name, replace(marker, slow={**marker.slow, str(row): stage}))
+    def slow(self, name: str, known: Marker | None = None) -> Callable[[int, Stage], Note]:
+        """Return the function that says what is to be left behind where a row takes too long at a stage.
+
+        It is called at every stage of every row: all but row and stage is written here, once.
+        """
+        url, marker = self._path(name), self._with(known, row=None)
+        text = json.dumps(asdict(marker)).removesuffix("}}")  # of `slow`, the last field, and of the whole
+        text += ", " if marker.slow else ""
+        return lambda row, stage: Note(url=url, text=f'{text}"{row}": "{stage}"}}}}')
 
     def note(self, name: str, marker: Marker) -> Note:
         """Return a marker as what is written, and where."""
