@@ -164,10 +164,11 @@ def _placed(config: PreTrainedConfig, devices: Sequence[torch.device], settings:
     if settings.quantize == "fp8":
         return {}
     placed = {"device_map": device_map(partition(decoder_shape(config.get_text_config()).layers, devices))}
-    return placed | _quantized(settings)
+    return placed | in_fewer_bits(settings)
 
 
-def _quantized(settings: EngineSettings) -> dict[str, Any]:
+def in_fewer_bits(settings: EngineSettings) -> dict[str, Any]:
+    """Return what tells transformers to load the decoder's layers in bitsandbytes' 8 or 4 bits, if it is asked for."""
     if settings.quantize not in ("8bit", "4bit"):
         return {}
     return {

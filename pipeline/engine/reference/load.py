@@ -8,7 +8,6 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
-    BitsAndBytesConfig,
     GenerationConfig,
     LlavaNextForConditionalGeneration,
     PreTrainedConfig,
@@ -16,7 +15,7 @@ from transformers import (
 )
 
 from pipeline.engine.kernels.packages import check_packages
-from pipeline.engine.network.load import stop_ids_of
+from pipeline.engine.network.load import in_fewer_bits, stop_ids_of
 from pipeline.preprocess.pixels import PixelScale, read_scale
 from pipeline.weights.proof import check_loaded
 from schemas.engine import EngineSettings
@@ -54,7 +53,7 @@ def load_reference(model: str, settings: EngineSettings) -> ReferenceModel:
         ignore_mismatched_sizes=True,  # the report is checked instead: it names them all
         output_loading_info=True,
         device_map="auto" if settings.num_devices > 1 else settings.device,
-        **_quantized(settings),
+        **in_fewer_bits(settings),
     )
     network, report = cast(tuple[LlavaNextForConditionalGeneration, dict[str, Any]], loaded)
     check_loaded(report, config, model)
@@ -82,17 +81,3 @@ def check_reference(config: PreTrainedConfig, settings: EngineSettings, model: s
         raise Refused(f"quantize must be left out, {model!r} is quantised already")
     if settings.adapter is not None:
         raise Refused("adapter must be merged into the model's files for --engine transformers, it is not merged here")
-
-
-def _quantized(settings: EngineSettings) -> dict[str, Any]:
-    if settings.quantize is None:
-        return {}
-    return {
-        "quantization_config": BitsAndBytesConfig(
-            load_in_8bit=settings.quantize == "8bit",
-            load_in_4bit=settings.quantize == "4bit",
-            llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
-        )
-    }
