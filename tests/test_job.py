@@ -56,19 +56,20 @@ class PeakMemory:
             self._peak = max(self._peak, self._process.memory_info().rss)
 
 
-def test_a_thousand_rows_with_ten_bad_ones_are_a_thousand_answers(tmp_path: Path) -> None:
-    planted = {i * 97 + 5: ("read", "fetch", "decode", "decode", "prompt")[i % 5] for i in range(10)}
-    rows = [bad_row(i, planted[i]) if i in planted else good_row(i) for i in range(1000)]
+@pytest.mark.parametrize("num", [200, pytest.param(1000, marks=pytest.mark.soak)])
+def test_rows_with_ten_bad_ones_are_as_many_answers(tmp_path: Path, num: int) -> None:
+    planted = {i * (num // 10 - 3) + 5: ("read", "fetch", "decode", "decode", "prompt")[i % 5] for i in range(10)}
+    rows = [bad_row(i, planted[i]) if i in planted else good_row(i) for i in range(num)]
     source = write_parquet(tmp_path / "in.parquet", rows)
-    plan = plan_job("caption", settings_for(source, tmp_path / "out", keep=("number",), max_error_rate=0.05), "Q?")
+    plan = plan_job("caption", settings_for(source, tmp_path / "out", keep=("number",), max_error_rate=0.2), "Q?")
     with PeakMemory() as memory:
         summary = run_job(plan, load_engine)
     answers = answers_in(tmp_path / "out")
-    assert (summary.rows, summary.ok, summary.errors) == (1000, 990, 10)
+    assert (summary.rows, summary.ok, summary.errors) == (num, num - 10, 10)
     assert [(answer["id"], answer["number"]) for answer in answers] == [(row["id"], row["number"]) for row in rows]
     assert {a["number"]: a["error_stage"] for a in answers if a["status"] == "error"} == planted
     assert all(a["error_type"] and a["error_message"] for a in answers if a["status"] == "error")
-    assert Counter(a["finish_reason"] for a in answers)["length"] > 900
+    assert Counter(a["finish_reason"] for a in answers)["length"] > 0.9 * num
     engine = read_manifest(str(tmp_path / "out"))["timings"]["engine"]
     assert engine["num_answer_tokens"] == sum(a["num_generated_tokens"] or 0 for a in answers)
     assert memory.growth < 300 * 2**20

@@ -47,6 +47,7 @@ def error_rate(pages: list[list[str]], answers: list[Answer]) -> float:
     return add_up(read_against("\n".join(page), answer.text or "") for page, answer in pairs).cer
 
 
+@pytest.mark.soak
 def test_strips_make_a_long_page_readable(pages, generate) -> None:
     cut, whole = (answers_to(pages, generate, strips) for strips in ("auto", "off"))
     assert error_rate(pages, cut) < 0.08

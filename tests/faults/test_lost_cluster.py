@@ -91,7 +91,8 @@ def test_a_lost_cluster_ends_its_driver_and_the_same_command_goes_on(tmp_path: P
             assert_ended(scene, run, LOST[name])
 
 
-@pytest.mark.parametrize("name", ["gcs_server", pytest.param("raylet", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
 def test_a_lost_ray_of_the_drivers_own_ends_it_alike(tmp_path: Path, name: str) -> None:
     scene = Scene(folder=tmp_path, rows=800)
     with scene.driver() as run:

@@ -68,6 +68,7 @@ def test_an_engine_that_dies_while_loading_ends_the_run_with_the_reason(tmp_path
         run_job(plan_for(tmp_path, {}), load_engine_that_dies)
 
 
+@pytest.mark.soak
 def test_an_engine_that_cannot_be_loaded_ends_the_run_with_what_it_said(tmp_path: Path) -> None:
     plan = plan_for(tmp_path, {})
     with pytest.raises(RunFailed, match="the weights have 3 layers, the config has 2"):

@@ -57,6 +57,7 @@ def test_failed_rows_are_tried_again_and_their_history_is_kept(tmp_path: Path) -
     assert {a["number"] for a in pq.read_table(f"{out}/answers").to_pylist() if a["attempt"] == 2} == {5, 11, 30}
 
 
+@pytest.mark.soak
 def test_rows_of_a_run_of_the_first_release_are_tried_again(tmp_path: Path) -> None:
     out = run_without_ray(tmp_path).settings.output
     as_the_first_release_wrote_it(tmp_path)
@@ -90,6 +91,7 @@ def test_a_retry_that_was_killed_before_its_manifest_is_mended_by_the_same_call(
     assert pq.read_table(f"{out}/answers")["attempt"].to_pylist() == [1, 2, 1]
 
 
+@pytest.mark.soak
 def test_chosen_answers_are_given_again_under_other_settings_as_a_recorded_change(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [bad_row(i, "decode" if i == 1 else "") for i in range(3)])
     out = str(tmp_path / "out")

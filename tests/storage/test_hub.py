@@ -102,6 +102,7 @@ def test_every_published_benchmark_is_read_from_the_hub_as_from_a_disk(hub: Hub,
     assert any(line.startswith("GET /datasets/lmms-lab/POPE/resolve/main/data/test-00000") for line in hub.asked)
 
 
+@pytest.mark.soak
 def test_a_sweep_keeps_to_the_commit_that_its_questions_were_written_from(hub: Hub, tmp_path: Path) -> None:
     cases = {case.name: case for case in CASES}
     (tmp_path / "data").mkdir()
