@@ -168,7 +168,7 @@ def test_counts_follow_what_is_in_the_files_where_they_were_mended_under_a_retry
 @pytest.mark.parametrize("how", ["torn", "zeros", "one bit"])
 def test_a_damaged_list_of_a_retry_is_refused_by_name(scene: Scene, how: str) -> None:
     damage(Path(scene.retry.history), how)
-    with pytest.raises(RunMismatch, match="retry-0001.parquet is torn or damaged"):
+    with pytest.raises(RunMismatch, match="retry-0001.pq is torn or damaged"):
         begin_retry(scene.plan, scene.run, manifest_of(scene.plan), OK)
 
 
@@ -183,7 +183,7 @@ def test_the_answers_before_a_retry_are_part_of_the_run(scene: Scene, how: str) 
 @pytest.mark.parametrize("how", ["torn", "zeros", "one bit"])
 def test_a_broken_unit_of_a_retry_is_answered_again(scene: Scene, how: str) -> None:
     damage(Path(scene.plan.settings.output, ".run", "retry", "units", "unit-00000001.pq"), how)
-    with pytest.raises(RuntimeError, match="unit-00000001.parquet is torn or damaged"):
+    with pytest.raises(RuntimeError, match="unit-00000001.pq is torn or damaged"):
         scene.retry.units.read(1)
 
 
