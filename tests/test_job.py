@@ -179,6 +179,7 @@ def test_more_gpus_do_not_change_what_a_run_is(tmp_path: Path) -> None:
     assert one.identity() == other.identity()
 
 
+@pytest.mark.soak
 def test_a_file_that_vanishes_after_it_was_listed_costs_its_own_rows(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -40,9 +40,8 @@ def test_a_driver_killed_again_and_again_loses_nothing(scene: Scene) -> None:
     assert "they are answered again" in scene.log()
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak), (signal.SIGTERM, 143)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_a_driver_within_ten_seconds(scene: Scene, number: int, status: int) -> None:
     with scene.driver() as run:
         assert scene.wait_for(lambda: bool(scene.units()), run)

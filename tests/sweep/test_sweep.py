@@ -75,6 +75,7 @@ def loaded(folder: Path) -> list[str]:
     return sorted(path.name.split("-")[0] for path in folder.iterdir())
 
 
+@pytest.mark.soak
 def test_one_load_serves_all_cells_of_an_engine_and_none_where_all_are_complete(tmp_path: Path, loads: Path) -> None:
     out = tmp_path / "out"
     settings = quiz_settings(out, settings=TWO_PRECISIONS, prompts=TWO_PROMPTS)
