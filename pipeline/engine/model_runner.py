@@ -175,17 +175,17 @@ class ModelRunner:
             np.array(one, np.int64) for one in zip(*((s.allocations[0].slot, s.end) for s in endings), strict=True)
         )
         tables = np.stack([segment.allocations[0].page_table(self._num_pages) for segment in endings])
-        for number, rows in self._by_batch(slots):
-            own = slots // self._shapes.slots == number
-            self._batches[number].start(np.flatnonzero(own), rows, lengths[own], tables[own], state, sampled)
+        for batch_number, own, rows in self._by_batch(slots):
+            self._batches[batch_number].start(own, rows, lengths[own], tables[own], state, sampled)
         completions = tuple((index, sequence.completion) for index, sequence in enumerate(batch.sequences))
         return InFlight(copy=HostCopy(sampled.token_ids, sampled.logprobs), completions=completions)
 
-    def _by_batch(self, slots: Ints) -> Iterator[tuple[int, Ints]]:
-        """Yield the decode batches that have any of these slots, with those of each as its rows."""
+    def _by_batch(self, slots: Ints) -> Iterator[tuple[int, Ints, Ints]]:
+        """Yield the decode batches that have any of these slots: the indices of its own, and its rows of them."""
         numbers, rows = np.divmod(slots, self._shapes.slots)
         for number in np.unique(numbers):
-            yield int(number), rows[numbers == number]
+            own = np.flatnonzero(numbers == number)
+            yield int(number), own, rows[own]
 
     def _sampling_state(self, sequences: Collection[Sequence], num: int) -> SamplingState:
         """Make what the sampler must know of the sequences, padded to `num` rows."""
@@ -231,7 +231,7 @@ class ModelRunner:
     @torch.inference_mode()
     def release(self, allocations: Collection[Allocation]) -> None:
         """Make slots idle until their next prefill: no step from now on reads or writes their pages."""
-        for number, rows in self._by_batch(np.array([allocation.slot for allocation in allocations], np.int64)):
+        for number, _, rows in self._by_batch(np.array([allocation.slot for allocation in allocations], np.int64)):
             self._batches[number].release(rows)
 
     @torch.inference_mode()
