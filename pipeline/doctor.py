@@ -175,14 +175,14 @@ def _ray() -> Iterator[Finding]:
 
 def _machine(settings: JobSettings) -> Iterator[Finding]:
     """Yield disk, shared memory, open files and memory."""
-    places = {"disk (temporary)": os.environ.get("TMPDIR") or "/tmp", "disk (models)": _cache()}
+    folders = {"disk (temporary)": os.environ.get("TMPDIR") or "/tmp", "disk (models)": _cache()}
     if (output := fs.local_path(settings.output)) is not None and settings.output != NO_OUTPUT:
-        places["disk (output)"] = output
-    for name, place in places.items():
-        free = shutil.disk_usage(_nearest(place)).free
+        folders["disk (output)"] = output
+    for name, folder in folders.items():
+        free = shutil.disk_usage(_nearest(folder)).free
         state: State = "ok" if free >= _LEAST_DISK else "look"
-        mend = None if state == "ok" else f"du -sh {place}/* | sort -h  # 7B weights are 15 GB, Ray spills to disk"
-        yield Finding(name=name, state=state, found=f"{free / GB:.0f} GB free at {place}", mend=mend)
+        mend = None if state == "ok" else f"du -sh {folder}/* | sort -h  # 7B weights are 15 GB, Ray spills to disk"
+        yield Finding(name=name, state=state, found=f"{free / GB:.0f} GB free at {folder}", mend=mend)
     yield _shared_memory()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = soft >= min(_LEAST_FILES, hard) and soft >= 4096

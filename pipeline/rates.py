@@ -29,7 +29,7 @@ CARDS: dict[GpuType, Card] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Rates of llava-v1.6-mistral-7b's shape on one card, from docs/performance.md or issue 18."""
+    """Rates of llava-v1.6-mistral-7b's shape on one card, from docs/performance.md or at the commit it names."""
 
     card: GpuType
     precision: Literal["16 bits", "fp8"]
