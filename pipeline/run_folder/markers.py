@@ -26,9 +26,8 @@ class Marker:
     row: int | None = None
     alone: bool = False  # nothing else was done by the same worker
     deaths: dict[str, int] = field(default_factory=dict)  # by row
-    slow: dict[str, Stage] = field(
-        default_factory=dict
-    )  # rows that took too long, and where; the last, see Markers.slow
+    # rows that took too long, and where; the last field, see Markers.slow
+    slow: dict[str, Stage] = field(default_factory=dict)
 
     @property
     def accuses_nobody(self) -> bool:
