@@ -22,14 +22,16 @@ from tests.tiny import checkpoint
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("cluster")]
 
 
+def settings_for(source: Path, output: str, **changes: object) -> JobSettings:
+    base = {"input": (str(source),), "output": output, "model": str(checkpoint())}
+    return JobSettings.model_validate({**base, "max_error_rate": 1.0, "preprocess_workers": 1, **changes})
+
+
 def test_failed_rows_are_tried_again_and_their_history_is_kept(tmp_path: Path) -> None:
     rows = [bad_row(i, {5: "fetch", 11: "decode", 30: "fetch"}.get(i, "")) for i in range(40)]
     source = write_parquet(tmp_path / "in.parquet", rows)
     out = str(tmp_path / "out")
-    base = {"input": (str(source),), "output": out, "model": str(checkpoint()), "unit_rows": 8, "keep": ("number",)}
-    settings = JobSettings.model_validate(
-        {**base, "prompt": ("a=A?", "b=B?"), "max_error_rate": 1.0, "preprocess_workers": 1}
-    )
+    settings = settings_for(source, out, unit_rows=8, keep=("number",), prompt=("a=A?", "b=B?"))
     assert run_job(plan_job("caption", settings, "Q?"), load_echo_engine).errors == 6
     before = pq.read_table(f"{out}/answers").to_pylist()
     (tmp_path / "no" / "such").mkdir(parents=True)
@@ -71,14 +73,7 @@ def test_rows_of_a_run_of_the_first_release_are_tried_again(tmp_path: Path) -> N
 def test_a_retry_that_was_killed_before_its_manifest_is_mended_by_the_same_call(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(0), bad_row(1, "fetch"), good_row(2)])
     out = str(tmp_path / "out")
-    base = {
-        "input": (str(source),),
-        "output": out,
-        "model": str(checkpoint()),
-        "max_error_rate": 1.0,
-        "preprocess_workers": 1,
-    }
-    run_job(plan_job("caption", JobSettings.model_validate(base), "Q?"), load_echo_engine)
+    run_job(plan_job("caption", settings_for(source, out), "Q?"), load_echo_engine)
     manifest = fs.read_bytes(f"{out}/.run/manifest.json")
     (tmp_path / "no" / "such").mkdir(parents=True)
     (tmp_path / "no" / "such" / "file.jpg").write_bytes(picture(1))
@@ -95,15 +90,7 @@ def test_a_retry_that_was_killed_before_its_manifest_is_mended_by_the_same_call(
 def test_chosen_answers_are_given_again_under_other_settings_as_a_recorded_change(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [bad_row(i, "decode" if i == 1 else "") for i in range(3)])
     out = str(tmp_path / "out")
-    base = {
-        "input": (str(source),),
-        "output": out,
-        "model": str(checkpoint()),
-        "max_error_rate": 1.0,
-        "preprocess_workers": 1,
-    }
-    base["max_new_tokens"] = 5
-    plan = plan_job("caption", JobSettings.model_validate({**base, "prompt": ("a=A?", "b=B?")}), "Q?")
+    plan = plan_job("caption", settings_for(source, out, max_new_tokens=5, prompt=("a=A?", "b=B?")), "Q?")
     run_job(plan, load_engine_that_counts)
     settings = {"max_new_tokens": 9}
     choice = Choice(finish_reason="length", prompt_id="a", settings=settings)
@@ -123,14 +110,7 @@ def test_chosen_answers_are_given_again_under_other_settings_as_a_recorded_chang
 def test_a_text_stays_where_the_new_try_has_none(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(2)])
     out = str(tmp_path / "out")
-    base = {
-        "input": (str(source),),
-        "output": out,
-        "model": str(checkpoint()),
-        "max_error_rate": 1.0,
-        "preprocess_workers": 1,
-    }
-    run_job(plan_job("caption", JobSettings.model_validate(base), "Q?"), load_echo_engine)
+    run_job(plan_job("caption", settings_for(source, out), "Q?"), load_echo_engine)
     before = pq.read_table(f"{out}/answers")
     choice = Choice(finish_reason="stop", settings={"max_image_bytes": 1})  # no image is so small
     assert retry_failed(out, choice, Loaders(engine=load_echo_engine)).errors == 0
