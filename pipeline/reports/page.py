@@ -6,6 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.exports.card import command_of
 from pipeline.exports.rows import Run
 from pipeline.reports.charts import bars, histogram, shares
@@ -76,7 +78,7 @@ def _time(seconds: float) -> str:
 def _charts(run: Run, facts: Facts) -> Iterator[str]:
     pace = run.manifest.get("timings", {}).get("pace") or []
     if len(pace) > 1:
-        yield _pace(pace)
+        yield pace_chart(pace)
     yield histogram("Length of the answers", facts.drawn_tokens, "tokens")
     yield histogram("Length of prompts with images", facts.prompt_tokens, "tokens")
     yield shares("Confidence: mean probability of a token", facts.confidence)
@@ -84,19 +86,18 @@ def _charts(run: Run, facts: Facts) -> Iterator[str]:
     yield _ends(ends)
 
 
-def _pace(pace: list[list[float]]) -> str:
-    """Return bars of answers a second over the time of a run, of points [seconds, answers done]."""
-    end = pace[-1][0]
-    width = end / _POINTS
-    values = [0.0] * _POINTS
-    before = pace[0]  # what was done before the first unit was through is nobody's pace
-    for at, rows in pace[1:]:
-        point = min(_POINTS - 1, int(at / width)) if width else 0
-        values[point] += rows - before[1]
-        before = [at, rows]
-    rates = [value / width if width else 0.0 for value in values]
-    names = [f"{_time(point * width)} to {_time((point + 1) * width)}, answers a second" for point in range(_POINTS)]
-    return bars("Answers a second over time", rates, names, ("0 s", _time(end)))
+def pace_chart(pace: list[list[float]]) -> str:
+    """Return bars of answers a second over the time of a run, of points [seconds, answers done].
+
+    The answers of a unit come all at once, and were worked on since the unit before: they are shared out over that
+    time, and there are no more bars than units. What was done before the first unit was through is nobody's pace.
+    """
+    times, done = np.array(pace, float).T
+    edges = np.linspace(0, times[-1], min(_POINTS, len(pace) - 1) + 1)
+    width = edges[1]
+    rates = np.diff(np.interp(edges, times, done)) / width if width else np.zeros(len(edges) - 1)
+    names = [f"{_time(start)} to {_time(start + width)}, answers a second" for start in edges[:-1]]
+    return bars("Answers a second over time", rates.tolist(), names, ("0 s", _time(times[-1])))
 
 
 def _ends(ends: Iterable[tuple[str, int]]) -> str:
