@@ -89,6 +89,7 @@ def describe(found: "Forecast") -> list[str]:
     """Return the forecast in lines."""
     look = found.look
     machine = f"{found.gpus} x {found.gpu_type}" if found.gpus else f"{found.gpu_type}, no GPU"
+    models = "1 model" if found.models == 1 else f"{found.models} models"
     lines = [
         f"input      {found.rows:,} rows, {found.answers:,} answers; {_range(found.failed)} rows would fail",
         f"images     {_sizes(look.widths)} x {_sizes(look.heights)} pixels, {_bytes(look.image_bytes)} each"
@@ -96,7 +97,7 @@ def describe(found: "Forecast") -> list[str]:
         f"duplicates {look.duplicates} of {look.rows} rows that were looked at have another's image",
         f"tokens     {_range(found.prompt_tokens)} of prompts ({_range(found.image_tokens)} of images), "
         f"{_range(found.answer_tokens)} of answers",
-        f"machine    {machine}, {found.models} models at {_range(found.images_per_s, 1)} images/s together",
+        f"machine    {machine}, {models} at {_range(found.images_per_s, 1)} images/s together",
         f"feeding    {_range(found.preprocess_cores, 1)} cores for preprocessing"
         + (f", {_range(found.megabytes_s, 1)} MB/s of images" if found.megabytes_s else ""),
         f"time       {_time(found.hours.mid)} ({_time(found.hours.low)} to {_time(found.hours.high)})",

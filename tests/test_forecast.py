@@ -117,7 +117,7 @@ def test_a_plan_is_said_in_lines(source: Path, capsys) -> None:
     assert main(["plan", *where, "--gpu-type", "h200"]) == 1
     shown = capsys.readouterr().out
     assert "input      120 rows, 120 answers; 12 (" in shown
-    assert "machine    1 x h200, 1 models at" in shown
+    assert "machine    1 x h200, 1 model at" in shown
     assert "PROBLEM    10.0% of rows" in shown
 
 
