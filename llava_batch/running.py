@@ -92,7 +92,7 @@ def run(settings: Settings, *, job: Job = "caption", continue_with_changes: bool
     check_given(settings)
     if settings.wait_for_cluster:
         raise Refused("wait_for_cluster is the command's alone: it begins its process again where a cluster is lost")
-    if fs.is_local(settings.output):  # a Ray that is there already may have its workers in another folder
+    if fs.is_local(settings.output):  # the answers of the Run may be read from another folder
         settings = settings.model_copy(update={"output": fs.absolute(settings.output)})
     plan = _plan(job, settings)
     summary = find_complete(plan)

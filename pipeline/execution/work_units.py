@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipeline.run_folder.units import Counts, ErrorType
 from pipeline.sources.reader import UnitReader
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
+from pipeline.storage import filesystem as fs
 from schemas.engine import EngineStatistics
 from schemas.job import JobSettings
 from schemas.sample import binary_views
@@ -57,11 +58,16 @@ class BatchPlan:
         units_of_shards: Sequence[Sequence[int]],
         load_engine: Callable[[JobSettings], Engine],
     ) -> "BatchPlan":
-        """Return the plan with all units of the first shard, then all of the next."""
+        """Return the plan with all units of the first shard, then all of the next.
+
+        Their folders are whole paths in it: the workers of a Ray that is there already may be in another one.
+        """
         lengths = [len(units) for units in units_of_shards]
         units = np.concatenate([np.asarray(units, np.int64) for units in units_of_shards])
         shard_of = np.repeat(np.arange(len(lengths)), lengths)
-        return cls(load_engine=load_engine, shards=tuple(shards), shard_of=shard_of, units=units)
+        return cls(
+            load_engine=load_engine, shards=tuple(map(_with_whole_paths, shards)), shard_of=shard_of, units=units
+        )
 
     @property
     def settings(self) -> JobSettings:
@@ -71,6 +77,11 @@ class BatchPlan:
     def unit_at(self, index: int) -> tuple[Shard, int]:
         """Return the unit at an index, and its shard."""
         return self.shards[self.shard_of[index]], int(self.units[index])
+
+
+def _with_whole_paths(shard: Shard) -> Shard:
+    markers = replace(shard.markers, folder=fs.absolute(shard.markers.folder))
+    return replace(shard, folder=fs.absolute(shard.folder), markers=markers)
 
 
 def report_unit(index: int, counts: Counts, seconds: float, *, worker: str, engine: EngineStatistics) -> pa.Table:
