@@ -34,6 +34,7 @@ from schemas.engine import (
     Dtype,
     EngineSettings,
     EngineStatistics,
+    KvCacheDtype,
     PrefillKernels,
     Quantize,
     Sampling,
@@ -57,6 +58,7 @@ class Options:
     device: str
     dtype: Dtype
     quantize: Quantize | None
+    kv_cache_dtype: KvCacheDtype | None
     attention: Attention
     gpus_per_model: int
     slots: int | None
@@ -82,6 +84,7 @@ class Options:
             dtype=self.dtype,
             device=self.device,
             quantize=self.quantize,
+            kv_cache_dtype=self.kv_cache_dtype,
             attention=self.attention,
             num_devices=self.gpus_per_model,
             slots=self.slots,
@@ -250,6 +253,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=get_args(Dtype), default="bfloat16")
     parser.add_argument("--quantize", choices=get_args(Quantize))
+    parser.add_argument("--kv-cache-dtype", choices=get_args(KvCacheDtype))
     parser.add_argument("--attention", choices=get_args(Attention), default="sdpa", help="of the vision tower")
     parser.add_argument("--gpus-per-model", type=int, default=1)
     parser.add_argument("--slots", type=int)

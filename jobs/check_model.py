@@ -25,6 +25,7 @@ _OF_A_MODEL = (
     "adapter",
     "dtype",
     "quantize",
+    "kv_cache_dtype",
     "attention",
     "chat_template",
     "system",

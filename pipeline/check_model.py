@@ -76,7 +76,7 @@ def check_model(settings: JobSettings, *, on_gpu: bool) -> Iterator[Checked]:
     """Yield the comparison in float32, then in the job's precision and weights where these are others."""
     samples = check_samples(Preprocess(settings))
     own = engine_settings(settings, on_gpu=on_gpu)
-    exact = replace(own, dtype="float32", quantize=None)
+    exact = replace(own, dtype="float32", quantize=None, kv_cache_dtype=None)
     for chosen in dict.fromkeys((exact, own)):
         yield _check(settings, samples, chosen)
 
@@ -95,8 +95,15 @@ def _check(settings: JobSettings, samples: Sequence[Sample], chosen: EngineSetti
         for asked, mine, other in zip(_asked(samples), tokens, answers, strict=True)
     ]
     _forget()
-    precision = f"{chosen.dtype}, {chosen.quantize} weights" if chosen.quantize else chosen.dtype
-    return Checked(precision=precision, device=chosen.device, comparisons=tuple(comparisons), ours=ours, theirs=theirs)
+    return Checked(
+        precision=_precision(chosen), device=chosen.device, comparisons=tuple(comparisons), ours=ours, theirs=theirs
+    )
+
+
+def _precision(settings: EngineSettings) -> str:
+    """Say in what a model runs: `bfloat16, fp8 weights, int8 keys and values`."""
+    fewer = ((settings.quantize, "weights"), (settings.kv_cache_dtype, "keys and values"))
+    return ", ".join([settings.dtype, *(f"{bits} {what}" for bits, what in fewer if bits)])
 
 
 def _asked(samples: Sequence[Sample]) -> list[tuple[Sample, Prompt]]:

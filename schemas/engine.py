@@ -11,6 +11,7 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantize = Literal["8bit", "4bit", "fp8"]
 DecodeKernel = Literal["sdpa", "triton"]
 PrefillKernels = Literal["torch", "cute"]
+KvCacheDtype = Literal["int8"]
 
 _KERNELS = {"decode_kernel": get_args(DecodeKernel), "prefill_kernels": get_args(PrefillKernels)}
 
@@ -91,6 +92,7 @@ class EngineSettings:
     decode_kernel: DecodeKernel | None = None  # attention of the decode step; None: triton on a GPU, else sdpa
     prefill_kernels: PrefillKernels | None = None  # its products and attention; None: cute on Hopper with the packages
     quantize: Quantize | None = None  # of the decoder's layers alone; fp8 is our own, 8bit and 4bit are bitsandbytes'
+    kv_cache_dtype: KvCacheDtype | None = None  # None: the network's; int8: with a scale a token and head
     revision: str | None = None  # of a hub model: branch, tag or commit
     adapter: str | None = None  # the folder of a LoRA adapter that is merged into the model as it is loaded
     sampling: Sampling = field(default_factory=Sampling)
@@ -109,6 +111,8 @@ class EngineSettings:
             self._check_kernels(name, own)
         if self.quantize is not None:
             _one_of("quantize", self.quantize, get_args(Quantize))
+        if self.kv_cache_dtype is not None:
+            _one_of("kv_cache_dtype", self.kv_cache_dtype, get_args(KvCacheDtype))
 
     def _check_kernels(self, name: str, own: str) -> None:
         """Raise Refused for kernels that do not exist, and for any but PyTorch's own on a CPU."""

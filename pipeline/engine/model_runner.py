@@ -55,7 +55,7 @@ class ModelRunner:
         self._device, self._decoder = model.device, model.decoder
         self._devices = [part.device for part in model.decoder.parts]
         self._attend_pages, write = _kernels(shapes)
-        cached = cache_shape(model.decoder.shape, shapes.pages)
+        cached = cache_shape(model.decoder.shape, shapes.pages, shapes.kv_cache_dtype)
         self.cache = KVCache(cached, model.decoder.rotary(shapes.max_sequence_length), model.decoder.parts, write)
         self._num_pages = num_pages(shapes.max_sequence_length)  # of a sequence, at most
         stop_ids = torch.tensor(() if sampling.ignore_eos else model.stop_ids, dtype=torch.int64)

@@ -10,7 +10,7 @@ from pipeline.engine.kernels.pages import PAGE, num_pages
 from pipeline.engine.network.block import DecoderShape
 from pipeline.engine.network.load import LoadedModel
 from pipeline.engine.network.memory import cache_shape, computing_bytes, max_sequence_length, prefill_tokens
-from schemas.engine import DecodeKernel, EngineSettings, PrefillKernels
+from schemas.engine import DecodeKernel, EngineSettings, KvCacheDtype, PrefillKernels
 from schemas.errors import Refused
 
 _MAX_SLOTS = 256  # beyond, a decode step reads mostly keys and values: more slots save next to nothing
@@ -29,6 +29,7 @@ class Shapes:
     slots: int  # sequences of a decode step, busy slots or idle ones
     num_batches: int  # of so many slots: each has its steps, which take turns on the devices of the network
     pages: int  # of the cache, shared by the sequences as each needs them
+    kv_cache_dtype: KvCacheDtype | None  # of what is in them; None: the network's
     max_sequence_length: int  # tokens of prompt and answer together
     bucket: int
     prefill_tokens: int
@@ -50,7 +51,7 @@ def resolve_shapes(model: LoadedModel, settings: EngineSettings) -> Shapes:
     longest = round_up(max_sequence_length(shape, settings), settings.bucket)
     num_tokens = prefill_tokens(settings) if on_gpu else settings.prefill_tokens or 1
     least = num_pages(longest)
-    fit = settings.pages or (_pages_in_memory(model, longest, num_tokens) if on_gpu else None)
+    fit = settings.pages or (_pages_in_memory(model, longest, num_tokens, settings.kv_cache_dtype) if on_gpu else None)
     if fit is not None and fit < least:
         raise Refused(f"pages must be at least {least}, which hold the {longest} tokens of a row, got {fit}")
     num_batches = len(model.decoder.parts)
@@ -60,6 +61,7 @@ def resolve_shapes(model: LoadedModel, settings: EngineSettings) -> Shapes:
         slots=slots,
         num_batches=num_batches,
         pages=min(fit or most, most),
+        kv_cache_dtype=settings.kv_cache_dtype,
         max_sequence_length=longest,
         bucket=settings.bucket,
         prefill_tokens=num_tokens,
@@ -84,11 +86,11 @@ def _fits_tiles(shape: DecoderShape) -> bool:
     return shape.head_dim in (64, 128) and not shape.hidden % 64 and not shape.intermediate % 64
 
 
-def _pages_in_memory(model: LoadedModel, longest: int, num_tokens: int) -> int:
+def _pages_in_memory(model: LoadedModel, longest: int, num_tokens: int, kept: KvCacheDtype | None) -> int:
     """Count the pages that fit beside weights and one prefill; raises Refused where the longest sequence does not."""
     shape, dtype = model.decoder.shape, model.decoder.dtype
     computing = computing_bytes(shape, num_tokens, dtype.itemsize)
-    layer_bytes = cache_shape(shape, 1).num_bytes(dtype) // shape.layers
+    layer_bytes = cache_shape(shape, 1, kept).num_bytes(dtype) // shape.layers
     parts = model.decoder.parts
     free = [_free_bytes(part.device) for part in parts]
     fit = min((room - computing) // (len(part.layers) * layer_bytes) for part, room in zip(parts, free, strict=True))

@@ -29,6 +29,7 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
         num_devices=settings.gpus_per_model if on_gpu else 1,
         attention=settings.attention,
         quantize=settings.quantize,
+        kv_cache_dtype=settings.kv_cache_dtype,
         batch_size=settings.batch_size,
         slots=settings.slots,
         capacity=settings.capacity,

@@ -15,6 +15,7 @@ from pipeline.engine.kernels.interface import self_contained
 from pipeline.engine.kernels.layout import Moves, QueryBlocks, Segment
 from pipeline.engine.kernels.linear import quantise
 from pipeline.engine.kernels.pages import PAGE
+from pipeline.engine.kernels.stored import Stored, empty_cache
 from pipeline.engine.kernels.torch_attention import attend_one_by_one, causal
 from pipeline.engine.network.kv_cache import write_plainly
 from pipeline.engine.network.load import load_model
@@ -64,11 +65,12 @@ def test_answers_in_float32_are_those_of_transformers(folder, settings, kernel) 
     assert [a.text for a in answers] == [cpu.spelled(q) for q in questions]
 
 
-@pytest.mark.parametrize("quantize", [None, "fp8"])
+@pytest.mark.parametrize(("quantize", "kept"), [(None, None), ("fp8", None), (None, "int8"), ("fp8", "int8")])
 @pytest.mark.parametrize("kernel", ["sdpa", "triton"])
 @pytest.mark.parametrize("prefill", PREFILL)
-def test_a_row_has_the_same_numbers_in_any_batch(folder, quantize, kernel, prefill) -> None:
-    settings = replace(FAST, quantize=quantize, decode_kernel=kernel, prefill_kernels=prefill)
+def test_a_row_has_the_same_numbers_in_any_batch(folder, quantize, kept, kernel, prefill) -> None:
+    fast = replace(FAST, quantize=quantize, kv_cache_dtype=kept)
+    settings = replace(fast, decode_kernel=kernel, prefill_kernels=prefill)
     oracle = oracle_of(folder, settings)
     samples = samples_of(oracle)
     engine = Engine(oracle.model, settings)
@@ -110,15 +112,64 @@ def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, 
     firsts, tables, positions = (one.cuda() for one in (torch.arange(6) * width, tables, positions))
     blocks = QueryBlocks(firsts=firsts, tables=tables, positions=positions, width=width)
     found, expected = torch.zeros_like(queries), torch.zeros_like(queries, dtype=torch.float32)
-    attend_pages(queries, keys, values, blocks, found)
-    attend_one_by_one(queries.float(), keys.float(), values.float(), blocks, expected)
+    attend_pages(queries, *map(stored, (keys, values)), blocks, found)
+    attend_one_by_one(queries.float(), *(stored(one.float()) for one in (keys, values)), blocks, expected)
     error = (found.float() - expected).norm() / expected.norm()
     assert error.item() < (1e-5 if dtype == torch.float32 else 1e-2)
     moved = torch.randperm(80)  # the same rows in other pages have the same bits
     keys, values = (one.unflatten(1, (80, PAGE))[:, moved.argsort()].flatten(1, 2) for one in (keys, values))
     again = torch.zeros_like(queries)
-    attend_pages(queries, keys, values, replace(blocks, tables=moved.to(keys.device)[blocks.tables]), again)
+    there = replace(blocks, tables=moved.to(queries.device)[blocks.tables])
+    attend_pages(queries, *map(stored, (keys, values)), there, again)
     assert torch.equal(again, found)
+
+
+def stored(x: torch.Tensor, int8: bool = False) -> Stored:
+    """A cache of these numbers."""
+    cache = empty_cache(tuple(x.shape), x.dtype, x.device, int8=int8)
+    cache.put(torch.arange(x.shape[1], device=x.device), cache.pack(x))
+    return cache
+
+
+@pytest.mark.parametrize("width", [1, 16])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (8, 8, 64), (56, 8, 128)])
+def test_the_triton_kernel_reads_8_bits_as_pytorch_does(heads, kv_heads, head_dim, width) -> None:
+    from pipeline.engine.kernels.triton_kernels import attend_pages
+
+    torch.manual_seed(0)
+    keys, values = (torch.randn(kv_heads, 80 * PAGE, head_dim, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    keys, values = (stored(one * torch.rand_like(one[..., :1]) * 3, int8=True) for one in (keys, values))
+    queries = torch.randn(6 * width, heads, head_dim, dtype=torch.bfloat16, device="cuda")
+    tables, positions = torch.randperm(80)[:66].view(6, 11), torch.tensor([0, 1, 63, 64, 500, 704 - width])
+    firsts, tables, positions = (one.cuda() for one in (torch.arange(6) * width, tables, positions))
+    blocks = QueryBlocks(firsts=firsts, tables=tables, positions=positions, width=width)
+    found, expected = torch.zeros_like(queries), torch.zeros_like(queries, dtype=torch.float32)
+    behind = tables[0, 0] * PAGE + 40  # what nobody attends to may be anything
+    keys.scales[:, behind] = values.scales[:, behind] = torch.nan
+    attend_pages(queries, keys, values, blocks, found)
+    keys.scales[:, behind] = values.scales[:, behind] = 0
+    attend_one_by_one(queries.float(), keys, values, blocks, expected)
+    close(found, expected)
+
+
+@pytest.mark.parametrize("num", [1, 15, 200])
+def test_keys_and_values_are_rounded_to_8_bits_as_pytorch_does(num) -> None:
+    from pipeline.engine.kernels.triton_kernels import write_pages
+
+    torch.manual_seed(0)
+    found, expected = (
+        [empty_cache((4, 5 * PAGE, 64), torch.bfloat16, torch.device("cuda"), int8=True) for _ in range(2)]
+        for _ in range(2)
+    )
+    keys, values = torch.randn(250, 12, 64, dtype=torch.bfloat16, device="cuda").split((4, 8), dim=1)
+    keys[7] = 0
+    keys[8, 1, 3], values[9, 2, 5] = torch.nan, torch.inf
+    moves = Moves(sources=torch.arange(num).cuda(), targets=torch.randperm(5 * PAGE)[:num].cuda())
+    write_pages(*found, keys, values[:, :4], moves)
+    write_plainly(*expected, keys, values[:, :4], moves)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.scales.nan_to_num(-1), other.scales.nan_to_num(-1))
+        assert torch.equal(one.read(torch.float32).nan_to_num(-1), other.read(torch.float32).nan_to_num(-1))
 
 
 @pytest.mark.parametrize("num", [1, 15, 200])
@@ -130,8 +181,8 @@ def test_keys_and_values_are_written_where_they_are_to_go(num) -> None:
     expected = [torch.zeros_like(one) for one in found]
     keys, values = torch.randn(250, 12, 64, dtype=torch.bfloat16, device="cuda").split((4, 8), dim=1)
     moves = Moves(sources=torch.randint(250, (num,)).cuda(), targets=torch.randperm(5 * PAGE)[:num].cuda())
-    write_pages(*found, keys, values[:, :4], moves)
-    write_plainly(*expected, keys, values[:, :4], moves)
+    write_pages(*(Stored(numbers=one) for one in found), keys, values[:, :4], moves)
+    write_plainly(*(Stored(numbers=one) for one in expected), keys, values[:, :4], moves)
     assert all(map(torch.equal, found, expected))
     assert int((found[0] != 0).any(-1).sum()) == 4 * num
 

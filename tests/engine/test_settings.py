@@ -48,6 +48,7 @@ def test_a_bad_sampling_value_is_refused_by_name_and_value(field, value) -> None
         ("bucket", 24),
         ("prefill_tokens", 0),
         ("quantize", "int8"),
+        ("kv_cache_dtype", "fp8"),
         ("decode_kernel", "flash"),
         ("decode_kernel", "triton"),
         ("prefill_kernels", "flash"),

@@ -8,6 +8,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from pipeline.engine.kernels.layout import QueryBlocks, Segment, round_up
 from pipeline.engine.kernels.pages import PAGE, num_pages
+from pipeline.engine.kernels.stored import Stored
 
 # The CPU's flash kernel walks over keys in blocks of this: whole blocks behind a sequence change none of its bits.
 SPAN_STEP = 512
@@ -15,7 +16,7 @@ _TOGETHER = 16  # sequences whose pages are copied side by side at a time
 
 Causal = Callable[[Tensor, Tensor, Tensor], Tensor]  # see `causal`
 # queries (tokens, heads, head_dim), the cache's keys and values, blocks of the queries, output of the queries' shape
-Attend = Callable[[Tensor, Tensor, Tensor, QueryBlocks, Tensor], None]
+Attend = Callable[[Tensor, Stored, Stored, QueryBlocks, Tensor], None]
 
 
 def causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ def causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def causal_behind_prefix(
-    queries: Tensor, stored: tuple[Tensor, Tensor], table: Tensor, segment: Segment, attend: Causal = causal
+    queries: Tensor, stored: tuple[Stored, Stored], table: Tensor, segment: Segment, attend: Causal = causal
 ) -> Tensor:
     """Run `causal` for a segment behind the job's prefix, whose keys and values are in the sequence's pages as well.
 
@@ -39,16 +40,23 @@ def causal_behind_prefix(
     """
     first, end = segment.first - segment.start, segment.first + segment.width
     asked = queries[first:end] if first >= 0 else pad(queries[:end], (0, 0, 0, 0, -first, 0))
-    held = (paged(one, table[: num_pages(len(asked))])[:, : len(asked)].transpose(0, 1) for one in stored)
+    reached = table[: num_pages(len(asked))]
+    held = (paged(one, reached, queries.dtype)[:, : len(asked)].transpose(0, 1) for one in stored)
     return attend(asked, *held)[segment.start :]
 
 
-def paged(stored: Tensor, tables: Tensor) -> Tensor:
-    """Gather from the cache, (kv_heads, entries, head_dim), the pages of each table, (..., pages), one after the other:
-    (kv_heads, ..., tokens, head_dim)."""
-    pages = stored.unflatten(1, (-1, PAGE)).index_select(1, tables.flatten())  # whole pages: no index an element
-    held: Tensor = pages.unflatten(1, tables.shape).flatten(-3, -2)
-    return held
+def paged(stored: Stored, tables: Tensor, dtype: torch.dtype) -> Tensor:
+    """Gather from the cache the pages of each table, (..., pages), one after the other: (kv_heads, ..., tokens,
+    head_dim)."""
+
+    def gather(one: Tensor) -> Tensor:  # whole pages: no index an element
+        pages: Tensor = one.unflatten(1, (-1, PAGE)).index_select(1, tables.flatten())
+        return pages.flatten(1, 2)
+
+    scales = None if stored.scales is None else gather(stored.scales)
+    held = Stored(numbers=gather(stored.numbers), scales=scales).read(dtype)
+    apart: Tensor = held.unflatten(1, (*tables.shape[:-1], -1))
+    return apart
 
 
 def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
@@ -68,17 +76,17 @@ def cached(queries: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> 
 
 
 def attend_together(
-    queries: Tensor, keys: Tensor, values: Tensor, blocks: QueryBlocks, out: Tensor, *, span: int
+    queries: Tensor, keys: Stored, values: Stored, blocks: QueryBlocks, out: Tensor, *, span: int
 ) -> None:
     """Let one token of every slot attend to its sequence's first `span` tokens, up to its own position."""
     tables = blocks.tables[:, : num_pages(span)]
     for first in range(0, len(tables), _TOGETHER):
         rows = slice(first, min(first + _TOGETHER, len(tables)))
-        key, value = (paged(one, tables[rows]).transpose(0, 1) for one in (keys, values))
+        key, value = (paged(one, tables[rows], queries.dtype).transpose(0, 1) for one in (keys, values))
         out[rows] = cached(queries[rows, None], key, value, blocks.positions[rows, None])[:, 0]
 
 
-def attend_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, blocks: QueryBlocks, out: Tensor) -> None:
+def attend_one_by_one(queries: Tensor, keys: Stored, values: Stored, blocks: QueryBlocks, out: Tensor) -> None:
     """Let every block's tokens attend to the pages of their sequence, up to their own positions.
 
     One block after the other, each only as far as it reaches, so that none depends on the others.
@@ -87,7 +95,7 @@ def attend_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, blocks: Que
     for first, table, position in zip(blocks.firsts.tolist(), blocks.tables, blocks.positions.tolist(), strict=True):
         here = slice(first, first + blocks.width)
         reached = table[: num_pages(round_up(position + blocks.width, SPAN_STEP))]
-        key, value = (paged(one, reached)[None] for one in (keys, values))
+        key, value = (paged(one, reached, queries.dtype)[None] for one in (keys, values))
         out[here] = cached(queries[None, here], key, value, (position + own)[None])[0]
 
 

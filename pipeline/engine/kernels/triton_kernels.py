@@ -8,36 +8,41 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import libdevice
 
 from pipeline.engine.kernels.layout import Moves, QueryBlocks
 from pipeline.engine.kernels.linear import LARGEST
 from pipeline.engine.kernels.pages import PAGE
+from pipeline.engine.kernels.stored import LARGEST_INT8, LEAST, Stored
 
 _TOKENS = 16  # written at once
 _LEAST_ROWS = 16  # of a product on tensor cores; heads that share keys are padded to it
 
 
-def attend_pages(queries: Tensor, keys: Tensor, values: Tensor, blocks: QueryBlocks, out: Tensor) -> None:
+def attend_pages(queries: Tensor, keys: Stored, values: Stored, blocks: QueryBlocks, out: Tensor) -> None:
     """Let every block's tokens attend to the pages of their sequence, up to their own positions.
 
-    `keys` and `values` are the cache's, (kv_heads, entries, head_dim); `queries` and `out` are (tokens, heads,
-    head_dim), contiguous. One program walks over the keys of one block and head group in order, a page at a time: what
-    other sequences hold, how long they are, or where the pages are, changes no bit of the result.
+    `keys` and `values` are the cache's; `queries` and `out` are (tokens, heads, head_dim), contiguous. One program
+    walks over the keys of one block and head group in order, a page at a time: what other sequences hold, how long they
+    are, or where the pages are, changes no bit of the result.
     """
     _, heads, head_dim = queries.shape
-    kv_heads = len(keys)
+    kv_heads, num_entries, _ = keys.numbers.shape
+    scaled = keys.scales is not None
     group = heads // kv_heads
     rows = max(_LEAST_ROWS, triton.next_power_of_2(blocks.width * group))
     with torch.cuda.device(queries.device):  # where triton launches, whatever device the tensors are on
         _walk[(len(blocks.tables), kv_heads)](
             queries,
-            keys,
-            values,
+            keys.numbers,
+            values.numbers,
+            keys.scales if scaled else keys.numbers,
+            values.scales if scaled else values.numbers,
             blocks.firsts,
             blocks.tables,
             blocks.positions,
             out,
-            keys.stride(0),
+            num_entries,
             blocks.tables.stride(0),
             blocks.tables.shape[1] * PAGE,
             head_dim**-0.5,
@@ -47,14 +52,15 @@ def attend_pages(queries: Tensor, keys: Tensor, values: Tensor, blocks: QueryBlo
             rows=rows,
             head_dim=head_dim,
             page_size=PAGE,
+            scaled=scaled,
             num_warps=4 if rows <= 64 else 8,
-            num_stages=_stages(rows, keys.dtype.itemsize),
+            num_stages=_stages(rows, keys.numbers.dtype.itemsize),
         )
 
 
 def _stages(rows: int, itemsize: int) -> int:
     """Return how many pages are loaded ahead; a page's number must be loaded before it, which takes stages as well."""
-    if rows == _LEAST_ROWS and itemsize == 2:
+    if rows == _LEAST_ROWS and itemsize <= 2:
         return 5
     return 3 if rows <= 64 else 2
 
@@ -64,11 +70,13 @@ def _walk(
     queries: tl.tensor,
     keys: tl.tensor,
     values: tl.tensor,
+    key_scales: tl.tensor,
+    value_scales: tl.tensor,
     firsts: tl.tensor,
     tables: tl.tensor,
     positions: tl.tensor,
     out: tl.tensor,
-    head_stride: int,
+    num_entries: int,
     table_stride: int,
     capacity: int,
     scale: float,
@@ -78,6 +86,7 @@ def _walk(
     rows: tl.constexpr,
     head_dim: tl.constexpr,
     page_size: tl.constexpr,
+    scaled: tl.constexpr,
 ) -> None:
     block = tl.program_id(0)
     kv_head = tl.program_id(1)
@@ -92,47 +101,59 @@ def _walk(
     query = tl.load(queries + own, mask=real, other=0.0)
     last = position + row // group
     table = tables + block * table_stride
-    first = kv_head.to(tl.int64) * head_stride
+    first = kv_head.to(tl.int64) * num_entries
     largest = tl.full([rows], float("-inf"), tl.float32)
     total = tl.zeros([rows], tl.float32)
     summed = tl.zeros([rows, head_dim], tl.float32)
     for start in range(0, length, page_size):
         inside = start + offset < length
         page = tl.load(table + start // page_size)
-        at = first + (page * page_size + offset)[:, None] * head_dim + dim[None, :]
-        key = tl.load(keys + at, mask=inside[:, None], other=0.0)
-        score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        entry = first + page * page_size + offset
+        at = entry[:, None] * head_dim + dim[None, :]
+        key = tl.load(keys + at, mask=inside[:, None], other=0)
+        score = tl.dot(query, tl.trans(key.to(query.dtype)), input_precision="ieee") * scale
+        if scaled:
+            score *= tl.load(key_scales + entry, mask=inside, other=0.0)[None, :]
         seen = inside[None, :] & ((start + offset)[None, :] <= last[:, None])
         score = tl.where(seen, score, float("-inf"))
         larger = tl.maximum(largest, tl.max(score, 1))
         share = tl.exp(score - larger[:, None])
         shrink = tl.exp(largest - larger)
-        value = tl.load(values + at, mask=inside[:, None], other=0.0)
-        summed = summed * shrink[:, None] + tl.dot(share.to(value.dtype), value, input_precision="ieee")
         total = total * shrink + tl.sum(share, 1)
+        value = tl.load(values + at, mask=inside[:, None], other=0)
+        if scaled:
+            share *= tl.load(value_scales + entry, mask=inside, other=0.0)[None, :]
+        found = tl.dot(share.to(query.dtype), value.to(query.dtype), input_precision="ieee")
+        summed = summed * shrink[:, None] + found
         largest = larger
     tl.store(out + own, (summed / total[:, None]).to(query.dtype), mask=real)
 
 
-def write_pages(stored_keys: Tensor, stored_values: Tensor, keys: Tensor, values: Tensor, moves: Moves) -> None:
+def write_pages(stored_keys: Stored, stored_values: Stored, keys: Tensor, values: Tensor, moves: Moves) -> None:
     """Write new keys and values to the cache, see kv_cache.Write."""
-    num, (kv_heads, _, head_dim) = len(moves.sources), stored_keys.shape
+    num, (kv_heads, num_entries, head_dim) = len(moves.sources), stored_keys.numbers.shape
+    scaled = stored_keys.scales is not None
     with torch.cuda.device(keys.device):
         _write[(triton.cdiv(num, _TOKENS), kv_heads)](
-            stored_keys,
-            stored_values,
+            stored_keys.numbers,
+            stored_values.numbers,
+            stored_keys.scales if scaled else stored_keys.numbers,
+            stored_values.scales if scaled else stored_values.numbers,
             keys,
             values,
             moves.sources,
             moves.targets,
             num,
-            stored_keys.stride(0),
+            num_entries,
             keys.stride(0),
             keys.stride(1),
             values.stride(0),
             values.stride(1),
             head_dim=head_dim,
             tokens=_TOKENS,
+            scaled=scaled,
+            largest_int8=LARGEST_INT8,
+            least=LEAST,
         )
 
 
@@ -140,30 +161,50 @@ def write_pages(stored_keys: Tensor, stored_values: Tensor, keys: Tensor, values
 def _write(
     stored_keys: tl.tensor,
     stored_values: tl.tensor,
+    key_scales: tl.tensor,
+    value_scales: tl.tensor,
     keys: tl.tensor,
     values: tl.tensor,
     sources: tl.tensor,
     targets: tl.tensor,
     num: int,
-    head_stride: int,
+    num_entries: int,
     key_stride: int,
     key_head_stride: int,
     value_stride: int,
     value_head_stride: int,
     head_dim: tl.constexpr,
     tokens: tl.constexpr,
+    scaled: tl.constexpr,
+    largest_int8: tl.constexpr,
+    least: tl.constexpr,
 ) -> None:
     move = tl.program_id(0) * tokens + tl.arange(0, tokens)
     head = tl.program_id(1).to(tl.int64)
     inside = (move < num)[:, None]
     source = tl.load(sources + move, mask=move < num, other=0)[:, None]
-    target = tl.load(targets + move, mask=move < num, other=0)[:, None]
+    entry = head * num_entries + tl.load(targets + move, mask=move < num, other=0)
     dim = tl.arange(0, head_dim)[None, :]
-    at = head * head_stride + target * head_dim + dim
-    key = tl.load(keys + source * key_stride + head * key_head_stride + dim, mask=inside)
-    value = tl.load(values + source * value_stride + head * value_head_stride + dim, mask=inside)
+    at = entry[:, None] * head_dim + dim
+    key = tl.load(keys + source * key_stride + head * key_head_stride + dim, mask=inside, other=0.0)
+    value = tl.load(values + source * value_stride + head * value_head_stride + dim, mask=inside, other=0.0)
+    if scaled:
+        key, key_scale = _quantise_tokens(key, largest_int8, least)
+        value, value_scale = _quantise_tokens(value, largest_int8, least)
+        tl.store(key_scales + entry, key_scale, mask=move < num)
+        tl.store(value_scales + entry, value_scale, mask=move < num)
     tl.store(stored_keys + at, key, mask=inside)
     tl.store(stored_values + at, value, mask=inside)
+
+
+@triton.jit
+def _quantise_tokens(x: tl.tensor, largest_int8: tl.constexpr, least: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Do as `stored.quantise_tokens`, bit for bit."""
+    wide = x.to(tl.float32)
+    unless_finite = tl.sum(wide * 0, 1)
+    scale = tl.maximum(tl.max(tl.abs(wide), 1), least) * (1 / largest_int8) + unless_finite
+    numbers = libdevice.rint(tl.div_rn(wide, scale[:, None]))
+    return tl.clamp(numbers, -float(largest_int8), float(largest_int8)).to(tl.int8), scale
 
 
 def gate_and_quantise(states: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,12 @@ from torch import Tensor
 from pipeline.engine.kernels.device import to_device
 from pipeline.engine.kernels.layout import Moves, moves_to
 from pipeline.engine.kernels.pages import NUM_SPARE, PAGE, Allocation
+from pipeline.engine.kernels.stored import Stored, empty_cache
 from pipeline.engine.network.partition import Part
 
-KeyValues: TypeAlias = list[tuple[Tensor, Tensor]]  # of every layer, (tokens, kv_heads, head_dim) each
-# the cache's keys and values, (kv_heads, entries, head_dim), new ones, (tokens, kv_heads, head_dim), what goes where
-Write: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Moves], None]
+KeyValues: TypeAlias = list[tuple[Stored, Stored]]  # of some tokens, in every layer
+# the cache's keys and values, new ones, (tokens, kv_heads, head_dim) each, what goes where
+Write: TypeAlias = Callable[[Stored, Stored, Tensor, Tensor, Moves], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,16 +26,18 @@ class CacheShape:
     kv_heads: int
     head_dim: int
     pages: int
+    int8: bool = False  # see Stored
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Return the memory of these pages in all layers."""
-        return 2 * self.layers * self.kv_heads * self.pages * PAGE * self.head_dim * dtype.itemsize
+        a_head = self.head_dim + torch.float32.itemsize if self.int8 else self.head_dim * dtype.itemsize
+        return 2 * self.layers * self.kv_heads * self.pages * PAGE * a_head
 
 
-def write_plainly(stored_keys: Tensor, stored_values: Tensor, keys: Tensor, values: Tensor, moves: Moves) -> None:
+def write_plainly(stored_keys: Stored, stored_values: Stored, keys: Tensor, values: Tensor, moves: Moves) -> None:
     """Write new keys and values to the cache, see Write."""
     for stored, new in ((stored_keys, keys), (stored_values, values)):
-        stored[:, moves.targets] = new[moves.sources].transpose(0, 1)
+        stored.put(moves.targets, stored.pack(new[moves.sources].transpose(0, 1)))
 
 
 class KVCache:
@@ -52,9 +55,8 @@ class KVCache:
         dtype = rotary[0].dtype
         size = (shape.kv_heads, (NUM_SPARE + shape.pages) * PAGE, shape.head_dim)
         devices = [part.device for part in parts for _ in part.layers]
-        # Zeros, not whatever was there: masked entries are multiplied by 0, which a NaN survives.
-        self._keys = [torch.zeros(size, dtype=dtype, device=device) for device in devices]
-        self._values = [torch.zeros(size, dtype=dtype, device=device) for device in devices]
+        self._keys = [empty_cache(size, dtype, device, int8=shape.int8) for device in devices]
+        self._values = [empty_cache(size, dtype, device, int8=shape.int8) for device in devices]
 
     def angles(self, part: int, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosine and sine of the angles at these positions, which are on the device of this part."""
@@ -70,31 +72,30 @@ class KVCache:
         own = torch.from_numpy(allocation.cache_indices(0, length))
         there = {device: to_device(own, device) for device in self._devices}
 
-        def copy(stored: Tensor) -> Tensor:
-            return stored[:, there[stored.device]].transpose(0, 1)
+        def copy(stored: Stored) -> Stored:
+            return stored.take(there[stored.numbers.device])
 
         return [(copy(keys), copy(values)) for keys, values in zip(self._keys, self._values, strict=True)]
 
     def copy_to(self, allocations: Sequence[Allocation], key_values: KeyValues) -> None:
         """Write what `read` returned to the same positions of other sequences."""
-        sources, targets = torch.from_numpy(moves_to(allocations, 0, len(key_values[0][0])))
-        there = {
-            device: Moves(sources=to_device(sources, device), targets=to_device(targets, device))
-            for device in self._devices
-        }
-        for layer, (keys, values) in enumerate(key_values):
-            self.write(layer, there[keys.device], keys, values)
+        moves = torch.from_numpy(moves_to(allocations, 0, key_values[0][0].numbers.shape[1]))
+        there = {device: to_device(moves, device) for device in self._devices}
+        for own, new in zip(zip(self._keys, self._values, strict=True), key_values, strict=True):
+            for stored, copied in zip(own, new, strict=True):
+                sources, targets = there[stored.numbers.device]
+                stored.put(targets, copied.take(sources))
 
-    def of(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return the keys and values of all entries, (kv_heads, entries, head_dim) each."""
+    def of(self, layer: int) -> tuple[Stored, Stored]:
+        """Return the keys and values of all entries."""
         return self._keys[layer], self._values[layer]
 
     def clear(self, allocation: Allocation) -> None:
-        """Zero a sequence's pages, after numbers that overflowed: see `__init__`."""
+        """Zero a sequence's pages, after numbers that overflowed: see `empty_cache`."""
         for stored in (*self._keys, *self._values):
             for page in allocation.pages:
-                stored[:, page * PAGE : (page + 1) * PAGE].zero_()
+                stored.zero(page * PAGE, (page + 1) * PAGE)
 
     @property
     def _devices(self) -> set[torch.device]:
-        return {keys.device for keys in self._keys}
+        return {keys.numbers.device for keys in self._keys}

@@ -12,7 +12,7 @@ from pipeline.engine.kernels.pages import num_pages
 from pipeline.engine.network.block import DecoderShape
 from pipeline.engine.network.decoder import decoder_shape
 from pipeline.engine.network.kv_cache import CacheShape
-from schemas.engine import EngineSettings
+from schemas.engine import EngineSettings, KvCacheDtype
 from schemas.errors import Refused
 
 _SPARE_BYTES = 8 * 2**30  # for the vision tower, its features, cached prefixes, the sampler, the allocator's gaps
@@ -55,7 +55,7 @@ def memory_of(config: PreTrainedConfig, settings: EngineSettings) -> Memory:
     first = (sum(weight.numel() for weight in network.parameters()) - in_layers) * itemsize - last
     a_card = -(-shape.layers // settings.num_devices)
     ends = first + last if settings.num_devices == 1 else max(first, last)
-    sequence = cache_shape(shape, num_pages(longest)).num_bytes(getattr(torch, settings.dtype))
+    sequence = cache_shape(shape, num_pages(longest), settings.kv_cache_dtype).num_bytes(getattr(torch, settings.dtype))
     return Memory(
         weights=first + last + shape.layers * layer,
         weights_a_card=ends + a_card * layer,
@@ -99,9 +99,11 @@ def prefill_tokens(settings: EngineSettings) -> int:
     return settings.prefill_tokens or (PREFILL_TOKENS if settings.num_devices == 1 else PREFILL_TOKENS_IN_PARTS)
 
 
-def cache_shape(shape: DecoderShape, pages: int) -> CacheShape:
+def cache_shape(shape: DecoderShape, pages: int, dtype: KvCacheDtype | None = None) -> CacheShape:
     """Return the shape of a cache of so many pages."""
-    return CacheShape(layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, pages=pages)
+    return CacheShape(
+        layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, pages=pages, int8=dtype == "int8"
+    )
 
 
 def computing_bytes(shape: DecoderShape, prefill_tokens: int, itemsize: int) -> int:

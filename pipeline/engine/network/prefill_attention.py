@@ -8,6 +8,7 @@ from torch import Tensor
 from pipeline.engine.kernels.device import Streams
 from pipeline.engine.kernels.interface import Fused, self_contained
 from pipeline.engine.kernels.layout import Layout, Segment
+from pipeline.engine.kernels.stored import Stored
 from pipeline.engine.kernels.torch_attention import Attend, causal, causal_behind_prefix
 
 
@@ -31,7 +32,7 @@ class PrefillAttention:
             if len(segment.prefix) or (fused is None and not segment.continues)
         ]
 
-    def all_tokens(self, queries: Tensor, keys: Tensor, values: Tensor, cached: tuple[Tensor, Tensor]) -> Tensor:
+    def all_tokens(self, queries: Tensor, keys: Tensor, values: Tensor, cached: tuple[Stored, Stored]) -> Tensor:
         """Attend from every token, (padded tokens, heads, head_dim); zero behind the last segment."""
         if self._fused is None or self._together is None:
             out = torch.empty_like(queries, memory_format=torch.contiguous_format)
@@ -51,7 +52,7 @@ class PrefillAttention:
             self._attend_pages(queries.contiguous(), *cached, self._layout.continuing, out)
         return out
 
-    def sampled_tokens(self, queries: Tensor, cached: tuple[Tensor, Tensor]) -> Tensor:
+    def sampled_tokens(self, queries: Tensor, cached: tuple[Stored, Stored]) -> Tensor:
         """Attend from the sampled tokens alone, (sampled, heads, head_dim); zero behind the last of them."""
         out = torch.zeros_like(queries, memory_format=torch.contiguous_format)
         self._attend_pages(queries.contiguous(), *cached, self._layout.sampled_blocks, out)

@@ -77,6 +77,8 @@ def check_reference(config: PreTrainedConfig, settings: EngineSettings, model: s
         raise Refused(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
     if settings.quantize == "fp8":
         raise Refused("quantize 'fp8' is of our own engine: with --engine transformers use 8bit or 4bit")
+    if settings.kv_cache_dtype is not None:
+        raise Refused(f"kv_cache_dtype {settings.kv_cache_dtype!r} is of our own engine: leave it out")
     if settings.quantize and getattr(config, "quantization_config", None):
         raise Refused(f"quantize must be left out, {model!r} is quantised already")
     if settings.adapter is not None:

@@ -88,7 +88,8 @@ def test_a_prefill_by_other_kernels_leaves_no_token_out(backbone) -> None:
             where = layout(batch.segments, num_padded_tokens=288, num_sampled=16, max_sequence_length=128, device=CPU)
             x = decoder.embed(torch.from_numpy(batch.token_ids))
             hidden = decoder.prefill(0, x, where, cache, attend_one_by_one, fused)
-        found.append([hidden[: len(batch.endings)], *cache.of(0), *cache.of(decoder.shape.layers - 1)])
+        held = [one.numbers for layer in (0, decoder.shape.layers - 1) for one in cache.of(layer)]
+        found.append([hidden[: len(batch.endings)], *held])
     assert all(map(torch.equal, *found))
     assert not any(one.isnan().any() for one in found[1])
 

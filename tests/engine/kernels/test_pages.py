@@ -10,6 +10,7 @@ import torch
 
 from pipeline.engine.engine import Engine
 from pipeline.engine.kernels.pages import EMPTY, IDLE, NUM_SPARE, PAGE, Allocation, Allocator, num_pages
+from pipeline.engine.kernels.stored import Stored
 from pipeline.engine.kernels.torch_attention import paged
 from pipeline.engine.model_runner import ModelRunner
 from pipeline.engine.prefill_group import group_sequences
@@ -72,7 +73,7 @@ def test_cache_indices_follow_the_pages_in_their_order() -> None:
     assert own.cache_indices(PAGE - 2, PAGE + 2).tolist() == [8 * PAGE - 2, 8 * PAGE - 1, 3 * PAGE, 3 * PAGE + 1]
     assert own.page_table(5).tolist() == [7, 3, 9, EMPTY, EMPTY]
     held = torch.arange(10 * PAGE, dtype=torch.float32)[None, :, None]
-    found = paged(held, torch.from_numpy(own.page_table(3)))
+    found = paged(Stored(numbers=held), torch.from_numpy(own.page_table(3)), torch.float32)
     assert found.flatten().tolist() == own.cache_indices(0, 3 * PAGE).tolist()
 
 
@@ -151,7 +152,7 @@ def test_idle_slots_leave_every_page_that_a_row_can_have_as_it_is(oracle) -> Non
         page
         for layer in range(oracle.model.decoder.shape.layers)
         for held in runner.cache.of(layer)
-        for page in np.flatnonzero(held.unflatten(1, (-1, PAGE)).abs().sum((0, 2, 3)).numpy())
+        for page in np.flatnonzero(held.numbers.unflatten(1, (-1, PAGE)).abs().sum((0, 2, 3)).numpy())
     }
     assert changed == {IDLE}
 

@@ -12,6 +12,7 @@ from pipeline.engine.batch import make_batch
 from pipeline.engine.engine import Engine
 from pipeline.engine.kernels.device import Streams, hand_over
 from pipeline.engine.kernels.layout import QueryBlocks, layout
+from pipeline.engine.kernels.stored import Stored
 from pipeline.engine.kernels.torch_attention import attend_together, cached, paged
 from pipeline.engine.network.decoder import Decoder
 from pipeline.engine.network.kv_cache import KVCache
@@ -74,11 +75,11 @@ def pretended(decoder: Decoder, devices: list[torch.device]) -> Decoder:
     return decoder
 
 
-def attend_shapes(queries: Tensor, keys: Tensor, values: Tensor, blocks: QueryBlocks, out: Tensor) -> None:
+def attend_shapes(queries: Tensor, keys: Stored, values: Stored, blocks: QueryBlocks, out: Tensor) -> None:
     """Attention of blocks to pages that needs no number from a device: those here have none."""
     rows = len(blocks.tables)
     here, at = queries[: rows * blocks.width].unflatten(0, (rows, blocks.width)), blocks.positions[:, None]
-    key, value = (paged(one, blocks.tables).transpose(0, 1) for one in (keys, values))
+    key, value = (paged(one, blocks.tables, queries.dtype).transpose(0, 1) for one in (keys, values))
     out[: rows * blocks.width] = cached(here, key, value, at.expand(-1, blocks.width)).flatten(0, 1)
 
 
@@ -104,7 +105,7 @@ def test_nothing_meets_a_number_of_another_device() -> None:
         states: list[Tensor] = [prefilled, stepped]
         assert {state.device.type for state in states} == {"meta"}
         assert {decoder.logits(state).device.type for state in states} == {"meta"}
-        assert {stored.device.type for stored in cache.of(1)} == {"meta"}
+        assert {stored.numbers.device.type for stored in cache.of(1)} == {"meta"}
 
 
 def test_weights_go_to_the_device_of_their_layer(oracle) -> None:

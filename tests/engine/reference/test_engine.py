@@ -133,6 +133,7 @@ def test_a_prompt_that_failed_before_keeps_its_failure() -> None:
     ("changes", "message"),
     [
         pytest.param({"quantize": "fp8"}, "'fp8' is of our own engine", id="fp8"),
+        pytest.param({"kv_cache_dtype": "int8"}, "'int8' is of our own engine", id="int8"),
         pytest.param({"adapter": "somewhere"}, "adapter must be merged", id="adapter"),
     ],
 )
