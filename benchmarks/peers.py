@@ -51,7 +51,9 @@ def write(folder: Path, shape: str, workloads: Sequence[str], num_images: int) -
     from benchmarks.workload import make_items
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_model(shape, folder / "model")
+    model = write_model(shape, folder / "model")
+    model.config.architectures = ["LlavaNextForConditionalGeneration"]  # vLLM chooses its own by that
+    model.config.save_pretrained(folder / "model")
     for workload in workloads:
         rows = [
             {"image": item.image, "prompt": FORMAT.format(text), "num_new_tokens": item.num_new_tokens}

@@ -110,20 +110,25 @@ def _walk(
         page = tl.load(table + start // page_size)
         entry = first + page * page_size + offset
         at = entry[:, None] * head_dim + dim[None, :]
-        key = tl.load(keys + at, mask=inside[:, None], other=0)
-        score = tl.dot(query, tl.trans(key.to(query.dtype)), input_precision="ieee") * scale
-        if scaled:
-            score *= tl.load(key_scales + entry, mask=inside, other=0.0)[None, :]
+        if scaled:  # what is behind a sequence in its last page is finite in 8 bits, whatever it is
+            key = tl.load(keys + at).to(query.dtype)
+            score = tl.dot(query, tl.trans(key), input_precision="ieee")
+            score *= (tl.load(key_scales + entry) * scale)[None, :]
+        else:
+            key = tl.load(keys + at, mask=inside[:, None], other=0.0)
+            score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
         seen = inside[None, :] & ((start + offset)[None, :] <= last[:, None])
         score = tl.where(seen, score, float("-inf"))
         larger = tl.maximum(largest, tl.max(score, 1))
         share = tl.exp(score - larger[:, None])
         shrink = tl.exp(largest - larger)
         total = total * shrink + tl.sum(share, 1)
-        value = tl.load(values + at, mask=inside[:, None], other=0)
         if scaled:
+            value = tl.load(values + at).to(query.dtype)
             share *= tl.load(value_scales + entry, mask=inside, other=0.0)[None, :]
-        found = tl.dot(share.to(query.dtype), value.to(query.dtype), input_precision="ieee")
+        else:
+            value = tl.load(values + at, mask=inside[:, None], other=0.0)
+        found = tl.dot(share.to(query.dtype), value, input_precision="ieee")
         summed = summed * shrink[:, None] + found
         largest = larger
     tl.store(out + own, (summed / total[:, None]).to(query.dtype), mask=real)
