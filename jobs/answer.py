@@ -73,8 +73,8 @@ def _answer(job: str, settings: JobSettings, default_prompt: str, *, dry_run: bo
     from pipeline.plan import find_complete, plan_job
     from pipeline.preflight import check_output, check_writable
 
-    check_writable(settings.output)
     try:
+        check_writable(settings.output)
         plan, cards = plan_job(job, settings, default_prompt), cards_here()
         complete = None if dry_run else find_complete(plan)
     except OSError as error:

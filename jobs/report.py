@@ -36,7 +36,7 @@ def report(
         paths = _write(out, to, compare, rows)
     except OSError as error:  # a full disk, a store that is away
         sys.stderr.write(f"error: {printable(redacted(one_line(error)))}\n")
-        return 1
+        return 2 if isinstance(error, PermissionError) else 1
     sys.stdout.write("".join(f"{printable(redacted(path))}\n" for path in paths))
     return 0
 

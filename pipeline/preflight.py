@@ -1,6 +1,7 @@
 """Preflight: whether the output can be written, and whether it holds another run, before anything is read or loaded."""
 
 import os
+import uuid
 from typing import Any
 
 from pipeline.engine.kernels.packages import check_packages, check_quantised, is_there
@@ -10,6 +11,7 @@ from pipeline.engine.reference.load import check_reference
 from pipeline.environment import check_gpus, cluster_address
 from pipeline.plan import Plan
 from pipeline.preprocess.files import load_config
+from pipeline.run_folder.layout import RUN, state_path
 from pipeline.run_folder.merge import check_mergeable
 from pipeline.run_folder.run import check_run, has_seals, read_run
 from pipeline.stages.engine_settings import engine_settings
@@ -17,6 +19,7 @@ from pipeline.storage import filesystem as fs
 from pipeline.weights.hub import locate
 from schemas.errors import Refused
 from schemas.job import JobSettings
+from schemas.wording import one_line
 
 
 def check_output(plan: Plan, *, continue_with_changes: bool = False) -> None:
@@ -40,11 +43,12 @@ def check_changes(plan: Plan) -> None:
 
 
 def check_writable(folder: str, flag: str = "--output") -> None:
-    """Raise Refused where a local folder cannot be made or written to, or the scheme is only for reading."""
+    """Raise Refused where a folder cannot be made or written to, or the scheme is only for reading."""
     if fs.scheme_of(folder) in ("http", "https"):
         raise Refused(f"{flag} must be a local folder or in an object store, got {folder}")
     path = fs.local_path(folder)
     if path is None:
+        _check_store(folder, flag)
         return
     try:
         there = _nearest(path)
@@ -54,6 +58,20 @@ def check_writable(folder: str, flag: str = "--output") -> None:
         raise Refused(f"{flag} must be a folder that can be made, {there} is in the way and is none")
     if not os.access(there, os.W_OK | os.X_OK):
         raise Refused(f"{flag} must be a folder that can be written, {there} cannot be")
+
+
+def _check_store(folder: str, flag: str) -> None:
+    """Raise Refused where the keys at hand may not look into a store's folder, or not write a new one."""
+    try:
+        if not fs.exists(state_path(folder, RUN)):  # of a run that is there, its lock tells
+            trial = state_path(folder, f"trial-{uuid.uuid4().hex}")
+            fs.write_atomic(trial, b"whether this folder can be written")
+            fs.delete(trial)
+    except (PermissionError, FileNotFoundError) as error:
+        raise Refused(
+            f"{flag} must be a folder that can be written, {folder} cannot be ({one_line(error)}): check its bucket, "
+            "and the keys in the environment"
+        ) from error
 
 
 def _nearest(path: str) -> str:

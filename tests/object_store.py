@@ -24,7 +24,7 @@ START_S = 60
 @pytest.fixture(scope="session")
 def store() -> Iterator[str]:
     """The endpoint of an empty S3 store that this process and its children find in the environment."""
-    with _server() as endpoint, _environment(endpoint):
+    with s3_server() as endpoint, s3_environment(endpoint):
         yield endpoint
         S3FileSystem.clear_instance_cache()  # nobody may meet a client of the store that is gone
 
@@ -38,7 +38,7 @@ def bucket(store: str) -> str:
 
 
 @contextmanager
-def _server() -> Iterator[str]:
+def s3_server() -> Iterator[str]:
     port = _free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -52,7 +52,7 @@ def _server() -> Iterator[str]:
 
 
 @contextmanager
-def _environment(endpoint: str) -> Iterator[None]:
+def s3_environment(endpoint: str) -> Iterator[None]:
     before = dict(os.environ)
     os.environ |= {
         "AWS_ENDPOINT_URL": endpoint,

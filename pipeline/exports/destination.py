@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import with_retries
+from pipeline.storage.store_errors import store_errors
 from schemas.errors import Refused
 from schemas.wording import credentials_in, printable, redacted
 
@@ -103,7 +104,7 @@ def whole_file(url: str) -> Iterator[IO[bytes]]:
         spool.flush()
 
         def put() -> None:
-            with fs.store_errors(url):
+            with store_errors(url):
                 filesystem.put_file(spool.name, key)  # one put, or a multipart upload that shows when it is complete
 
         with_retries(put)

@@ -4,6 +4,7 @@ import re
 
 from pipeline.exports.destination import MARK
 from pipeline.storage import filesystem as fs
+from pipeline.storage.store_errors import store_errors
 from schemas.errors import Refused
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -26,7 +27,7 @@ def push_dataset(destination: str, repository: str, endpoint: str | None = None)
 
     folder = fs.local_path(destination)
     assert folder is not None
-    with fs.store_errors(f"hf://datasets/{repository}"):
+    with store_errors(f"hf://datasets/{repository}"):
         api = HfApi(endpoint=endpoint)
         api.create_repo(repository, repo_type="dataset", exist_ok=True)
         done = api.upload_folder(

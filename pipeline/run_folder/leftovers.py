@@ -14,6 +14,7 @@ from fsspec import AbstractFileSystem
 from pipeline.run_folder.layout import state_folder
 from pipeline.run_folder.lock import NAME
 from pipeline.storage import filesystem as fs
+from pipeline.storage.store_errors import store_errors
 from schemas.run import STATE
 
 _HALF = r"(?:\.[0-9a-f]{32}\.tmp)+"  # behind the name of the whole, see local_files
@@ -88,7 +89,7 @@ def _abort_uploads(folder: str, names: Mapping[str, str]) -> int:
         return 0
     bucket, prefix, _ = filesystem.split_path(f"{key.rstrip('/')}/")
     aborted = 0
-    with contextlib.suppress(OSError), fs.store_errors(folder):  # one may lack the right to list them
+    with contextlib.suppress(OSError), store_errors(folder):  # one may lack the right to list them
         for upload in _uploads(filesystem, bucket, prefix):
             below, _, last = upload["Key"].removeprefix(prefix).rpartition("/")
             if below in names and re.fullmatch(names[below], last):

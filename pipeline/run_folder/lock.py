@@ -116,7 +116,7 @@ def hold(folder: str, timing: Timing | None = None) -> Iterator[Lock]:
 
 def _acquire(lock: Lock, timing: Timing) -> None:
     mine = lock.owner.to_json()
-    if fs.create_new(lock.url, mine):
+    if _create(lock.url, mine):
         if fs.local_path(lock.url) is not None:
             return
     else:
@@ -134,6 +134,14 @@ def _acquire(lock: Lock, timing: Timing) -> None:
     time.sleep(_SETTLE_S)
     if _token(now := _read(lock.url)) != lock.owner.token:
         raise FolderInUse(_in_use(lock.url, now or b""))
+
+
+def _create(url: str, mine: bytes) -> bool:
+    """Put a lock where none is; raise Refused where the folder may not be written."""
+    try:
+        return fs.create_new(url, mine)
+    except PermissionError as error:
+        raise Refused(f"{url} must be a file that can be written, it cannot be: {error}") from error
 
 
 def _replace_local(url: str, found: bytes | None, mine: bytes) -> None:

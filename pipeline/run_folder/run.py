@@ -37,6 +37,7 @@ _SEAL = "sha256"  # of the rest of a state file
 _RESTORE = "put it back as it was"
 _OR_REMOVE = f"{_RESTORE}, or remove it: it only says which files of the input have changed"
 _SHOWN = 10  # changed input files named in a message
+_AT_COMMIT = r"^(hf://datasets/[^/@:]+/[^/@:]+)@[0-9a-f]{40}/"
 _NAMED = 8  # of what differs, in the first line of a refusal
 # What decides which row an answer stands for: never to be changed in a folder that has answers.
 FIXED = names_where(KINDS, lambda kind: kind.fixed) | {"job", "input_rows", "input_layout", "prompt_ids"}
@@ -82,7 +83,14 @@ def read_run(folder: str) -> dict[str, Any] | None:
     """Return the run.json of a folder, None where there is none; raise RunMismatch where it is not what a run wrote."""
     if not folder.strip():
         raise Refused(f"OUT must not be empty, got {folder!r}: is a variable of the shell unset?")
-    return _read_state(_run_path(folder), RunState)
+    try:
+        path = _run_path(folder)
+    except PermissionError as error:
+        raise RunMismatch(
+            f"{folder} must be a folder that can be read, it cannot be ({one_line(error)}): check its permissions, and "
+            "the keys in the environment"
+        ) from error
+    return _read_state(path, RunState)
 
 
 def has_seals(run: dict[str, Any]) -> bool:
@@ -143,11 +151,10 @@ def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
         return
     if files is None:
         return
-    sides = (before.column("url"), files.column("url"))
-    added = files.filter(pc.invert(pc.is_in(sides[1], value_set=sides[0].combine_chunks())))
-    removed = before.filter(pc.invert(pc.is_in(sides[0], value_set=sides[1].combine_chunks())))
-    old, new = (table.select(["url", "size", "version", "num_rows"]) for table in (before, files))
-    both = new.join(old, "url", right_suffix="_before", join_type="inner")
+    old, new = map(_with_place, (before, files))
+    added = new.filter(pc.invert(pc.is_in(new.column("place"), value_set=old.column("place").combine_chunks())))
+    removed = old.filter(pc.invert(pc.is_in(old.column("place"), value_set=new.column("place").combine_chunks())))
+    both = new.join(old, "place", right_suffix="_before", join_type="inner")
     same = [pc.equal(both.column(name), both.column(f"{name}_before")) for name in ("size", "version", "num_rows")]
     changed = both.filter(pc.invert(pc.and_(pc.and_(same[0], same[1]), same[2])))
     for what, table in (("added", added), ("removed", removed), ("changed", changed)):
@@ -156,6 +163,12 @@ def changed_files(folder: str, files: pa.Table | None) -> Iterator[str]:
         )
         if table.num_rows > _SHOWN:
             yield f"  and {table.num_rows - _SHOWN:,} more input files {what}"
+
+
+def _with_place(files: pa.Table) -> pa.Table:
+    """Return what is compared of input files, and where they are at whatever commit: one of another is no new file."""
+    compared = files.select(["url", "size", "version", "num_rows"])
+    return compared.append_column("place", pc.replace_substring_regex(files.column("url"), _AT_COMMIT, r"\1/"))
 
 
 def read_rows(path: str, *, sealed: bool, advice: str = _RESTORE) -> pa.Table:

@@ -21,6 +21,7 @@ from fsspec import AbstractFileSystem
 from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import with_retries
 from pipeline.storage.filesystem import FileInfo
+from pipeline.storage.store_errors import store_errors
 from schemas.errors import Refused
 from schemas.run import STATE
 from schemas.wording import printable
@@ -269,7 +270,7 @@ def _folders_below(folder: str) -> Iterator[str]:
 def _find_remote(url: str, suffixes: tuple[str, ...], output: str | None) -> Found:
     filesystem, key = fs.remote(url)
     filesystem.invalidate_cache()
-    with fs.store_errors(url):
+    with store_errors(url):
         root, matches = _matches(filesystem, key)
         chosen = _Chosen(suffixes=suffixes, output=_key_of(filesystem, output))
         for match in matches:

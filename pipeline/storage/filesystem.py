@@ -11,9 +11,8 @@ import errno
 import io
 import os
 import re
-import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -24,8 +23,9 @@ from fsspec import AbstractFileSystem
 
 from pipeline.storage import local_files
 from pipeline.storage.backoff import WAITS_S, with_retries
+from pipeline.storage.store_errors import store_errors
 from schemas.errors import Refused
-from schemas.wording import credentials_in, one_line
+from schemas.wording import credentials_in
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -285,35 +285,6 @@ def file_info(filesystem: AbstractFileSystem, entry: dict[str, Any]) -> FileInfo
     """Return one file of a store as it is listed."""
     url = str(filesystem.unstrip_protocol(entry["name"]))
     return FileInfo(url=url, size=entry["size"] or 0, version=_version(entry))
-
-
-@contextlib.contextmanager
-def store_errors(url: str) -> Iterator[None]:
-    """Convert what the stores' clients raise besides OSError (no keys, no such host) into OSError."""
-    try:
-        yield
-    except NotImplementedError as error:  # what a client cannot do at all, as list the repositories of the hub
-        raise OSError(f"{url}: {error}") from error
-    except _client_errors() as error:
-        if isinstance(error, OSError):
-            raise
-        refused = getattr(error, "status_code", getattr(error, "code", None)) in (401, 403)
-        kind = PermissionError if refused else OSError
-        raise kind(f"{url}: {type(error).__name__}: {one_line(error)}") from error
-
-
-def _client_errors() -> tuple[type[Exception], ...]:
-    """Return the base errors of those clients that are loaded; one that is not cannot have raised."""
-    bases = (
-        ("botocore.exceptions", "BotoCoreError"),
-        ("botocore.exceptions", "ClientError"),
-        ("aiohttp", "ClientError"),
-        *((client, "HTTPError") for client in ("httpx", "httpx2")),  # of one huggingface_hub or another
-        ("google.auth.exceptions", "GoogleAuthError"),
-        ("gcsfs.retry", "HttpError"),
-        ("azure.core.exceptions", "AzureError"),
-    )
-    return tuple(getattr(sys.modules[module], name) for module, name in bases if module in sys.modules)
 
 
 def _path_of_uri(url: str) -> str:

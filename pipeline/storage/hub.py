@@ -4,6 +4,7 @@ from typing import Any
 
 from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import with_retries
+from pipeline.storage.store_errors import store_errors
 
 
 def at_commit(url: str) -> str:
@@ -17,7 +18,7 @@ def at_commit(url: str) -> str:
     from huggingface_hub import HfApi, HfFileSystem  # here, as it takes a second that other paths need not wait for
 
     def ask() -> str:
-        with fs.store_errors(url):
+        with store_errors(url):
             found: Any = HfFileSystem(skip_instance_cache=True).resolve_path(url)
             if not hasattr(found, "repo_id"):  # a bucket
                 return url

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline.storage import filesystem as fs
+from pipeline.storage.store_errors import store_errors
 from pipeline.weights.headers import INDEX, SINGLE
 from schemas.errors import Refused
 from schemas.wording import one_line
@@ -83,7 +83,7 @@ def names_in(model: str, revision: str | None) -> frozenset[str]:
         return frozenset(os.listdir(model))
     try:
         if not constants.HF_HUB_OFFLINE:
-            with fs.store_errors(f"hf://{model}"):
+            with store_errors(f"hf://{model}"):
                 return frozenset(HfApi().list_repo_files(model, revision=revision))
     except (OSError, HFValidationError):  # who loads it says why, or finds it in the cache
         pass
@@ -105,7 +105,7 @@ def bring_adapter(adapter: str) -> Path:
 
     name, _, revision = adapter.partition("@")
     try:
-        with fs.store_errors(f"hf://{adapter}"):
+        with store_errors(f"hf://{adapter}"):
             return Path(snapshot_download(name, revision=revision or None, allow_patterns=_OF_AN_ADAPTER))
     except (OSError, HFValidationError) as error:
         reason = " ".join(str(error).split())

@@ -184,6 +184,16 @@ def test_changed_added_and_removed_input_files_are_named(tmp_path: Path) -> None
     assert "--continue-with-changes" in said
 
 
+def test_of_another_commit_only_the_files_that_differ_are_named(tmp_path: Path) -> None:
+    places = [{f"hf://datasets/a/b@{letter * 40}/{name}": version for name, version in files.items()}
+              for letter, files in (("a", {"0": "x", "1": "y"}), ("b", {"0": "x", "1": "z"}))]  # fmt: skip
+    begin_run(str(tmp_path), {"identity": {"input_hash": "1"}, "settings": {}}, listing(**places[0]))
+    with pytest.raises(RunMismatch) as refused:
+        begin_run(str(tmp_path), {"identity": {"input_hash": "2"}}, listing(**places[1]))
+    named = [line for line in str(refused.value).splitlines() if "input file" in line and "@" in line]
+    assert named == [f"  input file changed: hf://datasets/a/b@{'b' * 40}/1"]
+
+
 def test_a_run_may_go_on_with_changes_that_are_recorded(tmp_path: Path) -> None:
     first = begin_run(str(tmp_path), DESCRIPTION)
     changed = {"identity": {"model": "demo", "prompt": ["Why?"]}}

@@ -201,13 +201,17 @@ def test_a_hub_model_is_loaded_at_the_commit_that_was_proven(hub: Hub, tmp_path:
 
 @pytest.mark.soak
 def test_a_split_of_a_dataset_is_read_at_its_commit(hub: Hub, tmp_path: Path) -> None:
-    table = write_parquet(tmp_path / "in.parquet", [good_row(n) for n in range(3)]).read_bytes()
-    commit = hub.push("a/b", {"data/train-0.parquet": table, "data/test-0.parquet": table, "README.md": b"x"})
+    train, test = (
+        write_parquet(tmp_path / "in.parquet", [good_row(n) for n in numbers]).read_bytes()
+        for numbers in (range(3), range(3, 6))
+    )
+    commit = hub.push("a/b", {"data/train-0.parquet": train, "data/test-0.parquet": test, "README.md": b"x"})
     flags = ["--output", str(tmp_path / "o"), "--model", str(checkpoint()), "--dry-run"]
     names = ["a/b:test", f"a/b@{commit}:train", "a/b", "a/b:none"]
     said = main_each(hub, [["caption", "--input", f"hf://datasets/{name}", *flags] for name in names])
     assert [status for status, _ in said] == [0, 0, 0, 2], said
     assert ["3 rows of 1 parquet file" in text for _, text in said] == [True, True, False, False], said
+    assert "6 rows of 2 parquet files" in said[2][1], said
     assert "must be a split of the dataset, it has train, test" in said[3][1]
 
 
@@ -253,4 +257,5 @@ def test_a_job_reads_the_hub_and_is_held_to_the_commit_that_it_began_with(hub: H
     command[2] = f"hf://datasets/a/b@{later}/data/*.parquet"
     ((status, said),) = main_each(hub, [command])
     assert status == 2
-    assert f"input file changed: hf://datasets/a/b@{later}/data/1.parquet" in said
+    assert f"input file changed: hf://datasets/a/b@{later}/data/1.parquet" in said, said
+    assert "0.parquet" not in said, said

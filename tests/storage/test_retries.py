@@ -1,86 +1,29 @@
 """Every way into a store outlives a failure that passes, in storage itself; through a proxy that fails for real."""
 
-import http.client
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3fs import S3FileSystem
 
 from pipeline.sources.finding import find_files
 from pipeline.storage import filesystem as fs
 
-pytest_plugins = ["tests.object_store"]
+if TYPE_CHECKING:
+    from tests.flaky_store import Proxy
+
+pytest_plugins = ["tests.object_store", "tests.flaky_store"]
 
 URL = "s3://flaky/d/a.parquet"
 
 
-@dataclass(slots=True, kw_only=True)
-class Proxy:
-    """Stands before the store and fails the next requests, before they get there or after."""
-
-    failures: int = 0
-    command: str = ""  # of those that are failed; all where it is empty
-    reaches_store: bool = False
-    failed: list[str] = field(default_factory=list)
-
-
-@pytest.fixture
-def proxy(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    state = Proxy()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            fails = state.failures > 0 and state.command in ("", self.command)
-            state.failures -= fails
-            status, headers, data = 503, [("Content-Length", "0")], b""
-            if fails:
-                state.failed.append(self.command)
-            if not fails or state.reaches_store:
-                there = http.client.HTTPConnection(urlsplit(store).netloc)
-                there.request(self.command, self.path, body, dict(self.headers))
-                response = there.getresponse()
-                if not fails:
-                    status, data = response.status, response.read()
-                    headers = [(k, v) for k, v in response.getheaders() if k.lower() not in ("connection", "date")]
-                there.close()
-            self.send_response_only(status)
-            for key, value in headers:
-                self.send_header(key, value)
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # only our own tries count here
-        S3FileSystem.clear_instance_cache()
-        S3FileSystem().mkdir("flaky")
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({"id": ["a"]}), sink)
-        fs.write_atomic(URL, sink.getvalue().to_pybytes())
-        yield state
-        state.failures = 0
-        fs.delete("s3://flaky/d")
-        S3FileSystem().rmdir("flaky")
-        S3FileSystem.clear_instance_cache()
-        server.shutdown()
-        thread.join()
+@pytest.fixture(autouse=True)
+def _table(proxy: "Proxy") -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"id": ["a"]}), sink)
+    fs.write_atomic(URL, sink.getvalue().to_pybytes())
 
 
 def read_footer() -> object:
@@ -102,14 +45,14 @@ def read_footer() -> object:
     ],
 )
 def test_a_store_that_fails_for_a_moment_is_asked_again(
-    proxy: Proxy, step: Callable[[], object], result: object
+    proxy: "Proxy", step: Callable[[], object], result: object
 ) -> None:
     proxy.failures = 1
     assert step() == result
     assert len(proxy.failed) == 1
 
 
-def test_a_ranged_read_is_tried_again_where_it_began(proxy: Proxy) -> None:
+def test_a_ranged_read_is_tried_again_where_it_began(proxy: "Proxy") -> None:
     with fs.open_url(URL) as file:
         file.seek(-4, os.SEEK_END)
         proxy.failures = 1
@@ -117,7 +60,7 @@ def test_a_ranged_read_is_tried_again_where_it_began(proxy: Proxy) -> None:
     assert proxy.failed == ["GET"]
 
 
-def test_a_put_whose_answer_is_lost_finds_its_own_and_not_anothers(proxy: Proxy) -> None:
+def test_a_put_whose_answer_is_lost_finds_its_own_and_not_anothers(proxy: "Proxy") -> None:
     proxy.failures, proxy.command, proxy.reaches_store = 1, "PUT", True
     assert fs.create_new("s3://flaky/d/lock", b"mine")
     assert proxy.failed == ["PUT"]

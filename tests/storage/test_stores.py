@@ -4,10 +4,8 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterator
 
 import pytest
-from fsspec.config import conf
 from s3fs import S3FileSystem
 
 from pipeline.sources.fetch import fetch
@@ -16,25 +14,6 @@ from pipeline.storage.options import use_options
 from schemas.errors import RowError
 
 pytest_plugins = ["tests.object_store", "tests.stores"]
-
-
-@pytest.fixture
-def options(store: str) -> Iterator[None]:
-    """Whatever a test says of stores is forgotten after it."""
-    environment, before = dict(os.environ), {name: dict(own) for name, own in conf.items()}
-    yield
-    os.environ.clear()
-    os.environ.update(environment)
-    conf.clear()
-    conf.update(before)
-
-
-@pytest.fixture(params=["s3", "gs", "az"])
-def bucket_of(request: pytest.FixtureRequest, options: None) -> str:
-    """The url of a new bucket of each store."""
-    if request.param == "gs":
-        use_options(["gs.token=anon"])
-    return str(request.getfixturevalue({"s3": "bucket", "gs": "gcs", "az": "azure"}[request.param]))
 
 
 def test_what_is_written_is_listed_read_and_deleted(bucket_of: str) -> None:
