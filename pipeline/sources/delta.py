@@ -7,7 +7,8 @@ import importlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +22,10 @@ from schemas.wording import one_line, printable
 _VERSION = re.compile(r"(.*[^/@])/?@(\d{1,18})", re.DOTALL)
 _COMMIT = re.compile(r"/(\d{20})\.(?:json|checkpoint\.)")
 _READABLE = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}  # features that change no row of a Parquet file
+_LOG_FILE = re.compile(
+    r"(?P<version>\d{20})\.(?:json|(?P<checkpoint>checkpoint)(?:\.\d{10}\.(?P<parts>\d{10})|\.[0-9a-f-]{36})?\.\w+)"
+)
+_AT_ONCE = 16  # files of a log
 _NO_TABLES = ("http", "https", "data", "hf")
 
 
@@ -79,7 +84,8 @@ def is_table(url: str) -> bool:
 
 @contextmanager
 def _opened(url: str, folder: str, version: int) -> Iterator[Any]:
-    """Open a table by its log alone. One in a store is copied: how the store is reached is then said in one place."""
+    """Open a table by its log alone. Of one in a store what is needed is copied: how the store is reached is then said
+    in one place."""
     try:
         library = importlib.import_module("deltalake")
     except ImportError as error:
@@ -91,19 +97,47 @@ def _opened(url: str, folder: str, version: int) -> Iterator[Any]:
         path = fs.local_path(folder)
         if path is None:
             path = copy
-            _copy_log(fs.join(folder, DELTA), os.path.join(copy, DELTA))
+            _copy_log(fs.join(folder, DELTA), os.path.join(copy, DELTA), version)
         try:
             yield library.DeltaTable(path, version=version)
         except library.exceptions.DeltaError as error:
             raise Refused(f"--input {url} cannot be read as a Delta table: {one_line(error)}") from error
 
 
-def _copy_log(source: str, target: str) -> None:
-    for file in fs.list_folder(source):
-        path = os.path.join(target, *file.url[len(fs.absolute(source)) :].split("/"))
+def _copy_log(source: str, target: str, version: int) -> None:
+    """Copy what tells one version of the files of a log."""
+    urls = {file.url[len(fs.absolute(source)) :].strip("/"): file.url for file in fs.list_folder(source)}
+
+    def copy(name: str) -> None:
+        path = os.path.join(target, *name.split("/"))
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as copy:
-            copy.write(fs.read_bytes(file.url))
+        with open(path, "wb") as file:
+            file.write(fs.read_bytes(urls[name]))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(copy, needed_of(urls, version)))
+
+
+def needed_of(names: Iterable[str], version: int) -> list[str]:
+    """Return which files of a log tell a version: its last checkpoint that is whole, and all commits since."""
+    commits: dict[int, str] = {}
+    checkpoints: dict[int, list[re.Match[str]]] = {}
+    for found in filter(None, map(_LOG_FILE.fullmatch, names)):
+        number = int(found["version"])
+        if number <= version and found["checkpoint"] is None:
+            commits[number] = found[0]
+        elif number <= version:
+            checkpoints.setdefault(number, []).append(found)
+    whole = [number for number, files in checkpoints.items() if _is_whole(files)]
+    first = max(whole, default=-1)
+    needed = [name for number, name in commits.items() if number >= first]
+    needed += [file[0] for file in checkpoints.get(first, ())]
+    return sorted([*needed, *(name for name in names if name.startswith("_sidecars/"))])
+
+
+def _is_whole(files: Sequence[re.Match[str]]) -> bool:
+    """Return whether a checkpoint has all its parts."""
+    return any(file["parts"] is None for file in files) or len(files) >= int(files[0]["parts"])
 
 
 def _check_readable(url: str, table: Any) -> None:  # noqa: ANN401  a library that is not always there

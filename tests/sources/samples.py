@@ -2,6 +2,8 @@
 
 import base64
 import gzip
+import importlib
+import importlib.util
 import io
 import json
 import tarfile
@@ -41,6 +43,10 @@ def _write_tables(folder: Path) -> None:
     pq.write_table(table, folder / "table.parquet")
     pq.write_table(table, folder / "parts/year=2026/0.parquet")
     write_saved(folder / "saved/train", table)
+    if importlib.util.find_spec("deltalake"):  # of llava-batch[delta]
+        library = importlib.import_module("deltalake")
+        library.write_deltalake(str(folder / "delta"), table)
+        library.write_deltalake(str(folder / "delta"), table, mode="overwrite")
 
 
 def write_saved(folder: Path, table: pa.Table) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pipeline.plan import plan_job
 from pipeline.run_folder.run import begin_run
 from pipeline.sources.columns import ColumnChoices
+from pipeline.sources.delta import needed_of
 from pipeline.sources.listing import list_input
 from pipeline.sources.versions import at_versions, unversioned
 from pipeline.storage import filesystem as fs
@@ -38,6 +39,12 @@ def table_in(folder: Path) -> str:
     return place
 
 
+def put_folder(folder: Path, url: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            fs.write_atomic(f"{url}/{path.relative_to(folder)}", path.read_bytes())
+
+
 def ids_of(url: str, choices: ColumnChoices = CONVENTION) -> set[str]:
     return {one.id for one in requests_of(list_input([url], choices))}
 
@@ -53,11 +60,45 @@ def test_a_table_has_the_rows_of_its_version_and_no_others(tmp_path: Path) -> No
 
 def test_a_table_in_a_store_is_read_as_the_store_is_reached(tmp_path: Path, bucket: str) -> None:
     place = Path(table_in(tmp_path))
-    for path in place.rglob("*"):
-        if path.is_file():
-            fs.write_atomic(f"{bucket}/table/{path.relative_to(place)}", path.read_bytes())
+    put_folder(place, f"{bucket}/table")
     assert ids_of(f"{bucket}/table@1") == {"0", "1", "2", "3", "4", "5"}
+    assert ids_of(f"{bucket}/table") == {"0", "2", "3", "5"}
     assert at_versions([f"{bucket}/table"]) == (f"{bucket}/table@2",)
+
+
+def commit(number: int) -> str:
+    return f"{number:020}.json"
+
+
+@pytest.mark.parametrize(
+    ("beside", "first"),
+    [
+        pytest.param([], 0, id="no checkpoint"),
+        pytest.param(["checkpoint.parquet"], 5, id="one"),
+        pytest.param(["checkpoint.0000000001.0000000002.parquet"], 0, id="half of one"),
+        pytest.param([f"checkpoint.000000000{n}.0000000002.parquet" for n in (1, 2)], 5, id="two halves"),
+        pytest.param([f"checkpoint.{'a' * 36}.json"], 5, id="one with sidecars"),
+    ],
+)
+def test_a_log_is_read_from_its_last_whole_checkpoint(beside: list[str], first: int) -> None:
+    names = [*map(commit, range(9)), f"{8:020}.checkpoint.parquet", "_last_checkpoint", "_sidecars/a.parquet"]
+    checkpoint = [f"{5:020}.{name}" for name in beside]
+    needed = [*map(commit, range(first, 8)), *(checkpoint if first else []), "_sidecars/a.parquet"]
+    assert needed_of([*names, *checkpoint], 7) == sorted(needed)
+
+
+def test_a_table_whose_log_was_cleaned_behind_a_checkpoint_is_read(tmp_path: Path, bucket: str) -> None:
+    place = Path(table_in(tmp_path))
+    deltalake.DeltaTable(str(place)).create_checkpoint()
+    deltalake.write_deltalake(str(place), rows(range(6, 7)), mode="append")
+    for number in (0, 1):
+        (place / "_delta_log" / commit(number)).unlink()
+    put_folder(place, f"{bucket}/table")
+    for table in (str(place), f"{bucket}/table"):
+        assert ids_of(table) == ids_of(f"{table}@3") == {"0", "2", "3", "5", "6"}
+        assert ids_of(f"{table}@2") == {"0", "2", "3", "5"}
+        with pytest.raises(Refused, match="cannot be read as a Delta table"):
+            ids_of(f"{table}@1")
 
 
 def test_partitions_are_columns(tmp_path: Path) -> None:

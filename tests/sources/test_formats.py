@@ -1,5 +1,6 @@
 """Every format by the front door: the commands of docs/inputs.md, and whole runs that are verified."""
 
+import importlib.util
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,12 +20,16 @@ from pipeline.run_folder.layout import state_folder
 from pipeline.run_folder.units import unit_path
 from pipeline.sources.index_store import keep_index
 from pipeline.verify import verify_run
+from tests.hub import serving
 from tests.sources.samples import write_all
 from tests.test_verify import run_without_ray
 from tests.tiny import checkpoint
 
 PAGE = (Path(__file__).parents[2] / "docs/inputs.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^llava-batch (.*)$", PAGE, re.MULTILINE)
+ALL = re.findall(r"^llava-batch (.*)$", PAGE, re.MULTILINE)
+DELTA = pytest.mark.skipif(importlib.util.find_spec("deltalake") is None, reason="needs deltalake")
+ALL_COMMANDS = [pytest.param(one, id=one, marks=[DELTA] if "delta" in one else []) for one in ALL]
+COMMANDS = [one for one in ALL_COMMANDS if "hf://" not in str(one.id)]  # a hub is for processes of their own
 
 
 @pytest.fixture(scope="module")
@@ -102,19 +108,28 @@ def test_a_run_that_was_killed_goes_on_to_the_answers_of_one_that_was_not(
     assert verify_run(plan.settings.output) == []
 
 
+@pytest.fixture
+def hub(inputs: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """What a process is told that finds the dataset of the page on the hub."""
+    with serving(tmp_path / "hub-home") as served:
+        table = (inputs / "table.parquet").read_bytes()
+        served.push("owner/name", {"data/train-0.parquet": table, "data/test-0.parquet": table})
+        yield served.environment()
+
+
 @pytest.mark.ray
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ALL_COMMANDS)
 def test_a_command_of_the_page_is_a_whole_job_that_is_killed_and_goes_on(
-    inputs: Path, tmp_path: Path, command: str
+    inputs: Path, tmp_path: Path, hub: dict[str, str], command: str
 ) -> None:
     """On a Ray of its own, which is killed with its driver once the first unit is there."""
     out = tmp_path / "out"
     words = [str(out) if word == "out" else word for word in shlex.split(command)]
     words += ["--model", str(checkpoint()), "--unit-rows", "1", "--gpus", "0"]
     argv = [sys.executable, "-m", "jobs", *words, *([] if "--max-new-tokens" in words else ["--max-new-tokens", "2"])]
-    there = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    there = {**os.environ, **hub, "PYTHONPATH": str(Path(__file__).parents[2])}
     with open(tmp_path / "log", "wb") as log:
         driver = subprocess.Popen(argv, cwd=inputs, env=there, stdout=log, stderr=log, start_new_session=True)
         while driver.poll() is None and not list(out.glob("units/*.parquet")):
