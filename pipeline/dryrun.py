@@ -17,7 +17,7 @@ from pipeline.weights.hub import locate
 from schemas.job import JobSettings, parse_prompts
 from schemas.request import table_to_requests
 from schemas.sample import Prompt, Sample, table_to_samples
-from schemas.wording import printable
+from schemas.wording import counted, printable
 
 ROWS = 8
 
@@ -29,8 +29,9 @@ def describe_plan(plan: Plan, cards: tuple[int, ...] = ()) -> str:
     facts = read_facts(locate(settings.model), settings.revision)
     processor = load_processor(facts.model, facts.revision)
     ends = describe_ends(facts, processor)
+    kind = "image" if listing.format == "images" else listing.format
     lines = [
-        f"input    {listing.num_rows:,} rows of {listing.files.num_rows:,} {listing.format} files",
+        f"input    {counted(listing.num_rows, 'row')} of {counted(listing.files.num_rows, f'{kind} file')}",
         *([f"left out {listing.left_out}"] if listing.left_out else []),
         *(f"         {line}" for line in describe_columns(listing.columns)),
         f"model    {settings.model} ({plan.model.hash[:12]}), {facts.text.backbone}, context {facts.context:,}",
@@ -40,8 +41,8 @@ def describe_plan(plan: Plan, cards: tuple[int, ...] = ()) -> str:
         *([] if ends is None else [f"ends     {ends}"]),
         *([] if settings.system is None else [f"system   {settings.system!r}"]),
         *(f"prompt   {prompt.id}: {prompt.text!r}" for prompt in parse_prompts(settings.prompt)),
-        f"output   {settings.output}: {listing.num_rows * plan.num_prompts:,} answers, "
-        f"{listing.num_units:,} units of up to {listing.unit_rows} rows",
+        f"output   {settings.output}: {counted(listing.num_rows * plan.num_prompts, 'answer')}, "
+        f"{counted(listing.num_units, 'unit')} of up to {listing.unit_rows} rows",
     ]
     return "\n".join(lines)
 

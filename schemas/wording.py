@@ -61,6 +61,11 @@ def redacted(text: str) -> str:
     return _HUB_TOKEN.sub("***", text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts: `1 unit`, `2,000 units`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def shortened(text: str, most: int) -> str:
     """Return `text`, secrets taken out, cut where it has more than `most` characters."""
     text = redacted(text[: 10 * most + 1000])  # before it is cut: half a secret is not found any more

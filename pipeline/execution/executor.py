@@ -22,7 +22,7 @@ from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
 from pipeline.storage import filesystem as fs
 from schemas.job import JobSettings
-from schemas.wording import printable_lines, redacted
+from schemas.wording import counted, printable_lines, redacted
 
 T = TypeVar("T")
 
@@ -56,8 +56,9 @@ def answer_units(
             placement = ray_data.plan_placement(plan.settings, Load(units=len(plan.units), prompts=total_rows))
             record_precision(plan.settings, placement, continue_with_changes=continue_with_changes)
             progress.workers = max(1, placement.models)
-            actors = f"{placement.preprocess_workers} preprocessing actors, {describe_gpus(placement)}"
-            say(f"{total_rows:,} answers to give in {len(plan.units):,} units; {actors}\nloading the model")
+            actors = f"{counted(placement.preprocess_workers, 'preprocessing actor')}, {describe_gpus(placement)}"
+            given = f"{counted(total_rows, 'answer')} to give in {counted(len(plan.units), 'unit')}"
+            say(f"{given}; {actors}\nloading the model")
             with ray_data.said_while_waiting(placement, progress.say_if_silent):
                 for report in ray_data.run_units(plan, placement):
                     progress.add(report)

@@ -44,13 +44,12 @@ def make_thumbnails(pictures: Pictures, rows: Sequence[int]) -> Iterator[Thumbna
 
 
 def shrink(image: Image.Image, most: int) -> str:
-    """Return a picture as a data URI of at most `most` characters, or the smallest there is."""
+    """Return a picture as a data URI of at most `most` characters, or the smallest there is; it is used up."""
     uri = ""
     for side, quality in _SIZES:
-        small = image.copy()
-        small.thumbnail((side, side))
+        image.thumbnail((side, side))  # each from the one before: of a large photograph the first takes the time
         out = io.BytesIO()
-        small.save(out, "WEBP", quality=quality)
+        image.save(out, "WEBP", quality=quality)
         uri = f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
         if len(uri) <= most:
             break

@@ -49,7 +49,7 @@ def test_flags_override_the_config_file(source: str, tmp_path: Path, capsys) -> 
     )
     assert main(["caption", "--config", str(config), "--limit", "1", "--dry-run"]) == 0
     shown = capsys.readouterr().err
-    assert "1 rows of" in shown
+    assert "1 row of" in shown
     assert "one: 'Q1?'" in shown
     assert "two: 'Q2?'" in shown
 

@@ -61,7 +61,7 @@ def test_the_job_takes_the_file_that_init_writes(job: str, tmp_path: Path, capsy
     written = ["--to", str(config), "--input", str(source), "--output", str(tmp_path / "out")]
     assert main(["init", job, *written, "--model", str(checkpoint())]) == 0
     assert main([job, "--config", str(config), "--prompt-column", "", "--dry-run"]) == 0
-    assert "1 rows of 1 parquet" in capsys.readouterr().err
+    assert "1 row of 1 parquet" in capsys.readouterr().err
 
 
 def test_every_setting_behind_its_mark_is_taken_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

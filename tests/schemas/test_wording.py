@@ -3,6 +3,7 @@ from pydantic import ValidationError
 
 from schemas.job import JobSettings
 from schemas.wording import (
+    counted,
     credentials_in,
     describe_settings,
     did_you_mean,
@@ -104,3 +105,8 @@ def test_a_url_that_no_file_may_keep_is_known(url: str, holds: str | None) -> No
 def test_what_does_not_print_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable_lines(f"{text[:1]}\n") == f"{printable(text[:1])}\n"
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 units"), (1, "1 unit"), (2000, "2,000 units")])
+def test_what_is_counted_is_one_or_many(number: int, said: str) -> None:
+    assert counted(number, "unit") == said

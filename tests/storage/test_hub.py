@@ -223,7 +223,7 @@ def test_a_gated_repository_opens_with_a_token(hub: Hub, tmp_path: Path) -> None
     flags = ["--output", str(tmp_path / "o"), "--model", str(checkpoint()), "--dry-run"]
     command = ["caption", "--input", "hf://datasets/a/gated/data/*.parquet", *flags]
     ((status, said),) = main_each(hub, [command], token=TOKEN)
-    assert (status, "1 rows of 1 parquet file" in said) == (0, True), said
+    assert (status, "1 row of 1 parquet file" in said) == (0, True), said
 
 
 @pytest.mark.soak
