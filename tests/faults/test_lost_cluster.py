@@ -55,10 +55,10 @@ def short() -> Iterator[Path]:
         yield Path(folder)
 
 
-def kill_process(name: str, above: psutil.Process) -> None:
+def send(name: str, what: signal.Signals, above: psutil.Process) -> None:
     for one in above.children(recursive=True):
         if one.name() == name:
-            one.kill()
+            one.send_signal(what)
             return
     raise AssertionError(f"no {name} among {[one.name() for one in above.children(recursive=True)]}")
 
@@ -76,8 +76,13 @@ def assert_ended(scene: Scene, run: subprocess.Popen[str], lost: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
-def test_a_lost_cluster_ends_its_driver_and_the_same_command_goes_on(tmp_path: Path, short: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("gcs_server", signal.SIGKILL), ("gcs_server", signal.SIGSTOP), ("raylet", signal.SIGKILL)],
+)
+def test_a_lost_cluster_ends_its_driver_and_the_same_command_goes_on(
+    tmp_path: Path, short: Path, name: str, what: signal.Signals
+) -> None:
     port = free_port()
     scene = Scene(folder=tmp_path, rows=800, address=f"127.0.0.1:{port}")
     with head(port, short) as group, scene.driver("--wait", "100") as run:
@@ -87,7 +92,7 @@ def test_a_lost_cluster_ends_its_driver_and_the_same_command_goes_on(tmp_path: P
         done = len(scene.units())
         with scene.driver() as run:
             assert scene.wait_for(lambda: len(scene.units()) > done, run)
-            kill_process(name, group)
+            send(name, what, group)
             assert_ended(scene, run, LOST[name])
 
 
@@ -97,7 +102,7 @@ def test_a_lost_ray_of_the_drivers_own_ends_it_alike(tmp_path: Path, name: str) 
     scene = Scene(folder=tmp_path, rows=800)
     with scene.driver() as run:
         assert scene.wait_for(lambda: len(scene.units()) >= 2, run)
-        kill_process(name, psutil.Process(run.pid))
+        send(name, signal.SIGKILL, psutil.Process(run.pid))
         assert_ended(scene, run, LOST[name])
 
 
@@ -118,7 +123,7 @@ def test_a_cluster_that_is_lost_under_a_sweep_ends_it_and_the_same_command_goes_
     scene = Scene(folder=tmp_path, program="tests.faults.sweep_driver")
     with scene.driver() as run:
         assert scene.wait_for(lambda: len(scene.units()) >= 2, run)
-        kill_process("gcs_server", psutil.Process(run.pid))
+        send("gcs_server", signal.SIGKILL, psutil.Process(run.pid))
         assert_ended(scene, run, LOST["gcs_server"])
     with scene.driver() as run:
         assert run.wait(timeout=300) == 0, scene.log()
