@@ -35,7 +35,7 @@ from benchmarks.job import write_job
 from benchmarks.million import Echo
 from benchmarks.preprocess import ANYRES
 from benchmarks.workload import Item, make_items, prepared
-from pipeline.execution.work_units import UNIT_SCHEMA, pack, unpack
+from pipeline.execution.work_units import UNIT_SCHEMA, UnitKey, pack, unpack
 from pipeline.job import run_job
 from pipeline.plan import Plan, plan_job
 from pipeline.preprocess.image import ImageLimits, decode, tile_image
@@ -182,11 +182,11 @@ def _take_alone(model: str, items: list[Item], clock: _Clock) -> None:
 
 def _handed_on(unit: int, table: pa.Table) -> pa.Table:
     """Return a unit as the engine's process finds it: packed, and copied once, as into Ray's object store."""
-    batch = pack(unit, table)
+    batch = pack(UnitKey(0, unit), table)
     payload = batch.column("payload").chunks[0]
     copy = pa.py_buffer(np.frombuffer(payload.buffers()[2], np.uint8).copy())
     array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, payload.buffers()[1], copy])
-    return unpack(pa.table([batch.column("index"), array], schema=UNIT_SCHEMA))[1]
+    return unpack(batch.set_column(batch.num_columns - 1, UNIT_SCHEMA.field("payload"), array))[1]
 
 
 def _urls(plan: Plan) -> list[str]:

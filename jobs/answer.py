@@ -104,7 +104,7 @@ def run_to_status(run: Callable[[], int]) -> int:
     """Return the exit status of a run. Say what stops it in a line, with how to go on."""
     from pipeline.execution.cluster_watch import GO_ON, ClusterLost
     from pipeline.execution.executor import ErrorBudgetSpent
-    from pipeline.execution.ray_data import RunFailed
+    from pipeline.execution.ray_errors import RunFailed
     from pipeline.execution.signals import Stopped
 
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llava_batch.settings import Settings
     from llava_batch.stage import Caption
     from pipeline.execution.executor import ErrorBudgetSpent
-    from pipeline.execution.ray_data import RunFailed
+    from pipeline.execution.ray_errors import RunFailed
     from schemas.answer import Answer
     from schemas.errors import Refused
 

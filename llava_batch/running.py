@@ -14,7 +14,7 @@ from jobs.flags import checked
 from jobs.ocr import OcrSettings, ocr_prompt
 from llava_batch.settings import Settings, check_given
 from pipeline.environment import cards_here, check_gpus
-from pipeline.execution.ray_data import RunFailed
+from pipeline.execution.ray_errors import RunFailed
 from pipeline.execution.signals import Stopped
 from pipeline.job import run_job
 from pipeline.plan import Plan, Summary, find_complete, plan_job

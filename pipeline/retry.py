@@ -13,7 +13,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from pydantic import ValidationError
 from pipeline.environment import check_wait
 from pipeline.execution.executor import Loaders, answer_units, in_rounds, say, unless_broken
 from pipeline.execution.progress import Progress
-from pipeline.execution.ray_data import RunFailed
+from pipeline.execution.ray_errors import RunFailed
 from pipeline.execution.signals import guarded
 from pipeline.execution.work_units import BatchPlan, Shard
 from pipeline.plan import Plan, Summary, summarise, with_scores
@@ -184,9 +183,20 @@ def _answer_rows(retry: "Retry", answer: Callable[[list[int]], Progress]) -> Pro
     return progress
 
 
-def read_some(read: UnitReader, rows: dict[int, list[int]], unit: int, failure: Failure | None = None) -> pa.Table:
-    """Return some rows of a unit."""
-    return read(unit, failure).take(pa.array(rows[unit], pa.int64()))
+@dataclass(frozen=True, slots=True)
+class SomeRows:
+    """Reads some rows of units."""
+
+    read: UnitReader
+    rows: dict[int, list[int]]  # of each unit
+
+    def __call__(self, unit: int, failure: Failure | None = None) -> pa.Table:
+        """Return some rows of a unit."""
+        return self.read(unit, failure).take(pa.array(self.rows[unit], pa.int64()))
+
+    def narrowed(self, unit: int) -> UnitReader:
+        """Return a reader of this unit's rows alone."""
+        return SomeRows(self.read.narrowed(unit), {unit: self.rows[unit]})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +234,7 @@ class Retry:
         """Return what the actors are told of these rows."""
         return Shard(
             settings=with_settings(self.plan.settings, self.settings),
-            read=partial(read_some, unit_reader(self.plan.listing), self.rows),
+            read=SomeRows(unit_reader(self.plan.listing), self.rows),
             load_preprocess=loaders.preprocess,
             folder=self.units.folder,
             run=self.units.run,

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.execution.executor import Loaders
-from pipeline.execution.ray_data import RunFailed
+from pipeline.execution.ray_errors import RunFailed
 from pipeline.plan import Plan, find_complete, plan_job
-from pipeline.retry import Choice, Retry, begin_retry, read_some, retry_failed
+from pipeline.retry import Choice, Retry, SomeRows, begin_retry, retry_failed
 from pipeline.run_folder.mend import find_gone, lost_units, mend_run
 from pipeline.run_folder.merge import Units, write_answers
 from pipeline.run_folder.run import RunMismatch, read_run, write_manifest
@@ -72,7 +72,7 @@ def scene(tmp_path: Path) -> Scene:
     retry = begin_retry(plan, run, manifest_of(plan), OK)
     assert retry is not None
     for unit in retry.rows:
-        answers = answer(plan, read_some(unit_reader(plan.listing), retry.rows, unit))
+        answers = answer(plan, SomeRows(unit_reader(plan.listing), retry.rows)(unit))
         write_unit(retry.units.folder, retry.units.run, unit, answers)
     return Scene(plan=plan, units=units, run=run, retry=retry)
 

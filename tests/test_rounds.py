@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.execution.executor import ROUNDS
 from pipeline.execution.progress import Progress, UnitReport
-from pipeline.execution.ray_data import RunFailed
+from pipeline.execution.ray_errors import RunFailed
 from pipeline.job import answer_and_merge
 from pipeline.plan import Plan
 from pipeline.run_folder.run import read_run

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pipeline.execution import ray_data
 from pipeline.execution.cluster_watch import Wishes, going_on
 from pipeline.execution.placement import Load, Placement
 from pipeline.execution.progress import Progress
-from pipeline.execution.ray_data import RunFailed
+from pipeline.execution.ray_cluster import on_cluster, plan_placement, said_while_waiting
+from pipeline.execution.ray_data import run_units
+from pipeline.execution.ray_errors import RunFailed
 from pipeline.execution.signals import stop_on_signals
 from pipeline.execution.work_units import BatchPlan
 from pipeline.run_folder.events import Events
@@ -52,15 +53,15 @@ def answer_units(
     progress, wishes = Progress(total_rows=total_rows, events=events), Wishes.of([plan.settings])
 
     def answer() -> None:
-        with ray_data.on_cluster(wishes, lock.release), stop_on_signals():
-            placement = ray_data.plan_placement(plan.settings, Load(units=len(plan.units), prompts=total_rows))
+        load = Load(units=plan.num_units, prompts=total_rows)
+        with on_cluster(wishes, lock.release), stop_on_signals():
+            placement = plan_placement(plan.settings, load)
             record_precision(plan.settings, placement, continue_with_changes=continue_with_changes)
             progress.workers = max(1, placement.models)
-            actors = f"{counted(placement.preprocess_workers, 'preprocessing actor')}, {describe_gpus(placement)}"
-            given = f"{counted(total_rows, 'answer')} to give in {counted(len(plan.units), 'unit')}"
-            say(f"{given}; {actors}\nloading the model")
-            with ray_data.said_while_waiting(placement, progress.say_if_silent):
-                for report in ray_data.run_units(plan, placement):
+            given = f"{counted(total_rows, 'answer')} to give in {counted(load.units, 'unit')}"
+            say(f"{given}; {describe_pools(placement)}\nloading the model")
+            with said_while_waiting(placement, progress.say_if_silent):
+                for report in run_units(plan, placement, load, say):
                     progress.add(report)
                     lock.check()
                     check_budget(progress.done, plan.settings)
@@ -97,12 +98,14 @@ def unless_broken(finish: Callable[[], T], folder: str, name: str = "") -> T | N
         return None
 
 
-def describe_gpus(placement: Placement) -> str:
-    """Return how many GPUs there are, and how they are shared out."""
+def describe_pools(placement: Placement) -> str:
+    """Return what the pools begin with, and how GPUs are shared out."""
+    actors = f"{placement.preprocess_workers} preprocessing actors{' to begin with' if placement.grows else ''}"
     if not placement.models:
-        return "no GPUs"
+        return f"{actors}, no GPUs"
     gpus = placement.models * placement.gpus_per_model
-    return f"{gpus} GPUs" if placement.gpus_per_model == 1 else f"{gpus} GPUs, {placement.gpus_per_model} a model"
+    shared = "" if placement.gpus_per_model == 1 else f", {placement.gpus_per_model} a model"
+    return f"{actors}, {gpus} GPUs{shared}"
 
 
 def check_budget(done: Counts, settings: JobSettings) -> None:

@@ -4,9 +4,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TextIO
 
+from pipeline.execution.work_units import UnitKey
 from pipeline.run_folder.events import Events
 from pipeline.run_folder.units import Counts
 from schemas.engine import EngineStatistics
@@ -23,6 +24,18 @@ class UnitReport:
     shard: int = 0  # the run that the unit is of, where an engine answers for several
     unit: int = 0
     seconds: float = 0.0  # in the generate stage, beside other units
+    prepare_s: float = 0.0
+    machine: str = ""  # where it was written
+    workers: int = 0  # that were ready together so far
+
+    @property
+    def key(self) -> UnitKey:
+        """Return the unit's key."""
+        return UnitKey(self.shard, self.unit)
+
+    def beside(self, workers: int) -> "UnitReport":
+        """Return the report with the number of workers."""
+        return replace(self, workers=workers)
 
 
 _MOST_POINTS = 512
@@ -79,6 +92,7 @@ class Progress:
     def add(self, report: UnitReport) -> None:
         """Count one more unit and show the line when it is due."""
         now = self.heard_at = self.clock()
+        self.workers = max(self.workers, report.workers)
         self.done += report.counts
         self._note(report, now)
         known = self.engines.get(report.worker)

@@ -1,365 +1,314 @@
-"""read -> preprocess -> generate -> write on Ray Data: the only `import ray`.
+"""read -> preprocess -> generate -> write: Ray Data streams tasks through preprocessing actors, whose units go to
+whichever generating actor has room.
 
-A work unit travels as one row {index, payload}, its table as one Arrow stream. Ray may split, merge or reorder blocks
-as it likes; a unit stays whole, is generated once and is written under its own name.
+A unit travels as one row, its samples as one Arrow stream: Ray may retry, move or reorder rows as it likes; a unit
+stays whole and is written under its own name.
 """
 
-import logging
 import os
-import re
-import secrets
-import sys
+import queue
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
-from traceback import walk_tb
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
+import pyarrow as pa
 import ray
-from ray.autoscaler.v2.sdk import get_cluster_status
+from ray import cloudpickle
+from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.data.exceptions import SystemException
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.interfaces.ref_bundle import BlockEntry
 
-from pipeline.environment import (
-    check_wait,
-    cluster_address,
-    cpus_here,
-    object_store_folder,
-    socket_folder,
-)
-from pipeline.execution.cluster_watch import (
-    ClusterLost,
-    Part,
-    Watch,
-    Wishes,
-    is_there,
-    num_losses,
-    wait_for_head,
-    watched,
-)
-from pipeline.execution.placement import Load, Placement, describe_wait, share_out
+from pipeline.execution.dispatch import Dispatch, Prepared
+from pipeline.execution.machines import Machines, check_shared
+from pipeline.execution.placement import Load, Placement, units_at_once
 from pipeline.execution.progress import UnitReport
 from pipeline.execution.quarantine import Guard, RowWatch, bounded_loading
+from pipeline.execution.ray_errors import EngineNotLoaded, RunFailed, cause_of, never_ran
+from pipeline.execution.ray_generate import Generators, Handler
 from pipeline.execution.watchdog import Watchdog
-from pipeline.execution.work_units import (
-    NOTHING,
-    STOPPED,
-    Batch,
-    BatchPlan,
-    Shard,
-    pack,
-    read_report,
-    report_unit,
-    unpack,
-)
-from pipeline.run_folder.units import Counts, count_answers, keep_trace, write_unit
-from pipeline.stages.generate import Generate, final_answers
+from pipeline.execution.work_units import NOTHING, STOPPED, Batch, BatchPlan, Task, UnitKey, keys_of, pack, with_keys
+from pipeline.run_folder.units import keep_trace
 from pipeline.stages.locks import RWLock
 from pipeline.stages.preprocess import Preprocess
-from pipeline.storage.options import given_options
-from schemas.errors import Failure, Refused
+from schemas.errors import Failure
 from schemas.job import JobSettings
-from schemas.wording import one_line
 
-# Units given out by one task: a task each would delay the first unit of a million rows by a minute.
-_UNITS_A_READ = 64
+_STARTS = 3  # of a run whose actors Ray takes back before they ran
 _MOST_TRACES = 1000  # that an actor keeps
-CPUS_OF_A_JOB = 3  # to read, to preprocess and to generate; of a Ray of our own they are only numbers
-_STILL_ASKING_S = 2.0
-_JOIN_AGAIN_S = 3.0
-_STORE_ON_DISK = 2**30  # bytes of the object store where there is no shared memory
-
-_STARTS = 3  # of a run whose actors Ray takes back before they ran; and of a Ray that is too slow to start
-
-
-class RunFailed(RuntimeError):
-    """The run could not go on; what is done stays."""
+_TICK_S = 1.0
+_LOOK_S = 5.0  # between two looks at the cluster's machines
+_UNITS_AT_ONCE = 2  # of a preprocessing actor: it never waits for storage
+_WAITING_TASKS = 2  # that an actor has beside these
+_BLOCKS_OF_A_TASK = 64  # that may wait to be taken; Ray Data's own 2 hold back the one task that hands out all
+_END_S = 4.0
+_LESS_URGENT = 5  # than generating on the same machine, as `nice` has it
+_HEAD = {"node:__internal_head__": 0.001}  # what is there for all of the run works on the head
 
 
-class EngineNotLoaded(RunFailed):
-    """No actor could make its engine: nothing that it is asked will be answered."""
-
-
-@contextmanager
-def on_cluster(wishes: Wishes, release: Callable[[], None]) -> Iterator[Watch]:
-    """Join the cluster that RAY_ADDRESS names (a submitted job has it set), else start one that ends with the block.
-
-    Raises ClusterLost where it goes away; `release` is called where the process has to be ended then.
-    """
-    if ray.is_initialized():
-        yield Watch(parts=(), release=release)
-        return
-    check_wait(wishes.wait_s)
-    _quiet_ray(wishes.worker_logs)
-    try:
-        if address := cluster_address():
-            _join(address, wishes)
-        else:
-            _start(wishes)
-        with watched(Watch(parts=_needed(), release=release, wait_s=wishes.wait_s)) as watch:
-            try:
-                yield watch
-            except (RuntimeError, OSError, ray.exceptions.RayError) as error:
-                watch.check(error)
-                raise
-            finally:
-                watch.leave()
-                ray.shutdown()
-    finally:
-        ray.shutdown()
-
-
-def _needed() -> list[Part]:
-    """Return the processes without which this driver cannot go on, of those that it can reach by itself."""
-    address = cluster_address() or ""
-    if address.startswith("ray://"):
-        return [part for part in [_part("its Ray client's server", address.removeprefix("ray://"))] if is_there(part)]
-    context = ray.get_runtime_context()
-    parts = [_part("its head (gcs_server)", context.gcs_address)]
-    for node in ray.nodes():
-        if node["NodeID"] == context.get_node_id():
-            host, port = node["NodeManagerAddress"], node["NodeManagerPort"]
-            parts.append(_part("this machine's raylet", f"{host}:{port}"))
-    return [part for part in parts if is_there(part)]
-
-
-def _part(what: str, address: str) -> Part:
-    host, _, port = address.split("/")[0].rpartition(":")
-    return Part(what=what, host=host.strip("[]"), port=int(port))
-
-
-def _join(address: str, wishes: Wishes) -> None:
-    """Join a cluster. Raises Refused where there is none in time, or none that lets us in; ClusterLost where it was
-    there before."""
-    until = time.monotonic() + wishes.wait_s
-    wait_for_head(wishes.wait_s)
-    while True:
-        try:
-            with _stderr_hidden():
-                options = {"env_vars": given} if (given := given_options()) else None
-                ray.init(logging_level=logging.ERROR, log_to_driver=wishes.worker_logs, runtime_env=options)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            if time.monotonic() >= until and num_losses():
-                lost = f"the cluster that was lost has not come back to {address} within {wishes.wait_s:g} s"
-                raise ClusterLost(f"{lost}: {one_line(error)}") from error
-            if time.monotonic() >= until:
-                raise Refused(f"RAY_ADDRESS {address} cannot be joined: {one_line(error)}") from error
-            time.sleep(_JOIN_AGAIN_S)  # its head is up before its raylet
-        else:
-            return
-
-
-def _start(wishes: Wishes) -> None:
-    """Start a Ray of this process's own that takes no more than there is, and leaves nothing in HOME."""
-    os.environ.pop("RAY_ADDRESS", None)  # empty, or `local`
-    if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # Ray would write a token to HOME, and the next Ray there would use it
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    folder = socket_folder()
-    objects = object_store_folder(folder)
-    for tries_left in reversed(range(_STARTS)):
-        with StartFailures(folder, tries_left), _stderr_hidden():
-            started = ray.init(
-                address="local",
-                num_cpus=max(CPUS_OF_A_JOB, cpus_here()),
-                include_dashboard=wishes.dashboard,
-                logging_level=logging.ERROR,
-                log_to_driver=wishes.worker_logs,
-                object_store_memory=_STORE_ON_DISK if objects else None,
-                _plasma_directory=objects,
-                _temp_dir=folder,
-            )
-            break
-        sys.stderr.write("Ray has not started in its time, this machine is busy: once more\n")
-    if wishes.dashboard:
-        sys.stderr.write(f"dashboard http://{started.dashboard_url}\n")
-
-
-class StartFailures(AbstractContextManager[None, bool]):
-    """Turns what Ray raises where it does not start into RunFailed; a start that took too long passes while tries are
-    left."""
-
-    def __init__(self, folder: str, tries_left: int = 0) -> None:
-        self._folder = folder
-        self._tries_left = tries_left
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        took_too_long = kind is Exception  # Ray 2.60 gives its own processes 30 s, then raises just this
-        if error is None or not (took_too_long or isinstance(error, OSError | RuntimeError | ValueError)):
-            return False
-        if not (took_too_long and self._tries_left):
-            raise RunFailed(f"Ray did not start, its logs are below {self._folder}: {one_line(error)}") from error
-        for frame, _ in walk_tb(trace):
-            if (end := getattr(frame.f_locals.get("self"), "kill_all_processes", None)) is not None:  # Ray's Node
-                end(check_alive=False, allow_graceful=True)
-        return True
-
-
-@contextmanager
-def _stderr_hidden() -> Iterator[None]:
-    """Keep from the terminal what Ray's C++ writes before it has a log file: that it has read its log level."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed
-        yield
-        return
-    sys.stderr.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def plan_placement(settings: JobSettings, load: Load) -> Placement:
-    """Return the pools' sizes on the cluster as it is; see `share_out`."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return share_out(machines, settings, load, may_grow=_may_grow())
-
-
-def _may_grow() -> bool:
-    """Return whether somebody adds machines to this cluster when they are asked for."""
-    if "RAY_NODE_TYPE_NAME" in os.environ:  # set on machines that Ray's launcher and KubeRay start
-        return True
-    try:
-        status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    except ray.exceptions.RayError:  # it does not say: who waits is told for what
-        return True
-    types = [node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes, *status.pending_nodes)]
-    return any(not name.startswith("node_") for name in types)  # a type that no launcher has named
-
-
-@contextmanager
-def said_while_waiting(placement: Placement, say: Callable[[str], None], every_s: float = 30.0) -> Iterator[None]:
-    """Say every so often what a job asks for and what there is, as long as that is less or nothing is to spare."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(every_s):
-            say(describe_wait(placement, ray.cluster_resources(), ray.available_resources()))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(_STILL_ASKING_S)  # a cluster that has gone away does not answer
-
-
-def run_units(plan: BatchPlan, placement: Placement) -> Iterator[UnitReport]:
+def run_units(
+    plan: BatchPlan, placement: Placement, load: Load, say: Callable[[str], None] | None = None
+) -> Iterator[UnitReport]:
     """Answer these units and yield the report of each as it is written, in the order in which they finish.
 
-    Raises RunFailed where an actor could not load or a bug ended the run. An actor that Ray took back before it ran,
-    as a cluster does that is only just there, is asked for again as long as nothing has come.
+    Raises RunFailed where an actor could not load or a bug ended the run. What dies with its machine is done elsewhere.
     """
-    for tries_left in reversed(range(_STARTS)):
-        started = False
-        try:
-            with DataContext.current(_context()):  # a dataset keeps it; the process's own may serve others
-                dataset = _dataset(plan, placement)
-            for row in dataset.iter_rows():
-                started = True
-                _forget_blocks(dataset)
-                yield read_report(row, plan)
-        except ray.exceptions.ActorDiedError as error:
-            # It died while it was made: the units of one that dies later are tried again.
-            if started or not tries_left or not never_ran(error):
-                raise EngineNotLoaded(_cause_of(error)) from error
-        except ray.exceptions.RayError as error:
-            raise RunFailed(_cause_of(error)) from error
-        else:
+    run = _Run(plan, placement, load, say or (lambda _: None))
+    try:
+        yield from run.reports()
+    finally:
+        run.close()
+
+
+class _Run:
+    """One pass over a plan. All that happens elsewhere is posted, and handled by the thread that asks for reports."""
+
+    def __init__(self, plan: BatchPlan, placement: Placement, load: Load, say: Callable[[str], None]) -> None:
+        self._posted: queue.SimpleQueue[Handler] = queue.SimpleQueue()
+        store_bytes = ray.cluster_resources().get("object_store_memory", 0.0)
+        first = max(1, placement.models) * units_at_once(plan.settings, load, placement.models)
+        self._dispatch = Dispatch(plan.tasks(), plan.num_units, first=first, store_bytes=store_bytes)
+        self._generators = Generators(
+            plan=plan, placement=placement, load=load, dispatch=self._dispatch, post=self._posted.put
+        )
+        self._plan, self._placement = plan, placement
+        self._machines = Machines(say)
+        self._seen_from = set[str]()  # machines whose first unit is where this one sees it
+        self._starts_left = _STARTS
+        self._prepared_any = False
+        self._source = self._start_source()
+
+    def reports(self) -> Iterator[UnitReport]:
+        """Yield every unit's report."""
+        look_at = 0.0
+        while self._dispatch.num_left:
+            if (now := time.monotonic()) >= look_at:
+                self._follow_machines()
+                look_at = now + _LOOK_S
+            while tasks := self._dispatch.next_tasks():
+                self._source.give(tasks)
+            self._generators.give_out()
+            with suppress(queue.Empty):
+                if (report := self._posted.get(timeout=_TICK_S)()) is not None:
+                    yield self._checked(report)
+
+    def _follow_machines(self) -> None:
+        seen = self._machines.look(ray.nodes())
+        if seen.lost:
+            self._generators.lose_machines(seen.lost)
+        self._generators.follow(seen.resources)
+
+    def close(self) -> None:
+        """End all that works for this pass."""
+        self._source.close()
+        self._generators.close()
+
+    def _checked(self, report: UnitReport) -> UnitReport:
+        """Raise RunFailed where a machine writes to a disk of its own."""
+        if report.machine not in self._seen_from and report.counts.rows:
+            check_shared(self._plan.shards[report.shard].folder, report.unit, report.machine)
+            self._seen_from.add(report.machine)
+        return report.beside(self._generators.most)
+
+    def _start_source(self) -> "_Source":
+        self._starts_left -= 1
+        return _Source(self._plan, self._placement, self._on_prepared, self._on_end, self._posted.put)
+
+    def _on_prepared(self, prepared: Prepared) -> None:
+        self._prepared_any = True
+        self._dispatch.add_prepared(prepared)
+
+    def _on_end(self, error: BaseException | None) -> None:
+        """Begin again where Ray took actors back before they ran, as a cluster does that is only just there."""
+        if error is None:
             return
+        if isinstance(error, ray.exceptions.ActorDiedError):
+            if self._prepared_any or not self._starts_left or not never_ran(error):
+                raise EngineNotLoaded(cause_of(error)) from error
+            self._source.close()
+            self._dispatch.prepare_again()
+            self._source = self._start_source()
+            return
+        if isinstance(error, ray.exceptions.RayError):
+            raise RunFailed(cause_of(error)) from error
+        raise error
 
 
-def _dataset(plan: BatchPlan, placement: Placement) -> Dataset:
+class _Source:
+    """The Ray Data pipeline: tasks in, prepared units out, in whatever order they are ready."""
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        placement: Placement,
+        on_prepared: Callable[[Prepared], None],
+        on_end: Callable[[BaseException | None], None],
+        post: Callable[[Handler], None],
+    ) -> None:
+        self._on_prepared, self._on_end, self._post = on_prepared, on_end, post
+        feed = ray.remote(_Feed).options(num_cpus=0, max_concurrency=2, resources=_HEAD).remote()
+        self._feed = cast("ActorHandle[_Feed]", feed)
+        self._to_come = dict[int | None, list[UnitKey]]()  # by task, the units that are to come of it
+        self._closed = _Closed()
+        with DataContext.current(_context(self._closed)):  # a dataset keeps it; the process's own may serve others
+            self._dataset = _dataset(plan, placement, self._feed)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def give(self, tasks: list[Task]) -> None:
+        """Have these units prepared, by one worker."""
+        self._feed.give.remote(cloudpickle.dumps(tasks))
+
+    def close(self) -> None:
+        """Take in no more; what is being prepared is not waited for."""
+        self._closed.set()
+        self._feed.give.remote(None)
+        self._thread.join(_END_S)  # what it would ask of Ray after its end would start another
+
+    def _run(self) -> None:
+        with _Raised() as end:
+            for bundle in self._dataset.iter_internal_ref_bundles():
+                for entry in bundle.blocks:
+                    self._post(partial(self._on_prepared, self._prepared(entry, bundle.schema)))
+        if not self._closed.is_set():
+            self._post(partial(self._on_end, end.error))
+
+    def _prepared(self, entry: BlockEntry, schema: pa.Schema | None) -> Prepared:
+        """Return a block as the unit that it is: the schema of a task's first block says which units it prepares."""
+        made = entry.metadata.exec_stats
+        assert made is not None
+        if schema is not None:
+            self._to_come[made.task_idx] = keys_of(schema)
+        keys = self._to_come[made.task_idx]
+        key = keys.pop(0)
+        if not keys:
+            del self._to_come[made.task_idx]
+        return Prepared(key=key, block=entry.ref, machine=made.node_id, num_bytes=entry.metadata.size_bytes or 0)
+
+
+class _Raised(AbstractContextManager["_Raised", bool]):
+    """Keeps what its block raises, to be raised again in another thread."""
+
+    error: BaseException | None = None
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> bool:
+        self.error = error
+        return True
+
+
+class _Feed:
+    """Tasks on their way from the driver to the task of Ray Data that gives them out."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+    def give(self, tasks: bytes | None) -> None:
+        """Add tasks that one worker is to have; None says that there are no more."""
+        self._waiting.put(tasks)
+
+    def take(self) -> list[bytes | None]:
+        """Return what has been added, once there is anything."""
+        taken = [self._waiting.get()]
+        with suppress(queue.Empty):
+            while taken[-1] is not None:
+                taken.append(self._waiting.get_nowait())
+        return taken
+
+
+def _giving_out(feed: "ActorHandle[_Feed]") -> Callable[[Batch], Iterator[Batch]]:
+    """Return the function that yields rows of tasks as the driver hands them out, in whatever process it runs."""
+
+    def give_out(_: Batch) -> Iterator[Batch]:
+        while True:
+            given: list[bytes | None] = ray.get(feed.take.remote())
+            for tasks in given:
+                if tasks is None:
+                    return
+                yield pa.table({"tasks": pa.array([tasks], pa.large_binary())})
+
+    return give_out
+
+
+def _dataset(plan: BatchPlan, placement: Placement, feed: "ActorHandle[_Feed]") -> Dataset:
+    most = {} if placement.grows else {"max_size": placement.preprocess_workers}
+    least = 1 if placement.grows else placement.preprocess_workers
     return (
-        # One reader at a time: it stays as long as its units wait, and must not take the CPU that an actor restarts on.
-        ray.data.range(len(plan.units), override_num_blocks=-(-len(plan.units) // _UNITS_A_READ), concurrency=1)
+        ray.data.range(1)
+        .map_batches(_giving_out(feed), num_cpus=0, resources=_HEAD, **_ONE_ROW)
         .map_batches(
             _ReadAndPreprocess,
-            fn_constructor_args=(plan,),
-            compute=ActorPoolStrategy(min_size=1, max_size=placement.preprocess_workers, **_several_units(2)),
+            fn_constructor_args=(plan.for_workers(), placement.models > 0),
+            compute=ActorPoolStrategy(
+                min_size=least,
+                initial_size=placement.preprocess_workers,
+                **most,
+                max_concurrent_calls_per_actor=_UNITS_AT_ONCE,
+                enable_true_multi_threading=True,  # without it one call waits for another
+                max_tasks_in_flight_per_actor=_UNITS_AT_ONCE + _WAITING_TASKS,
+            ),
             num_cpus=1,
-            **_ONE_UNIT,
-        )
-        .map_batches(
-            _GenerateAndWrite,
-            fn_constructor_args=(plan,),
-            compute=ActorPoolStrategy(size=max(1, placement.models), **_several_units(placement.units_per_model)),
-            num_gpus=placement.gpus_per_model if placement.models else None,
-            num_cpus=1,
-            **_ONE_UNIT,
+            **_ONE_ROW,
         )
     )
 
 
-def never_ran(error: BaseException) -> bool:
-    """Return whether an actor died without a process that could have failed: nothing was loaded yet."""
-    return "The actor never ran" in str(error)
+_ONE_ROW: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
 
 
-def _forget_blocks(dataset: Dataset) -> None:
-    """Delete the statistics that Ray's operators keep of every block, some KB a unit, for a summary that is not
-    read."""
-    # Ray 2.60: no setting turns this off. Where a later one keeps them elsewhere they stay, which only costs memory.
-    for operator in getattr(getattr(dataset, "_current_executor", None), "_topology", None) or ():
-        getattr(operator, "_output_blocks_stats", []).clear()
+class _Closed(threading.Event):
+    """Whether a source takes in no more. A copy in another process, to which Ray sends its context, is nobody's."""
+
+    def __reduce__(self) -> tuple[type["_Closed"], tuple[()]]:
+        return _Closed, ()
 
 
-def _cause_of(error: BaseException) -> str:
-    """Return the line that a person needs: what was raised in the actor, else what Ray says of the actor's death."""
-    texts = [str(error)]
-    while error.__cause__ is not None and not isinstance(error.__cause__, SystemException):
-        error = error.__cause__
-        texts.append(str(error))
-    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
-    raised = [line for line in lines if _RAISED.match(line)]
-    return (raised or lines or [type(error).__name__])[-1]
+class _Steps(ExecutionCallback):
+    """Is called at every step of Ray Data's loop."""
 
+    def __init__(self, closed: _Closed) -> None:
+        self._closed = closed
 
-_RAISED = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Unit|Refused): ")  # the last line of a traceback
-
-
-_ONE_UNIT: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-
-
-def _several_units(at_once: int) -> dict[str, Any]:
-    """Return the options by which an actor works on several units at once: it never waits for storage or for a last
-    row."""
-    return {
-        "max_concurrent_calls_per_actor": at_once,
-        "enable_true_multi_threading": True,  # without it one call waits for another
-        "max_tasks_in_flight_per_actor": at_once + 2,  # the next ones are there before they are asked for
-    }
+    def on_execution_step(self, executor: object) -> None:
+        """End the loop of a source that is closed; delete statistics of blocks, some KB a unit, that nobody reads."""
+        # Ray 2.60: no setting turns this off. Where a later one keeps them elsewhere they stay: it only costs memory.
+        for operator in getattr(executor, "_topology", None) or ():
+            getattr(operator, "_output_blocks_stats", []).clear()
+        if self._closed.is_set():
+            raise RuntimeError("closed")
 
 
 class _ReadAndPreprocess:
-    """Indices to units of samples: encoded images never leave the actor that decodes them."""
+    """Tasks to units of samples: encoded images never leave the actor that decodes them."""
 
-    def __init__(self, plan: BatchPlan) -> None:
+    def __init__(self, plan: BatchPlan, beside_gpus: bool) -> None:
         self._plan = plan
         self._loading, self._gate = threading.Lock(), RWLock()
         self._loaded: dict[JobSettings, Preprocess] = {}
         self._watchdog, self._kept = Watchdog(), set[tuple[str, str]]()
+        if beside_gpus:  # an engine's own thread comes first
+            os.nice(_LESS_URGENT)
 
-    def __call__(self, batch: Batch) -> Batch:
-        index = batch.column("id")[0].as_py()
-        shard, unit = self._plan.unit_at(index)
+    def __call__(self, batch: Batch) -> Iterator[Batch]:
+        tasks: list[Task] = cloudpickle.loads(batch.column("tasks")[0].as_py())
+        for task in tasks:
+            began = time.monotonic()
+            samples = self._prepare(task)
+            yield with_keys(pack(task.key, samples, time.monotonic() - began), [one.key for one in tasks])
+
+    def _prepare(self, task: Task) -> pa.Table:
+        shard, unit = self._plan.shards[task.key.shard], task.key.unit
         if shard.stoppable and shard.markers.find(STOPPED):
-            return pack(index, NOTHING)
-        preprocess = self._load(shard)
+            return NOTHING
+        preprocess = self._load(task.key.shard)
         watch = RowWatch(self._watchdog, shard.settings.row_seconds, partial(self._keep, shard.markers.folder))
         guard = Guard("preprocess", shard.markers, preprocess.fail_rows, self._gate, watch)
-        return pack(index, guard(unit, partial(shard.read, unit), partial(preprocess, watch=watch)))
+        return guard(unit, partial(task.read, unit), partial(preprocess, watch=watch))
 
     def _keep(self, folder: str, failure: Failure, trace: str) -> None:
         """Put the first traceback of each type in the run folder."""
@@ -368,8 +317,9 @@ class _ReadAndPreprocess:
             self._kept.add((folder, name))
             keep_trace(folder, name, trace)
 
-    def _load(self, shard: Shard) -> Preprocess:
+    def _load(self, number: int) -> Preprocess:
         """Load what prepares the shard's rows, or return that of another shard which asks in the same way."""
+        shard = self._plan.shards[number]
         key = shard.settings.model_copy(update={"input": (), "output": ""})
         with self._loading:
             if key not in self._loaded:
@@ -378,45 +328,12 @@ class _ReadAndPreprocess:
             return self._loaded[key]
 
 
-class _GenerateAndWrite:
-    """Units of samples to reports: a unit's answers are written before anybody hears of it."""
-
-    def __init__(self, plan: BatchPlan) -> None:
-        self._plan = plan
-        self._gate = RWLock()
-        self._life = uuid.uuid4().hex  # of this process: a restarted actor counts from nothing
-        with bounded_loading("generate", _actor(), plan.shards[0].markers):
-            self._generate = Generate(plan.settings, plan.load_engine)
-
-    def __call__(self, batch: Batch) -> Batch:
-        index, samples = unpack(batch)
-        if not samples.num_columns:
-            return report_unit(index, Counts(), 0.0, worker=self._life, engine=self._generate.statistics())
-        shard, unit = self._plan.unit_at(index)
-        guard = Guard("generate", shard.markers, self._generate.fail_rows, self._gate)
-        with self._generate.sampling(shard.settings):
-            began = time.monotonic()
-            answers = final_answers(guard(unit, lambda _: samples, self._generate))
-        write_unit(shard.folder, shard.run, unit, answers)
-        seconds, engine = time.monotonic() - began, self._generate.statistics()
-        return report_unit(index, count_answers(answers), seconds, worker=self._life, engine=engine)
-
-
 def _actor() -> str:
     """Return the name of this actor, which it keeps when its process is restarted."""
     return str(ray.get_runtime_context().get_actor_id())
 
 
-def _quiet_ray(worker_logs: bool) -> None:
-    """Leave stderr to the job's own lines; Ray's are in its session folder, and its errors are raised."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # every actor pool logs an error about its arguments
-    # Ray 2.60 prints what the cluster's processes report, as a raylet's last words, on stdout unless this says no.
-    ray._private.worker._worker_logs_enabled = worker_logs
-
-
-def _context() -> DataContext:
+def _context(closed: _Closed) -> DataContext:
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1  # byte: a block is one row, a unit, however large
     context.enable_progress_bars = False
@@ -425,4 +342,6 @@ def _context() -> DataContext:
     context.max_consecutive_actor_init_deaths = (
         0  # an error while loading is said at once; for deaths see quarantine.py
     )
+    context._max_num_blocks_in_streaming_gen_buffer = _BLOCKS_OF_A_TASK
+    context.custom_execution_callback_classes = [cast("type[ExecutionCallback]", partial(_Steps, closed))]
     return context

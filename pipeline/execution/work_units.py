@@ -1,30 +1,35 @@
-"""Work units: which of them an engine answers, and how one travels: its table as one row {index, payload}."""
+"""Work units: which of them an engine answers, and how one travels: as a task to where it is read and prepared, then
+its samples as one row {shard, unit, seconds, payload}."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.execution.progress import UnitReport
 from pipeline.run_folder.markers import Markers
-from pipeline.run_folder.units import Counts, ErrorType
 from pipeline.sources.reader import UnitReader
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
 from pipeline.storage import filesystem as fs
-from schemas.engine import EngineStatistics
+from schemas.errors import Failure
 from schemas.job import JobSettings
 from schemas.sample import binary_views
 
 Batch: TypeAlias = pa.Table  # one row of UNIT_SCHEMA
 UNIT_SCHEMA = pa.schema(
-    [pa.field("index", pa.int64(), nullable=False), pa.field("payload", pa.large_binary(), nullable=False)]
+    [
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("unit", pa.int64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),  # that its preparation took
+        pa.field("payload", pa.large_binary(), nullable=False),
+    ]
 )
 STOPPED = "stopped"  # the marker of a shard that is given up
+_KEYS = b"units"
 NOTHING = pa.table({})  # instead of the samples of a unit that is passed over
 
 
@@ -41,15 +46,29 @@ class Shard:
     stoppable: bool = False  # whether its units are to be passed over once the marker STOPPED is there
 
 
+@dataclass(frozen=True, slots=True)
+class UnitKey:
+    """A unit of a shard of a batch plan, both by number."""
+
+    shard: int
+    unit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A unit on its way to a worker, with a reader of its rows and no others."""
+
+    key: UnitKey
+    read: UnitReader
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BatchPlan:
-    """Units that one engine answers: those of its shards, in order. The unit at an index is `units[index]` of the shard
-    `shards[shard_of[index]]`."""
+    """Units that one engine answers: those of its shards, in order."""
 
     load_engine: Callable[[JobSettings], Engine]
     shards: tuple[Shard, ...]
-    shard_of: npt.NDArray[np.int64]
-    units: npt.NDArray[np.int64]
+    units: tuple[npt.NDArray[np.int64], ...]  # of each shard
 
     @classmethod
     def of(
@@ -62,21 +81,39 @@ class BatchPlan:
 
         Their folders are whole paths in it: the workers of a Ray that is there already may be in another one.
         """
-        lengths = [len(units) for units in units_of_shards]
-        units = np.concatenate([np.asarray(units, np.int64) for units in units_of_shards])
-        shard_of = np.repeat(np.arange(len(lengths)), lengths)
-        return cls(
-            load_engine=load_engine, shards=tuple(map(_with_whole_paths, shards)), shard_of=shard_of, units=units
-        )
+        units = tuple(np.asarray(units, np.int64) for units in units_of_shards)
+        return cls(load_engine=load_engine, shards=tuple(map(_with_whole_paths, shards)), units=units)
 
     @property
     def settings(self) -> JobSettings:
         """Return the settings that the engine is loaded by: all shards have the same of these."""
         return self.shards[0].settings
 
-    def unit_at(self, index: int) -> tuple[Shard, int]:
-        """Return the unit at an index, and its shard."""
-        return self.shards[self.shard_of[index]], int(self.units[index])
+    @property
+    def num_units(self) -> int:
+        """Count the units of all shards."""
+        return sum(map(len, self.units))
+
+    def tasks(self) -> Iterator[Task]:
+        """Yield the units in order, each with what its worker needs to read it."""
+        for number, (shard, units) in enumerate(zip(self.shards, self.units, strict=True)):
+            for unit in map(int, units):
+                yield Task(key=UnitKey(number, unit), read=shard.read.narrowed(unit))
+
+    def for_workers(self) -> "BatchPlan":
+        """Return what every worker is told, without units and readers: these come with each task."""
+        shards = tuple(replace(shard, read=_NoReader()) for shard in self.shards)
+        return replace(self, shards=shards, units=(np.empty(0, np.int64),) * len(shards))
+
+
+class _NoReader:
+    """Stands where a worker must not look for units that it was not given."""
+
+    def __call__(self, unit: int, failure: Failure | None = None) -> pa.Table:
+        raise RuntimeError(f"unit {unit} must be read by its task's reader")
+
+    def narrowed(self, unit: int) -> UnitReader:
+        raise RuntimeError(f"unit {unit} must be read by its task's reader")
 
 
 def _with_whole_paths(shard: Shard) -> Shard:
@@ -84,55 +121,7 @@ def _with_whole_paths(shard: Shard) -> Shard:
     return replace(shard, folder=fs.absolute(shard.folder), markers=markers)
 
 
-def report_unit(index: int, counts: Counts, seconds: float, *, worker: str, engine: EngineStatistics) -> pa.Table:
-    """Return what Ray carries of a unit once its answers are written."""
-    row = {"index": index, "seconds": seconds, "worker": worker, "engine": json.dumps(asdict(engine)), **asdict(counts)}
-    return pa.Table.from_pylist([row], schema=_REPORT)
-
-
-_REPORT = pa.schema(
-    [
-        pa.field("index", pa.int64()),
-        pa.field("seconds", pa.float64()),
-        pa.field("worker", pa.string()),
-        pa.field("engine", pa.string()),  # EngineStatistics as JSON
-        pa.field("rows", pa.int64()),
-        pa.field("errors", pa.int64()),
-        pa.field(
-            "by_type",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("stage", pa.string()),
-                        ("type", pa.string()),
-                        ("rows", pa.int64()),
-                        ("examples", pa.list_(pa.string())),
-                    ]
-                )
-            ),
-        ),
-    ]
-)
-
-
-def read_report(row: dict[str, Any], plan: BatchPlan) -> UnitReport:
-    """Return a row of `report_unit` as a record."""
-    counts = Counts(rows=row["rows"], errors=row["errors"], by_type=tuple(map(_as_type, row["by_type"])))
-    return UnitReport(
-        shard=int(plan.shard_of[row["index"]]),
-        unit=int(plan.units[row["index"]]),
-        counts=counts,
-        seconds=row["seconds"],
-        worker=row["worker"],
-        engine=EngineStatistics(**json.loads(row["engine"])),
-    )
-
-
-def _as_type(row: dict[str, Any]) -> ErrorType:
-    return ErrorType(**{**row, "examples": tuple(row["examples"])})
-
-
-def pack(index: int, table: pa.Table) -> Batch:
+def pack(key: UnitKey, table: pa.Table, seconds: float = 0.0) -> Batch:
     """Return one row of UNIT_SCHEMA that holds the whole table."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -140,12 +129,25 @@ def pack(index: int, table: pa.Table) -> Batch:
     stream = sink.getvalue()
     offsets = pa.py_buffer(np.array([0, stream.size], np.int64))
     payload = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, stream])
-    return pa.table([pa.array([index], pa.int64()), payload], schema=UNIT_SCHEMA)
+    columns = [pa.array([key.shard]), pa.array([key.unit]), pa.array([seconds], pa.float64()), payload]
+    return pa.table(columns, schema=UNIT_SCHEMA)
 
 
-def unpack(batch: Batch) -> tuple[int, pa.Table]:
-    """Return the unit's index and its table, a view of the batch's memory."""
+def unpack(batch: Batch) -> tuple[UnitKey, pa.Table]:
+    """Return the unit's key and its table, a view of the batch's memory."""
     if batch.num_rows != 1:
         raise RuntimeError(f"a batch must be one work unit, got {batch.num_rows}")
     (payload,) = binary_views(batch.column("payload"))
-    return batch.column("index")[0].as_py(), pa.ipc.open_stream(payload).read_all()
+    key = UnitKey(batch.column("shard")[0].as_py(), batch.column("unit")[0].as_py())
+    return key, pa.ipc.open_stream(payload).read_all()
+
+
+def with_keys(batch: Batch, keys: Sequence[UnitKey]) -> Batch:
+    """Return the batch with the keys of all units of its task in its schema, which goes where its data does not."""
+    text = json.dumps([[key.shard, key.unit] for key in keys])
+    return batch.replace_schema_metadata({_KEYS: text.encode()})
+
+
+def keys_of(schema: pa.Schema) -> list[UnitKey]:
+    """Return the keys in a schema of `with_keys`."""
+    return [UnitKey(*key) for key in json.loads(schema.metadata[_KEYS])]

@@ -5,7 +5,7 @@ Nobody after it knows which format the rows came from.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -34,10 +34,29 @@ class UnitReader(Protocol):
 
     def __call__(self, unit: int, failure: Failure | None = None) -> pa.Table: ...
 
+    def narrowed(self, unit: int) -> "UnitReader": ...  # to what a worker needs for this unit alone
+
+
+@dataclass(frozen=True, slots=True)
+class ListingReader:
+    """Reads the units of a listing, see `read_unit`."""
+
+    listing: Listing
+
+    def __call__(self, unit: int, failure: Failure | None = None) -> pa.Table:
+        """Return the rows of a unit."""
+        return read_unit(self.listing.unit(unit), self.listing.columns, self.listing.source, failure)
+
+    def narrowed(self, unit: int) -> UnitReader:
+        """Return a reader of this unit alone: some KB, however long the listing is."""
+        row_ranges = self.listing.unit(unit)
+        row_ranges = row_ranges.take(pa.array(range(row_ranges.num_rows)))  # a slice would be pickled with all it is of
+        return ListingReader(replace(self.listing, row_ranges=row_ranges))
+
 
 def unit_reader(listing: Listing) -> UnitReader:
     """Return a picklable reader of these units, see `read_unit`."""
-    return partial(_read_numbered, replace(listing, files=listing.files.slice(0, 0), listed=()))
+    return ListingReader(replace(listing, files=listing.files.slice(0, 0).combine_chunks(), listed=()))
 
 
 def read_unit(row_ranges: pa.Table, columns: Columns, source: Source, failure: Failure | None = None) -> pa.Table:
@@ -82,10 +101,6 @@ def read_unit_ids(listing: Listing, unit: int) -> tuple[list[str], list[str]]:
     table = read_unit(row_ranges, columns, listing.source)
     unread = [failure["message"] for failure in table.column("failure").drop_null().to_pylist()]
     return table.column("id").to_pylist(), unread
-
-
-def _read_numbered(listing: Listing, unit: int, failure: Failure | None = None) -> pa.Table:
-    return read_unit(listing.unit(unit), listing.columns, listing.source, failure)
 
 
 def _table_of(rows: Rows | Unread, columns: Columns, schema: pa.Schema) -> pa.Table:

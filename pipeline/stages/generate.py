@@ -56,6 +56,10 @@ class Generate:
         """Return what the engine has done since it was loaded."""
         return self._engine.statistics()
 
+    def num_slots(self) -> int | None:
+        """Return how many sequences the engine generates at once; None where it does not say."""
+        return getattr(getattr(self._engine, "shapes", None), "num_slots", None)
+
     def fail_rows(self, table: pa.Table, failure: Failure) -> pa.Table:
         """Return the answers of samples that all failed for one reason; a prompt that failed before keeps its own."""
         samples = table_to_samples(table)

@@ -16,7 +16,9 @@ from pipeline.execution.executor import (
 )
 from pipeline.execution.placement import Load, Placement
 from pipeline.execution.progress import Progress, UnitReport
-from pipeline.execution.ray_data import EngineNotLoaded, RunFailed, plan_placement, run_units, said_while_waiting
+from pipeline.execution.ray_cluster import plan_placement, said_while_waiting
+from pipeline.execution.ray_data import run_units
+from pipeline.execution.ray_errors import EngineNotLoaded, RunFailed
 from pipeline.execution.work_units import STOPPED, BatchPlan, Shard
 from pipeline.run_folder.layout import state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
@@ -210,7 +212,7 @@ def _answer(cells: Sequence[CellRun], call: Call) -> None:
     say(f"{progress.total_rows:,} answers to give in {len(open)} cells of {settings.model}\nloading the model")
     efforts = Efforts(folder=call.folder)
     with said_while_waiting(placement, progress.say_if_silent):
-        for report in run_units(plan, placement):
+        for report in run_units(plan, placement, _load_of(open), say):
             call.lock.check()
             progress.add(report)
             cell = open[report.shard]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.execution.cluster_watch import Wishes, going_on
 from pipeline.execution.executor import Loaders, say
-from pipeline.execution.ray_data import on_cluster
+from pipeline.execution.ray_cluster import on_cluster
 from pipeline.execution.signals import guarded, stop_on_signals
 from pipeline.run_folder.leftovers import remove_sweeps_leftovers
 from pipeline.run_folder.lock import hold

@@ -6,9 +6,10 @@ import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError
 
-from pipeline.execution.placement import Load, describe_wait, share_out, units_at_once
-from pipeline.execution.ray_data import RunFailed, StartFailures, never_ran
-from pipeline.execution.work_units import UNIT_SCHEMA, pack, unpack
+from pipeline.execution.placement import Load, describe_wait, models_wanted, share_out, units_at_once
+from pipeline.execution.ray_cluster import StartFailures
+from pipeline.execution.ray_errors import RunFailed, never_ran
+from pipeline.execution.work_units import UNIT_SCHEMA, UnitKey, keys_of, pack, unpack, with_keys
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from schemas.sample import Prompt, Sample, Size, samples_to_table, table_to_samples
@@ -24,13 +25,21 @@ def a_unit(rows: int = 3) -> pa.Table:
 
 
 def test_a_unit_comes_out_as_it_went_in() -> None:
-    batch = pack(7, a_unit())
+    batch = pack(UnitKey(1, 7), a_unit(), 0.5)
     assert batch.schema == UNIT_SCHEMA
-    assert unpack(batch) == (7, a_unit())
+    assert unpack(batch) == (UnitKey(1, 7), a_unit())
+    assert batch.column("seconds").to_pylist() == [0.5]
+
+
+def test_the_units_of_a_task_are_known_by_the_schema_of_their_blocks() -> None:
+    keys = [UnitKey(0, 2**40), UnitKey(3, 0)]
+    batch = with_keys(pack(keys[0], a_unit()), keys)
+    assert keys_of(batch.schema) == keys
+    assert unpack(batch) == (keys[0], a_unit())
 
 
 def test_a_unit_is_unpacked_without_a_copy_of_its_pixels() -> None:
-    batch = pack(0, a_unit())
+    batch = pack(UnitKey(0, 0), a_unit())
     payload = batch.column("payload").chunk(0).buffers()[2]
     tiles = table_to_samples(unpack(batch)[1])[0].tiles
     address = tiles.__array_interface__["data"][0]
@@ -38,8 +47,8 @@ def test_a_unit_is_unpacked_without_a_copy_of_its_pixels() -> None:
 
 
 def test_a_unit_is_found_behind_others_in_its_block() -> None:
-    block = pa.concat_tables([pack(1, a_unit(1)), pack(2, a_unit(2))]).combine_chunks()
-    assert [unpack(block.slice(i, 1))[0] for i in range(2)] == [1, 2]
+    block = pa.concat_tables([pack(UnitKey(0, 1), a_unit(1)), pack(UnitKey(0, 2), a_unit(2))]).combine_chunks()
+    assert [unpack(block.slice(i, 1))[0].unit for i in range(2)] == [1, 2]
     assert unpack(block.slice(1, 1))[1] == a_unit(2)
 
 
@@ -65,7 +74,7 @@ def test_a_bug_or_a_signal_is_no_ray_that_does_not_start(raised: BaseException) 
 
 def test_two_units_in_a_batch_are_a_bug_and_end_the_run() -> None:
     with pytest.raises(RuntimeError, match="a batch must be one work unit, got 2"):
-        unpack(pa.concat_tables([pack(1, a_unit()), pack(2, a_unit())]))
+        unpack(pa.concat_tables([pack(UnitKey(0, 1), a_unit()), pack(UnitKey(0, 2), a_unit())]))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +86,7 @@ def test_a_model_has_its_gpus_on_one_machine(gpus, gpus_per_model, models) -> No
     settings = JobSettings(input=("a",), output="o", gpus=gpus, gpus_per_model=gpus_per_model)
     placement = share_out(machines, settings, LOAD, may_grow=True)
     assert (placement.models, placement.gpus_per_model) == (models, gpus_per_model)
-    assert placement.preprocess_workers == 48 - max(models, 1) - 1
+    assert placement.preprocess_workers == max(models, 1)
 
 
 def test_a_model_that_no_machine_has_the_gpus_for_is_refused() -> None:
@@ -89,9 +98,7 @@ def test_a_model_that_no_machine_has_the_gpus_for_is_refused() -> None:
 @pytest.mark.parametrize(
     ("machines", "given", "message"),
     [
-        pytest.param([{"CPU": 2.0}], {}, "needs 3 CPUs of its cluster.*there are 2: .*--num-cpus 3", id="two CPUs"),
-        pytest.param([{"CPU": 1.0}, {"CPU": 1.0}], {}, "there are 2", id="two of one"),
-        pytest.param([{"CPU": 4.0, "GPU": 4.0}], {}, "needs 6 CPUs of its cluster", id="a CPU for each model"),
+        pytest.param([{"GPU": 4.0}], {}, "needs a CPU of its cluster.*there are 0: .*--num-cpus 1", id="no CPU"),
         pytest.param([{"CPU": 64.0}], {"gpus": 8}, "at most the 0 GPUs of the cluster, got 8", id="no GPU"),
         pytest.param(
             [{"CPU": 64.0, "GPU": 4.0}], {"gpus": 8}, "at most the 4 GPUs of the cluster, got 8", id="fewer GPUs"
@@ -125,14 +132,35 @@ def test_an_engine_has_units_enough_to_choose_rows_from_and_no_more_than_its_sha
     assert units_at_once(settings, load, models) == units
 
 
-def test_three_cpus_are_enough() -> None:
-    assert share_out([{"CPU": 3.0}], JobSettings(input=("a",), output="o"), LOAD).preprocess_workers == 1
+@pytest.mark.parametrize("machine", [{"CPU": 1.0}, {"CPU": 1.0, "GPU": 8.0}])
+def test_one_cpu_is_enough(machine) -> None:
+    assert share_out([machine], JobSettings(input=("a",), output="o"), LOAD).preprocess_workers == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "machines", "models"),
+    [
+        pytest.param({}, [{"GPU": 2.0}, {"GPU": 2.0}], 4, id="another machine has come"),
+        pytest.param({}, [{"CPU": 8.0}], 1, id="all have gone: one waits"),
+        pytest.param({"gpus": 2}, [{"GPU": 8.0}], 2, id="as many as were asked for"),
+        pytest.param({"gpus": 2}, [], 2, id="that are gone"),
+        pytest.param({"gpus": 0}, [{"GPU": 8.0}], 1, id="on the CPU"),
+    ],
+)
+def test_there_are_as_many_models_as_the_cluster_has_gpus_by_now(given, machines, models) -> None:
+    begun = share_out([{"CPU": 8.0, "GPU": 2.0}], JobSettings(input=("a",), output="o", **given), LOAD)
+    assert models_wanted(machines, begun) == models
+
+
+def test_cards_of_different_memory_have_units_for_their_own_slots() -> None:
+    settings = JobSettings(input=("a",), output="o")
+    assert [units_at_once(settings, LOAD, 2, slots) for slots in (40, 256)] == [3, 9]
 
 
 def test_who_waits_is_told_what_is_asked_for_and_what_is_there() -> None:
     placement = share_out([], JobSettings(input=("a",), output="o", gpus=8), LOAD, may_grow=True)
     said = describe_wait(placement, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0})
-    assert said == ("waiting for machines: 8 GPUs asked for, 1 there, 0 free; 10 CPUs asked for, 4 there, 2 free")
+    assert said == ("waiting for machines: 8 GPUs asked for, 1 there, 0 free; 1 CPUs asked for, 4 there, 2 free")
 
 
 def test_gpus_that_do_not_divide_among_models_are_refused() -> None:

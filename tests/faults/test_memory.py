@@ -7,7 +7,8 @@ import pytest
 from ray.data.block import BlockStats
 
 from pipeline.execution.placement import Load
-from pipeline.execution.ray_data import plan_placement, run_units
+from pipeline.execution.ray_cluster import plan_placement
+from pipeline.execution.ray_data import run_units
 from pipeline.execution.work_units import BatchPlan, Shard
 from pipeline.plan import plan_job
 from pipeline.run_folder.markers import Markers
@@ -36,8 +37,9 @@ def test_the_driver_forgets_units_that_are_done(tmp_path: Path) -> None:
         markers=Markers(folder=settings.output, driver="a driver"),
     )
     batch_plan = BatchPlan.of([shard], [range(200)], load_echo_engine)
-    placement = plan_placement(plan.settings, Load(units=200, prompts=200))
-    kept = [num_alive(BlockStats) for _ in run_units(batch_plan, placement)]
+    load = Load(units=200, prompts=200)
+    placement = plan_placement(plan.settings, load)
+    kept = [num_alive(BlockStats) for _ in run_units(batch_plan, placement, load)]
     assert len(kept) == 200
     assert kept[-1] < 200  # three stages gave out a block a unit
 

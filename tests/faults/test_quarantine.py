@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.execution.executor import Loaders
-from pipeline.execution.ray_data import RunFailed
+from pipeline.execution.ray_errors import RunFailed
 from pipeline.job import run_job
 from pipeline.plan import Plan, plan_job
 from pipeline.run_folder.run import read_manifest

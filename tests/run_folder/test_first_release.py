@@ -14,7 +14,7 @@ from pipeline.exports.export import ExportOptions, export
 from pipeline.plan import Plan, find_complete, summarise
 from pipeline.reports.outcome import describe_outcome
 from pipeline.reports.report import write_report
-from pipeline.retry import Choice, begin_retry, read_some
+from pipeline.retry import Choice, SomeRows, begin_retry
 from pipeline.run_folder.lock import hold
 from pipeline.run_folder.mend import find_gone
 from pipeline.run_folder.merge import finish_run
@@ -89,7 +89,7 @@ def retried(plan: Plan, choice: Choice) -> list[int]:
     assert retry is not None
     preprocess, generate = Preprocess(plan.settings), Generate(plan.settings, load_echo_engine)
     for unit in retry.rows:
-        answers = final_answers(generate(preprocess(read_some(unit_reader(plan.listing), retry.rows, unit))))
+        answers = final_answers(generate(preprocess(SomeRows(unit_reader(plan.listing), retry.rows)(unit))))
         write_unit(retry.units.folder, retry.units.run, unit, answers)
     retry.finish(manifest_of(plan))
     attempts: list[int] = pq.read_table(f"{plan.settings.output}/answers")["attempt"].to_pylist()

@@ -1,0 +1,243 @@
+"""Dispatch: which unit is prepared next, and which generating worker has it. Bookkeeping alone, without Ray.
+
+Nothing is bound early. A unit waits, prepared, until a worker has room for it; what a worker was at when it died goes
+to the next that has. Towards the end a slow worker is given no unit that the others would be through with before it.
+How many units are prepared ahead follows from what the workers hold and how fast they are, and from room in memory.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from pipeline.execution.work_units import Task, UnitKey
+
+_FEWEST_AHEAD = 8
+_AHEAD_S = 10.0  # of the workers' pace, that is prepared ahead
+_STORE_SHARE = 0.3  # of the object store, that prepared units may fill
+_TASK_S = 0.5  # that one task of preparation takes, where units are small
+_MOST_A_TASK = 16
+_SHORTEST_S = 0.05
+_MEAN_OF = 32  # units, of a mean that moves along
+_PACE_S = 30.0  # over which the pace of all is taken
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Prepared:
+    """Samples of a unit, somewhere in the cluster."""
+
+    key: UnitKey
+    block: Any = None  # their reference
+    machine: str = ""  # that holds them
+    num_bytes: int = 0
+    accused: bool = True  # whether a marker that is found speaks against the unit
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """A generating worker, and the units that it is at."""
+
+    room: int  # units that it works on at once
+    at: set[Prepared] = field(default_factory=set)
+    done: int = 0
+    busy_s: float = 0.0  # before the units that it is at
+    since: float = 0.0  # of these
+
+    def pace(self, now: float) -> float:
+        """Return its units a second while it has any; before the first is done, at most one in the time so far."""
+        busy_s = self.busy_s + (now - self.since if self.at else 0.0)
+        return max(1, self.done) / max(_SHORTEST_S, busy_s)
+
+    def give(self, prepared: Prepared, now: float) -> None:
+        """Note that it has one more unit."""
+        if not self.at:
+            self.since = now
+        self.at.add(prepared)
+
+    def take(self, prepared: Prepared, now: float) -> None:
+        """Note that it is through with a unit."""
+        self.at.discard(prepared)
+        self.done += 1
+        if not self.at:
+            self.busy_s += now - self.since
+
+
+class Dispatch:
+    """Every unit from its task to its report: each is reported once, however often it has to be done.
+
+    `first` units are prepared before any worker is ready.
+    """
+
+    def __init__(
+        self,
+        tasks: Iterator[Task],
+        num_units: int,
+        *,
+        first: int = 0,
+        store_bytes: float = float("inf"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.num_left = num_units  # without a report
+        self._tasks, self._first, self._store_bytes, self._clock = tasks, first, store_bytes, clock
+        self._num_new = num_units  # tasks that were never handed out
+        self._again = deque[Task]()
+        self._open: dict[UnitKey, Task] = {}  # handed out, not reported
+        self._here = set[UnitKey]()  # of these, those that are ready, or at a worker
+        self._ready = deque[Prepared]()
+        self._lost_machines = set[str]()
+        self.workers: dict[int, Worker] = {}
+        self._num_at_work, self._room = 0, 0
+        self._bytes, self._num_prepared, self._seconds, self._num_reported = 0.0, 0, 0.0, 0
+        self._reported, self._began = deque[float](), float("inf")
+        self._paces, self._paces_until = dict[int, float](), 0.0
+
+    @property
+    def num_ahead(self) -> int:
+        """Count the units that are handed out and at no worker yet."""
+        return len(self._ready) + len(self._open) - len(self._here) - len(self._again)
+
+    @property
+    def room_ahead(self) -> int:
+        """Return how many units may be prepared, or be on their way there, and at no worker yet."""
+        pace = self._pace()
+        wanted = _AHEAD_S * pace if pace else max(self._first, self._room)
+        fitting = _STORE_SHARE * self._store_bytes / max(1.0, self._bytes)
+        return int(max(1, min(max(_FEWEST_AHEAD, wanted), fitting)))
+
+    def next_tasks(self) -> list[Task]:
+        """Return the tasks that one worker prepares next, together; none while enough are on their way."""
+        room = self.room_ahead
+        together = self._units_a_task(room)
+        tasks = self._take(together) if room - self.num_ahead >= together else []
+        self._open.update((task.key, task) for task in tasks)
+        return tasks
+
+    def add_prepared(self, prepared: Prepared) -> None:
+        """Take in a unit that is ready for a worker, unless another copy of it is, or was."""
+        if prepared.key not in self._open or prepared.key in self._here:
+            return
+        if prepared.machine in self._lost_machines:  # it has gone meanwhile
+            self._prepare_again([prepared.key])
+            return
+        self._num_prepared += 1
+        self._bytes += (prepared.num_bytes - self._bytes) / min(_MEAN_OF, self._num_prepared)
+        self._here.add(prepared.key)
+        self._ready.append(prepared)
+
+    def add_worker(self, name: int, room: int) -> int:
+        """Take in a worker that is ready for so many units at once; return how many workers there are."""
+        self.workers[name] = Worker(room=room)
+        self._room += room
+        self._paces_until = 0.0
+        return len(self.workers)
+
+    def remove_worker(self, name: int) -> list[Prepared]:
+        """Forget a worker that is gone; return what it was at."""
+        if (worker := self.workers.pop(name, None)) is None:
+            return []
+        self._room -= worker.room
+        self._num_at_work -= len(worker.at)
+        self._paces_until = 0.0
+        return list(worker.at)
+
+    def add_again(self, prepared: Sequence[Prepared]) -> None:
+        """Take in what a worker that is gone was at: it goes to others before anything else."""
+        self._ready.extendleft(prepared)
+
+    def next_pair(self) -> tuple[int, Prepared] | None:
+        """Return a worker and the unit that it has from now on; None where none should have one now."""
+        free = [name for name, one in self.workers.items() if len(one.at) < one.room] if self._ready else []
+        if not free:
+            return None
+        now = self._clock()
+        paces = self._paces_of_workers(now)
+        ends = {name: (len(self.workers[name].at) + 1) / paces[name] for name in free}
+        best = min(free, key=ends.__getitem__)
+        if ends[best] > self._last_end():
+            return None
+        prepared = self._ready.popleft()
+        self.workers[best].give(prepared, now)
+        self._began = min(self._began, now)
+        self._num_at_work += 1
+        return best, prepared
+
+    def add_report(self, name: int, prepared: Prepared, seconds: float) -> bool:
+        """Take in that a unit is written, after so many seconds of preparation; return whether that is news."""
+        self._end(name, prepared)
+        self._here.discard(prepared.key)
+        if self._open.pop(prepared.key, None) is None:
+            return False
+        self.num_left -= 1
+        self._num_reported += 1
+        self._seconds += (seconds - self._seconds) / min(_MEAN_OF, self._num_reported)
+        now = self._clock()
+        self._reported.append(now)
+        while self._reported[0] < now - _PACE_S:
+            self._reported.popleft()
+        return True
+
+    def add_lost(self, name: int, prepared: Prepared) -> None:
+        """Take in that the samples that a worker was to have are gone."""
+        self._end(name, prepared)
+        self._prepare_again([prepared.key])
+
+    def lose_machines(self, machines: Collection[str]) -> list[Prepared]:
+        """Take in that machines are gone. Return what workers are at, or wait for in vain, of the samples there.
+
+        All that was on its way to be ready is prepared again, as nobody knows where it was; of two copies one counts.
+        """
+        self._lost_machines.update(machines)
+        at_work = [one for worker in self.workers.values() for one in worker.at if one.machine in machines]
+        gone = [one for one in self._ready if one.machine in machines]
+        self._ready = deque(one for one in self._ready if one.machine not in machines)
+        queued = {task.key for task in self._again}
+        on_the_way = [key for key in self._open if key not in self._here and key not in queued]
+        self._prepare_again([*(one.key for one in (*gone, *at_work)), *on_the_way])
+        return at_work
+
+    def prepare_again(self) -> None:
+        """Take in that nothing that was handed out and is not ready will come."""
+        self.lose_machines(())
+
+    def _prepare_again(self, keys: Sequence[UnitKey]) -> None:
+        for key in keys:
+            self._here.discard(key)
+            if (task := self._open.get(key)) is not None:
+                self._again.append(task)
+
+    def _end(self, name: int, prepared: Prepared) -> None:
+        if (worker := self.workers.get(name)) is not None:
+            worker.take(prepared, self._clock())
+            self._num_at_work -= 1
+
+    def _units_a_task(self, room: int) -> int:
+        """Return how many small units are prepared by one task, so that tasks are no burden; one near the end."""
+        long_enough = int(_TASK_S / self._seconds) if self._seconds else 1
+        return max(1, min(long_enough, _MOST_A_TASK, room // 8, self._num_new // 64))
+
+    def _take(self, most: int) -> list[Task]:
+        while self._again:
+            task = self._again.popleft()
+            if task.key in self._open and task.key not in self._here:  # it may have come meanwhile
+                return [task]
+        tasks = list(islice(self._tasks, most))
+        self._num_new -= len(tasks)
+        return tasks
+
+    def _pace(self) -> float:
+        """Return the units a second that all workers report together; 0 where nobody knows."""
+        if not self._reported:
+            return 0.0
+        return len(self._reported) / max(1.0, min(_PACE_S, self._reported[-1] - self._began))
+
+    def _paces_of_workers(self, now: float) -> dict[int, float]:
+        if now >= self._paces_until:
+            self._paces = {name: worker.pace(now) for name, worker in self.workers.items()}
+            self._paces_until = now + _SHORTEST_S
+        return self._paces
+
+    def _last_end(self) -> float:
+        """Return the seconds after which all units could be through, one of the fastest worker's to spare."""
+        return self.num_left / sum(self._paces.values()) + 1 / max(self._paces.values())

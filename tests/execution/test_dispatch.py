@@ -1,0 +1,159 @@
+"""Which unit goes where, under a clock of the test's own: machines and workers that come, go and differ."""
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import pytest
+
+from pipeline.execution.dispatch import Dispatch, Prepared
+from pipeline.execution.work_units import Task, UnitKey
+
+
+def reads_nothing(*_: object) -> None:
+    raise AssertionError("nothing is read here")
+
+
+def tasks(num_units: int) -> Iterator[Task]:
+    return (Task(key=UnitKey(0, unit), read=reads_nothing) for unit in range(num_units))
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """Preparing actors and workers that take their time; `paces` are the workers' units a second."""
+
+    num_units: int
+    paces: list[float]
+    room: int = 4
+    prepare_s: float = 0.1
+    machines: list[str] = field(default_factory=lambda: ["a", "b"])
+    draw: random.Random = field(default_factory=lambda: random.Random(0))
+    store_bytes: float = 1e12
+    unit_bytes: int = 1
+    now: float = 0.0
+    reported: Counter[UnitKey] = field(default_factory=Counter)
+    last: dict[int, float] = field(default_factory=dict)  # when a worker's last unit came
+    lengths: list[int] = field(default_factory=list)  # of tasks, in units
+    most_ahead: int = 0
+    dispatch: Dispatch = field(init=False)
+    events: list[tuple[float, int, str, Any]] = field(default_factory=list)
+    busy_until: dict[int, float] = field(default_factory=dict)
+    numbers: "count[int]" = field(default_factory=count)
+
+    def __post_init__(self) -> None:
+        clock = lambda: self.now  # noqa: E731
+        self.dispatch = Dispatch(tasks(self.num_units), self.num_units, store_bytes=self.store_bytes, clock=clock)
+        for name in range(len(self.paces)):
+            self.dispatch.add_worker(name, self.room)
+
+    def at(self, moment: float, kind: str, what: object) -> None:
+        heapq.heappush(self.events, (moment, next(self.numbers), kind, what))
+
+    def step(self) -> bool:
+        """Hand out what can be, and let the next thing happen; False where nothing will."""
+        while handed := self.dispatch.next_tasks():
+            self.lengths.append(len(handed))
+            machine = self.draw.choice(self.machines)
+            for number, task in enumerate(handed, start=1):
+                self.at(self.now + number * self.prepare_s, "prepared", (task.key, machine))
+        while (pair := self.dispatch.next_pair()) is not None:
+            name, _ = pair
+            self.busy_until[name] = max(self.now, self.busy_until.get(name, 0.0)) + 1 / self.paces[name]
+            self.at(self.busy_until[name], "report", pair)
+        self.most_ahead = max(self.most_ahead, self.dispatch.num_ahead)
+        if not self.events:
+            return False
+        self.now, _, kind, what = heapq.heappop(self.events)
+        getattr(self, f"on_{kind}")(what)
+        return True
+
+    def on_prepared(self, what: tuple[UnitKey, str]) -> None:
+        key, machine = what
+        if machine in self.machines:
+            self.dispatch.add_prepared(Prepared(key=key, machine=machine, num_bytes=self.unit_bytes))
+
+    def on_report(self, pair: tuple[int, Prepared]) -> None:
+        name, prepared = pair
+        if name not in self.dispatch.workers:
+            return
+        if prepared.machine not in self.machines and self.draw.random() < 0.5:  # it had not been copied before
+            self.dispatch.add_lost(name, prepared)
+        elif self.dispatch.add_report(name, prepared, self.prepare_s):
+            self.reported[prepared.key] += 1
+            self.last[name] = self.now
+
+    def on_lose(self, machine: str) -> None:
+        self.machines = [one for one in self.machines if one != machine] + [f"{machine}'"]
+        self.dispatch.lose_machines({machine})
+
+    def on_die(self, name: int) -> None:
+        self.dispatch.add_again(self.dispatch.remove_worker(name))
+        self.paces.append(self.paces[name])
+        self.dispatch.add_worker(len(self.paces) - 1, self.room)
+
+    def run(self) -> "World":
+        while self.dispatch.num_left:
+            assert self.step(), f"{self.dispatch.num_left} units are left, and nothing is under way"
+        return self
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_unit_is_reported_once_whatever_machines_and_workers_do(seed: int) -> None:
+    draw = random.Random(seed)
+    world = World(num_units=300, paces=[5.0, 3.0, 0.5], prepare_s=0.05, machines=["a", "b", "c"], draw=draw)
+    for machine in "abc":
+        world.at(draw.uniform(0, 40), "lose", machine)
+    for name in (0, 1, 2):
+        world.at(draw.uniform(0, 40), "die", name)
+    assert set(world.run().reported.values()) == {1}
+    assert len(world.reported) == 300
+
+
+@pytest.mark.parametrize("slow", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("num_units", [60, 300])
+def test_the_fast_worker_is_never_left_idle_for_a_slow_one(slow: float, num_units: int) -> None:
+    world = World(num_units=num_units, paces=[3.0, slow]).run()
+    assert world.now <= num_units / (3 + slow) + 1 / slow + 1
+    assert world.last[1] - world.last[0] <= 1 / slow
+
+
+def test_a_worker_that_comes_late_has_its_share() -> None:
+    world = World(num_units=200, paces=[2.0])
+    while world.now < 20:
+        world.step()
+    world.paces.append(2.0)
+    world.dispatch.add_worker(1, 4)
+    assert world.run().now < 75  # alone it would have taken 100
+
+
+def test_no_more_is_prepared_ahead_than_the_object_store_has_room_for() -> None:
+    world = World(num_units=300, paces=[0.5], store_bytes=1e9, unit_bytes=10**8).run()
+    assert world.most_ahead <= 8  # before anything is known of their size
+    assert World(num_units=300, paces=[50.0], unit_bytes=10**8).run().most_ahead > 50
+
+
+def test_small_units_are_prepared_together_until_few_are_left() -> None:
+    lengths = World(num_units=5000, paces=[50.0] * 4, prepare_s=0.01).run().lengths
+    assert max(lengths) > 8
+    assert lengths[-1] == 1
+    assert sum(lengths) == 5000
+
+
+def test_units_that_take_long_to_prepare_come_one_by_one() -> None:
+    assert set(World(num_units=500, paces=[50.0] * 4, prepare_s=1.0).run().lengths) == {1}
+
+
+def test_what_a_dead_worker_was_at_goes_first() -> None:
+    world = World(num_units=50, paces=[1.0])
+    while world.now < 5:
+        world.step()
+    at = world.dispatch.remove_worker(0)
+    world.dispatch.add_again(at)
+    world.dispatch.add_worker(1, 4)
+    pair = world.dispatch.next_pair()
+    assert pair is not None
+    assert pair[1] in at
