@@ -29,6 +29,7 @@ from jobs.ocr import ocr
 from jobs.plan import plan
 from jobs.report import report
 from jobs.retry import retry_failed
+from jobs.submit import own_and_job, submit
 from jobs.sweep import sweep
 from jobs.verify import verify
 from pipeline.environment import version
@@ -75,7 +76,7 @@ def build_app() -> App:
         group_parameters=under("This call"),
         result_action="return_value",
     )
-    for command in (caption, ocr, sweep, retry_failed, verify, export, report, plan, check_model, doctor, init):
+    for command in (caption, ocr, sweep, retry_failed, verify, export, report, plan, check_model, doctor, init, submit):
         app.command(command)
     app.command(print_completion(app), name="completion")
 
@@ -97,6 +98,10 @@ def build_app() -> App:
             ),
         ] = (),
     ) -> object:
+        if tokens[:1] == ("submit",):  # all of it is the job's, which runs elsewhere
+            there = [f"--config={config}"] if config else []
+            there += [f"--storage-option={option}" for option in storage_option]
+            return app(own_and_job((*tokens, *there)), exit_on_error=False, print_error=False)
         file = config or file_in(tokens)
         settings = read_config(file) if file else None
         if options := (*(storage_options(settings) if settings else ()), *storage_option):

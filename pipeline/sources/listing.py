@@ -74,7 +74,11 @@ class Listing:
         """Return the row ranges of one unit."""
         if not 0 <= number < self.num_units:
             raise ValueError(f"unit must be from 0 to {self.num_units - 1}, got {number}")
-        start, stop = np.searchsorted(self.row_ranges.column("unit").to_numpy(), [number, number + 1])
+        column = self.row_ranges.column("unit")
+        units = (
+            column.chunk(0).to_numpy() if column.num_chunks == 1 else column.to_numpy()
+        )  # of chunks a copy, each time
+        start, stop = np.searchsorted(units, np.array([number, number + 1], units.dtype))
         return self.row_ranges.slice(start, stop - start)
 
     def fingerprint(self) -> str:

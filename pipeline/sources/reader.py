@@ -17,7 +17,7 @@ from pyarrow import types
 from pipeline.sources.arrow_types import as_bytes, as_text, is_bytes, is_list, plain
 from pipeline.sources.columns import Columns, Kept
 from pipeline.sources.kept import travel_field
-from pipeline.sources.listing import Listing
+from pipeline.sources.listing import FILES_SCHEMA, Listing
 from pipeline.sources.named_images import folder_of, resolve
 from pipeline.sources.source import RowRange, Rows, Source, Unread, made_ids, ranges_of
 from pipeline.sources.unreadable import SHOWN, is_no_text, why_unread
@@ -56,7 +56,7 @@ class ListingReader:
 
 def unit_reader(listing: Listing) -> UnitReader:
     """Return a picklable reader of these units, see `read_unit`."""
-    return ListingReader(replace(listing, files=listing.files.slice(0, 0).combine_chunks(), listed=()))
+    return ListingReader(replace(listing, files=FILES_SCHEMA.empty_table(), listed=()))
 
 
 def read_unit(row_ranges: pa.Table, columns: Columns, source: Source, failure: Failure | None = None) -> pa.Table:

@@ -1,0 +1,118 @@
+"""Machines come and go under a running job: raylets of this machine, with numbers for GPUs, added and killed."""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from tests.faults.scene import Scene
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+STORE_BYTES = 150 * 2**20
+SILENT_S = 90
+
+
+class Nodes:
+    """A cluster whose head only keeps watch, and GPU machines."""
+
+    def __init__(self) -> None:
+        # SIGKILL alone: a cluster of a test is not drained.
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **self._small()})
+        self.there: list[Any] = []
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self, cpus: int = 1, gpus: int = 1) -> None:
+        self.there.append(self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, **self._small()))
+
+    def kill(self, number: int) -> None:
+        self._cluster.remove_node(self.there.pop(number), allow_graceful=False)
+
+    def close(self) -> None:
+        for node in [*self.there, self._cluster.head_node]:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+    def _small(self) -> dict[str, Any]:
+        return {"object_store_memory": STORE_BYTES, "include_dashboard": False}
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    nodes = Nodes()
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+        os.environ.pop("RAY_ADDRESS", None)
+
+
+@contextmanager
+def job(nodes: Nodes, folder: Path, rows: int) -> Iterator[tuple[Scene, Any]]:
+    scene = Scene(folder=folder, rows=rows, address=nodes.address, program="tests.faults.nodes_driver")
+    with scene.driver() as run:
+        yield scene, run
+
+
+def watch(scene: Scene, run: Any, until: Any) -> None:
+    """Wait, as long as units come or something is said."""
+    seen, since = (0, 0), time.monotonic()
+    while not until() and run.poll() is None:
+        now = (len(scene.units()), len(scene.log()))
+        if now != seen:
+            seen, since = now, time.monotonic()
+        assert time.monotonic() - since < SILENT_S, f"silent for {SILENT_S} s:\n{scene.log()}"
+        time.sleep(0.1)
+
+
+def assert_good_end(scene: Scene, run: Any) -> None:
+    watch(scene, run, lambda: False)
+    assert run.returncode == 0, scene.log()
+    scene.assert_whole()
+    strange = [line for line in scene.log().splitlines() if any(word in line for word in STRANGE)]
+    assert strange == []
+
+
+STRANGE = ("Traceback", "WARNING", "ERROR", "raylet", "worker.py", "(pid=", "RayActorError")
+
+
+def test_a_machine_that_joins_works_and_one_that_is_killed_costs_nothing(
+    nodes: Nodes, tmp_path: Path, draw: random.Random
+) -> None:
+    nodes.add(cpus=2)
+    with job(nodes, tmp_path, 640) as (scene, run):
+        watch(scene, run, lambda: len(scene.units()) >= 2)
+        nodes.add()
+        watch(scene, run, lambda: len(scene.workers("generate")) >= 2)
+        time.sleep(draw.uniform(0, 3))
+        nodes.kill(0)
+        assert_good_end(scene, run)
+    assert "has joined" in scene.log()
+    assert "is gone; what it was at is done elsewhere" in scene.log()
+
+
+@pytest.mark.soak
+def test_machines_come_and_go_all_the_time(nodes: Nodes, tmp_path: Path, draw: random.Random) -> None:
+    nodes.add(cpus=2)
+    nodes.add(cpus=2)
+    nodes.add(cpus=2, gpus=0)
+    with job(nodes, tmp_path, 4000) as (scene, run):
+        watch(scene, run, lambda: len(scene.units()) >= 4)
+        for _ in range(6):
+            done = len(scene.units())
+            watch(scene, run, lambda done=done: len(scene.units()) >= done + draw.randrange(1, 40))
+            if draw.random() < 0.5 or len(nodes.there) < 2:
+                nodes.add(cpus=draw.randrange(1, 3), gpus=draw.randrange(2))
+            else:
+                nodes.kill(draw.randrange(len(nodes.there)))
+        nodes.add()
+        assert_good_end(scene, run)
