@@ -168,7 +168,7 @@ def _take(plan: Plan, run: str, unit: int, preprocess: Preprocess, generate: Gen
     requests = clock.timed("read", lambda: unit_reader(plan.listing)(unit))
     samples = clock.timed("preprocess", lambda: preprocess(requests))
     there = clock.timed("hand-off", lambda: _handed_on(unit, samples))
-    answers = clock.timed("answer", lambda: final_answers(generate(there)))
+    answers = clock.timed("answer", lambda: final_answers(generate(there), plan.settings))
     clock.timed("write", lambda: write_unit(plan.settings.output, run, unit, answers))
 
 

@@ -84,7 +84,7 @@ class Stage:
             raise Refused("temperature above 0 needs an id column: what is drawn for a row follows from its id")
         rows = pa.array(np.arange(table.num_rows))
         requests = requests_in(table, columns).append_column(KEEP + _ROW, rows)
-        answers = final_answers(self._generate(self._prepare(columns)(requests)))
+        answers = final_answers(self._generate(self._prepare(columns)(requests)), settings)
         answers = answers.drop_columns([name for name in _OF_ROWS if name in table.column_names])
         names = [name if name == _ROW else self._prefix + name for name in answers.column_names]
         twice = sorted(set(names) & set(table.column_names))
@@ -101,6 +101,7 @@ class Stage:
             messages=settings.messages_column,
             image_root=settings.image_root,
             own_prompts=bool(settings.prompt),
+            json_schema=settings.json_schema_column,
             values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
         )
 

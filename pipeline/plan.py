@@ -21,6 +21,8 @@ from pipeline.checkpoint import (
     with_base,
 )
 from pipeline.preprocess.facts import read_facts
+from pipeline.preprocess.forms import check_job_form
+from pipeline.preprocess.parsed import PARSED, shape_of
 from pipeline.preprocess.template import choose_template
 from pipeline.run_folder.mend import find_gone, is_retried
 from pipeline.run_folder.merge import Units
@@ -34,6 +36,7 @@ from pipeline.sources.listing import Listing, list_input
 from pipeline.sources.versions import at_versions
 from pipeline.storage import filesystem as fs
 from pipeline.weights.hub import locate
+from schemas.errors import Refused
 from schemas.job import PLACEMENT, JobSettings, columns_in, parse_prompts
 
 _UNIT_OF_PAGES = 8  # rows of a unit: a page in strips is some ten times as large as a picture
@@ -110,6 +113,7 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     """
     if settings.reference_column is not None:
         check_scoring("--reference-column")
+    check_job_form(settings)
     settings = _with_whole_roots(settings)
     choices = ColumnChoices(
         image=settings.image_column,
@@ -119,6 +123,7 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         keep=settings.keep,
         reference=settings.reference_column,
         own_prompts=bool(settings.prompt),
+        json_schema=settings.json_schema_column,
         image_root=settings.image_root,
         values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
@@ -132,7 +137,11 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     settings = settings.model_copy(update={"input": input})
     if model is None:
         settings, model = resolve_model(settings)
-    schema = as_written(written_schema((kept.name, kept.type) for kept in listing.columns.keep))
+    kept = [(kept.name, kept.type) for kept in listing.columns.keep]
+    shape = shape_of(settings)
+    if shape and PARSED in dict(kept):
+        raise Refused(f"--parse makes a column {PARSED!r}, --keep must give another one another name, as new=old")
+    schema = as_written(written_schema([*kept, *([(PARSED, shape.type)] if shape else [])]))
     return Plan(job=job, settings=settings, listing=listing, model=model, answer_schema=schema)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 from schemas.errors import Refused
+from schemas.form import Form
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -36,6 +37,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int = 0
     ignore_eos: bool = False  # end tokens are sampled like any other: every answer has its max_new_tokens
+    form: Form | None = None  # of every answer whose prompt has none of its own
+    row_forms: bool = False  # whether prompts may have one
 
     def __post_init__(self) -> None:
         _at_least("temperature", self.temperature, 0)
@@ -53,6 +56,19 @@ class Sampling:
             if text.encode("utf-8", "ignore").decode() != text:  # bytes of a shell that are no text
                 raise Refused(f"stop must be text that can be written as UTF-8, got {text!r}")
         _at_least("seed", self.seed, 0)
+        if self.takes_forms:
+            self._check_ends()
+
+    def _check_ends(self) -> None:
+        """Refuse what would end an answer, or keep one from its end, elsewhere than its form does."""
+        if self.stop or self.min_new_tokens:
+            name = "stop" if self.stop else "min_new_tokens"
+            raise Refused(f"{name} must be left out where answers have a form: the form says where an answer ends")
+
+    @property
+    def takes_forms(self) -> bool:
+        """Tell whether any sequence may have to follow a form."""
+        return self.form is not None or self.row_forms
 
     @property
     def retries(self) -> bool:

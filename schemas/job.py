@@ -1,5 +1,6 @@
 """The settings of a job: one frozen record, filled from YAML and flags, checked before anything starts."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from schemas.engine import KvCacheDtype, Quantize
 from schemas.errors import Refused
+from schemas.form import Form, read_json_schema
 from schemas.setting_kinds import Heading, Kind, kinds_of, names_where
 from schemas.wording import credentials_in, redacted
 
@@ -134,6 +136,21 @@ class JobSettings(BaseModel):
     )
     seed: Annotated[int, Kind("Answer", "sampling", on_retry=True)] = Field(
         0, ge=0, description="With a row's id it fixes what sampling draws for that row."
+    )
+    json_schema: Annotated[str | None, Kind("Answer", "sampling")] = Field(
+        None, description="A JSON schema that every answer follows: a file, or the schema itself."
+    )
+    regex: Annotated[str | None, Kind("Answer", "sampling")] = Field(
+        None, description="A regular expression that every answer matches as a whole."
+    )
+    choices: Annotated[tuple[str, ...], Kind("Answer", "sampling")] = Field(
+        (), description="Texts of which every answer is one, as a,b,c; repeatable, for texts with a comma."
+    )
+    json_schema_column: Annotated[str | None, Kind("Answer", "requests", of_sweep=True)] = Field(
+        None, description="Column with a JSON schema of its own for every row; a row without one has the job's form."
+    )
+    parse: Annotated[bool, Kind("Answer", "rows", fixed=True)] = Field(
+        False, description="Read the answers to --json-schema into a column `parsed`, a struct; null where cut."
     )
 
     engine: Annotated[EngineName, Kind("Model", "engine")] = Field(
@@ -269,6 +286,42 @@ class JobSettings(BaseModel):
             raise ValueError("it must be visible ASCII characters")
         return name
 
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _read_schema(cls, given: object) -> object:
+        """Return the schema itself for its file, so that run.json holds it and no worker looks for the file."""
+        return read_json_schema(given)
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _split_choices(cls, given: object) -> object:
+        texts = (given,) if isinstance(given, str) else given
+        if isinstance(texts, list | tuple) and len(texts) == 1 and isinstance(texts[0], str):
+            return tuple(texts[0].split(","))
+        return texts
+
+    @model_validator(mode="after")
+    def _check_forms(self) -> Self:
+        forms = [f"--{name.replace('_', '-')}" for name in _FORMS if getattr(self, name) not in (None, ())]
+        if len(forms) > 1:
+            raise Refused(f"{' and '.join(forms)} exclude each other: an answer has one form")
+        if forms or self.json_schema_column is not None:
+            ends = "stop" if self.stop else "min_new_tokens" if self.min_new_tokens else None
+            if ends is not None:
+                raise Refused(f"--{ends.replace('_', '-')} must be left out where answers have a form, which ends them")
+            if self.strips == "auto":
+                raise Refused("--strips must be off where answers have a form: the strips of a page are one text")
+        return self
+
+    @property
+    def form(self) -> Form | None:
+        """Return the form of every answer whose row has none of its own."""
+        if self.json_schema is not None:
+            return Form(kind="json_schema", text=self.json_schema)
+        if self.regex is not None:
+            return Form(kind="regex", text=self.regex)
+        return Form(kind="choices", text=json.dumps(self.choices)) if self.choices else None
+
     @model_validator(mode="after")
     def _check_urls(self) -> Self:
         urls = [("input", url) for url in self.input] + [("allow_root", url) for url in self.allow_root]
@@ -307,6 +360,7 @@ class JobSettings(BaseModel):
         return self
 
 
+_FORMS = ("json_schema", "regex", "choices")
 KINDS = kinds_of(JobSettings)
 # Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.
 PLACEMENT = names_where(KINDS, lambda kind: not kind.shapes_answers)

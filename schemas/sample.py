@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.errors import Failure
+from schemas.form import FORM, Form
 from schemas.request import FAILURE
 
 TokenIds = npt.NDArray[np.int32]
@@ -35,7 +36,7 @@ class Prompt:
 
     `token_ids` (num_prompt_tokens,) holds every `<image>` already expanded to its count; it is empty exactly when
     `failure` says why this prompt cannot be answered. The first `num_common` follow from the job alone, whatever the
-    row is.
+    row is. `form` is the row's own, instead of its job's.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Prompt:
     num_image_tokens: int = 0
     num_common: int = 0
     max_new_tokens: int = 0  # at most what the prompt leaves of the context
+    form: Form | None = None
     failure: Failure | None = None
 
     def __post_init__(self) -> None:
@@ -106,6 +108,7 @@ _PROMPT = pa.struct(
         pa.field("num_image_tokens", pa.int32(), nullable=False),
         pa.field("num_common", pa.int32(), nullable=False),
         pa.field("max_new_tokens", pa.int32(), nullable=False),
+        pa.field("form", FORM),  # null where the job's form applies, if it has one
         pa.field("failure", FAILURE),  # null exactly when token_ids is not empty
     ]
 )
@@ -175,6 +178,7 @@ def _prompt_to_row(prompt: Prompt) -> dict[str, object]:
         "num_image_tokens": prompt.num_image_tokens,
         "num_common": prompt.num_common,
         "max_new_tokens": prompt.max_new_tokens,
+        "form": prompt.form and asdict(prompt.form),
         "failure": failure and {"stage": failure.stage, "type": failure.type, "message": failure.message},
     }
 
@@ -192,5 +196,6 @@ def _row_to_sample(row: dict[str, Any], tiles: pa.Buffer) -> Sample:
 
 def _row_to_prompt(row: dict[str, Any]) -> Prompt:
     row["token_ids"] = np.asarray(row["token_ids"], np.int32)
+    row["form"] = Form(**row["form"]) if row["form"] else None
     row["failure"] = Failure(**row["failure"]) if row["failure"] else None
     return Prompt(**row)

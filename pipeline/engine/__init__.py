@@ -9,7 +9,7 @@ Read `Scheduler.step` first: schedule, run, postprocess. From there:
     sequence.py        one prompt being generated; completion.py has its tokens, and says when they end
     sampling.py        logits to tokens; stops.py and repetition.py end an answer
     shapes.py          how many slots, pages and tokens; out_of_memory.py tries what may not fit
-    network/           the model: vision tower, decoder, key-value cache
+    network/           the model: vision tower, decoder, key-value cache, forms.py: what its vocabulary may write next
     kernels/           attention, products, pages, and how a batch is laid out for them
 
 A slot is a row of the decode batch (vLLM's max_num_seqs), a page a block of the key-value cache. A prefill runs prompts

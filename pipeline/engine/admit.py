@@ -10,7 +10,7 @@ from pipeline.engine.sequence import Sequence, describe_length
 from pipeline.engine.shapes import Shapes
 from pipeline.preprocess.geometry import num_image_tokens
 from schemas.engine import Sampling
-from schemas.errors import Failure
+from schemas.errors import Failure, Refused
 from schemas.sample import Prompt, Sample
 
 
@@ -39,7 +39,10 @@ def _admit(sample: Sample, prompt: Prompt, model: LoadedModel, sampling: Samplin
     room = shapes.max_sequence_length - len(prompt.token_ids)
     num_common = prefix_length(prompt, shapes.bucket)
     prompt = replace(prompt, max_new_tokens=min(prompt.max_new_tokens, room), num_common=num_common)
-    return Sequence(sample, prompt, Completion(model, sampling, prompt))
+    try:
+        return Sequence(sample, prompt, Completion(model, sampling, prompt))
+    except Refused as error:  # of the row's own form, which no other row has
+        return Sequence(sample, prompt, failure=Failure(stage="generate", type="FormRefused", message=str(error)))
 
 
 def _too_long(prompt: Prompt, most: int) -> Failure | None:

@@ -7,8 +7,10 @@ from typing import Protocol, TypeVar
 
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.engine.network.forms import FormMatcher, Forms
+from pipeline.engine.network.token_bytes import TokenBytes
 from pipeline.engine.repetition import find_runaway
-from pipeline.engine.stops import StopChecker, StopPosition, TokenBytes
+from pipeline.engine.stops import StopChecker, StopPosition
 from schemas.answer import FinishReason, Generation
 from schemas.engine import Sampling
 from schemas.errors import Failure
@@ -28,6 +30,9 @@ class Vocabulary(Protocol):
 
     @property
     def stop_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def forms(self) -> Forms: ...  # asked only where an answer has a form
 
 
 class Completion:
@@ -53,6 +58,8 @@ class Completion:
         self.finish_reason: FinishReason | None = None
         self.failure: Failure | None = None
         self._stop_checker = self._guard(self._make_stop_checker, None) if sampling.stop else None
+        form = prompt.form or sampling.form
+        self.form: FormMatcher | None = model.forms.begin(form) if form else None
 
     @property
     def num_tokens(self) -> int:
@@ -93,13 +100,20 @@ class Completion:
         self._token_ids.append(token_id)
         self._logprobs.append(logprob)
         early = len(self._token_ids) < self._sampling.min_new_tokens
-        stopped = self._stops(token_id)
+        stopped = self._stops(token_id) or self._completes_form(token_id)
         if self.failure or (stopped and not early):
             self.finish_reason = "stop"
         elif self._sampling.cut_repetition and not early:
             self._cut_repetition()
         if self.finish_reason is None and len(self._token_ids) == self._max_new_tokens:
             self.finish_reason = "length"
+
+    def lose_form(self) -> None:
+        """End as failed: what may come next cannot be found."""
+        why = (self.form and self.form.error) or "no token of the vocabulary can come next"
+        message = f"the form must be one that an answer can be held to, after {self.num_tokens} tokens: {why}"
+        self.failure = Failure(stage="generate", type="FormLost", message=message)
+        self.finish_reason = "stop"
 
     def retry(self) -> "Completion | None":
         """Begin a retry under the retry penalty; None where this one needs none or was it."""
@@ -124,7 +138,7 @@ class Completion:
             finish_reason=self.finish_reason,
             num_generated_tokens=len(self._token_ids),
             num_cut_tokens=0 if self._num_kept is None else len(self._token_ids) - self._num_kept,
-            mean_logprob=sum(self._logprobs) / len(self._logprobs),
+            mean_logprob=sum(self._logprobs) / max(1, len(self._logprobs)),
             num_tries=1 if self._first is None else 2,
             first_text=None if self._first is None else self._first._readable_text(),
         )
@@ -165,6 +179,9 @@ class Completion:
         fewer = range(num - 1, max(num - _LONGEST_CHARACTER, 0), -1)
         return next((n for n in (*more, *fewer) if not self._decode(self._token_ids[:n]).endswith(_BROKEN)), num)
 
+    def _completes_form(self, token_id: int) -> bool:
+        return self.form is not None and self.form.take(token_id)
+
     def _text(self) -> str:
         if self._stop_checker is not None and self._stop_checker.found is not None:
             return self._before(self._stop_checker.found)
@@ -188,4 +205,6 @@ class Completion:
         return whole + own[: stop.num_bytes].decode(errors="replace")
 
     def _decode(self, token_ids: list[int]) -> str:
+        if self.form is not None:
+            return self.form.text(token_ids)
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))

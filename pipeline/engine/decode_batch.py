@@ -1,10 +1,12 @@
 """A decode batch: the slots that take a step together, from part to part of the network."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.engine.kernels.device import (
     HostCopy,
@@ -41,19 +43,21 @@ class DecodeBatch:
         sampler: Sampler,
         attend_pages: Attend | None,
         shapes: Shapes,
-        num_seen: int,  # tokens of the vocabulary whose use is remembered, for penalties; 0 where there are none
     ) -> None:
         self._decoder, self._cache, self._sampler, self._attend_pages = decoder, cache, sampler, attend_pages
         self.num_slots, self._num_pages = shapes.slots, num_pages(shapes.max_sequence_length)
         self._num_rows = round_up(self.num_slots, BLOCK)
         devices = [part.device for part in decoder.parts]
         self._positions = [SlotPositions(self._num_rows, self._num_pages, device) for device in devices]
-        self._tokens = SlotTokens(self._num_rows, num_seen, devices[-1])
+        self._tokens = SlotTokens(self._num_rows, sampler.num_seen, sampler.num_words, devices[-1])
         # What a part begins with, where the one before left it, and what it ends with, for the one behind.
         self._token_ids = self._tokens.token_ids.to(devices[0])
         shape = (self._num_rows, decoder.shape.hidden)
         self._ends = [torch.zeros(shape, dtype=decoder.dtype, device=device) for device in devices[:-1]]
         self._begins = [end.to(device) for end, device in zip(self._ends, devices[1:], strict=True)]
+        # With forms the step is cut before the sampler: masks are made on the host while the network is at work.
+        self._samples_apart = sampler.num_words > 0
+        self._logits: Tensor | None = None  # of a step that is cut
         self._graphs: list[torch.cuda.CUDAGraph] | None = None
         self._sampled: torch.cuda.Event | None = None  # once the last tokens are
 
@@ -75,8 +79,14 @@ class DecodeBatch:
         for positions in self._positions:
             positions.release(to_device(rows, positions.device))
 
-    def step(self, longest: int, stopwatch: Stopwatch) -> HostCopy:
-        """Sample one more token in every slot, whose sequences have `longest` tokens at most."""
+    def step(
+        self, longest: int, stopwatch: Stopwatch, make_masks: Callable[[], Tensor | None] | None = None
+    ) -> HostCopy:
+        """Sample one more token in every slot, whose sequences have `longest` tokens at most.
+
+        `make_masks` is called once the network is at work; where it returns masks, of all rows, they replace those of
+        the step before.
+        """
         span = min(round_up(longest + 1, SPAN_STEP), self._num_pages * PAGE)
         for number, positions in enumerate(self._positions):
             self._take_over(number)
@@ -85,6 +95,8 @@ class DecodeBatch:
                     self._graphs[number].replay()
                 else:
                     self._run(number, span)
+        if self._samples_apart:
+            self._sample_apart(stopwatch, make_masks)
         self._sampled = event_on(self._tokens.token_ids.device)
         return HostCopy(self._tokens.token_ids[: self.num_slots], self._tokens.logprobs[: self.num_slots])
 
@@ -100,16 +112,16 @@ class DecodeBatch:
                 for number in range(len(self._positions)):
                     self._take_over(number)
                     self._run(number, self._num_pages * PAGE)
+                if self._samples_apart:
+                    self._sample()
 
     def capture(self) -> None:
         """Record each part of the step as a CUDA graph; to be called after warming up, while every slot is idle."""
-        graphs = []
-        for number, positions in enumerate(self._positions):
-            graph = torch.cuda.CUDAGraph()
-            # the stream: a graph's own is the first device's that had one
-            with torch.cuda.device(positions.device), torch.cuda.graph(graph, stream=side_stream(positions.device)):
-                self._run(number, self._num_pages * PAGE)
-            graphs.append(graph)
+        steps = [partial(self._run, number, self._num_pages * PAGE) for number in range(len(self._positions))]
+        devices = [positions.device for positions in self._positions]
+        graphs = [_captured(step, device) for step, device in zip(steps, devices, strict=True)]
+        if self._samples_apart:
+            graphs.append(_captured(self._sample, devices[-1]))
         self._graphs = graphs
 
     def _take_over(self, number: int) -> None:
@@ -133,5 +145,34 @@ class DecodeBatch:
         if number < len(self._ends):
             self._ends[number].copy_(x)
         else:
-            self._tokens.advance(self._sampler.sample(self._decoder.logits(x), self._tokens.state()))
+            self._logits = self._decoder.logits(x)
+            if not self._samples_apart:
+                self._sample()
         here.advance()
+
+    def _sample_apart(self, stopwatch: Stopwatch, make_masks: Callable[[], Tensor | None] | None) -> None:
+        """Make the masks, now that the network is at work, and sample behind it."""
+        masks = make_masks() if make_masks is not None else None
+        if masks is not None:
+            self._tokens.set_masks(masks)
+        with stopwatch("decode", self._positions[-1].device):
+            if self._graphs is not None:
+                self._graphs[-1].replay()
+            else:
+                self._sample()
+
+    def _sample(self) -> None:
+        """Sample from the logits of the network's last part, which are no longer kept unless a graph reads them."""
+        logits = self._logits
+        assert logits is not None
+        if not self._samples_apart:
+            self._logits = None
+        self._tokens.advance(self._sampler.sample(logits, self._tokens.state()))
+
+
+def _captured(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    # the stream: a graph's own is the first device's that had one
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=side_stream(device)):
+        step()
+    return graph

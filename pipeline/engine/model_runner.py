@@ -1,6 +1,6 @@
 """Run the model on the device: image encoding, prefills and decode steps, over one key-value cache."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,7 @@ from pipeline.engine.prefill_group import ImageInputs
 from pipeline.engine.sampling import Sampler, SamplingState, sequence_seed
 from pipeline.engine.sequence import Sequence
 from pipeline.engine.shapes import Shapes
+from pipeline.engine.slots import SlotMasks, fill_masks
 from pipeline.engine.statistics import Counters
 from schemas.engine import BLOCK, Sampling
 from schemas.sample import Sample, TokenIds
@@ -59,9 +60,11 @@ class ModelRunner:
         self.cache = KVCache(cached, model.decoder.rotary(shapes.max_sequence_length), model.decoder.parts, write)
         self._num_pages = num_pages(shapes.max_sequence_length)  # of a sequence, at most
         stop_ids = torch.tensor(() if sampling.ignore_eos else model.stop_ids, dtype=torch.int64)
-        self._sampler = Sampler(sampling, model.num_tokens, stop_ids.to(self._devices[-1]))
-        self._num_seen = self._sampler.width if sampling.penalises else 0
+        if sampling.takes_forms:
+            model.forms.prepare(sampling.form)
+        self._sampler = Sampler(sampling, model.num_tokens, stop_ids.to(self._devices[-1]), model.forms.num_words)
         self._batches = [self._decode_batch() for _ in range(shapes.num_batches)]
+        self._masks = [self._slot_masks(shapes.slots) for _ in range(shapes.num_batches)]
         self._fused = fused_kernels(shapes.prefill_kernels)
         self._tiles_per_call = shapes.tiles_per_call
         self._prefix_cache: dict[bytes, KeyValues] = {}
@@ -70,7 +73,11 @@ class ModelRunner:
 
     @torch.inference_mode()  # as all that runs: a compiler takes tensors that were made otherwise for another kind
     def _decode_batch(self) -> DecodeBatch:
-        return DecodeBatch(self._decoder, self.cache, self._sampler, self._attend_pages, self._shapes, self._num_seen)
+        return DecodeBatch(self._decoder, self.cache, self._sampler, self._attend_pages, self._shapes)
+
+    @torch.inference_mode()
+    def _slot_masks(self, num: int) -> SlotMasks:
+        return SlotMasks(round_up(num, BLOCK), self._sampler.num_words, pinned=self._device.type == "cuda")
 
     @torch.inference_mode()
     def encode_images(self, images: Iterable[ImageInputs]) -> OutOfMemory | None:
@@ -189,32 +196,53 @@ class ModelRunner:
 
     def _sampling_state(self, sequences: Collection[Sequence], num: int) -> SamplingState:
         """Make what the sampler must know of the sequences, padded to `num` rows."""
-        seeds = np.zeros(num, np.int64)
-        seen = torch.zeros(num, self._num_seen, dtype=torch.bool)
+        seeds, num_seen = np.zeros(num, np.int64), self._sampler.num_seen
+        seen = torch.zeros(num, num_seen, dtype=torch.bool)
         penalties = torch.ones(num)
         for row, sequence in enumerate(sequences):
             seeds[row] = sequence_seed(self._sampling.seed, sequence.sample.id, sequence.prompt.id)
-            if self._num_seen:
+            if num_seen:
                 seen[row, sequence.prompt.token_ids] = True
                 penalties[row] = sequence.completion.penalty
         return SamplingState(
             seeds=to_device(seeds, self._devices[-1]),
             steps=to_device(np.zeros_like(seeds), self._devices[-1]),
-            seen=to_device(seen, self._devices[-1]) if self._num_seen else None,
-            penalties=to_device(penalties, self._devices[-1]) if self._num_seen else None,
+            seen=to_device(seen, self._devices[-1]) if num_seen else None,
+            penalties=to_device(penalties, self._devices[-1]) if num_seen else None,
+            masks=self._first_masks(sequences, num),
         )
 
+    def _first_masks(self, sequences: Collection[Sequence], num: int) -> Tensor | None:
+        """Return the masks of the sequences' first tokens, padded to `num` rows; None in a job without forms."""
+        if not self._sampler.num_words:
+            return None
+        completions = {row: sequence.completion for row, sequence in enumerate(sequences)}
+        masks = SlotMasks(num, self._sampler.num_words, pinned=False)
+        return to_device(fill_masks(masks, self._model.forms, completions), self._devices[-1])
+
     @torch.inference_mode()
-    def decode(self, running: Mapping[int, Sequence], batch: int) -> InFlight:
-        """Sample one more token in every slot of a decode batch; `running` are its sequences by slot."""
-        decode_batch = self._batches[batch]
+    def decode(self, running: Mapping[int, Sequence], batch: int, read_due: Callable[[], None]) -> InFlight:
+        """Sample one more token in every slot of a decode batch; `running` are its sequences by slot.
+
+        Where any of them has a form, `read_due` is called once the network is at work: what may come next depends on
+        the tokens before.
+        """
+        decode_batch, masks = self._batches[batch], self._masks[batch]
         longest = max((sequence.num_tokens for sequence in running.values()), default=0)
-        copy = decode_batch.step(longest, self.stopwatch)
+        first = batch * self._shapes.slots
+        completions = {slot - first: sequence.completion for slot, sequence in running.items()}
+
+        def make_masks() -> Tensor | None:
+            if any(one.form for one in completions.values()):
+                read_due()
+            elif not masks.is_set:
+                return None
+            return fill_masks(masks, self._model.forms, completions)
+
+        copy = decode_batch.step(longest, self.stopwatch, make_masks)
         self.counters.num_decode_steps += 1
         self.counters.num_slot_steps += decode_batch.num_slots
-        first = batch * self._shapes.slots
-        completions = tuple((slot - first, sequence.completion) for slot, sequence in running.items())
-        return InFlight(copy=copy, completions=completions, batch=batch)
+        return InFlight(copy=copy, completions=tuple(completions.items()), batch=batch)
 
     @torch.inference_mode()
     def warm_up(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from schemas.engine import Sampling
 
 _WIDTH_STEP = 16  # float32 numbers in 64 bytes
+_WORD = 32  # tokens in a word of a mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class SamplingState:
     steps: Tensor  # (rows,) int64: tokens sampled so far
     seen: Tensor | None  # (rows, the sampler's width) bool: tokens of the prompt and the answer; None without a penalty
     penalties: Tensor | None = None  # (rows,) float32: of the tokens seen, 1 for none; None where `seen` is
+    masks: Tensor | None = None  # (rows, words) int32, a bit a token: those that may come next; None without forms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +34,15 @@ class Sampled:
 class Sampler:
     """Samples one token a row; no number of a row depends on another's, and nothing waits for the host."""
 
-    def __init__(self, sampling: Sampling, num_tokens: int, stop_ids: Tensor) -> None:
+    def __init__(self, sampling: Sampling, num_tokens: int, stop_ids: Tensor, num_words: int = 0) -> None:
         self._sampling = sampling
         self._num_tokens = num_tokens
         self.width = -(-num_tokens // _WIDTH_STEP) * _WIDTH_STEP  # of what is known about every token
+        self.num_seen = self.width if sampling.penalises else 0  # tokens whose use is remembered, for penalties
+        self.num_words = num_words if sampling.takes_forms else 0  # of a row's mask
         ends = torch.zeros(self.width, dtype=torch.bool, device=stop_ids.device)
         self._ends = ends.index_fill(0, stop_ids[stop_ids < num_tokens], True)
+        self._bits = torch.arange(_WORD, dtype=torch.int32, device=stop_ids.device)
 
     def sample(self, logits: Tensor, state: SamplingState) -> Sampled:
         """Sample the next token of every row from its logits, (rows, vocabulary)."""
@@ -63,7 +68,8 @@ class Sampler:
         return padded
 
     def _penalise(self, logits: Tensor, state: SamplingState) -> Tensor:
-        """Apply the repetition penalty, then forbid an end before `min_new_tokens`: transformers' order."""
+        """Apply the repetition penalty, then forbid an end before `min_new_tokens`: transformers' order; then what the
+        row's form does not allow."""
         if state.seen is not None and state.penalties is not None:
             penalty = state.penalties[:, None]  # a factor of 1 changes no bit
             penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
@@ -71,6 +77,9 @@ class Sampler:
         if self._sampling.min_new_tokens:
             early = (state.steps < self._sampling.min_new_tokens)[:, None]
             logits = logits.masked_fill(early & self._ends, -torch.inf)
+        if state.masks is not None:
+            allowed = (state.masks[:, :, None] >> self._bits & 1).flatten(1)[:, : self.width]
+            logits = torch.where(allowed.bool(), logits, -torch.inf)
         return logits
 
 

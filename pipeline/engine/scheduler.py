@@ -157,7 +157,7 @@ class Scheduler:
         lengths = [sequence.num_tokens for sequence in running.values()]
         self._counters.num_busy_slot_steps += len(lengths)
         self._counters.num_attention_pairs += sum(lengths)
-        run = partial(self._runner.decode, running, batch)
+        run = partial(self._runner.decode, running, batch, partial(self._read_due, batch))
         launched = try_in_memory(run, self._counters)
         if isinstance(launched, OutOfMemory):  # its shape is always the same: what the allocator kept back must do
             launched = run()
@@ -182,14 +182,19 @@ class Scheduler:
         """
         if launched.batch is None:
             return len(self._in_flight) - self._shapes.num_batches
-        before = list(self._in_flight)[:-1]
-        due = [i for i, one in enumerate(before, start=1) if one.batch in (None, launched.batch)]
-        return due[-1] if due else 0
+        return _num_before(list(self._in_flight)[:-1], launched.batch)
+
+    def _read_due(self, batch: int) -> None:
+        """Read the newest tokens of a decode batch, whose next step is being launched."""
+        self._read(_num_before(self._in_flight, batch))
+
+    def _read(self, num: int) -> None:
+        for _ in range(num):
+            self._in_flight.popleft().read()
 
     def _postprocess(self, num_due: int) -> None:
         """Read the tokens of so many launches; release the slots of sequences that ended."""
-        for _ in range(num_due):
-            self._in_flight.popleft().read()
+        self._read(num_due)
         ended = [sequence for sequence in self._running.values() if sequence.completion.finish_reason]
         self._release(ended)
         for sequence in ended:
@@ -225,3 +230,9 @@ class Scheduler:
             if not sequence.completion.is_finite:
                 self._runner.clear(sequence.allocation)
         self._allocator.free(allocations)
+
+
+def _num_before(launches: Iterable[InFlight], batch: int) -> int:
+    """Count the launches up to the last one that a decode batch's sequences have a token of."""
+    due = [i for i, one in enumerate(launches, start=1) if one.batch in (None, batch)]
+    return due[-1] if due else 0

@@ -175,7 +175,7 @@ class _GenerateAndWrite:
             guard = Guard("generate", shard.markers, self._generate.fail_rows, self._gate, accused=accused)
             with self._generate.sampling(shard.settings):
                 began = time.monotonic()
-                answers = final_answers(guard(key.unit, lambda _: samples, self._generate))
+                answers = final_answers(guard(key.unit, lambda _: samples, self._generate), shard.settings)
             write_unit(shard.folder, shard.run, key.unit, answers)
             counts = count_answers(answers)
         return UnitReport(

@@ -50,6 +50,7 @@ class ColumnChoices:
     values: tuple[str, ...] = ()
     reference: str | None = None  # the texts that are right; kept as REFERENCE, and never a prompt
     image_root: str | None = None  # what paths of images are relative to; None: their file's folder
+    json_schema: str | None = None  # the form of each row's answer; never a prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,8 @@ class Columns:
     messages: str | None = None
     ignored: tuple[str, ...] = ()  # could be taken for what to ask, and are not asked
     llava: bool = False  # whether messages are LLaVA's {from, value}, by their type
-    values: tuple[str, ...] = ()  # that the job's prompts name
+    values: tuple[str, ...] = ()  # that the job's prompts name, and `json_schema`
+    json_schema: str | None = None  # the form of each row's answer
     keep: tuple[Kept, ...] = ()
     options: str | None = None  # what every row asks of its own answer, as JSON
     image_root: str | None = None  # what paths of images are relative to; None: their file's folder
@@ -113,7 +115,7 @@ def find_columns(files: Sequence[FileSchema], choices: ColumnChoices, convention
     A column of a conventional name is used or refused, whatever its type and whichever of the files have it.
     """
     found = _Found(schema=_common_schema(files), files=tuple(files), convention=convention)
-    asked = _find_asked(found.without(choices.reference), choices)
+    asked = _find_asked(found.without(choices.reference).without(choices.json_schema), choices)
     image = _find_image(found, choices, needed=asked["messages"] is None)
     messages = asked["messages"]
     columns = Columns(
@@ -123,7 +125,8 @@ def find_columns(files: Sequence[FileSchema], choices: ColumnChoices, convention
         prompt=asked["prompt"],
         messages=messages,
         llava=messages is not None and is_llava(found.type_of(messages)),
-        values=_find_values(found.schema, choices.values),
+        values=_find_values(found.schema, choices),
+        json_schema=choices.json_schema,
         keep=_find_kept(found, choices.keep, _find_reference(found.schema, choices.reference)),
     )
     for file in files:
@@ -161,7 +164,8 @@ def describe_columns(columns: Columns) -> list[str]:
         f"id: column {columns.id!r}" if columns.id else f"id: {made}",
         _describe_asked(columns),
     ]
-    lines += [f"prompt: names column {name!r}" for name in columns.values]
+    lines += [f"prompt: names column {name!r}" for name in columns.values if name != columns.json_schema]
+    lines += [] if columns.json_schema is None else [f"form: column {columns.json_schema!r}, a JSON schema"]
     return [*lines, *(f"keep: column {kept.column!r} as {kept.name!r}" for kept in columns.keep)]
 
 
@@ -187,7 +191,8 @@ def columns_of_files(schema: pa.Schema, choices: ColumnChoices) -> Columns:
         raise Refused(f"{given[0]} needs a table as input: image files have no columns but {_listed(schema)}")
     found = _Found(schema=schema, files=(FileSchema(url="image files", schema=schema),))
     keep = _find_kept(found, choices.keep, _find_reference(schema, choices.reference))
-    return Columns(values=_find_values(schema, choices.values), keep=keep, schema=schema)
+    values = _find_values(schema, choices)
+    return Columns(values=values, json_schema=choices.json_schema, keep=keep, schema=schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,13 +367,19 @@ def _only_an_image(type: pa.DataType) -> bool:
     return is_binary(type) or image_kind(type) == "struct"
 
 
-def _find_values(schema: pa.Schema, names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
+def _find_values(schema: pa.Schema, choices: ColumnChoices) -> tuple[str, ...]:
+    for name in choices.values:
         _check_name(schema, "--prompt with", name)
         type = schema.field(name).type
         if not is_value(type):
             raise Refused(f"--prompt with {name} must name a column of text or numbers, got {type}")
-    return names
+    if choices.json_schema is None:
+        return choices.values
+    _check_name(schema, "--json-schema-column", choices.json_schema)
+    if not is_text(schema.field(choices.json_schema).type):
+        type = schema.field(choices.json_schema).type
+        raise Refused(f"--json-schema-column {choices.json_schema} must be a string, the JSON of a schema, got {type}")
+    return tuple(dict.fromkeys((*choices.values, choices.json_schema)))
 
 
 def _find_reference(schema: pa.Schema, name: str | None) -> tuple[Kept, ...]:

@@ -51,4 +51,6 @@ def sampling_of(settings: JobSettings) -> Sampling:
         min_new_tokens=settings.min_new_tokens,
         stop=settings.stop,
         seed=settings.seed,
+        form=settings.form,
+        row_forms=settings.json_schema_column is not None,
     )

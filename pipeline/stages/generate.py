@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from pipeline.preprocess.parsed import PARSED, parse_texts, shape_of
 from pipeline.sources.kept import beside, restore
 from pipeline.sources.reader import KEEP
 from pipeline.stages.engine_settings import sampling_of
@@ -68,11 +69,15 @@ class Generate:
         return _answered(samples, answers, table)
 
 
-def final_answers(table: pa.Table) -> pa.Table:
-    """Return the table as it is written: ANSWER_SCHEMA, then the kept columns with their own names and types."""
+def final_answers(table: pa.Table, settings: JobSettings | None = None) -> pa.Table:
+    """Return the table as it is written: ANSWER_SCHEMA, then the kept columns with their own names and types, then what
+    the answers say where they are parsed."""
     names = [name.removeprefix(KEEP) for name in table.column_names]
     assert names[: len(ANSWER_SCHEMA)] == ANSWER_SCHEMA.names
-    return restore(table.rename_columns(names))
+    answers, shape = restore(table.rename_columns(names)), None if settings is None else shape_of(settings)
+    if shape is None:
+        return answers
+    return answers.append_column(pa.field(PARSED, shape.type), parse_texts(answers["text"].to_pylist(), shape))
 
 
 def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:

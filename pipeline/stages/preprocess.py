@@ -8,6 +8,7 @@ from itertools import chain, islice
 import pyarrow as pa
 
 from pipeline.preprocess.conversation import Conversation, ask, parse_messages
+from pipeline.preprocess.forms import row_form
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.options import longest_answer
 from pipeline.preprocess.pdf import PdfPage
@@ -140,8 +141,9 @@ class Preprocess:
 
     def _build(self, request: Request, id: str, conversation: Conversation, images: Images) -> Prompt:
         longest = longest_answer(request.options, self._settings)
+        form = row_form(request.values, self._settings.json_schema_column)
         built = self.preprocessor.build_conversation(id, conversation, images)
-        return replace(built, max_new_tokens=min(built.max_new_tokens, longest))
+        return replace(built, max_new_tokens=min(built.max_new_tokens, longest), form=form)
 
 
 def conversation_of(request: Request, prompt: NamedPrompt | None) -> Conversation:

@@ -6,14 +6,18 @@ from itertools import groupby
 import pytest
 import torch
 
+from pipeline.engine.admit import admit
+from pipeline.engine.engine import Engine
 from pipeline.engine.kernels.pages import EMPTY, PAGE
 from pipeline.engine.model_runner import ModelRunner
 from pipeline.engine.network.load import load_model
 from pipeline.engine.prefill_group import group_sequences
 from pipeline.engine.scheduler import Scheduler
 from pipeline.engine.shapes import resolve_shapes
+from schemas.engine import Sampling
 from tests.engine.groups import sequence_of
 from tests.engine.oracle import FP32, Oracle, Question
+from tests.engine.test_forms import RECEIPT, WORD, YES_NO, with_forms
 from tests.tiny import checkpoint
 
 SETTINGS = replace(FP32, num_devices=2, slots=4)
@@ -35,9 +39,9 @@ class Watched(ModelRunner):
         self.launched += "P"
         return super().prefill(batch, images)
 
-    def decode(self, running, batch):
+    def decode(self, running, batch, read_due):
         self.launched += str(batch)
-        return super().decode(running, batch)
+        return super().decode(running, batch, read_due)
 
 
 def answered(oracle: Oracle, questions: list[Question], **shapes) -> tuple[Watched, list[str]]:
@@ -82,3 +86,23 @@ def test_a_step_too_many_writes_to_no_page_but_its_own(halves) -> None:
     for layer in range(halves.model.decoder.shape.layers):
         for stored in runner.cache.of(layer):
             assert torch.count_nonzero(stored[:, EMPTY * PAGE : (EMPTY + 1) * PAGE]) == 0
+
+
+def test_answers_with_a_form_are_the_same_where_tokens_are_read_late(halves) -> None:
+    """Rows with a form and without follow each other in every slot."""
+    questions = [Question(id=str(i), max_new_tokens=(6 + 5 * (i % 7),)) for i in range(30)]
+    samples = with_forms([halves.sample(question) for question in questions], (None, YES_NO, WORD, None, RECEIPT))
+    settings = replace(SETTINGS, sampling=Sampling(row_forms=True))
+    shapes = resolve_shapes(halves.model, settings)
+    runner = ModelRunner(halves.model, settings.sampling, shapes)
+    scheduler = Scheduler(runner, shapes, on_gpu=True)
+    sequences = [admit(sample, halves.model, settings.sampling, shapes)[0] for sample in samples]
+    for sequence in sequences:
+        scheduler.add(group_sequences([sequence], 3, halves.model.image_token_id))
+    while not scheduler.is_idle:
+        scheduler.step(more_to_come=False)
+    found = [(one.text, one.mean_logprob, one.finish_reason) for one in (sequence.answer() for sequence in sequences)]
+    alone = Engine(halves.model, replace(settings, slots=1)).generate(samples)
+    assert [text for text, *_ in found] == [one.text for one in alone]
+    at_once = Engine(halves.model, settings).generate(samples)
+    assert found == [(one.text, one.mean_logprob, one.finish_reason) for one in at_once]

@@ -23,6 +23,7 @@ from schemas.engine import EngineSettings, Sampling
 from tests.engine import prefixes
 from tests.engine.oracle import Oracle, Question, mixed_questions
 from tests.engine.prefixes import TEXTS, exact
+from tests.engine.test_forms import RECEIPT, WORD, YES_NO, is_of, with_forms
 from tests.tiny import build, checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -298,3 +299,24 @@ def test_over_two_cards_every_answer_is_that_of_one(folder, dtype, quantize) -> 
         samples = samples_of(oracle) + prefixes.mixed_samples(oracle)
         found.append(exact(Engine(oracle.model, settings), samples))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("settings", [PLAIN, FAST], ids=["plain", "graphs"])
+def test_answers_with_a_form_are_of_it_and_cost_the_others_no_bit(folder, settings) -> None:
+    """The step is cut before its sampler: masks come from the host while the network is at work."""
+    oracle = oracle_of(folder, settings)
+    samples = [replace(sample, prompts=sample.prompts[:1]) for sample in samples_of(oracle)]
+    mixed = with_forms(samples, (None, YES_NO, WORD, RECEIPT))
+
+    def answers(asked, **sampling):
+        engine = Engine(oracle.with_text, replace(settings, sampling=Sampling(**sampling)))
+        return {one.id: (one.text, one.mean_logprob, one.finish_reason) for one in engine.generate(asked)}
+
+    found = answers(mixed, row_forms=True)
+    assert found == answers(mixed[::-1], row_forms=True)
+    assert answers(mixed[::5], row_forms=True) == {one.id: found[one.id] for one in mixed[::5]}
+    plain = answers([one for one in mixed if one.prompts[0].form is None])
+    assert plain == {id: found[id] for id in plain}
+    for one in mixed:
+        form, (text, _, reason) = one.prompts[0].form, found[one.id]
+        assert form is None or reason == "length" or is_of(form, text)

@@ -41,6 +41,10 @@ def test_settings_are_frozen() -> None:
         pytest.param({"output": "s3://me:x@b/a"}, r"--output s3://\*\*\*@b/a must not hold a user", id="output"),
         pytest.param({"adapter": "https://t@h/a"}, r"--adapter https://\*\*\*@h/a must not hold a user", id="adapter"),
         pytest.param({"model": "https://h/a?sig=x"}, r"--model https://h/a\?sig=\*\*\* must not", id="signed"),
+        pytest.param({"regex": "a", "choices": "a,b"}, "--regex and --choices exclude each other", id="two forms"),
+        pytest.param({"regex": "a", "stop": ("x",)}, "--stop must be left out where answers have a form", id="stop"),
+        pytest.param({"json_schema": "no/such.json"}, "no/such.json: the file cannot be read", id="no schema"),
+        pytest.param({"json_schema_column": "s", "strips": "auto"}, "--strips must be off", id="strips and a form"),
     ],
 )
 def test_a_bad_setting_is_refused(changes: dict[str, object], message: str) -> None:
@@ -104,3 +108,25 @@ def test_a_path_that_is_not_utf_8_is_its_uri() -> None:
     assert found.input == ("file:///in/caf%E9/%2A.png", "/in/é")
     assert found.output == "file:///%FF"
     assert JobSettings.model_validate_json(found.model_dump_json()) == found
+
+
+def test_the_settings_hold_the_schema_itself_wherever_it_came_from(tmp_path) -> None:
+    path = tmp_path / "receipt.json"
+    path.write_text('{ "type":\n "object" }', encoding="utf-8")
+    for given in (str(path), '{"type": "object"}', {"type": "object"}):
+        found = settings(json_schema=given)
+        assert found.json_schema == '{"type": "object"}'
+        assert JobSettings.model_validate(found.model_dump()) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "choices"),
+    [
+        pytest.param("a,b c,d", ("a", "b c", "d"), id="with commas"),
+        pytest.param(("a,b",), ("a", "b"), id="one flag"),
+        pytest.param(("a,b", "c"), ("a,b", "c"), id="several flags"),
+        pytest.param(["a", "b"], ("a", "b"), id="a list"),
+    ],
+)
+def test_choices_are_one_text_with_commas_or_several(given: object, choices: tuple[str, ...]) -> None:
+    assert settings(choices=given).choices == choices

@@ -35,7 +35,9 @@ def test_a_jobs_own_settings_are_marked_where_every_job_has_them() -> None:
 
 def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
     sampling = names_where(KINDS, lambda kind: kind.decides == "sampling")
-    assert sampling == set(Sampling.__dataclass_fields__) - {"ignore_eos"}  # which is for benchmarks
+    forms = {"json_schema", "regex", "choices"}  # which make one `form`
+    told = set(Sampling.__dataclass_fields__) - {"ignore_eos", "row_forms"}  # for benchmarks; of the rows themselves
+    assert sampling - forms == told - {"form"}
 
 
 @pytest.mark.parametrize(
@@ -50,20 +52,20 @@ def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
         ),
         pytest.param(
             OWNED,
-            "input output limit prompt prompt_column messages_column id_column image_column image_root keep",
+            "input output limit prompt prompt_column messages_column id_column image_column image_root keep "
+            "json_schema_column",
             id="follows from the sweep",
         ),
         pytest.param(
             FIXED - {"job", "input_rows", "input_layout", "prompt_ids"},
-            "keep id_column reference_column unit_rows",
+            "keep id_column reference_column unit_rows parse",
             id="never changes within a folder",
         ),
         pytest.param(
             set(KINDS) - set(RETRIED),
             "input output allow_root model revision adapter prompt system chat_template image_column id_column "
             "prompt_column messages_column reference_column keep limit image_root dtype engine quantize attention "
-            "unit_rows "
-            "max_fetch_error_rate",
+            "unit_rows max_fetch_error_rate json_schema regex choices json_schema_column parse",
             id="never another on a retry",
         ),
     ],

@@ -21,6 +21,7 @@ from transformers import (
 
 from pipeline.engine.kernels.packages import check_packages
 from pipeline.engine.network.decoder import Decoder, decoder_shape
+from pipeline.engine.network.forms import Forms
 from pipeline.engine.network.memory import check_memory
 from pipeline.engine.network.partition import device_map, devices_of, move_to_devices, partition
 from pipeline.engine.network.vision import Vision
@@ -43,6 +44,7 @@ class LoadedModel:
     image_token_id: int
     stop_ids: tuple[int, ...]  # any of them ends an answer
     num_tokens: int  # embeddings from here on are padding of the table, never trained: their tokens are never sampled
+    forms: Forms
 
     @property
     def device(self) -> torch.device:
@@ -129,14 +131,17 @@ def make_ready(
     tokenizer, images = processor.tokenizer, processor.image_processor
     decoder = Decoder(network, devices_of(settings), fp8=settings.quantize == "fp8")
     move_to_devices(network, decoder.parts)
+    stop_ids = stop_ids_of(network, tokenizer, settings.sampling.stop)
+    num_tokens = min(max(tokenizer.get_vocab().values()) + 1, network.config.get_text_config().vocab_size)
     return LoadedModel(
         network=network,
         decoder=decoder,
         vision=Vision(network, read_scale(images)),
         tokenizer=tokenizer,
         image_token_id=network.config.image_token_id,
-        stop_ids=stop_ids_of(network, tokenizer, settings.sampling.stop),
-        num_tokens=min(max(tokenizer.get_vocab().values()) + 1, network.config.get_text_config().vocab_size),
+        stop_ids=stop_ids,
+        num_tokens=num_tokens,
+        forms=Forms(tokenizer, stop_ids, num_tokens),
     )
 
 

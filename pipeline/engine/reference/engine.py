@@ -17,9 +17,10 @@ from pipeline.engine.completion import Completion
 from pipeline.engine.reference.inputs import batch_inputs
 from pipeline.engine.reference.load import ReferenceModel, load_reference
 from pipeline.engine.sampling import Sampler, SamplingState, sequence_seed
+from pipeline.engine.slots import SlotMasks, fill_masks
 from schemas.answer import Answer, answer_from
 from schemas.engine import EngineSettings, EngineStatistics, Sampling
-from schemas.errors import Failure
+from schemas.errors import Failure, Refused
 from schemas.sample import Prompt, Sample
 
 
@@ -38,7 +39,7 @@ class ReferenceEngine:
 
     def __init__(self, model: ReferenceModel, settings: EngineSettings) -> None:
         self._model, self._settings = model, settings
-        self._sampling = settings.sampling
+        self.set_sampling(settings.sampling)
         self._batch_size = settings.slots or settings.batch_size  # halved where memory is short, for good
         self._lock = threading.Lock()
         self._counts = EngineStatistics()
@@ -67,6 +68,8 @@ class ReferenceEngine:
 
     def set_sampling(self, sampling: Sampling) -> None:
         """Sample otherwise from now on; nobody may be generating."""
+        if sampling.takes_forms:
+            self._model.forms.prepare(sampling.form)
         self._sampling = sampling
 
     def statistics(self) -> EngineStatistics:
@@ -86,7 +89,10 @@ class ReferenceEngine:
             return _Row(sample, prompt, failure=Failure(stage="generate", type="TooLong", message=message))
         if most is not None:
             prompt = replace(prompt, max_new_tokens=min(prompt.max_new_tokens, most - len(prompt.token_ids)))
-        return _Row(sample, prompt, Completion(self._model, self._sampling, prompt))
+        try:
+            return _Row(sample, prompt, Completion(self._model, self._sampling, prompt))
+        except Refused as error:  # of the row's own form
+            return _Row(sample, prompt, failure=Failure(stage="generate", type="FormRefused", message=str(error)))
 
     def _retry(self, row: _Row) -> bool:
         """Begin the retry under penalty of an answer that was cut as repetition; False where there is none."""
@@ -178,7 +184,10 @@ class _Drawing(LogitsProcessor):  # type: ignore[misc,unused-ignore]
     def __init__(self, model: ReferenceModel, sampling: Sampling, rows: Sequence[_Row], inputs: dict[str, Any]) -> None:
         device = model.device
         self.rows, self.step, self.logprobs = rows, 0, torch.zeros(len(rows))
-        self._sampler = Sampler(sampling, model.num_tokens, torch.tensor(model.stop_ids, device=device))
+        stop_ids = torch.tensor(model.stop_ids, device=device)
+        self._forms = model.forms
+        self._sampler = Sampler(sampling, model.num_tokens, stop_ids, model.forms.num_words)
+        self._masks = SlotMasks(len(rows), self._sampler.num_words, pinned=False)
         seeds = [sequence_seed(sampling.seed, row.sample.id, row.prompt.id) for row in rows]
         penalties = [row.completion.penalty if row.completion else 1.0 for row in rows]
         self._seeds = torch.tensor(seeds, dtype=torch.int64, device=device)
@@ -195,10 +204,19 @@ class _Drawing(LogitsProcessor):  # type: ignore[misc,unused-ignore]
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores in which one token of each row is possible."""
         steps = torch.full_like(self._seeds, self.step)
-        state = SamplingState(seeds=self._seeds, steps=steps, seen=self._seen, penalties=self._penalties)
+        state = SamplingState(
+            seeds=self._seeds, steps=steps, seen=self._seen, penalties=self._penalties, masks=self._next_masks()
+        )
         sampled = self._sampler.sample(scores, state)
         self.step, self.logprobs = self.step + 1, sampled.logprobs.cpu()
         return torch.full_like(scores, -torch.inf).scatter_(1, sampled.token_ids[:, None], 0.0)
+
+    def _next_masks(self) -> Tensor | None:
+        """Return what each row's form allows next; None in a job without forms."""
+        if not self._sampler.num_words:
+            return None
+        completions = {row: one.completion for row, one in enumerate(self.rows) if one.completion}
+        return fill_masks(self._masks, self._forms, completions).to(self._seeds.device)
 
 
 class _Ends(StoppingCriteria):  # type: ignore[misc,unused-ignore]

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from pipeline.engine.kernels.packages import check_packages
+from pipeline.engine.network.forms import Forms
 from pipeline.engine.network.load import in_fewer_bits, stop_ids_of
 from pipeline.preprocess.pixels import PixelScale, read_scale
 from pipeline.weights.proof import check_loaded
@@ -31,6 +32,7 @@ class ReferenceModel:
     scale: PixelScale
     stop_ids: tuple[int, ...]
     num_tokens: int  # embeddings from here on are padding of the table
+    forms: Forms
 
     @property
     def device(self) -> torch.device:
@@ -62,12 +64,14 @@ def load_reference(model: str, settings: EngineSettings) -> ReferenceModel:
     tokenizer = processor.tokenizer
     stop_ids = stop_ids_of(network, tokenizer, settings.sampling.stop)
     network.generation_config = GenerationConfig()  # `generate` would fill in what the settings do not ask
+    num_tokens = min(max(tokenizer.get_vocab().values()) + 1, config.get_text_config().vocab_size)
     return ReferenceModel(
         network=network,
         tokenizer=tokenizer,
         scale=read_scale(processor.image_processor),
         stop_ids=stop_ids,
-        num_tokens=min(max(tokenizer.get_vocab().values()) + 1, config.get_text_config().vocab_size),
+        num_tokens=num_tokens,
+        forms=Forms(tokenizer, stop_ids, num_tokens),
     )
 
 

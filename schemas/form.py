@@ -1,0 +1,54 @@
+"""Form: what an answer's text must be: a JSON schema, a regular expression or one of some texts; and its Arrow type."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+from schemas.errors import Refused
+
+FormKind = Literal["json_schema", "regex", "choices"]
+
+_MOST_BYTES = 2**20  # of a schema's file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """The form of an answer. `text` is the schema's JSON, the expression, or a JSON list of the texts."""
+
+    kind: FormKind
+    text: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(FormKind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(FormKind))}, got {self.kind!r}")
+
+
+FORM = pa.struct([pa.field("kind", pa.string(), nullable=False), pa.field("text", pa.string(), nullable=False)])
+
+
+def read_json_schema(given: object) -> object:
+    """Return the JSON text of a schema that is given as a mapping, as its text, or as the file that it is in; raise
+    Refused where the file cannot be read."""
+    if isinstance(given, Mapping):
+        return json.dumps(given)
+    if not isinstance(given, str) or given.lstrip().startswith("{"):
+        return given
+    try:
+        with open(given, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise Refused(f"--json-schema {given}: the file cannot be read: {reason}") from error
+    if len(data) > _MOST_BYTES:
+        raise Refused(f"--json-schema {given} must be at most {_MOST_BYTES:,} bytes, it is larger")
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"--json-schema {given} must be a JSON schema, it is no JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise Refused(f"--json-schema {given} must be a JSON schema, an object, it is {text.strip()[:40]}")
+    return json.dumps(schema)
