@@ -22,7 +22,7 @@ from pipeline.checkpoint import (
 )
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.forms import check_job_form
-from pipeline.preprocess.parsed import PARSED, shape_of
+from pipeline.preprocess.parsed import answer_columns
 from pipeline.preprocess.template import choose_template
 from pipeline.run_folder.mend import find_gone, is_retried
 from pipeline.run_folder.merge import Units
@@ -37,7 +37,7 @@ from pipeline.sources.versions import at_versions
 from pipeline.storage import filesystem as fs
 from pipeline.weights.hub import locate
 from schemas.errors import Refused
-from schemas.job import PLACEMENT, JobSettings, columns_in, parse_prompts
+from schemas.job import PLACEMENT, JobSettings, columns_in
 
 _UNIT_OF_PAGES = 8  # rows of a unit: a page in strips is some ten times as large as a picture
 
@@ -54,8 +54,8 @@ class Plan:
 
     @property
     def num_prompts(self) -> int:
-        """Return the number of questions asked of every row."""
-        return max(1, len(self.settings.prompt))
+        """Return the number of answers that every row has: of all its questions, and of all draws of each."""
+        return max(1, len(self.settings.prompt)) * self.settings.num_answers
 
     def identity(self) -> dict[str, Any]:
         """Return what two runs share when one may continue the other."""
@@ -64,7 +64,7 @@ class Plan:
             "job": self.job,
             **settings,
             **{name: _without_folder(settings[name]) for name in ("model", "adapter")},
-            "prompt_ids": [prompt.id for prompt in parse_prompts(self.settings.prompt)],
+            "prompt_ids": _named_prompts(self.settings),
             "model_hash": self.model.hash,
             "model_files": self.model.files,
             "code": hash_code(),
@@ -138,11 +138,17 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     if model is None:
         settings, model = resolve_model(settings)
     kept = [(kept.name, kept.type) for kept in listing.columns.keep]
-    shape = shape_of(settings)
-    if shape and PARSED in dict(kept):
-        raise Refused(f"--parse makes a column {PARSED!r}, --keep must give another one another name, as new=old")
-    schema = as_written(written_schema([*kept, *([(PARSED, shape.type)] if shape else [])]))
+    more = answer_columns(settings)
+    if twice := dict(kept).keys() & dict(more).keys():
+        name = min(twice)
+        raise Refused(f"--keep {name}: the answers have a column {name!r}; write --keep input_{name}={name}")
+    schema = as_written(written_schema([*kept, *more]))
     return Plan(job=job, settings=settings, listing=listing, model=model, answer_schema=schema)
+
+
+def _named_prompts(settings: JobSettings) -> list[str]:
+    """Return the names of a row's answers; none where rows ask something of their own, once."""
+    return list(settings.prompt_ids) if settings.prompt or settings.num_answers > 1 else []
 
 
 def _without_folder(model: str | None) -> str | None:

@@ -26,7 +26,7 @@ from pipeline.sources.reader import read_unit_ids
 from pipeline.storage import filesystem as fs
 from schemas.answer import answer_schema_of, table_to_answers
 from schemas.errors import Refused
-from schemas.job import JobSettings, parse_prompts
+from schemas.job import JobSettings
 from schemas.wording import describe_settings, one_line
 
 Key: TypeAlias = tuple[str, str]  # id and prompt_id of an answer
@@ -208,7 +208,7 @@ class _Input:
 
     def keys_of(self, unit: int) -> list[Key]:
         """Return the id and prompt of every answer there must be in a unit, in order."""
-        prompt_ids = [prompt.id for prompt in parse_prompts(self._plan.settings.prompt)] or ["prompt"]
+        prompt_ids = self._plan.settings.prompt_ids
         return [(id, prompt_id) for id in self._ids_of(unit) for prompt_id in prompt_ids]
 
     def _ids_of(self, unit: int) -> list[str]:

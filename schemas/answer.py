@@ -24,6 +24,23 @@ class StripAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """A token with its log-probability under the model's own distribution, in nats; `token` is its text alone."""
+
+    token_id: int
+    token: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of an answer: the token that was drawn, and the likeliest ones that could have been."""
+
+    drawn: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The text for one prompt about one row, or the stage, type and message of what went wrong."""
 
@@ -49,6 +66,7 @@ class Answer:
     strips: tuple[StripAnswer, ...] | None = None
     num_cut_tokens: int | None = None
     first_text: str | None = None
+    steps: tuple[Step, ...] | None = None  # where a job asks for log-probabilities; no column of every answer
 
     def __post_init__(self) -> None:
         if (self.status == "error") != (self.text is None) or (self.status == "error") != (
@@ -97,6 +115,11 @@ ANSWER_SCHEMA = pa.schema(
     ]
 )
 
+_TOKEN = [pa.field("token_id", pa.int32()), pa.field("token", pa.string()), pa.field("logprob", pa.float32())]
+LOGPROBS = pa.list_(
+    pa.struct([*_TOKEN, pa.field("top", pa.list_(pa.struct(_TOKEN)))])
+)  # a column where it is asked for
+
 ADDED = ("num_cut_tokens", "first_text")  # behind the columns that answers have had from the beginning
 
 
@@ -114,6 +137,7 @@ class Generation:
     num_tries: int = 1
     num_cut_tokens: int = 0
     first_text: str | None = None
+    steps: tuple[Step, ...] | None = None
 
 
 def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -> Answer:
@@ -141,6 +165,7 @@ def answer_from(sample: Sample, prompt: Prompt, generation: Generation | None) -
         error_message=failure.message if failure else None,
         num_cut_tokens=generation.num_cut_tokens if generation else None,
         first_text=generation.first_text if generation else None,
+        steps=generation.steps if generation else None,
     )
 
 
@@ -149,6 +174,15 @@ def answers_to_table(answers: Sequence[Answer]) -> pa.Table:
     columns = {name: [getattr(answer, name) for answer in answers] for name in ANSWER_SCHEMA.names}
     columns["strips"] = [answer.strips and [asdict(strip) for strip in answer.strips] for answer in answers]
     return pa.table(columns, schema=ANSWER_SCHEMA)
+
+
+def logprobs_of(answers: Sequence[Answer]) -> pa.Array:
+    """Return the steps of every answer, null where it has none told."""
+    rows = [
+        answer.steps and [{**asdict(step.drawn), "top": [asdict(one) for one in step.top]} for step in answer.steps]
+        for answer in answers
+    ]
+    return pa.array(rows, LOGPROBS)
 
 
 def table_to_answers(table: pa.Table) -> list[Answer]:

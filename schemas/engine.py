@@ -37,6 +37,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int = 0
     ignore_eos: bool = False  # end tokens are sampled like any other: every answer has its max_new_tokens
+    logprobs: int | None = None  # how many likely tokens are told of every step; None: not even the sampled one
     form: Form | None = None  # of every answer whose prompt has none of its own
     row_forms: bool = False  # whether prompts may have one
 
@@ -56,7 +57,7 @@ class Sampling:
             if text.encode("utf-8", "ignore").decode() != text:  # bytes of a shell that are no text
                 raise Refused(f"stop must be text that can be written as UTF-8, got {text!r}")
         _at_least("seed", self.seed, 0)
-        if self.takes_forms:
+        if self.row_forms or (self.form is not None and self.form.has_end):
             self._check_ends()
 
     def _check_ends(self) -> None:
@@ -160,6 +161,7 @@ class EngineStatistics:
     num_decode_steps: int = 0
     num_slot_steps: int = 0  # slots, summed over the decode steps
     num_busy_slot_steps: int = 0  # those with a sequence in them
+    num_reused: int = 0  # prompts whose answer was that of another row with the same images and prompts
     num_retries: int = 0  # under penalty, of answers that were cut as repetition
     num_out_of_memory: int = 0
     vision_s: float = 0.0

@@ -1,4 +1,4 @@
-"""Form: what an answer's text must be: a JSON schema, a regular expression or one of some texts; and its Arrow type."""
+"""Form: what an answer's text must be: a JSON schema, a regular expression, one of some texts, or without some."""
 
 import json
 from collections.abc import Mapping
@@ -9,17 +9,25 @@ import pyarrow as pa
 
 from schemas.errors import Refused
 
-FormKind = Literal["json_schema", "regex", "choices"]
+FormKind = Literal["json_schema", "regex", "choices", "bad_words"]
 
 _MOST_BYTES = 2**20  # of a schema's file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """The form of an answer. `text` is the schema's JSON, the expression, or a JSON list of the texts."""
+    """The form of an answer. `text` is the schema's JSON, the expression, or a JSON list of texts.
+
+    Any text is of the form `bad_words` that contains none of them; it may end anywhere.
+    """
 
     kind: FormKind
     text: str
+
+    @property
+    def has_end(self) -> bool:
+        """Tell whether the form says where an answer ends."""
+        return self.kind != "bad_words"
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(FormKind):

@@ -137,6 +137,21 @@ class JobSettings(BaseModel):
     seed: Annotated[int, Kind("Answer", "sampling", on_retry=True)] = Field(
         0, ge=0, description="With a row's id it fixes what sampling draws for that row."
     )
+    num_answers: Annotated[int, Kind("Answer", "requests", fixed=True)] = Field(
+        1, ge=1, le=256, description="Answers to every prompt, drawn independently of each other; a row each."
+    )
+    answer_prefix: Annotated[str, Kind("Answer", "requests", on_retry=True)] = Field(
+        "", description="Text that every answer begins with: the model goes on from it."
+    )
+    logprobs: Annotated[int | None, Kind("Answer", "sampling", fixed=True)] = Field(
+        None, ge=0, le=20, description="Give the log-probability of every token, and of the likeliest N in its place."
+    )
+    bad_words: Annotated[tuple[str, ...], Kind("Answer", "sampling", on_retry=True)] = Field(
+        (), description="Texts that no answer contains, spelled just so; repeatable."
+    )
+    reuse_answers: Annotated[bool, Kind("Machines", "machines", on_retry=True)] = Field(
+        False, description="Answer identical images and prompts once, at temperature 0; the others get a copy."
+    )
     json_schema: Annotated[str | None, Kind("Answer", "sampling")] = Field(
         None, description="A JSON schema that every answer follows: a file, or the schema itself."
     )
@@ -309,8 +324,24 @@ class JobSettings(BaseModel):
             ends = "stop" if self.stop else "min_new_tokens" if self.min_new_tokens else None
             if ends is not None:
                 raise Refused(f"--{ends.replace('_', '-')} must be left out where answers have a form, which ends them")
-            if self.strips == "auto":
-                raise Refused("--strips must be off where answers have a form: the strips of a page are one text")
+        return self
+
+    @model_validator(mode="after")
+    def _check_ways_to_ask(self) -> Self:
+        has_form = self.form is not None or self.json_schema_column is not None
+        if has_form and (self.answer_prefix or self.bad_words):
+            name = "answer-prefix" if self.answer_prefix else "bad-words"
+            raise Refused(f"--{name} must be left out where answers have a form, which says all that is in them")
+        if not all(self.bad_words):
+            raise Refused(f"--bad-words must be texts that are not empty, got {self.bad_words!r}")
+        if self.num_answers > 1 and not self.temperature:
+            raise Refused(f"--num-answers {self.num_answers} needs a --temperature above 0: all of them would be equal")
+        if self.reuse_answers and self.temperature:
+            raise Refused("--reuse-answers needs --temperature 0: rows that are drawn have answers of their own")
+        whole = {"a form": has_form, "--answer-prefix": self.answer_prefix, "--logprobs": self.logprobs is not None}
+        asked = [name for name, is_asked in whole.items() if is_asked]
+        if asked and self.strips == "auto":
+            raise Refused(f"--strips must be off with {asked[0]}: the strips of a page are one text")
         return self
 
     @property
@@ -321,6 +352,22 @@ class JobSettings(BaseModel):
         if self.regex is not None:
             return Form(kind="regex", text=self.regex)
         return Form(kind="choices", text=json.dumps(self.choices)) if self.choices else None
+
+    @property
+    def answer_form(self) -> Form | None:
+        """Return what every answer's text must be, whether its form or the words that it is without."""
+        return self.form or (Form(kind="bad_words", text=json.dumps(self.bad_words)) if self.bad_words else None)
+
+    @property
+    def prompt_ids(self) -> tuple[str, ...]:
+        """Return the `prompt_id` of every answer of a row, in order; of several answers to one prompt the second is
+        called `name.2`."""
+        names = [prompt.id for prompt in parse_prompts(self.prompt)] or ["prompt"]
+        return tuple(id for name in names for id in self.draws(name))
+
+    def draws(self, prompt_id: str) -> tuple[str, ...]:
+        """Return what the answers to a prompt are called."""
+        return (prompt_id, *(f"{prompt_id}.{number}" for number in range(2, self.num_answers + 1)))
 
     @model_validator(mode="after")
     def _check_urls(self) -> Self:

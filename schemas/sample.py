@@ -36,7 +36,8 @@ class Prompt:
 
     `token_ids` (num_prompt_tokens,) holds every `<image>` already expanded to its count; it is empty exactly when
     `failure` says why this prompt cannot be answered. The first `num_common` follow from the job alone, whatever the
-    row is. `form` is the row's own, instead of its job's.
+    row is. The last `num_prefix` are `answer_prefix`, which the answer begins with. `form` is the row's own, instead of
+    its job's.
     """
 
     id: str
@@ -45,6 +46,8 @@ class Prompt:
     num_image_tokens: int = 0
     num_common: int = 0
     max_new_tokens: int = 0  # at most what the prompt leaves of the context
+    answer_prefix: str = ""
+    num_prefix: int = 0
     form: Form | None = None
     failure: Failure | None = None
 
@@ -108,6 +111,8 @@ _PROMPT = pa.struct(
         pa.field("num_image_tokens", pa.int32(), nullable=False),
         pa.field("num_common", pa.int32(), nullable=False),
         pa.field("max_new_tokens", pa.int32(), nullable=False),
+        pa.field("answer_prefix", pa.string(), nullable=False),
+        pa.field("num_prefix", pa.int32(), nullable=False),
         pa.field("form", FORM),  # null where the job's form applies, if it has one
         pa.field("failure", FAILURE),  # null exactly when token_ids is not empty
     ]
@@ -178,6 +183,8 @@ def _prompt_to_row(prompt: Prompt) -> dict[str, object]:
         "num_image_tokens": prompt.num_image_tokens,
         "num_common": prompt.num_common,
         "max_new_tokens": prompt.max_new_tokens,
+        "answer_prefix": prompt.answer_prefix,
+        "num_prefix": prompt.num_prefix,
         "form": prompt.form and asdict(prompt.form),
         "failure": failure and {"stage": failure.stage, "type": failure.type, "message": failure.message},
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Timer
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -45,7 +46,7 @@ def run_without_ray(folder: Path, output: str | None = None, *, finish: bool = T
     run = begin_run(settings.output, plan.describe(), plan.listing.files)
     preprocess, generate = Preprocess(settings), Generate(settings, load_echo_engine)
     for unit in set(range(plan.listing.num_units)) - done_units(settings.output):
-        answers = final_answers(generate(preprocess(unit_reader(plan.listing)(unit))))
+        answers = final_answers(generate(preprocess(unit_reader(plan.listing)(unit))), settings)
         write_unit(settings.output, run["run"], unit, answers)
     if finish:
         finish_run(plan.units(run["run"]), run["fingerprint"], {})
@@ -85,11 +86,21 @@ def test_a_run_of_the_first_release_is_green_and_complete(tmp_path: Path) -> Non
         pytest.param({"prompt": ("a=A?", "b=B?")}, id="several prompts"),
         pytest.param({"limit": 11, "keep": ("number",)}, id="limit and keep"),
         pytest.param({"id_column": "number"}, id="numbers as ids"),
+        pytest.param({"num_answers": 3, "temperature": 1.0, "logprobs": 1}, id="several draws"),
+        pytest.param({"num_answers": 2, "temperature": 1.0, "prompt": ("a=A?", "b=B?")}, id="of several prompts"),
     ],
 )
 def test_a_whole_run_is_green(tmp_path: Path, changes: dict[str, object]) -> None:
     run_without_ray(tmp_path, **changes)
     assert verify_run(str(tmp_path / "out")) == []
+
+
+def test_a_draw_that_is_missing_is_named(tmp_path: Path) -> None:
+    plan = run_without_ray(tmp_path, num_answers=3, temperature=1.0)
+    assert plan.identity()["prompt_ids"] == ["prompt", "prompt.2", "prompt.3"]
+    rewrite(tmp_path, lambda answers: answers.filter(pc.not_equal(answers["prompt_id"], "prompt.2")))
+    problems = verify_run(str(tmp_path / "out"))
+    assert any("'row-0' and prompt 'prompt.2' is missing" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("name", ["out", "out[1]", "deep/out?", "out#1 %20"])

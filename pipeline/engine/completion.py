@@ -1,9 +1,9 @@
 """The tokens of one attempt at an answer: when it ends and why, and its text."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from transformers import PreTrainedTokenizerFast
 
@@ -11,12 +11,13 @@ from pipeline.engine.network.forms import FormMatcher, Forms
 from pipeline.engine.network.token_bytes import TokenBytes
 from pipeline.engine.repetition import find_runaway
 from pipeline.engine.stops import StopChecker, StopPosition
-from schemas.answer import FinishReason, Generation
+from schemas.answer import FinishReason, Generation, Step, TokenLogprob
 from schemas.engine import Sampling
 from schemas.errors import Failure
 from schemas.sample import Prompt
 
 T = TypeVar("T")
+Top: TypeAlias = Sequence[tuple[int, float]]  # tokens with their log-probabilities, the likeliest first
 
 _BROKEN = "\ufffd"  # an incomplete character is decoded to it
 _LONGEST_CHARACTER = 4  # bytes, and so tokens
@@ -53,6 +54,7 @@ class Completion:
         self._max_new_tokens = prompt.max_new_tokens
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
+        self._tops: list[Top] = []
         self._num_kept: int | None = None  # tokens before those that were cut as repetition
         self.penalty = sampling.retry_penalty if first else sampling.repetition_penalty
         self.finish_reason: FinishReason | None = None
@@ -60,6 +62,8 @@ class Completion:
         self._stop_checker = self._guard(self._make_stop_checker, None) if sampling.stop else None
         form = prompt.form or sampling.form
         self.form: FormMatcher | None = model.forms.begin(form) if form else None
+        self._spells = form is not None and form.has_end  # whether the form itself says what the text is
+        self._prefix: list[int] = prompt.token_ids[len(prompt.token_ids) - prompt.num_prefix :].tolist()
 
     @property
     def num_tokens(self) -> int:
@@ -93,12 +97,13 @@ class Completion:
         self.finish_reason = "length"
         return True
 
-    def append(self, token_id: int, logprob: float) -> None:
-        """Take the next token, and check whether it is the last."""
+    def append(self, token_id: int, logprob: float, top: Top = ()) -> None:
+        """Take the next token, with the likeliest that stood in its place, and check whether it is the last."""
         if self.finish_reason is not None:
             return
         self._token_ids.append(token_id)
         self._logprobs.append(logprob)
+        self._tops.append(top)
         early = len(self._token_ids) < self._sampling.min_new_tokens
         stopped = self._stops(token_id) or self._completes_form(token_id)
         if self.failure or (stopped and not early):
@@ -128,7 +133,7 @@ class Completion:
         then carries the text of the first attempt. Else the first attempt is the answer, with its failure, if any.
         """
         assert self.finish_reason is not None
-        text = self._guard(self._text, "")
+        text = self._guard(self._whole_text, "")
         if self._first is not None and (self.finish_reason != "stop" or not self.is_finite or self.failure):
             first = replace(self._first.generation(), num_tries=2)
             self.failure = self._first.failure
@@ -141,11 +146,12 @@ class Completion:
             mean_logprob=sum(self._logprobs) / max(1, len(self._logprobs)),
             num_tries=1 if self._first is None else 2,
             first_text=None if self._first is None else self._first._readable_text(),
+            steps=None if self._sampling.logprobs is None else self._guard(self._steps, None),
         )
 
     def _readable_text(self) -> str | None:
         """Return the text; None where its tokens cannot be decoded."""
-        text = self._guard(self._text, "")
+        text = self._guard(self._whole_text, "")
         return None if self.failure else text
 
     def _guard(self, step: Callable[[], T], otherwise: T) -> T:
@@ -182,6 +188,21 @@ class Completion:
     def _completes_form(self, token_id: int) -> bool:
         return self.form is not None and self.form.take(token_id)
 
+    def _steps(self) -> tuple[Step, ...] | None:
+        token_bytes = TokenBytes(self._tokenizer)
+
+        def told(token_id: int, logprob: float) -> TokenLogprob:
+            text = token_bytes.of(token_id).decode(errors="replace")
+            return TokenLogprob(token_id=token_id, token=text, logprob=logprob)
+
+        return tuple(
+            Step(drawn=told(id, logprob), top=tuple(told(*one) for one in top))
+            for id, logprob, top in zip(self._token_ids, self._logprobs, self._tops, strict=True)
+        )
+
+    def _whole_text(self) -> str:
+        return self._prompt.answer_prefix + self._text()
+
     def _text(self) -> str:
         if self._stop_checker is not None and self._stop_checker.found is not None:
             return self._before(self._stop_checker.found)
@@ -205,6 +226,12 @@ class Completion:
         return whole + own[: stop.num_bytes].decode(errors="replace")
 
     def _decode(self, token_ids: list[int]) -> str:
-        if self.form is not None:
+        if self.form is not None and self._spells:
             return self.form.text(token_ids)
+        if not self._prefix:
+            return self._plain(token_ids)
+        before, whole = self._plain(self._prefix), self._plain(self._prefix + token_ids)
+        return whole.removeprefix(before) if whole.startswith(before) else self._plain(token_ids)
+
+    def _plain(self, token_ids: list[int]) -> str:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))

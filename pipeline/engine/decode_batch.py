@@ -49,7 +49,7 @@ class DecodeBatch:
         self._num_rows = round_up(self.num_slots, BLOCK)
         devices = [part.device for part in decoder.parts]
         self._positions = [SlotPositions(self._num_rows, self._num_pages, device) for device in devices]
-        self._tokens = SlotTokens(self._num_rows, sampler.num_seen, sampler.num_words, devices[-1])
+        self._tokens = SlotTokens(self._num_rows, sampler, devices[-1])
         # What a part begins with, where the one before left it, and what it ends with, for the one behind.
         self._token_ids = self._tokens.token_ids.to(devices[0])
         shape = (self._num_rows, decoder.shape.hidden)
@@ -98,7 +98,7 @@ class DecodeBatch:
         if self._samples_apart:
             self._sample_apart(stopwatch, make_masks)
         self._sampled = event_on(self._tokens.token_ids.device)
-        return HostCopy(self._tokens.token_ids[: self.num_slots], self._tokens.logprobs[: self.num_slots])
+        return HostCopy(*self._tokens.newest(self.num_slots).parts)
 
     def warm_up(self) -> None:
         """Run steps while every slot is idle, so that they compile.

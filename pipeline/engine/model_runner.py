@@ -43,9 +43,10 @@ class InFlight:
 
     def read(self) -> None:
         """Wait for the tokens, and append them to their completions."""
-        token_ids, logprobs = self.copy.wait()
+        token_ids, logprobs, *top = self.copy.wait()
         for index, completion in self.completions:
-            completion.append(int(token_ids[index]), logprobs[index])
+            likeliest = list(zip(*(part[index] for part in top), strict=True))
+            completion.append(int(token_ids[index]), logprobs[index], likeliest)
 
 
 class ModelRunner:
@@ -185,7 +186,7 @@ class ModelRunner:
         for batch_number, own, rows in self._by_batch(slots):
             self._batches[batch_number].start(own, rows, lengths[own], tables[own], state, sampled)
         completions = tuple((index, sequence.completion) for index, sequence in enumerate(batch.sequences))
-        return InFlight(copy=HostCopy(sampled.token_ids, sampled.logprobs), completions=completions)
+        return InFlight(copy=HostCopy(*sampled.parts), completions=completions)
 
     def _by_batch(self, slots: Ints) -> Iterator[tuple[int, Ints, Ints]]:
         """Yield the decode batches that have any of these slots: the indices of its own, and its rows of them."""

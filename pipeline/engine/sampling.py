@@ -25,10 +25,21 @@ class SamplingState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """One token for every row, and its log-probability under the model's own distribution; both (rows,)."""
+    """One token for every row, and its log-probability under the model's own distribution; both (rows,).
+
+    `top_ids` and `top_logprobs` are those of the likeliest tokens, (rows, as many as are told); None where none are.
+    """
 
     token_ids: Tensor
     logprobs: Tensor
+    top_ids: Tensor | None = None
+    top_logprobs: Tensor | None = None
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """Return the tensors that there are."""
+        both = (self.token_ids, self.logprobs)
+        return both if self.top_ids is None or self.top_logprobs is None else (*both, self.top_ids, self.top_logprobs)
 
 
 class Sampler:
@@ -39,6 +50,7 @@ class Sampler:
         self._num_tokens = num_tokens
         self.width = -(-num_tokens // _WIDTH_STEP) * _WIDTH_STEP  # of what is known about every token
         self.num_seen = self.width if sampling.penalises else 0  # tokens whose use is remembered, for penalties
+        self.num_top = sampling.logprobs or 0  # likely tokens that are told
         self.num_words = num_words if sampling.takes_forms else 0  # of a row's mask
         ends = torch.zeros(self.width, dtype=torch.bool, device=stop_ids.device)
         self._ends = ends.index_fill(0, stop_ids[stop_ids < num_tokens], True)
@@ -52,10 +64,14 @@ class Sampler:
             chosen = pick(_truncate(scores, self._sampling)[:, : self._num_tokens], noise(state.seeds, state.steps))
         else:
             chosen = scores.argmax(-1)
-        own = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        total = logits.logsumexp(-1)
+        own = logits.gather(1, chosen[:, None])[:, 0] - total
+        top = _likeliest(logits, self.num_top) if self.num_top else None
         if state.seen is not None:  # last: a step that ran out of memory before can be run again
             state.seen.scatter_(1, chosen[:, None], True)
-        return Sampled(token_ids=chosen, logprobs=own)
+        if top is None:
+            return Sampled(token_ids=chosen, logprobs=own)
+        return Sampled(token_ids=chosen, logprobs=own, top_ids=top, top_logprobs=logits.gather(1, top) - total[:, None])
 
     def _padded(self, logits: Tensor) -> Tensor:
         """Copy the scores to float32, and set those of the table's padding to -inf.
@@ -81,6 +97,17 @@ class Sampler:
             allowed = (state.masks[:, :, None] >> self._bits & 1).flatten(1)[:, : self.width]
             logits = torch.where(allowed.bool(), logits, -torch.inf)
         return logits
+
+
+def _likeliest(logits: Tensor, num: int) -> Tensor:
+    """Return the tokens with the highest scores, (rows, num); of equal ones in the order in which greedy sampling would
+    take them, which no other row decides."""
+    left, found = logits.clone(), []
+    for _ in range(num):
+        best = left.argmax(-1, keepdim=True)
+        found.append(best)
+        left.scatter_(1, best, -torch.inf)
+    return torch.cat(found, dim=1)
 
 
 def pick(probabilities: Tensor, noise: Tensor) -> Tensor:

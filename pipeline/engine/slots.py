@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.engine.completion import Completion
 from pipeline.engine.kernels.pages import EMPTY, IDLE
 from pipeline.engine.network.forms import ALL, FormMatcher, Forms
-from pipeline.engine.sampling import Sampled, SamplingState
+from pipeline.engine.sampling import Sampled, Sampler, SamplingState
 
 
 class SlotPositions:
@@ -52,12 +52,14 @@ class SlotTokens:
     One row more, the last, is read by no step.
     """
 
-    def __init__(self, num_rows: int, num_seen: int, num_words: int, device: torch.device) -> None:
-        self._num_rows = num_rows
+    def __init__(self, num_rows: int, sampler: Sampler, device: torch.device) -> None:
+        self._num_rows, num_seen, num_words = num_rows, sampler.num_seen, sampler.num_words
         self.token_ids, self._seeds, self._steps = (
             torch.zeros(num_rows + 1, dtype=torch.int64, device=device) for _ in range(3)
         )
         self.logprobs = torch.zeros(num_rows + 1, device=device)
+        self._top_ids = torch.zeros(num_rows + 1, sampler.num_top, dtype=torch.int64, device=device)
+        self._top_logprobs = torch.zeros(num_rows + 1, sampler.num_top, device=device)
         self._seen = torch.zeros(num_rows + 1, num_seen, dtype=torch.bool, device=device) if num_seen else None
         self._penalties = torch.ones(num_rows + 1, device=device) if num_seen else None
         self._masks = torch.full((num_rows, num_words), -1, dtype=torch.int32, device=device) if num_words else None
@@ -70,6 +72,13 @@ class SlotTokens:
         return SamplingState(
             seeds=self._seeds[own], steps=self._steps[own], seen=seen, penalties=penalties, masks=self._masks
         )
+
+    def newest(self, num: int) -> Sampled:
+        """Return what the first `num` rows have sampled last, as views."""
+        both = {"token_ids": self.token_ids[:num], "logprobs": self.logprobs[:num]}
+        if not self._top_ids.shape[1]:
+            return Sampled(**both)
+        return Sampled(**both, top_ids=self._top_ids[:num], top_logprobs=self._top_logprobs[:num])
 
     def start(self, rows: Tensor, state: SamplingState, sampled: Sampled) -> None:
         """Start sequences in these rows, with their first tokens."""
@@ -90,6 +99,9 @@ class SlotTokens:
         """Take a step's tokens."""
         self.token_ids[: self._num_rows].copy_(sampled.token_ids)
         self.logprobs[: self._num_rows].copy_(sampled.logprobs)
+        if sampled.top_ids is not None and sampled.top_logprobs is not None:
+            self._top_ids[: self._num_rows].copy_(sampled.top_ids)
+            self._top_logprobs[: self._num_rows].copy_(sampled.top_logprobs)
         self._steps[: self._num_rows].add_(1)
 
 

@@ -56,8 +56,8 @@ def check_form(form: Form, source: str) -> None:
 
 def check_job_form(settings: JobSettings) -> None:
     """Raise Refused where no answer can be held to the form that a job asks for."""
-    if settings.form is not None:
-        check_form(settings.form, f"--{settings.form.kind.replace('_', '-')}")
+    if settings.answer_form is not None:
+        check_form(settings.answer_form, f"--{settings.answer_form.kind.replace('_', '-')}")
 
 
 def row_form(values: Mapping[str, str | None], column: str | None) -> Form | None:
@@ -165,7 +165,12 @@ def _choices_rule(text: str) -> str:
     return " | ".join(json.dumps(choice, ensure_ascii=False) for choice in json.loads(text))
 
 
-_RULES = {"json_schema": _json_rule, "regex": _regex_rule, "choices": _choices_rule}
+def _bad_words_rule(text: str) -> str:
+    words = "|".join("".join(f"\\x{{{ord(letter):x}}}" for letter in word) for word in json.loads(text))
+    return f"FORM\nFORM: /(?s:.*)/ & ~/(?s:.*)({words})(?s:.*)/"
+
+
+_RULES = {"json_schema": _json_rule, "regex": _regex_rule, "choices": _choices_rule, "bad_words": _bad_words_rule}
 
 
 def _one_line(said: list[str]) -> str:

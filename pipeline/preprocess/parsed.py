@@ -1,4 +1,4 @@
-"""Parsed answers: the column that a JSON schema's answers make, and their texts read into it.
+"""Parsed answers: the columns that answers have where a job asks for them; texts read into that of a JSON schema.
 
 What has no single type in Arrow (values of several types, objects with names of their own, schemas within themselves)
 is kept as its JSON text.
@@ -11,10 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.answer import LOGPROBS
 from schemas.errors import Refused
 from schemas.job import JobSettings
 
-PARSED = "parsed"  # the column's name
+ANSWER_ID, LOGPROBS_COLUMN, PARSED = "answer_id", "logprobs", "parsed"  # the columns' names
 _DEEPEST = 16  # structs and lists within each other, that a column has
 _SCALARS = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 _OF_VALUES = {str: "string", int: "integer", float: "number", bool: "boolean"}
@@ -57,6 +58,17 @@ def shape_of(settings: JobSettings) -> Shape | None:
     if not shape.fields:
         raise Refused("--parse needs a --json-schema whose type is an object with named properties and no others")
     return shape
+
+
+def answer_columns(settings: JobSettings) -> list[tuple[str, pa.DataType]]:
+    """Return the columns that a job's answers have because of what it asks, behind all others."""
+    shape = shape_of(settings)
+    wanted = [
+        (ANSWER_ID, pa.int32(), settings.num_answers > 1),
+        (LOGPROBS_COLUMN, LOGPROBS, settings.logprobs is not None),
+        (PARSED, shape and shape.type, shape is not None),
+    ]
+    return [(name, type) for name, type, is_there in wanted if is_there]
 
 
 def parse_texts(texts: Sequence[str | None], shape: Shape) -> pa.Array:

@@ -50,6 +50,7 @@ class Chat:
 
     template: str = "auto"  # as `choose_template` takes it
     system: str | None = None  # for conversations without one; None leaves it to the format, "" is none at all
+    answer_prefix: str = ""  # what every answer begins with
 
 
 class Preprocessor:
@@ -62,7 +63,7 @@ class Preprocessor:
         prompts: PromptBuilder,
         limits: ImageLimits,
         max_new_tokens: int,
-        system: str | None = None,
+        chat: Chat | None = None,
     ) -> None:
         if max_new_tokens < 1:
             raise Refused(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -73,10 +74,11 @@ class Preprocessor:
             max_pixels=limits.max_pixels, max_aspect=limits.max_aspect, seconds=limits.page_seconds
         )
         self._max_new_tokens = max_new_tokens
-        self._system = system
-        if system:
-            prompts.check_system(system)
-        self._prefix = prompts.prefix(system)
+        self._chat = chat or Chat()
+        if self._chat.system:
+            prompts.check_system(self._chat.system)
+        self._prefix = prompts.prefix(self._chat.system)
+        self._num_prefix = prompts.num_prefix(self._chat.answer_prefix)
 
     @staticmethod
     def load(
@@ -93,7 +95,7 @@ class Preprocessor:
             prompts=prompts,
             limits=limits,
             max_new_tokens=max_new_tokens,
-            system=chat.system,
+            chat=chat,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -167,7 +169,9 @@ class Preprocessor:
 
     def build_conversation(self, prompt_id: str, conversation: Conversation, images: Images) -> Prompt:
         """Render and tokenise a conversation with a placeholder for each of `images`."""
-        token_ids = self._prompts.token_ids(self._with_system(conversation), images.image_tokens)
+        prefix = self._chat.answer_prefix
+        asked = self._with_system(conversation)
+        token_ids = self._prompts.token_ids(asked, images.image_tokens, answer_prefix=prefix)
         return Prompt(
             id=prompt_id,
             text=conversation.question,
@@ -175,6 +179,8 @@ class Preprocessor:
             num_image_tokens=sum(images.image_tokens),
             num_common=len(self._prefix) if np.array_equal(token_ids[: len(self._prefix)], self._prefix) else 0,
             max_new_tokens=min(self._max_new_tokens, self.facts.context - len(token_ids)),
+            answer_prefix=prefix,
+            num_prefix=self._num_prefix,
         )
 
     def render(self, conversation: Conversation) -> str:
@@ -182,7 +188,7 @@ class Preprocessor:
         return self._prompts.render(self._with_system(conversation))
 
     def _with_system(self, conversation: Conversation) -> Conversation:
-        return replace(conversation, system=self._system) if conversation.system is None else conversation
+        return replace(conversation, system=self._chat.system) if conversation.system is None else conversation
 
 
 def _sha256(image: EncodedImage) -> str:

@@ -59,6 +59,7 @@ class PromptBuilder:
         self._special_ids = [id for id in special if id != tokenizer.unk_token_id]
         self._own_special: dict[_Outline, list[int]] = {}
         self._most_letters: int | None = None
+        self._before_answer: str | None = None
         self._check_template()
 
     @staticmethod
@@ -91,14 +92,16 @@ class PromptBuilder:
         """Return the string that is tokenised: one `<image>` an image, special tokens in the texts broken."""
         return self._render(conversation.with_texts(self._break))
 
-    def token_ids(self, conversation: Conversation, image_tokens: Sequence[int], room: int = 1) -> TokenIds:
+    def token_ids(
+        self, conversation: Conversation, image_tokens: Sequence[int], room: int = 1, answer_prefix: str = ""
+    ) -> TokenIds:
         """Return the prompt's ids, the `<image>` of each image repeated to its count; raises RowError("prompt", ...).
 
-        They leave `room` new tokens in the context.
+        They end in those that the answer begins with, and leave `room` new tokens in the context.
         """
         _check_conversation(conversation, len(image_tokens))
         self._check_letters(conversation)
-        ids = self._tokenise(self.render(conversation))
+        ids = self._tokenise(self._begun(self.render(conversation), answer_prefix))
         self._check_special(ids, conversation)
         ids = expand(ids, self.image_token_id, image_tokens)
         assert np.count_nonzero(ids == self.image_token_id) == sum(image_tokens)
@@ -108,6 +111,36 @@ class PromptBuilder:
             message = f"{parts} = {len(ids) + room} tokens, the model's context is {self.context}"
             raise RowError("prompt", "PromptTooLong", message)
         return ids
+
+    def num_prefix(self, answer_prefix: str) -> int:
+        """Return how many of a prompt's last tokens are what the answer begins with; raise Refused where that would
+        play a turn."""
+        if not answer_prefix:
+            return 0
+        if self._break(answer_prefix) != answer_prefix:
+            raise Refused(f"--answer-prefix must hold no special token of the model, got {answer_prefix!r}")
+        rendered = self.render(ask("x", 0))
+        both = self._tokenise(rendered), self._tokenise(self._begun(rendered, answer_prefix))
+        return len(both[1]) - common_length(both)
+
+    def _begun(self, rendered: str, answer_prefix: str) -> str:
+        """Return a prompt with the beginning of its answer, behind the blank that the template has there if any."""
+        if not answer_prefix:
+            return rendered
+        if self._before_answer is None:
+            self._before_answer = self._blank_before_answers()
+        blank = "" if rendered.endswith((" ", "\n")) else self._before_answer
+        return rendered + blank + answer_prefix
+
+    def _blank_before_answers(self) -> str:
+        """Return what the template writes between where an answer begins and its text, in an earlier turn."""
+        try:
+            rendered = self._render(THREE_TURNS.with_texts(lambda text: f"x{text}x"))
+        except RowError:  # a template need not take earlier turns
+            return ""
+        answer = next(part for turn in THREE_TURNS.turns if turn.role == "assistant" for part in turn.parts if part)
+        before, found, _ = rendered.partition(f"x{answer}x")
+        return " " if found and before.endswith(" ") else ""
 
     def prefix(self, system: str | None) -> TokenIds:
         """Return what the prompts with this system message begin with, whatever they ask and with images or without."""

@@ -51,6 +51,7 @@ def sampling_of(settings: JobSettings) -> Sampling:
         min_new_tokens=settings.min_new_tokens,
         stop=settings.stop,
         seed=settings.seed,
-        form=settings.form,
+        logprobs=settings.logprobs,
+        form=settings.answer_form,
         row_forms=settings.json_schema_column is not None,
     )

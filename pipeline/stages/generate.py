@@ -6,21 +6,26 @@ A stage's table starts with its schema's columns (requests, samples, answers); t
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
-from pipeline.preprocess.parsed import PARSED, parse_texts, shape_of
+from pipeline.preprocess.parsed import answer_columns, parse_texts, shape_of
 from pipeline.sources.kept import beside, restore
 from pipeline.sources.reader import KEEP
 from pipeline.stages.engine_settings import sampling_of
 from pipeline.stages.locks import ModeLock
+from pipeline.stages.reuse import AnswerCache
 from pipeline.stages.strips import join_answers, samples_of_strips
-from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table
+from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table, logprobs_of
 from schemas.engine import EngineStatistics, Sampling
 from schemas.errors import Failure
 from schemas.job import JobSettings
 from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, table_to_samples
+
+_STEPS = "answer:logprobs"  # the column in which log-probabilities come from the engine
 
 
 class Engine(Protocol):
@@ -39,6 +44,7 @@ class Generate:
     def __init__(self, settings: JobSettings, load_engine: Callable[[JobSettings], Engine]) -> None:
         self._engine = load_engine(settings)
         self._sampling = ModeLock(sampling_of(settings), self._engine.set_sampling)
+        self._cache = AnswerCache() if settings.reuse_answers else None
 
     def sampling(self, settings: JobSettings) -> AbstractContextManager[None]:
         """Hold the engine for the sampling of these settings, whatever it was loaded for; wait for users of others."""
@@ -47,15 +53,21 @@ class Generate:
     def __call__(self, table: pa.Table) -> pa.Table:
         samples = table_to_samples(table)
         strips = [strip for sample in samples for strip in samples_of_strips(sample)]
-        answers = list(self._engine.generate(strips))
+        answers = self._answer(strips)
         asked = [(strip.id, prompt.id) for strip in strips for prompt in strip.prompts]
         if asked != [(answer.id, answer.prompt_id) for answer in answers]:
             raise RuntimeError(f"the engine gave {len(answers)} answers for {len(asked)} prompts, or in another order")
         return _answered(samples, list(join_answers(samples, answers)), table)
 
+    def _answer(self, samples: list[Sample]) -> list[Answer]:
+        if self._cache is None:
+            return list(self._engine.generate(samples))
+        return self._cache.answer(samples, self._sampling.current, self._engine.generate)
+
     def statistics(self) -> EngineStatistics:
         """Return what the engine has done since it was loaded."""
-        return self._engine.statistics()
+        statistics = self._engine.statistics()
+        return statistics if self._cache is None else replace(statistics, num_reused=self._cache.num_reused)
 
     def num_slots(self) -> int | None:
         """Return how many sequences the engine generates at once; None where it does not say."""
@@ -74,10 +86,26 @@ def final_answers(table: pa.Table, settings: JobSettings | None = None) -> pa.Ta
     the answers say where they are parsed."""
     names = [name.removeprefix(KEEP) for name in table.column_names]
     assert names[: len(ANSWER_SCHEMA)] == ANSWER_SCHEMA.names
-    answers, shape = restore(table.rename_columns(names)), None if settings is None else shape_of(settings)
-    if shape is None:
+    answers = restore(table.rename_columns(names))
+    steps, answers = answers[_STEPS], answers.drop_columns([_STEPS])
+    if settings is None:
         return answers
-    return answers.append_column(pa.field(PARSED, shape.type), parse_texts(answers["text"].to_pylist(), shape))
+    for name, type in answer_columns(settings):
+        answers = answers.append_column(pa.field(name, type), _asked_column(name, answers, steps, settings))
+    return answers
+
+
+def _asked_column(name: str, answers: pa.Table, steps: pa.ChunkedArray, settings: JobSettings) -> pa.Array:
+    """Return a column that answers have because of what a job asks."""
+    match name:
+        case "answer_id":  # all answers of a row are here, those to one prompt behind each other
+            number = np.arange(answers.num_rows) % settings.num_answers + 1
+            return pa.array(number, pa.int32())
+        case "parsed":
+            shape = shape_of(settings)
+            assert shape is not None
+            return parse_texts(answers["text"].to_pylist(), shape)
+    return steps
 
 
 def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:
@@ -86,4 +114,5 @@ def _with_failure(prompt: Prompt, failure: Failure) -> Prompt:
 
 def _answered(samples: list[Sample], answers: list[Answer], table: pa.Table) -> pa.Table:
     rows = [row for row, sample in enumerate(samples) for _ in sample.asked]
-    return beside(answers_to_table(answers), table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows, pa.int64())))
+    told = answers_to_table(answers).append_column(_STEPS, logprobs_of(answers))
+    return beside(told, table.drop_columns(SAMPLE_SCHEMA.names).take(pa.array(rows, pa.int64())))

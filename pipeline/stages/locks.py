@@ -16,6 +16,11 @@ class ModeLock:
         self._current = first
         self._num_users = 0
 
+    @property
+    def current(self) -> Sampling:
+        """Return the sampling that its users share; asked by those who hold it."""
+        return self._current
+
     @contextmanager
     def take(self, sampling: Sampling) -> Iterator[None]:
         """Hold the lock for this sampling, once nobody holds it for another."""

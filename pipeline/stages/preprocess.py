@@ -42,7 +42,7 @@ class Preprocess:
             revision=settings.revision,
             limits=limits,
             max_new_tokens=settings.max_new_tokens,
-            chat=Chat(template=settings.chat_template, system=settings.system),
+            chat=Chat(template=settings.chat_template, system=settings.system, answer_prefix=settings.answer_prefix),
         )
         self._settings = settings
         self._prompts = parse_prompts(settings.prompt)
@@ -105,7 +105,10 @@ class Preprocess:
         return Sample(
             id=request.id,
             prompts=tuple(
-                self._prompt(request, prompt, view, watch) for view in views for prompt in self._prompts or (None,)
+                draw
+                for view in views
+                for prompt in self._prompts or (None,)
+                for draw in self._draws(self._prompt(request, prompt, view, watch))
             ),
             image_sizes=images.image_sizes,
             tiles_per_image=images.tiles_per_image,
@@ -125,7 +128,11 @@ class Preprocess:
 
     def _failed(self, request: Request, failure: Failure, watch: Watch) -> Sample:
         prompts = (self._prompt(request, prompt, failure, watch) for prompt in self._prompts or (None,))
-        return Sample(id=request.id, prompts=tuple(prompts))
+        return Sample(id=request.id, prompts=tuple(draw for prompt in prompts for draw in self._draws(prompt)))
+
+    def _draws(self, prompt: Prompt) -> list[Prompt]:
+        """Return a prompt as often as it is answered, each under the name of its answer, which fixes its draws."""
+        return [replace(prompt, id=id) for id in self._settings.draws(prompt.id)]
 
     def _prompt(self, request: Request, asked: NamedPrompt | None, images: Images | Failure, watch: Watch) -> Prompt:
         """Return one prompt of the row, the job's or (None) its own; failed where its images or its text are no

@@ -1,7 +1,7 @@
 """Judging: the answers of complete cells against their benchmark, joined by id."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -59,17 +59,17 @@ def judge_cells(asking: Asking, cells: Sequence[Cell], folder: str) -> dict[Cell
     An answer that failed is judged as an empty one, which is wrong. Raises ValueError where the questions are no longer
     those that were answered.
     """
-    given = {cell.name: dict(_read_answers(cell.job.output)) for cell in cells}
+    given = {cell.name: _answers_of(cell.job.output) for cell in cells}
     rows: dict[CellName, list[tuple[Given, Judged]]] = {cell.name: [] for cell in cells}
     written: dict[CellName, list[dict[str, object]]] = {cell.name: [] for cell in cells}
     for question in as_written(asking).questions():
         for name, answers in given.items():
             if question.id not in answers:
                 raise Refused(f"{asking.data} has changed: no answer of cell {name} is to its question {question.id}")
-            answer = answers.pop(question.id)
-            judged = asking.benchmark.judge(question, answer.text or "")
-            rows[name].append((answer, judged))
-            written[name].append(_row(question, answer, judged))
+            draws = answers.pop(question.id)
+            judged = [asking.benchmark.judge(question, answer.text or "") for answer in draws]
+            rows[name].append((draws[0], _mean(judged)))
+            written[name] += [_row(question, answer, one) for answer, one in zip(draws, judged, strict=True)]
     for name, answers in given.items():
         if answers:
             raise Refused(f"{asking.data} has changed: it has no question {next(iter(answers))}, cell {name} has")
@@ -81,6 +81,21 @@ def judge_cells(asking: Asking, cells: Sequence[Cell], folder: str) -> dict[Cell
 def judged_path(folder: str, name: CellName) -> str:
     """Return where the judged answers of a cell are."""
     return fs.join(folder, f"{name}.parquet")
+
+
+def _answers_of(folder: str) -> dict[str, list[Given]]:
+    """Return the answers to every question: one, or as many as were drawn."""
+    found: dict[str, list[Given]] = {}
+    for id, given in _read_answers(folder):
+        found.setdefault(id, []).append(given)
+    return found
+
+
+def _mean(judged: Sequence[Judged]) -> Judged:
+    """Return the first of several draws with the mean of their scores."""
+    counts = zip(*(one.counts for one in judged), strict=True)
+    score = sum(one.score for one in judged) / len(judged)
+    return replace(judged[0], score=score, counts=tuple(sum(some) / len(judged) for some in counts))
 
 
 def _read_answers(folder: str) -> Iterator[tuple[str, Given]]:

@@ -54,7 +54,7 @@ def make_run(
     run = begin_run(settings.output, plan.describe(), plan.listing.files)
     preprocess, generate = Preprocess(plan.settings), Generate(plan.settings, lambda _: TellingEngine(texts or {}))
     for unit in range(plan.listing.num_units):
-        answers = final_answers(generate(preprocess(unit_reader(plan.listing)(unit))))
+        answers = final_answers(generate(preprocess(unit_reader(plan.listing)(unit))), plan.settings)
         write_unit(settings.output, run["run"], unit, answers)
     if finish:
         units = replace(plan.units(run["run"]), rows_a_file=8)

@@ -44,7 +44,15 @@ def test_settings_are_frozen() -> None:
         pytest.param({"regex": "a", "choices": "a,b"}, "--regex and --choices exclude each other", id="two forms"),
         pytest.param({"regex": "a", "stop": ("x",)}, "--stop must be left out where answers have a form", id="stop"),
         pytest.param({"json_schema": "no/such.json"}, "no/such.json: the file cannot be read", id="no schema"),
-        pytest.param({"json_schema_column": "s", "strips": "auto"}, "--strips must be off", id="strips and a form"),
+        pytest.param({"num_answers": 2}, "--num-answers 2 needs a --temperature above 0", id="equal answers"),
+        pytest.param({"reuse_answers": True, "temperature": 1}, "--reuse-answers needs --temperature 0", id="reuse"),
+        pytest.param({"regex": "a", "bad_words": ("b",)}, "--bad-words must be left out", id="bad words and a form"),
+        pytest.param({"regex": "a", "answer_prefix": "b"}, "--answer-prefix must be left out", id="prefix and a form"),
+        pytest.param({"bad_words": ("",)}, "--bad-words must be texts that are not empty", id="an empty word"),
+        pytest.param({"logprobs": 1, "strips": "auto"}, "--strips must be off with --logprobs", id="strips, logprobs"),
+        pytest.param(
+            {"json_schema_column": "s", "strips": "auto"}, "--strips must be off with a form", id="strips and a form"
+        ),
     ],
 )
 def test_a_bad_setting_is_refused(changes: dict[str, object], message: str) -> None:

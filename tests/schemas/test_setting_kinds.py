@@ -35,7 +35,7 @@ def test_a_jobs_own_settings_are_marked_where_every_job_has_them() -> None:
 
 def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
     sampling = names_where(KINDS, lambda kind: kind.decides == "sampling")
-    forms = {"json_schema", "regex", "choices"}  # which make one `form`
+    forms = {"json_schema", "regex", "choices", "bad_words"}  # which make one `form`
     told = set(Sampling.__dataclass_fields__) - {"ignore_eos", "row_forms"}  # for benchmarks; of the rows themselves
     assert sampling - forms == told - {"form"}
 
@@ -47,7 +47,7 @@ def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
             PLACEMENT,
             "output batch_size slots preprocess_workers unit_rows max_error_rate fetch_threads gpus gpus_per_model "
             "row_seconds dashboard worker_logs wait_for_cluster http_proxy fetch_per_host fetch_connect_seconds "
-            "fetch_read_seconds max_fetch_error_rate",
+            "fetch_read_seconds max_fetch_error_rate reuse_answers",
             id="no answer depends on it",
         ),
         pytest.param(
@@ -58,14 +58,15 @@ def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
         ),
         pytest.param(
             FIXED - {"job", "input_rows", "input_layout", "prompt_ids"},
-            "keep id_column reference_column unit_rows parse",
+            "keep id_column reference_column unit_rows parse num_answers logprobs",
             id="never changes within a folder",
         ),
         pytest.param(
             set(KINDS) - set(RETRIED),
             "input output allow_root model revision adapter prompt system chat_template image_column id_column "
             "prompt_column messages_column reference_column keep limit image_root dtype engine quantize attention "
-            "unit_rows max_fetch_error_rate json_schema regex choices json_schema_column parse",
+            "unit_rows max_fetch_error_rate json_schema regex choices json_schema_column parse "
+            "num_answers logprobs",
             id="never another on a retry",
         ),
     ],

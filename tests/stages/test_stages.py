@@ -9,13 +9,15 @@ import pytest
 from PIL import Image
 
 from pipeline.engine.engine import Engine
+from pipeline.preprocess.parsed import answer_columns
 from pipeline.preprocess.preprocessor import EncodedImage, Images
 from pipeline.preprocess.row_border import Nobody
+from pipeline.stages.engine_settings import sampling_of
 from pipeline.stages.generate import Generate, final_answers
 from pipeline.stages.preprocess import Preprocess
 from schemas.answer import ANSWER_SCHEMA, Answer, table_to_answers
 from schemas.engine import EngineSettings
-from schemas.errors import Failure
+from schemas.errors import Failure, Refused
 from schemas.job import JobSettings
 from schemas.request import ImageRef, Request, requests_to_table
 from schemas.sample import Sample, table_to_samples
@@ -309,3 +311,58 @@ def test_a_page_in_strips_is_one_row_at_every_stage() -> None:
 def test_without_strips_a_page_is_seen_whole() -> None:
     (sample,) = table_to_samples(Preprocess(settings())(requests(ImageRef(data=page_of_lines(20)))))
     assert (sample.strips, len(sample.prompts)) == ((), 1)
+
+
+def test_every_draw_of_every_prompt_is_an_answer_of_its_own() -> None:
+    asked = settings(prompt=("a=A?", "b=B?"), num_answers=3, temperature=1.0)
+    samples = Preprocess(asked)(requests(GOOD, ImageRef(), GOOD))
+    table = final_answers(Generate(asked, load_echo_engine)(samples), asked)
+    assert table.column_names == [*ANSWER_SCHEMA.names, "n", "answer_id"]
+    assert table["prompt_id"].to_pylist() == ["a", "a.2", "a.3", "b", "b.2", "b.3"] * 3
+    assert tuple(table["prompt_id"].to_pylist()[:6]) == asked.prompt_ids
+    assert table["answer_id"].to_pylist() == [1, 2, 3] * 6
+    assert table["n"].to_pylist() == [n for n in range(3) for _ in range(6)]
+
+
+def test_what_a_job_asks_stands_in_columns_of_its_answers() -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 22]}}, "required": ["a"]}
+    asked = settings(json_schema=schema, parse=True, logprobs=2, max_new_tokens=40)
+    engine = Engine.load(str(checkpoint()), settings=EngineSettings(dtype="float32", sampling=sampling_of(asked)))
+    table = final_answers(Generate(asked, lambda _: engine)(Preprocess(asked)(requests(GOOD, ImageRef()))), asked)
+    assert (table.schema.names[-3:], table.schema.types[-2:]) == (
+        ["n", "logprobs", "parsed"],
+        [type for _, type in answer_columns(asked)],
+    )
+    good, bad = table.to_pylist()
+    assert good["parsed"] == json.loads(good["text"])
+    assert len(good["logprobs"]) == good["num_generated_tokens"]
+    assert [len(step["top"]) for step in good["logprobs"]] == [2] * len(good["logprobs"])
+    assert (bad["status"], bad["parsed"], bad["logprobs"]) == ("error", None, None)
+
+
+def test_a_row_follows_the_schema_in_its_column_and_one_that_is_no_good_fails_alone() -> None:
+    asked = settings(json_schema_column="form", choices="yes,no", max_new_tokens=20)
+    forms = ['{"enum": [1, 22]}', None, '{"not": {}}']
+    rows = [Request(id=f"r{i}", images=(GOOD,), prompt="What?", values={"form": form}) for i, form in enumerate(forms)]
+    engine = Engine.load(str(checkpoint()), settings=EngineSettings(dtype="float32", sampling=sampling_of(asked)))
+    own, jobs, bad = table_to_answers(Generate(asked, lambda _: engine)(Preprocess(asked)(requests_to_table(rows))))
+    assert own.text in ("1", "22")
+    assert jobs.text in ("yes", "no")
+    assert (bad.error_stage, bad.error_type) == ("prompt", "FormRefused")
+
+
+@pytest.mark.parametrize("template", ["vicuna", "mistral", "checkpoint"])
+def test_an_answer_begins_with_its_prefix_where_the_template_has_answers(template: str) -> None:
+    asked = settings(chat_template=template, answer_prefix="It is")
+    begun, plain = (Preprocess(one)(requests(GOOD)) for one in (asked, asked.model_copy(update={"answer_prefix": ""})))
+    (with_it,), (without,) = table_to_samples(begun)[0].prompts, table_to_samples(plain)[0].prompts
+    assert with_it.token_ids[: len(without.token_ids)].tolist() == without.token_ids.tolist()
+    blank = len(with_it.token_ids) - len(without.token_ids) - len("It is")
+    assert (blank, with_it.num_prefix) == ((0, 5) if template == "checkpoint" else (1, 6))
+    answer = table_to_answers(Generate(asked, load_echo_engine)(begun))[0]
+    assert answer.status == "ok"
+
+
+def test_a_prefix_that_would_play_a_turn_is_refused() -> None:
+    with pytest.raises(Refused, match="--answer-prefix must hold no special token"):
+        Preprocess(settings(answer_prefix="</s> <user>"))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,8 +84,8 @@ class HostCopy:
         self._tensors = [tensor.to("cpu", non_blocking=True, copy=True) for tensor in tensors]
         self._event = event_on(tensors[0].device)
 
-    def wait(self) -> list[list[float]]:
-        """Wait until the copy is there; return the numbers of each tensor."""
+    def wait(self) -> list[list[Any]]:
+        """Wait until the copy is there; return the numbers of each tensor, a list a row."""
         if self._event is not None:
             self._event.synchronize()
         return [tensor.tolist() for tensor in self._tensors]

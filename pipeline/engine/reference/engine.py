@@ -183,7 +183,8 @@ class _Drawing(LogitsProcessor):  # type: ignore[misc,unused-ignore]
 
     def __init__(self, model: ReferenceModel, sampling: Sampling, rows: Sequence[_Row], inputs: dict[str, Any]) -> None:
         device = model.device
-        self.rows, self.step, self.logprobs = rows, 0, torch.zeros(len(rows))
+        self.rows, self.step = rows, 0
+        self.logprobs: list[list[Any]] = []  # of each row's token, and of the likeliest in its place
         stop_ids = torch.tensor(model.stop_ids, device=device)
         self._forms = model.forms
         self._sampler = Sampler(sampling, model.num_tokens, stop_ids, model.forms.num_words)
@@ -208,7 +209,7 @@ class _Drawing(LogitsProcessor):  # type: ignore[misc,unused-ignore]
             seeds=self._seeds, steps=steps, seen=self._seen, penalties=self._penalties, masks=self._next_masks()
         )
         sampled = self._sampler.sample(scores, state)
-        self.step, self.logprobs = self.step + 1, sampled.logprobs.cpu()
+        self.step, self.logprobs = self.step + 1, [part.tolist() for part in sampled.parts[1:]]
         return torch.full_like(scores, -torch.inf).scatter_(1, sampled.token_ids[:, None], 0.0)
 
     def _next_masks(self) -> Tensor | None:
@@ -229,8 +230,10 @@ class _Ends(StoppingCriteria):  # type: ignore[misc,unused-ignore]
         """Return for each row whether its answer is complete."""
         tokens = input_ids[:, -1].tolist()
         done = []
-        for row, token_id, logprob in zip(self._drawing.rows, tokens, self._drawing.logprobs.tolist(), strict=True):
+        logprobs, *top = self._drawing.logprobs
+        for number, (row, token_id) in enumerate(zip(self._drawing.rows, tokens, strict=True)):
             assert row.completion is not None
-            row.completion.append(token_id, logprob)
+            likeliest = list(zip(*(part[number] for part in top), strict=True))
+            row.completion.append(token_id, logprobs[number], likeliest)
             done.append(row.completion.finish_reason is not None)
         return torch.tensor(done, device=input_ids.device)
