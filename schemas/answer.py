@@ -116,9 +116,7 @@ ANSWER_SCHEMA = pa.schema(
 )
 
 _TOKEN = [pa.field("token_id", pa.int32()), pa.field("token", pa.string()), pa.field("logprob", pa.float32())]
-LOGPROBS = pa.list_(
-    pa.struct([*_TOKEN, pa.field("top", pa.list_(pa.struct(_TOKEN)))])
-)  # where asked for
+LOGPROBS = pa.list_(pa.struct([*_TOKEN, pa.field("top", pa.list_(pa.struct(_TOKEN)))]))  # where asked for
 
 ADDED = ("num_cut_tokens", "first_text")  # behind the columns that answers have had from the beginning
 

@@ -110,28 +110,29 @@ def _walk(
         page = tl.load(table + start // page_size)
         entry = first + page * page_size + offset
         at = entry[:, None] * head_dim + dim[None, :]
-        if scaled:  # what is behind a sequence in its last page is finite in 8 bits, whatever it is
-            key = tl.load(keys + at).to(query.dtype)
-            score = tl.dot(query, tl.trans(key), input_precision="ieee")
-            score *= (tl.load(key_scales + entry) * scale)[None, :]
-        else:
-            key = tl.load(keys + at, mask=inside[:, None], other=0.0)
-            score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        key = _read(keys + at, inside, query, scaled)
+        score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        if scaled:
+            score *= tl.load(key_scales + entry)[None, :]
         seen = inside[None, :] & ((start + offset)[None, :] <= last[:, None])
         score = tl.where(seen, score, float("-inf"))
         larger = tl.maximum(largest, tl.max(score, 1))
         share = tl.exp(score - larger[:, None])
         shrink = tl.exp(largest - larger)
         total = total * shrink + tl.sum(share, 1)
+        value = _read(values + at, inside, query, scaled)
         if scaled:
-            value = tl.load(values + at).to(query.dtype)
             share *= tl.load(value_scales + entry, mask=inside, other=0.0)[None, :]
-        else:
-            value = tl.load(values + at, mask=inside[:, None], other=0.0)
         found = tl.dot(share.to(query.dtype), value, input_precision="ieee")
         summed = summed * shrink[:, None] + found
         largest = larger
     tl.store(out + own, (summed / total[:, None]).to(query.dtype), mask=real)
+
+
+@triton.jit
+def _read(page: tl.tensor, inside: tl.tensor, query: tl.tensor, scaled: tl.constexpr) -> tl.tensor:
+    """Load a page in the queries' type; in 8 bits what is behind its sequence is finite, whatever it is."""
+    return tl.load(page).to(query.dtype) if scaled else tl.load(page, mask=inside[:, None], other=0.0)
 
 
 def write_pages(stored_keys: Stored, stored_values: Stored, keys: Tensor, values: Tensor, moves: Moves) -> None:
