@@ -1,4 +1,4 @@
-"""The cluster file is one that Ray accepts, and a job can be submitted to a cluster with a dashboard."""
+"""A job is submitted to a cluster with a dashboard."""
 
 import json
 import os
@@ -13,36 +13,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.inputs import good_row, write_parquet
 from tests.tiny import checkpoint
 
 ROOT = Path(__file__).parents[2]
-
-
-def cluster_file() -> dict[str, object]:
-    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
-
-
-def test_ray_accepts_the_cluster_file() -> None:
-    validate_config(prepare_config(cluster_file()))
-
-
-def test_ray_would_notice_a_typing_error_in_it() -> None:
-    with pytest.raises(Exception, match="max_wrokers"):
-        validate_config(prepare_config({**cluster_file(), "max_wrokers": 3}))
-
-
-def test_the_head_has_no_gpu_and_the_gpu_workers_are_spot_with_a_range() -> None:
-    nodes = cluster_file()["available_node_types"]
-    assert "GPU" not in nodes["head"]["resources"]
-    gpu = nodes["gpu"]
-    assert gpu["resources"]["GPU"] == 1
-    assert 0 <= gpu["min_workers"] < gpu["max_workers"]
-    assert gpu["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
-    assert nodes["cpu"]["min_workers"] >= 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +70,12 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def submit(head: Head, *job: str) -> subprocess.CompletedProcess[str]:
-    """`ray job submit` as docs/clusters.md shows it."""
+def submit(head: Head, *job: str, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """`llava-batch submit` as docs/clusters.md shows it."""
     wait_until_up(head)
-    command = ["ray", "job", "submit", "--address", head.address, "--working-dir", ".", "--", "python", "-m", "jobs"]
+    command = [sys.executable, "-m", "jobs", "submit", "--address", head.address, *flags, *job]
     return subprocess.run(
-        [*command, *job], cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=240, check=False
     )
 
 
@@ -124,8 +99,9 @@ def test_a_submitted_job_writes_its_answers_and_gives_its_exit_status(head: Head
     summaries = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rows"')]
     assert [summary["ok"] for summary in summaries] == [10]
     refused = submit(head, *common, "--output", str(tmp_path / "out2"), "--temperature", "-1")
-    assert refused.returncode != 0
-    assert "--temperature: input should be greater than or equal to 0" in refused.stdout
+    assert refused.returncode == 2
+    assert "--temperature: input should be greater than or equal to 0" in refused.stderr
+    assert submit(head, *common, "--output", str(tmp_path / "out"), flags=("--stop",)).returncode == 1  # it has ended
 
 
 @pytest.mark.ray

@@ -92,10 +92,10 @@ def test_a_machine_that_joins_works_and_one_that_is_killed_costs_nothing(
     with job(nodes, tmp_path, 640) as (scene, run):
         watch(scene, run, lambda: len(scene.units()) >= 2)
         nodes.add()
-        watch(scene, run, lambda: len(scene.workers("generate")) >= 2)
         time.sleep(draw.uniform(0, 3))
         nodes.kill(0)
         assert_good_end(scene, run)
+    assert len(scene.workers("generate")) == 2
     assert "has joined" in scene.log()
     assert "is gone; what it was at is done elsewhere" in scene.log()
 

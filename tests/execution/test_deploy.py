@@ -1,0 +1,155 @@
+"""Files that put a job on Kubernetes, on Slurm and into a container: what they say fits what is asked of them."""
+
+import os
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parents[2]
+CLUSTERS = ["cluster.yaml", "deploy/gcp.yaml"]
+
+# The fields of KubeRay 1.6's RayJob (ray.io/v1) that we set, with their types; its whole schema is 1.4 MB.
+POD_GROUP = {"rayStartParams": dict, "template": dict}
+FIELDS: dict[str, Any] = {
+    "submissionMode": str,
+    "backoffLimit": int,
+    "shutdownAfterJobFinishes": bool,
+    "ttlSecondsAfterFinished": int,
+    "entrypoint": str,
+    "rayClusterSpec": {
+        "rayVersion": str,
+        "enableInTreeAutoscaling": bool,
+        "autoscalerOptions": {"version": str, "idleTimeoutSeconds": int},
+        "headGroupSpec": POD_GROUP,
+        "workerGroupSpecs": [{**POD_GROUP, "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int}],
+    },
+}
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_ray_accepts_the_cluster_file_and_would_notice_a_typing_error(name: str) -> None:
+    validate_config(prepare_config(load(name)))
+    with pytest.raises(Exception, match="max_wrokers"):
+        validate_config(prepare_config({**load(name), "max_wrokers": 3}))
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_head_does_no_work_and_gpus_are_spot_with_others_to_fall_back_on(name: str) -> None:
+    types = load(name)["available_node_types"]
+    assert types["head"]["resources"] == {"CPU": 0}
+    spot, other = types["gpu-spot"], types["gpu-on-demand"]
+    assert spot["resources"] == other["resources"]
+    assert "SPOT" in str(spot["node_config"]).upper()
+    assert "SPOT" not in str(other["node_config"]).upper()
+    assert all(type["min_workers"] == 0 < type["max_workers"] for type in (spot, other, types["cpu"]))
+
+
+def test_no_setting_of_aws_is_empty_and_every_machine_has_an_image_a_role_and_a_disk() -> None:
+    for type in load("cluster.yaml")["available_node_types"].values():
+        config = type["node_config"]
+        assert {"ImageId", "IamInstanceProfile", "BlockDeviceMappings", "InstanceType"} <= config.keys()
+        assert None not in config.values()
+
+
+def misfits(value: Any, wanted: Any, where: str = "spec") -> list[str]:
+    """Where a manifest has what its schema has not."""
+    if isinstance(wanted, dict):
+        unknown = [f"{where}.{name}" for name in value.keys() - wanted.keys()]
+        return unknown + [one for name in value if name in wanted for one in misfits(value[name], wanted[name], name)]
+    if isinstance(wanted, list):
+        return [one for item in value for one in misfits(item, wanted[0], where)]
+    return [] if type(value) is wanted else [f"{where}: {value!r}"]
+
+
+def test_the_job_on_kubernetes_has_fields_and_types_of_its_kind() -> None:
+    manifest = load("deploy/rayjob.yaml")
+    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayJob")
+    assert misfits(manifest["spec"], FIELDS) == []
+    assert misfits({**manifest["spec"], "backofLimit": 3, "entrypoint": 3}, FIELDS) == [
+        "spec.backofLimit",
+        "entrypoint: 3",
+    ]
+
+
+def test_its_head_does_no_work_and_its_gpu_pods_come_when_they_are_asked_for() -> None:
+    cluster = load("deploy/rayjob.yaml")["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert cluster["headGroupSpec"]["template"]["spec"]["restartPolicy"] == "Never"  # of SidecarMode
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    assert (groups["gpu"]["replicas"], groups["gpu"]["minReplicas"]) == (0, 0)
+    for group in groups.values():
+        (container,) = group["template"]["spec"]["containers"]
+        assert all(isinstance(amount, str) for amount in container["resources"]["limits"].values())
+        assert container["envFrom"] == [{"secretRef": {"name": "llava-batch-store"}}]
+
+
+def test_the_ray_of_the_manifest_is_the_one_that_is_installed_in_the_image() -> None:
+    pinned = {line.strip() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert f"ray=={load('deploy/rayjob.yaml')['spec']['rayClusterSpec']['rayVersion']}" in pinned
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"llava-batch:{version}" in (ROOT / "deploy/rayjob.yaml").read_text()
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """An environment as Slurm's, with an srun that says what it is given."""
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    programs = {
+        "scontrol": 'echo "localhost\nnode-2"',
+        "srun": 'printf "%s\\n" "$@"; env | grep -E "^(RAY_ADDRESS|RAY_AUTH)" | sort; exit ${FAILS_WITH:-0}',
+    }
+    for name, text in programs.items():
+        (bin / name).write_text(f"#!/bin/bash\n{text}\n")
+        (bin / name).chmod(0o755)
+    given = {
+        "SLURM_JOB_NODELIST": "node-[1-2]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_ON_NODE": "8",
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, **given, "SLURM_SUBMIT_DIR": "/project", "PATH": f"{bin}:{os.environ['PATH']}"}
+
+
+def run_slurm(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [ROOT / "deploy/slurm.sh", "caption", "--prompt", "What is this?"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_on_slurm_one_ray_is_started_on_all_nodes_and_the_job_on_the_first(slurm: dict[str, str]) -> None:
+    done = run_slurm(slurm)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    ray = lines.index("/project/.venv/bin/ray")
+    assert lines[:ray] == ["--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    assert lines[ray + 1 : ray + 6] == ["symmetric-run", "--address", "127.0.0.1:20007", "--min-nodes", "2"]
+    job = lines.index("--")
+    assert lines[job + 1 : job + 6] == ["/project/.venv/bin/python", "-m", "jobs", "caption", "--prompt"]
+    assert lines[job + 6] == "What is this?"
+    assert "RAY_ADDRESS=127.0.0.1:20007" in lines
+    (token,) = [line for line in lines if line.startswith("RAY_AUTH_TOKEN=")]
+    assert len(token.partition("=")[2]) == 64
+
+
+def test_on_slurm_the_exit_status_is_the_jobs(slurm: dict[str, str]) -> None:
+    assert run_slurm({**slurm, "FAILS_WITH": "1"}).returncode == 1
+
+
+def test_what_the_image_copies_is_there_and_its_builder_is_sent_nothing_else() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in allowed)
+    assert {"jobs", "pipeline", "schemas", "llava_batch", "constraints.txt", "pyproject.toml"} <= allowed
+    assert not allowed & {"tests", ".venv", "out", "demo"}
+    containerfile = (ROOT / "Containerfile").read_text()
+    assert "USER ray" in containerfile
+    assert "-c constraints.txt" in containerfile
