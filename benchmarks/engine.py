@@ -60,6 +60,7 @@ class Options:
     quantize: Quantize | None
     kv_cache_dtype: KvCacheDtype | None
     attention: Attention
+    image_tokens: float
     gpus_per_model: int
     slots: int | None
     pages: int | None
@@ -86,6 +87,7 @@ class Options:
             quantize=self.quantize,
             kv_cache_dtype=self.kv_cache_dtype,
             attention=self.attention,
+            image_tokens=self.image_tokens,
             num_devices=self.gpus_per_model,
             slots=self.slots,
             pages=self.pages,
@@ -155,7 +157,8 @@ class Rows:
 
     def prepared(self, num_images: int) -> Iterable[Sample]:
         """Prepare the first rows, as the engine takes them."""
-        return samples(self.pool, make_items(self.workload, num_images, self.options.scale), self.folder)
+        items = make_items(self.workload, num_images, self.options.scale)
+        return samples(self.pool, items, self.folder, self.options.image_tokens)
 
 
 def measure(engine: Engine, rows: Rows, limit: float) -> Result:
@@ -255,6 +258,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--quantize", choices=get_args(Quantize))
     parser.add_argument("--kv-cache-dtype", choices=get_args(KvCacheDtype))
     parser.add_argument("--attention", choices=get_args(Attention), default="sdpa", help="of the vision tower")
+    parser.add_argument("--image-tokens", type=float, default=1.0, help="the share of an image's tokens that is kept")
     parser.add_argument("--gpus-per-model", type=int, default=1)
     parser.add_argument("--slots", type=int)
     parser.add_argument("--pages", type=int, help="of 64 tokens, for all slots")

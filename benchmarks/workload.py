@@ -51,9 +51,9 @@ def workers(num: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(num, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
 
 
-def samples(pool: ProcessPoolExecutor, items: list[Item], folder: str) -> Iterator[Sample]:
+def samples(pool: ProcessPoolExecutor, items: list[Item], folder: str, image_tokens: float = 1.0) -> Iterator[Sample]:
     """Preprocess rows in the pool, in order, from their encoded bytes on."""
-    return pool.map(functools.partial(prepared, folder), items, chunksize=4)
+    return pool.map(functools.partial(prepared, folder, image_tokens=image_tokens), items, chunksize=4)
 
 
 def _lengths(workload: str, num: int, rng: np.random.Generator) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -77,14 +77,15 @@ def _photo(size: Size, rng: np.random.Generator) -> bytes:
 
 
 @functools.cache
-def _preprocessor(folder: str) -> Preprocessor:
+def _preprocessor(folder: str, image_tokens: float) -> Preprocessor:
     # One format for all shapes: so a question has as many tokens whatever the network, and whatever its vocabulary.
-    return Preprocessor.load(folder, None, ImageLimits(), max_new_tokens=1, chat=Chat(template="mistral"))
+    chat = Chat(template="mistral")
+    return Preprocessor.load(folder, None, ImageLimits(), max_new_tokens=1, chat=chat, image_tokens=image_tokens)
 
 
-def prepared(folder: str, item: Item) -> Sample:
+def prepared(folder: str, item: Item, image_tokens: float = 1.0) -> Sample:
     """Preprocess one row as the engine takes it."""
-    preprocessor = _preprocessor(folder)
+    preprocessor = _preprocessor(folder, image_tokens)
     images = preprocessor.load_images([item.image])
     prompts = [preprocessor.build_prompt(f"p{i}", text, images) for i, text in enumerate(item.texts)]
     return Sample(

@@ -20,7 +20,7 @@ from pipeline.checkpoint import (
     with_adapters_template,
     with_base,
 )
-from pipeline.preprocess.facts import read_facts
+from pipeline.preprocess.facts import read_facts, with_image_tokens
 from pipeline.preprocess.forms import check_job_form
 from pipeline.preprocess.parsed import answer_columns
 from pipeline.preprocess.template import choose_template
@@ -114,6 +114,8 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     if settings.reference_column is not None:
         check_scoring("--reference-column")
     check_job_form(settings)
+    if job == "ocr" and settings.image_tokens < 1:
+        raise Refused(f"--image-tokens {settings.image_tokens} is not for ocr: a page's text is in all of its tokens")
     settings = _with_whole_roots(settings)
     choices = ColumnChoices(
         image=settings.image_column,
@@ -183,7 +185,7 @@ def _begun_input(folder: str) -> tuple[str, ...]:
 def _with_chat_template(settings: JobSettings) -> JobSettings:
     """Return the settings with nothing left `auto` about how prompts are rendered. Preprocess checks whether it
     suits."""
-    facts = read_facts(locate(settings.model), settings.revision)
+    facts = with_image_tokens(read_facts(locate(settings.model), settings.revision), settings.image_tokens)
     return settings.model_copy(update={"chat_template": choose_template(settings.chat_template, facts)})
 
 

@@ -110,6 +110,7 @@ class EngineSettings:
     prefill_kernels: PrefillKernels | None = None  # its products and attention; None: cute on Hopper with the packages
     quantize: Quantize | None = None  # of the decoder's layers alone; fp8 is our own, 8bit and 4bit are bitsandbytes'
     kv_cache_dtype: KvCacheDtype | None = None  # None: the network's; int8: with a scale a token and head
+    image_tokens: float = 1.0  # the share of an image's tokens that is kept, by what the tower attends to
     revision: str | None = None  # of a hub model: branch, tag or commit
     adapter: str | None = None  # the folder of a LoRA adapter that is merged into the model as it is loaded
     sampling: Sampling = field(default_factory=Sampling)
@@ -119,6 +120,7 @@ class EngineSettings:
         if not _DEVICE.fullmatch(self.device):
             raise Refused(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
         _one_of("attention", self.attention, get_args(Attention))
+        _share_above_0("image_tokens", self.image_tokens)
         for name in ("num_devices", "batch_size", "look_ahead", "bucket", *_SIZES):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
@@ -214,6 +216,11 @@ def _share(part: float, whole: float, empty: float = 0.0) -> float:
 def _at_least(name: str, value: float, least: int) -> None:
     if not least <= value < float("inf"):
         raise Refused(f"{name} must be at least {least} and finite, got {value}")
+
+
+def _share_above_0(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise Refused(f"{name} must be above 0 and at most 1, got {value}")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -185,6 +185,13 @@ class JobSettings(BaseModel):
         description="int8: keys and values of running rows in 8 bits, with a scale a token and head; rows are decoded "
         "faster, twice as many fit, and answers change a little. The model's dtype when not given.",
     )
+    image_tokens: Annotated[float, Kind("Model", "engine")] = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of an image's tokens that are kept, those that the vision tower attends to most: faster and "
+        "less exact. Not for text, charts or tables.",
+    )
     attention: Annotated[Attention, Kind("Model", "engine")] = Field(
         "sdpa",
         description="Attention kernels of the vision tower; the text network has its own. flash_attention_2 needs "
@@ -338,6 +345,9 @@ class JobSettings(BaseModel):
             raise Refused(f"--num-answers {self.num_answers} needs a --temperature above 0: all of them would be equal")
         if self.reuse_answers and self.temperature:
             raise Refused("--reuse-answers needs --temperature 0: rows that are drawn have answers of their own")
+        if self.image_tokens < 1 and (self.strips == "auto" or self.engine == "transformers"):
+            other = "--strips auto" if self.strips == "auto" else "--engine transformers"
+            raise Refused(f"--image-tokens {self.image_tokens} must be left out with {other}, which sees whole images")
         whole = {"a form": has_form, "--answer-prefix": self.answer_prefix, "--logprobs": self.logprobs is not None}
         asked = [name for name, is_asked in whole.items() if is_asked]
         if asked and self.strips == "auto":

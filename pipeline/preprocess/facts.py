@@ -1,7 +1,7 @@
 """Facts: what a checkpoint's own files say of it, and nothing that had to be guessed."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
@@ -69,6 +69,14 @@ def read_facts(model: str, revision: str | None) -> ModelFacts:
         pad_token_id=next(iter(pads), None),
         context=_context(text),
     )
+
+
+def with_image_tokens(facts: ModelFacts, share: float) -> ModelFacts:
+    """Return the facts where images have a share of their tokens; raise Refused for a tower that cannot choose them."""
+    if share < 1 and facts.feature_strategy != "default":
+        tower = next(name for name, strategy in STRATEGIES.items() if strategy == facts.feature_strategy)
+        raise Refused(f"--image-tokens needs a vision tower with a class token, {tower} has none: leave it out")
+    return replace(facts, anyres=replace(facts.anyres, share=share))
 
 
 def text_facts(text: PreTrainedConfig) -> TextFacts:

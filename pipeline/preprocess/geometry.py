@@ -25,8 +25,11 @@ class Anyres:
     patch: int
     grids: tuple[Size, ...]
     resample: Resample = "bicubic"  # how an image is scaled
+    share: float = 1.0  # of an image's tokens that are kept, see engine/network/selection.py
 
     def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise Refused(f"image_tokens must be above 0 and at most 1, got {self.share}")
         if not 1 <= self.patch <= self.tile:
             raise Refused(f"patch must be between 1 and the tile's {self.tile} pixels, got {self.patch}")
         if not self.grids:
@@ -69,11 +72,37 @@ def num_tiles(image: Size, anyres: Anyres) -> int:
 
 def num_image_tokens(image: Size, anyres: Anyres) -> int:
     """Count the tokens of an image: the base tile's patches, and rows of unpadded patches, each row with a newline at
-    its end."""
-    grid = select_grid(image, anyres)
-    side = anyres.patches_per_side
-    rows = unpadded(Size(side * (grid.width // anyres.tile), side * (grid.height // anyres.tile)), image)
-    return side * side + rows.height * (rows.width + 1)
+    its end; or those that are kept of them."""
+    if anyres.share < 1:
+        kept = kept_tokens(image, anyres)
+        return kept.base + kept.grid
+    rows = shown_rows(image, anyres)
+    return anyres.patches_per_side**2 + rows.height * (rows.width + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Numbers of patches that are kept of an image: of its base tile, and of its grid."""
+
+    base: int
+    grid: int
+
+
+def kept_tokens(image: Size, anyres: Anyres) -> Kept:
+    """Return how many patches are kept of an image where it has a share of its tokens; no newline is.
+
+    Half are of the base tile, or more where the grid does not show so many.
+    """
+    rows, patches = shown_rows(image, anyres), anyres.patches_per_side**2
+    num = max(1, int(anyres.share * (patches + rows.height * (rows.width + 1))))
+    grid = min(rows.height * rows.width, num - num // 2)
+    return Kept(base=min(patches, num - grid), grid=grid)
+
+
+def shown_rows(image: Size, anyres: Anyres) -> Size:
+    """Return the patches of the grid that show the image, without those of padding alone."""
+    grid, side = select_grid(image, anyres), anyres.patches_per_side
+    return unpadded(Size(side * (grid.width // anyres.tile), side * (grid.height // anyres.tile)), image)
 
 
 def unpadded(patches: Size, image: Size) -> Size:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.preprocess.conversation import Conversation, ask
-from pipeline.preprocess.facts import ModelFacts, read_facts
+from pipeline.preprocess.facts import ModelFacts, read_facts, with_image_tokens
 from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.geometry import num_image_tokens
 from pipeline.preprocess.image import ImageLimits, decode, tile_image
@@ -82,11 +82,16 @@ class Preprocessor:
 
     @staticmethod
     def load(
-        model: str, revision: str | None, limits: ImageLimits, max_new_tokens: int, chat: Chat | None = None
+        model: str,
+        revision: str | None,
+        limits: ImageLimits,
+        max_new_tokens: int,
+        chat: Chat | None = None,
+        image_tokens: float = 1.0,
     ) -> "Preprocessor":
         """Read the config and the tokenizer, no weights, of a checkpoint: a folder or a hub id."""
         chat = chat or Chat()
-        facts = read_facts(model, revision)
+        facts = with_image_tokens(read_facts(model, revision), image_tokens)
         processor = load_processor(model, revision)
         pixels = read_pixels(processor.image_processor, facts.anyres)
         prompts = PromptBuilder.load(processor, facts, choose_template(chat.template, facts, processor))
@@ -104,7 +109,7 @@ class Preprocessor:
 
     def check_num_images(self, num_images: int) -> None:
         """Raise RowError where so many images leave no room in the context, however small they are."""
-        least = num_images * self.facts.anyres.patches_per_side**2
+        least = int(num_images * self.facts.anyres.patches_per_side**2 * self.facts.anyres.share)
         if least >= self.facts.context:
             message = (
                 f"{num_images} images are at least {least} image tokens, the model's context is {self.facts.context}"

@@ -33,6 +33,7 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
         batch_size=settings.batch_size,
         slots=settings.slots,
         capacity=settings.capacity,
+        image_tokens=settings.image_tokens,
         revision=settings.revision,
         adapter=None if settings.adapter is None else str(adapter_folder(settings.adapter)),
         sampling=sampling_of(settings),

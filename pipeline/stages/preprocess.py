@@ -43,6 +43,7 @@ class Preprocess:
             limits=limits,
             max_new_tokens=settings.max_new_tokens,
             chat=Chat(template=settings.chat_template, system=settings.system, answer_prefix=settings.answer_prefix),
+            image_tokens=settings.image_tokens,
         )
         self._settings = settings
         self._prompts = parse_prompts(settings.prompt)

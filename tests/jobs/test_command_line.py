@@ -57,6 +57,8 @@ def test_flags_override_the_config_file(source: str, tmp_path: Path, capsys) -> 
 def test_ocr_asks_its_own_question_and_leaves_room_for_long_answers(source: str, capsys) -> None:
     assert main(["ocr", *dry_run(source, "--max-new-tokens", "9")[1:], "--prompt", "What does it say?"]) == 0
     assert "prompt: 'What does it say?'" in capsys.readouterr().err
+    assert main(["ocr", *dry_run(source, "--image-tokens", "0.4")[1:], "--prompt", "What does it say?"]) == 2
+    assert "--image-tokens 0.4 is not for ocr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,12 @@ def test_ocr_asks_its_own_question_and_leaves_room_for_long_answers(source: str,
         pytest.param(["--id-column", "numbr"], "number", id="a near column name"),
         pytest.param(["--keep", "question=number"], "", id="keep is fine"),
         pytest.param(["--keep", "text=number"], "text", id="keep collides"),
+        pytest.param(["--regex", "(a"], "--regex must be a form that answers can be held to", id="a form"),
+        pytest.param(["--json-schema", '{"not": {}}'], "--json-schema must have no keyword", id="a keyword"),
+        pytest.param(["--json-schema-column", "number"], "--json-schema-column number must be a string", id="column"),
+        pytest.param(["--regex", "a", "--parse"], "--parse needs one --json-schema for all rows", id="parse"),
+        pytest.param(["--choices", "a,b", "--logprobs", "2"], "", id="choices are fine"),
+        pytest.param(["--image-tokens", "1.5"], "--image-tokens: input should be less than or equal to 1", id="share"),
         pytest.param(["--stop", ""], "stop must be a tuple of non-empty strings", id="stop"),
         pytest.param(["--stop", "\udcff"], "stop must be text that can be written as UTF-8", id="stop of bytes"),
     ],

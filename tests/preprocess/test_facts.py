@@ -1,13 +1,14 @@
 """What a checkpoint's own files say is proven against its network before a row is read."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 
-from pipeline.preprocess.facts import attention_window, read_facts
+from pipeline.preprocess.facts import attention_window, read_facts, with_image_tokens
 from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.preprocessor import Preprocessor
@@ -174,3 +175,12 @@ def test_layers_that_attend_otherwise_are_refused(changes: dict[str, Any], messa
 def test_what_is_asked_for_is_in_run_json() -> None:
     described = load(checkpoint()).describe()
     assert json.loads(json.dumps(described))["pixels"]["factor"] == 1 / 255
+
+
+def test_a_tower_without_a_class_token_cannot_choose_image_tokens() -> None:
+    facts = read_facts(str(checkpoint()), None)
+    assert with_image_tokens(facts, 0.4).anyres.share == 0.4
+    siglip = replace(facts, feature_strategy="full")
+    assert with_image_tokens(siglip, 1.0) == siglip
+    with pytest.raises(Refused, match="--image-tokens needs a vision tower .*, siglip_vision_model has"):
+        with_image_tokens(siglip, 0.4)

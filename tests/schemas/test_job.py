@@ -48,6 +48,9 @@ def test_settings_are_frozen() -> None:
         pytest.param({"reuse_answers": True, "temperature": 1}, "--reuse-answers needs --temperature 0", id="reuse"),
         pytest.param({"regex": "a", "bad_words": ("b",)}, "--bad-words must be left out", id="bad words and a form"),
         pytest.param({"regex": "a", "answer_prefix": "b"}, "--answer-prefix must be left out", id="prefix and a form"),
+        pytest.param({"image_tokens": 0}, "greater than 0", id="no image tokens"),
+        pytest.param({"image_tokens": 0.4, "strips": "auto"}, "left out with --strips auto", id="fewer, strips"),
+        pytest.param({"image_tokens": 0.4, "engine": "transformers"}, "left out with --engine", id="fewer, other"),
         pytest.param({"bad_words": ("",)}, "--bad-words must be texts that are not empty", id="an empty word"),
         pytest.param({"logprobs": 1, "strips": "auto"}, "--strips must be off with --logprobs", id="strips, logprobs"),
         pytest.param(

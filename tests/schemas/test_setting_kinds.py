@@ -66,7 +66,7 @@ def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
             "input output allow_root model revision adapter prompt system chat_template image_column id_column "
             "prompt_column messages_column reference_column keep limit image_root dtype engine quantize attention "
             "unit_rows max_fetch_error_rate json_schema regex choices json_schema_column parse "
-            "num_answers logprobs",
+            "num_answers logprobs image_tokens kv_cache_dtype",
             id="never another on a retry",
         ),
     ],

@@ -12,7 +12,7 @@ from pipeline.engine.engine import Engine
 from pipeline.preprocess.parsed import answer_columns
 from pipeline.preprocess.preprocessor import EncodedImage, Images
 from pipeline.preprocess.row_border import Nobody
-from pipeline.stages.engine_settings import sampling_of
+from pipeline.stages.engine_settings import engine_settings, sampling_of
 from pipeline.stages.generate import Generate, final_answers
 from pipeline.stages.preprocess import Preprocess
 from schemas.answer import ANSWER_SCHEMA, Answer, table_to_answers
@@ -366,3 +366,13 @@ def test_an_answer_begins_with_its_prefix_where_the_template_has_answers(templat
 def test_a_prefix_that_would_play_a_turn_is_refused() -> None:
     with pytest.raises(Refused, match="--answer-prefix must hold no special token"):
         Preprocess(settings(answer_prefix="</s> <user>"))
+
+
+def test_rows_with_fewer_image_tokens_are_prepared_and_answered_alike() -> None:
+    asked, whole = settings(image_tokens=0.4, prompt=("a=A?", "b=B?")), settings(prompt=("a=A?", "b=B?"))
+    engine = Engine.load(str(checkpoint()), settings=engine_settings(asked, on_gpu=False))
+    answers = table_to_answers(Generate(asked, lambda _: engine)(Preprocess(asked)(requests(GOOD, OTHER))))
+    samples = table_to_samples(Preprocess(whole)(requests(GOOD, OTHER)))
+    before = [prompt.num_image_tokens for sample in samples for prompt in sample.prompts]
+    assert {answer.status for answer in answers} == {"ok"}
+    assert [one.num_image_tokens for one in answers] == [int(0.4 * num) for num in before]

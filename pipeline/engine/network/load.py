@@ -136,7 +136,7 @@ def make_ready(
     return LoadedModel(
         network=network,
         decoder=decoder,
-        vision=Vision(network, read_scale(images)),
+        vision=Vision(network, read_scale(images), settings.image_tokens),
         tokenizer=tokenizer,
         image_token_id=network.config.image_token_id,
         stop_ids=stop_ids,

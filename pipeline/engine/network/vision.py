@@ -1,6 +1,7 @@
 """The vision tower: from uint8 tiles to the features that replace an image's tokens, once a sample."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from transformers import LlavaNextForConditionalGeneration
 from pipeline.engine.kernels.device import to_device
 from pipeline.engine.network.block import DETERMINISTIC
 from pipeline.engine.network.features import feature_index
-from pipeline.preprocess.geometry import Anyres
+from pipeline.engine.network.selection import class_attention, kept_patches
+from pipeline.preprocess.geometry import Anyres, num_image_tokens
 from pipeline.preprocess.pixels import PixelScale
 from pipeline.weights.network import feature_layers
+from schemas.errors import Refused
 from schemas.sample import Sample, Size
 
 
@@ -31,10 +34,20 @@ def normalise(tiles: Tensor, scale: PixelScale) -> Tensor:
     return pixels.sub_(shift).div_(width)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """Results of a call of the tower: (patches, width), and (tiles, first and last layer, patches) where asked for."""
+
+    features: Tensor
+    attention: Tensor
+
+
 class Vision:
     """transformers' tower and projector, run up to the last layer whose features the checkpoint takes."""
 
-    def __init__(self, network: LlavaNextForConditionalGeneration, scale: PixelScale) -> None:
+    def __init__(
+        self, network: LlavaNextForConditionalGeneration, scale: PixelScale, image_tokens: float = 1.0
+    ) -> None:
         config: Any = network.config
         model = network.model
         self._tower: Any = model.vision_tower
@@ -48,7 +61,10 @@ class Vision:
             tile=config.vision_config.image_size,
             patch=config.vision_config.patch_size,
             grids=tuple(Size(width, height) for height, width in config.image_grid_pinpoints or ()),
+            share=image_tokens,
         )
+        if image_tokens < 1 and not (self._skips_class_token and self._layers):
+            raise Refused(f"image_tokens needs a tower with a class token, {config.vision_config.model_type} has none")
 
     def compile_layers(self) -> None:
         """Compile the layers: one compilation serves all of them, as every call has the same shape."""
@@ -64,43 +80,66 @@ class Vision:
         tiles = np.concatenate([sample.tiles for sample in samples if len(sample.tiles)])
         starts = range(0, len(tiles), tiles_per_call)
         calls = [self._call(tiles[i : i + tiles_per_call], tiles_per_call) for i in starts]
-        patches = torch.cat([*calls, self._newline[None].to(calls[0].dtype)])
-        index, lengths = self._index(samples, newline=len(patches) - 1)
-        features = patches.index_select(0, to_device(index, patches.device))
-        return list(features.split(lengths))
+        patches = torch.cat([*(call.features for call in calls), self._newline[None].to(calls[0].features.dtype)])
+        if self.anyres.share < 1:
+            index = self._kept(samples, torch.cat([call.attention for call in calls]))
+            lengths = [sum(num_image_tokens(size, self.anyres) for size in sample.image_sizes) for sample in samples]
+        else:
+            of_all, lengths = self._index(samples, newline=len(patches) - 1)
+            index = to_device(of_all, patches.device)
+        return list(patches.index_select(0, index).split(lengths))
 
-    def _call(self, tiles: np.ndarray[Any, Any], tiles_per_call: int) -> Tensor:
-        """Return the features of all patches of one call, (patches, width)."""
+    def _kept(self, samples: Sequence[Sample], attention: Tensor) -> Tensor:
+        """Return the index of each kept patch, from the class tokens' attention, (tiles, first and last, patches)."""
+        parts, first_tile = [], 0
+        for sample in samples:
+            for size, num_tiles in zip(sample.image_sizes, sample.tiles_per_image, strict=True):
+                first, last = attention[first_tile : first_tile + num_tiles].unbind(1)
+                parts.append(kept_patches(first, last, size, self.anyres) + first_tile * attention.shape[2])
+                first_tile += num_tiles
+        return torch.cat(parts)
+
+    def _call(self, tiles: np.ndarray[Any, Any], tiles_per_call: int) -> "_Call":
+        """Run one call of the tower."""
         missing = tiles_per_call - len(tiles)
         full = np.concatenate([tiles, np.zeros((missing, *tiles.shape[1:]), np.uint8)]) if missing else tiles
         full = np.ascontiguousarray(full)  # one memory layout for all: a convolution rounds differently in another
         device = self._newline.device
         pixels = normalise(to_device(full, device), self._scale).to(self._newline.dtype)
-        if device.type == "cpu":
-            return torch.cat([self._features(tile) for tile in pixels.split(1)])
-        return self._features(pixels)
+        if device.type != "cpu":
+            return self._features(pixels)
+        calls = [self._features(tile) for tile in pixels.split(1)]
+        return _Call(
+            features=torch.cat([call.features for call in calls]),
+            attention=torch.cat([call.attention for call in calls]),
+        )
 
-    def _features(self, pixels: Tensor) -> Tensor:
-        """Return the features of all patches of some tiles, (patches, width).
+    def _features(self, pixels: Tensor) -> "_Call":
+        """Run the tower over some tiles.
 
         On a CPU this runs one tile at a time: a BLAS may round the last rows of a product in another way than the
         others, and 577 rows a tile are a multiple of no block.
         """
-        states = self._states(pixels)
+        states, attention = self._states(pixels)
         features: Tensor = self._projector(states[:, 1:] if self._skips_class_token else states)
-        return features.flatten(0, 1)
+        return _Call(features=features.flatten(0, 1), attention=attention)
 
-    def _states(self, pixels: Tensor) -> Tensor:
-        """Return the hidden states after the layers that are taken, side by side: (tiles, patches, width)."""
+    def _states(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the hidden states after the layers that are taken, side by side: (tiles, patches, width); and what the
+        class token attends to in the first and the last layer, where that is asked for."""
         state: Tensor = self._tower.embeddings(pixels)
         if hasattr(self._tower, "pre_layrnorm"):  # CLIP has it, SigLIP has not
             state = self._tower.pre_layrnorm(state)
-        states = {0: state}
+        states, attention = {0: state}, [state.new_zeros(len(state), 0, self.anyres.patches_per_side**2)]
         for i, layer in enumerate(self._layers, start=1):
+            if self.anyres.share < 1 and i in (1, len(self._layers)):
+                attention.append(class_attention(layer, state)[:, None])
             state = layer(state, attention_mask=None)
             if i in self._taken:
                 states[i] = state
-        return torch.cat([states[i] for i in self._taken], dim=-1)
+        if self.anyres.share < 1 and len(self._layers) == 1:
+            attention.append(attention[-1])
+        return torch.cat([states[i] for i in self._taken], dim=-1), torch.cat(attention, dim=1)
 
     def _index(self, samples: Sequence[Sample], newline: int) -> tuple[np.ndarray[Any, Any], list[int]]:
         per_tile = self.anyres.patches_per_side**2
