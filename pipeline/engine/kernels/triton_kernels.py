@@ -122,7 +122,7 @@ def _walk(
         total = total * shrink + tl.sum(share, 1)
         value = _read(values + at, inside, query, scaled)
         if scaled:
-            share *= tl.load(value_scales + entry, mask=inside, other=0.0)[None, :]
+            share *= tl.load(value_scales + entry)[None, :]
         found = tl.dot(share.to(query.dtype), value, input_precision="ieee")
         summed = summed * shrink[:, None] + found
         largest = larger
@@ -131,7 +131,8 @@ def _walk(
 
 @triton.jit
 def _read(page: tl.tensor, inside: tl.tensor, query: tl.tensor, scaled: tl.constexpr) -> tl.tensor:
-    """Load a page in the queries' type; in 8 bits what is behind its sequence is finite, whatever it is."""
+    """Load a page in the queries' type. In 8 bits without a mask, which would cost registers: what is behind a sequence
+    is finite, as the engine clears pages that were not, and is multiplied by 0."""
     return tl.load(page).to(query.dtype) if scaled else tl.load(page, mask=inside[:, None], other=0.0)
 
 
