@@ -131,7 +131,7 @@ def begin_folder(destination: str, key: str) -> bool:
         raise Refused(f"DEST {destination} holds another export that was not finished: remove it, or choose another")
     path = fs.local_path(destination)
     if path is not None:
-        if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        if os.path.lexists(path) and (not os.path.isdir(path) or set(os.listdir(path)) - {_half_of(MARK)}):
             raise exists(destination)
     elif fs.list_folder(destination):
         raise exists(destination)

@@ -1,8 +1,12 @@
 """Files appear whole, an export that was killed is gone on with, and nothing is written elsewhere."""
 
 import os
+import random
 import resource
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from jobs.__main__ import main
-from pipeline.exports.destination import begin_folder, check_inside, safe_name, write_file
+from pipeline.exports.destination import MARK, begin_folder, check_inside, safe_name, write_file
 from pipeline.exports.export import FORMATS, ExportOptions, export
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from tests.exports.runs import make_images, make_run, tree
 
+ROOT = Path(__file__).parents[2]
 pytest_plugins = ["tests.exports.complete", "tests.object_store"]
 
 
@@ -118,6 +123,44 @@ def test_an_export_that_is_killed_in_the_middle_is_the_same_in_the_end(single: s
     assert left != whole
     export(single, again, to, options)
     assert tree(tmp_path / "again") == whole
+
+
+@pytest.mark.parametrize("to", OF_FOLDERS)
+def test_an_export_that_was_killed_before_its_mark_was_whole_goes_on(single: str, tmp_path: Path, to) -> None:
+    export(single, str(tmp_path / "whole"), to, ExportOptions())
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / f".{MARK}.part").write_bytes(b"{")
+    export(single, str(tmp_path / "again"), to, ExportOptions())
+    assert tree(tmp_path / "again") == tree(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run folder of 200 answers."""
+    folder = tmp_path_factory.mktemp("larger")
+    return make_run(folder, make_images(folder / "in", [f"{number:03}.jpg" for number in range(200)]))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_export_that_is_killed_at_random_moments_is_the_same_in_the_end(larger: str, tmp_path: Path, to) -> None:
+    draw = random.Random(to)
+    export(larger, str(tmp_path / "whole" / "x"), to, ExportOptions())
+    whole, again = tree(tmp_path / "whole"), tmp_path / "again"
+    again.mkdir()
+    command = [sys.executable, "-m", "jobs", "export", larger, str(again / "x"), "--to", to]
+    for _ in range(6):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and not list(again.rglob("*")):
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0, 0.05))
+            process.kill()
+        left = {name: data for name, data in tree(again).items() if not Path(name).name.startswith(".")}
+        assert left.items() <= whole.items()
+        if left == whole:  # the kill came too late
+            return
+    export(larger, str(again / "x"), to, ExportOptions())
+    assert tree(again) == whole
 
 
 @pytest.mark.parametrize("to", OF_FOLDERS)
