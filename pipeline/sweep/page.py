@@ -109,6 +109,7 @@ COLUMNS = (
         key=lambda one: one.images_per_s,
     ),
 )
+_WITH_INTERVAL = ("score", "difference")
 _WORDS = ("benchmark", "metric", "model", "prompt", "settings")  # columns of text
 _SCORES = 7  # columns that differ between the metrics of a cell, and those before
 
@@ -145,6 +146,8 @@ def _html_row(result: Result, results: Sequence[Result], page: str | None) -> st
 
 def _html_cell(column: Column, result: Result, page: str | None) -> str:
     key, text = column.key(result), escape(column.text(result))
+    if column.title in _WITH_INTERVAL:
+        text = text.replace(", ", ",&nbsp;")  # a narrow column breaks before the interval, never in it
     bold = text.startswith("**")
     text = f"<b>{text.strip('*')}</b>" if bold else text
     key = "" if key is None else escape(str(key))
@@ -154,7 +157,7 @@ def _html_cell(column: Column, result: Result, page: str | None) -> str:
 
 
 def _kind(column: Column) -> str:
-    if column.title in ("score", "difference"):
+    if column.title in _WITH_INTERVAL:
         return f' class="number {column.title}"'
     return ' class="number"' if column.title not in _WORDS else ' class="word"'
 
@@ -211,6 +214,10 @@ svg { vertical-align: middle; } svg line { stroke: var(--mark); stroke-width: 3;
 svg circle { fill: var(--mark); } svg path { stroke: #888; } svg text { font-size: 10px; fill: #888; }
 input[type=search] { padding: .3rem .5rem; width: 20rem; max-width: 100%; box-sizing: border-box; font: inherit; }
 label { margin-left: 1rem; }
+@media (min-width: 48.01rem) and (max-width: 112rem) {
+  table { font-size: 13px; } th, td { padding: .3rem .35rem; }
+  td.word { white-space: normal; overflow-wrap: break-word; } td.score, td.difference { white-space: normal; }
+}
 @media (max-width: 48rem) {
   body { margin: 1rem auto; } label { display: block; margin: .5rem 0; }
   thead { display: none; } table, tbody { display: block; white-space: normal; }

@@ -118,7 +118,7 @@ def test_a_dot_at_either_end_of_the_scale_stands_at_its_tick_and_the_ends_are_la
 def test_on_a_phone_a_row_is_a_card_that_names_its_values() -> None:
     page = to_html(RESULTS)
     assert "@media (max-width: 48rem)" in page
-    assert '<td class="number score" data-key="0.5" data-title="score">0.500 [0.250, 0.750]</td>' in page
+    assert '<td class="number score" data-key="0.5" data-title="score">0.500 [0.250,&nbsp;0.750]</td>' in page
 
 
 def _fields(result: Result) -> dict[str, object]:
