@@ -239,7 +239,7 @@ def test_a_hub_that_is_away_is_said_in_a_line(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.soak
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_job_reads_the_hub_and_is_held_to_the_commit_that_it_began_with(hub: Hub, tmp_path: Path) -> None:
     """On a Ray of its own, whose workers find the hub in the environment."""
     tables = [write_parquet(tmp_path / f"{n}.parquet", [good_row(2 * n), good_row(2 * n + 1)]) for n in range(2)]
