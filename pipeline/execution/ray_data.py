@@ -262,7 +262,7 @@ _ONE_ROW: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
 
 
 class _Closed(threading.Event):
-    """Whether a source takes in no more. A copy in another process, to which Ray sends its context, is nobody's."""
+    """Set where a source takes in no more. A copy in another process, to which Ray sends its context, is nobody's."""
 
     def __reduce__(self) -> tuple[type["_Closed"], tuple[()]]:
         return _Closed, ()

@@ -1,4 +1,4 @@
-"""What Ray raises, in words that a person needs."""
+"""Errors of Ray, in words that a person needs."""
 
 import re
 

@@ -26,7 +26,7 @@ _ENDED = ("SUCCEEDED", "FAILED", _STOPPED)
 
 
 class Details(Protocol):
-    """What Ray knows of a submission, as far as it is used."""
+    """Ray's record of a submission, as far as it is used."""
 
     status: object
     message: str | None

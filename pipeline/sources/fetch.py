@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -173,7 +174,8 @@ def _read(uri: str, max_bytes: int, waits_s: Sequence[float]) -> bytes:
     try:
         return fs.read_bytes(uri, max_bytes + 1, waits_s)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise RowError("fetch", "FileNotFound", f"{_short(uri)} is not there: check the path") from error
+        on = "" if "://" in uri else f" on {socket.gethostname()}"  # others may see other disks
+        raise RowError("fetch", "FileNotFound", f"{_short(uri)} is not there{on}: check the path") from error
     except PermissionError as error:
         message = f"{_short(uri)} may not be read ({error}): check its permissions and the keys in the environment"
         raise RowError("fetch", "PermissionDenied", message) from error

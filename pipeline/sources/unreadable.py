@@ -1,5 +1,7 @@
 """Unreadable: what a person is told of rows that were listed and cannot be read."""
 
+import socket
+
 import pyarrow as pa
 
 from pipeline.sources.source import RowRange
@@ -13,7 +15,8 @@ def why_unread(row_range: RowRange, error: OSError | pa.ArrowException) -> Failu
     """Return the failure of all rows of a range."""
     said = str(error) if len(str(error)) <= SHOWN else f"{str(error)[:SHOWN]}..."
     if isinstance(error, FileNotFoundError):
-        return Failure(stage="read", type="FileNotFound", message=f"{row_range} are not there any more: {said}")
+        on = "" if "://" in row_range.url else f" on {socket.gethostname()}"  # others may see other disks
+        return Failure(stage="read", type="FileNotFound", message=f"{row_range} are not there any more{on}: {said}")
     if isinstance(error, PermissionError):
         return Failure(stage="read", type="PermissionDenied", message=f"{row_range} may not be read: {said}")
     if is_transient(error):
