@@ -125,7 +125,7 @@ class _Run:
     def _on_end(self, error: BaseException | None) -> None:
         """Begin again where Ray took actors back before they ran, as a cluster does that is only just there."""
         if error is None:
-            return
+            raise RunFailed("Ray Data has ended before its units were prepared")
         if isinstance(error, ray.exceptions.ActorDiedError):
             if self._prepared_any or not self._starts_left or not never_ran(error):
                 raise EngineNotLoaded(cause_of(error)) from error
