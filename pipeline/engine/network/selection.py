@@ -29,7 +29,7 @@ def class_attention(layer: Any, state: Tensor) -> Tensor:  # noqa: ANN401  trans
     heads, width = attention.num_heads, attention.head_dim
     query = attention.q_proj(normed[:, :1]).view(len(state), 1, heads, width).transpose(1, 2).float()
     keys = attention.k_proj(normed).view(*state.shape[:2], heads, width).transpose(1, 2).float()
-    weights: Tensor = ((query * attention.scale) @ keys.transpose(2, 3)).softmax(-1)
+    weights: Tensor = ((query * width**-0.5) @ keys.transpose(2, 3)).softmax(-1)
     return weights[:, :, 0, 1:].sum(1)
 
 
