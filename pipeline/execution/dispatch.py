@@ -8,7 +8,7 @@ How many units are prepared ahead follows from what the workers hold and how fas
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -143,8 +143,13 @@ class Dispatch:
         return list(worker.at)
 
     def add_again(self, prepared: Sequence[Prepared]) -> None:
-        """Take in what a worker that is gone was at: it goes to others before anything else."""
-        self._ready.extendleft(prepared)
+        """Take in what a worker that is gone was at: what is still there goes to others before anything else."""
+        for one in prepared:
+            if one.machine in self._lost_machines:
+                self._prepare_again([one.key])
+            elif one.key in self._open:
+                self._here.add(one.key)
+                self._ready.appendleft(one)
 
     def next_pair(self) -> tuple[int, Prepared] | None:
         """Return a worker and the unit that it has from now on; None where none should have one now."""
@@ -205,7 +210,8 @@ class Dispatch:
         for key in keys:
             self._here.discard(key)
             if (task := self._open.get(key)) is not None:
-                self._again.append(task)
+                self._open[key] = replace(task, attempt=task.attempt + 1)
+                self._again.append(self._open[key])
 
     def _end(self, name: int, prepared: Prepared) -> None:
         if (worker := self.workers.get(name)) is not None:

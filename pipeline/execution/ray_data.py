@@ -307,7 +307,7 @@ class _ReadAndPreprocess:
             return NOTHING
         preprocess = self._load(task.key.shard)
         watch = RowWatch(self._watchdog, shard.settings.row_seconds, partial(self._keep, shard.markers.folder))
-        guard = Guard("preprocess", shard.markers, preprocess.fail_rows, self._gate, watch)
+        guard = Guard("preprocess", shard.markers.of_attempt(task.attempt), preprocess.fail_rows, self._gate, watch)
         return guard(unit, partial(task.read, unit), partial(preprocess, watch=watch))
 
     def _keep(self, folder: str, failure: Failure, trace: str) -> None:

@@ -60,6 +60,7 @@ class Task:
 
     key: UnitKey
     read: UnitReader
+    attempt: int = 0  # handed out again, as machines were lost; what its workers die of counts from nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -52,6 +52,10 @@ class Markers:
     folder: str
     driver: str
 
+    def of_attempt(self, number: int) -> "Markers":
+        """Return the markers of a later attempt at the same units, which does not know those of earlier ones."""
+        return replace(self, driver=f"{self.driver}/{number}") if number else self
+
     def find(self, name: str) -> Marker | None:
         """Return the marker of that name that this driver's workers have left."""
         try:

@@ -147,6 +147,19 @@ def test_units_that_take_long_to_prepare_come_one_by_one() -> None:
     assert set(World(num_units=500, paces=[50.0] * 4, prepare_s=1.0).run().lengths) == {1}
 
 
+def test_what_a_dead_worker_was_at_is_prepared_again_where_its_samples_are_gone_as_well() -> None:
+    world = World(num_units=50, paces=[1.0], machines=["a"])
+    while world.now < 5:
+        world.step()
+    at = world.dispatch.lose_machines({"a"})
+    assert set(world.dispatch.remove_worker(0)) == set(at)
+    world.dispatch.add_again(at)
+    world.dispatch.add_worker(1, 4)
+    assert world.dispatch.next_pair() is None
+    (task, *_) = world.dispatch.next_tasks()
+    assert task.attempt >= 1
+
+
 def test_what_a_dead_worker_was_at_goes_first() -> None:
     world = World(num_units=50, paces=[1.0])
     while world.now < 5:

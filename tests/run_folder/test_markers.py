@@ -23,3 +23,15 @@ def test_a_row_that_takes_too_long_is_added_to_what_is_known(tmp_path: Path, kno
     fs.write_atomic(note.url, note.text.encode())
     found = markers.find("unit-00000001-preprocess")
     assert found == Marker(driver="d", deaths=known.deaths if known else {}, slow=slow)
+
+
+def test_another_attempt_counts_from_nothing_and_its_own_deaths_count(tmp_path: Path) -> None:
+    first = Markers(folder=str(tmp_path), driver="d")
+    first.put("unit")
+    assert first.of_attempt(0).find("unit") == first.find("unit")
+    second = first.of_attempt(1)
+    assert second.find("unit") is None
+    second.put("unit", 3)
+    found = second.find("unit")
+    assert found is not None
+    assert found.row == 3
