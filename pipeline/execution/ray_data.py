@@ -239,7 +239,7 @@ def _dataset(plan: BatchPlan, placement: Placement, feed: "ActorHandle[_Feed]") 
     most = {} if placement.grows else {"max_size": placement.preprocess_workers}
     least = 1 if placement.grows else placement.preprocess_workers
     return (
-        ray.data.range(1)
+        ray.data.from_arrow(pa.table({"one": [0]}))  # that is there already: no task that might wait for a CPU
         .map_batches(_giving_out(feed), num_cpus=0, resources=_HEAD, **_ONE_ROW)
         .map_batches(
             _ReadAndPreprocess,
