@@ -8,6 +8,7 @@ Exit 0: done within the error budget; 1: failed; 2: bad usage or settings, found
 """
 
 import io
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -153,6 +154,8 @@ def _read_setting(config: Config, name: str, hint: object) -> object:
     if _key(name) == "prompt" and isinstance(value, dict):
         config.check(name, dict[str, str])
         return [name_prompt(key, text) for key, text in value.items()]
+    if _key(name) == "json_schema" and isinstance(value, dict):
+        return json.dumps(value)
     many = hint == tuple[str, ...] or (hint == tuple[str, ...] | None and value is not None)
     if many and not isinstance(value, list):
         config.check(name, str)

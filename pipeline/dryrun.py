@@ -20,6 +20,7 @@ from schemas.sample import Prompt, Sample, table_to_samples
 from schemas.wording import counted, printable
 
 ROWS = 8
+_SHOWN = 60  # letters of a form
 
 
 def describe_plan(plan: Plan, cards: tuple[int, ...] = ()) -> str:
@@ -41,10 +42,24 @@ def describe_plan(plan: Plan, cards: tuple[int, ...] = ()) -> str:
         *([] if ends is None else [f"ends     {ends}"]),
         *([] if settings.system is None else [f"system   {settings.system!r}"]),
         *(f"prompt   {prompt.id}: {prompt.text!r}" for prompt in parse_prompts(settings.prompt)),
+        *_describe_asking(settings),
         f"output   {settings.output}: {counted(listing.num_rows * plan.num_prompts, 'answer')}, "
         f"{counted(listing.num_units, 'unit')} of up to {listing.unit_rows} rows",
     ]
     return "\n".join(lines)
+
+
+def _describe_asking(settings: JobSettings) -> Iterator[str]:
+    """Yield what is asked of the answers beside their prompts, a line each."""
+    form = settings.answer_form
+    if form is not None:
+        yield f"form     {form.kind.replace('_', ' ')}: {form.text[:_SHOWN]}{'...' if len(form.text) > _SHOWN else ''}"
+    if settings.num_answers > 1:
+        yield f"answers  {settings.num_answers} draws to every prompt, a row each"
+    if settings.answer_prefix:
+        yield f"prefix   {settings.answer_prefix!r}, which every answer begins with"
+    if settings.image_tokens < 1:
+        yield f"images   {settings.image_tokens:.0%} of their tokens are kept: faster and less exact"
 
 
 def _on_gpus(settings: JobSettings, cards: tuple[int, ...]) -> bool:

@@ -54,6 +54,30 @@ def test_flags_override_the_config_file(source: str, tmp_path: Path, capsys) -> 
     assert "two: 'Q2?'" in shown
 
 
+def test_a_dry_run_says_what_is_asked_of_the_answers(source: str, capsys) -> None:
+    asked = ("--choices", "a,b", "--num-answers", "3", "--temperature", "1", "--image-tokens", "0.4")
+    assert main(dry_run(source, *asked)) == 0
+    shown = capsys.readouterr().err
+    for line in (
+        'form     choices: ["a", "b"]',
+        "answers  3 draws to every prompt",
+        "images   40% of their tokens are kept",
+    ):
+        assert line in shown
+
+
+def test_a_form_stands_in_the_config_file_as_it_does_in_a_flag(source: str, tmp_path: Path, capsys) -> None:
+    config = tmp_path / "job.yaml"
+    for written, shown in (
+        ("json_schema: {enum: [a, b]}", 'json schema: {"enum": ["a", "b"]}'),
+        ("choices: a,b", 'choices: ["a", "b"]'),
+        ("bad_words: [a]", 'bad words: ["a"]'),
+    ):
+        config.write_text(f"input: [{source}]\noutput: out\nmodel: {checkpoint()}\n{written}\n")
+        assert main(["caption", "--config", str(config), "--dry-run"]) == 0
+        assert f"form     {shown}" in capsys.readouterr().err
+
+
 def test_ocr_asks_its_own_question_and_leaves_room_for_long_answers(source: str, capsys) -> None:
     assert main(["ocr", *dry_run(source, "--max-new-tokens", "9")[1:], "--prompt", "What does it say?"]) == 0
     assert "prompt: 'What does it say?'" in capsys.readouterr().err
