@@ -85,7 +85,7 @@ def test_a_step_too_many_writes_to_no_page_but_its_own(halves) -> None:
     runner, _ = answered(halves, questions)
     for layer in range(halves.model.decoder.shape.layers):
         for stored in runner.cache.of(layer):
-            assert torch.count_nonzero(stored[:, EMPTY * PAGE : (EMPTY + 1) * PAGE]) == 0
+            assert torch.count_nonzero(stored.numbers[:, EMPTY * PAGE : (EMPTY + 1) * PAGE]) == 0
 
 
 def test_answers_with_a_form_are_the_same_where_tokens_are_read_late(halves) -> None:

@@ -1,4 +1,4 @@
-"""What the cache holds of keys or of values: in the network's type, or in 8 bits with a scale a token and head."""
+"""Stored keys or values of the cache: in the network's type, or in 8 bits with a scale a token and head."""
 
 from dataclasses import dataclass
 
