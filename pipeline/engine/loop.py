@@ -1,8 +1,10 @@
 """The thread that steps the scheduler, for any number of callers at once."""
 
+import atexit
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ import torch
 from pipeline.engine.prefill_group import PrefillGroup
 from pipeline.engine.scheduler import Scheduler
 from pipeline.engine.sequence import Sequence
+
+_END_S = 30.0  # that the end of a process waits for a step
+_running: "weakref.WeakSet[Loop]" = weakref.WeakSet()
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +55,7 @@ class Loop:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
                 self._thread.start()
+                _running.add(self)
             return caller
 
     def leave(self, caller: Caller, unanswered: Iterable[Sequence]) -> None:
@@ -92,12 +98,12 @@ class Loop:
         self.join()
         del self._scheduler
 
-    def join(self) -> None:
+    def join(self, seconds: float | None = None) -> None:
         """Wait for the thread, which ends once there are no callers or after `stop`."""
         with self._changed:
             thread = self._thread
         if thread is not None:
-            thread.join()
+            thread.join(seconds)
 
     @property
     def has_callers(self) -> bool:
@@ -146,3 +152,12 @@ class _Reporting:
         if error is not None:
             self._loop.stop(error)
         return True
+
+
+@atexit.register
+def _end_with_the_process() -> None:
+    """End threads before the interpreter does: one that it takes out of a kernel's midst aborts the process."""
+    for loop in list(_running):
+        loop.stop(RuntimeError("the process ends"))
+    for loop in list(_running):
+        loop.join(_END_S)

@@ -1,8 +1,11 @@
 """What holds for every answer, greedy or not: order, ends, counts, failures, threads, memory."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,19 @@ from schemas.sample import Prompt, Sample
 from tests.engine.oracle import FP32, Oracle, Question, mixed_questions, picture
 from tests.tiny import checkpoint
 
+ROOT = Path(__file__).parents[2]
 BROKEN = Failure(stage="decode", type="Truncated", message="the picture ends early")
+UNFINISHED = """
+from pipeline.engine.engine import Engine
+from pipeline.engine.network.load import load_model
+from tests.engine.oracle import FP32, Oracle, Question
+from tests.tiny import checkpoint
+
+oracle = Oracle(load_model(str(checkpoint()), FP32), str(checkpoint()))
+questions = [Question(id=str(i), max_new_tokens=(400 if i else 1,)) for i in range(8)]
+answers = Engine(oracle.model, FP32).generate(map(oracle.sample, questions))
+print(next(iter(answers)).status)
+"""
 
 
 def test_answers_come_in_the_order_of_samples_and_their_prompts(oracle):
@@ -251,3 +266,9 @@ def test_bfloat16_answers_have_the_same_shape(oracle):
     engine = Engine.load(str(checkpoint()), settings=EngineSettings(dtype="bfloat16"))
     answers = list(engine.generate(oracle.sample(q) for q in mixed_questions()))
     assert all(a.status == "ok" and a.num_generated_tokens <= 12 for a in answers)
+
+
+def test_a_process_may_end_while_its_engine_is_at_work() -> None:
+    """Natively: a thread that is taken out of a kernel aborts the process, with 134."""
+    done = subprocess.run([sys.executable, "-c", UNFINISHED], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert (done.returncode, done.stdout) == (0, "ok\n")
