@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.execution.work_units import pack, unpack
+from pipeline.execution.work_units import UnitKey, pack, unpack
 from pipeline.retry import _replace
 from pipeline.run_folder.merge import Units, finish_run
 from pipeline.run_folder.units import as_written, read_answers, to_parquet, write_unit
@@ -74,7 +74,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     settings = JobSettings(input=("in",), output=str(folder), model=str(checkpoint()), prompt=("Who?", "Where?"))
     preprocess, generate, read = Preprocess(settings), Generate(settings, load_echo_engine), unit_reader(listing)
     for unit in range(listing.num_units):
-        samples = unpack(pack(0, preprocess(read(unit))))[1]
+        samples = unpack(pack(UnitKey(0, unit), preprocess(read(unit))))[1]
         write_unit(str(folder), "run", unit, final_answers(generate(samples)))
     schema = as_written(written_schema((kept.name, kept.type) for kept in listing.columns.keep))
     rows_of = {0: 8, 1: 8, 2: 2}

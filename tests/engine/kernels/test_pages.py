@@ -147,7 +147,7 @@ def test_idle_slots_leave_every_page_that_a_row_can_have_as_it_is(oracle) -> Non
     shapes = resolve_shapes(oracle.model, TIGHT)
     runner = ModelRunner(oracle.model, TIGHT.sampling, shapes)
     for _ in range(2):
-        runner.decode({}, 0)
+        runner.decode({}, 0, read_due=lambda: None)
     changed = {
         page
         for layer in range(oracle.model.decoder.shape.layers)
