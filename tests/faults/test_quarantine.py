@@ -22,7 +22,7 @@ from tests.fakes import (
 from tests.inputs import good_row, write_parquet
 from tests.tiny import checkpoint
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480), pytest.mark.usefixtures("cluster")]
 
 
 def plan_for(folder: Path, deadly: dict[int, str], rows: int = 40, **changes: object) -> Plan:
