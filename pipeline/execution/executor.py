@@ -100,12 +100,13 @@ def unless_broken(finish: Callable[[], T], folder: str, name: str = "") -> T | N
 
 def describe_pools(placement: Placement) -> str:
     """Return what the pools begin with, and how GPUs are shared out."""
-    actors = f"{placement.preprocess_workers} preprocessing actors{' to begin with' if placement.grows else ''}"
+    actors = counted(placement.preprocess_workers, "preprocessing actor")
+    actors += " to begin with" if placement.grows else ""
     if not placement.models:
         return f"{actors}, no GPUs"
     gpus = placement.models * placement.gpus_per_model
     shared = "" if placement.gpus_per_model == 1 else f", {placement.gpus_per_model} a model"
-    return f"{actors}, {gpus} GPUs{shared}"
+    return f"{actors}, {counted(gpus, 'GPU')}{shared}"
 
 
 def check_budget(done: Counts, settings: JobSettings) -> None:

@@ -6,6 +6,7 @@ from math import ceil
 
 from schemas.errors import Refused
 from schemas.job import JobSettings
+from schemas.wording import counted
 
 _MOST_SLOTS = 256  # of an engine whose slots are what a card's memory holds
 _TWO_PREFILLS = 32  # prompts with a picture
@@ -103,7 +104,7 @@ def describe_wait(placement: Placement, there: Mapping[str, float], free: Mappin
     """Return what is asked for, what is there, what of it nobody has."""
     asked = {"CPU": placement.preprocess_workers, "GPU": placement.models * placement.gpus_per_model}
     parts = [
-        f"{asked[name]:g} {name}s asked for, {there.get(name, 0):g} there, {free.get(name, 0):g} free"
+        f"{counted(asked[name], name)} asked for, {there.get(name, 0):g} there, {free.get(name, 0):g} free"
         for name in ("GPU", "CPU")
         if asked[name]
     ]

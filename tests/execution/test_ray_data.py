@@ -160,7 +160,7 @@ def test_cards_of_different_memory_have_units_for_their_own_slots() -> None:
 def test_who_waits_is_told_what_is_asked_for_and_what_is_there() -> None:
     placement = share_out([], JobSettings(input=("a",), output="o", gpus=8), LOAD, may_grow=True)
     said = describe_wait(placement, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0})
-    assert said == ("waiting for machines: 8 GPUs asked for, 1 there, 0 free; 1 CPUs asked for, 4 there, 2 free")
+    assert said == ("waiting for machines: 8 GPUs asked for, 1 there, 0 free; 1 CPU asked for, 4 there, 2 free")
 
 
 def test_gpus_that_do_not_divide_among_models_are_refused() -> None:
