@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pipeline.environment import cards_here, check_wait
@@ -37,18 +38,18 @@ def run_job(
     if continue_with_changes or read_run(folder) is None:
         refuse_duplicate_ids(plan.listing)  # of a run that goes on they have been looked at
     check_machine(plan.settings, cards_here())  # fail here, before an actor would
-    model = Preprocess(plan.settings).preprocessor.describe()  # and a chat template that does not suit it
+    stage = Preprocess(plan.settings)  # and a chat template that does not suit the model
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     with guarded(), hold(folder) as lock:
         remove_leftovers(folder)
         if (complete := find_complete(plan, held=True)) is not None:  # by another driver until now
             return complete
-        run = begin(plan, model, continue_with_changes=continue_with_changes)
+        run = begin(plan, stage.preprocessor.describe(), continue_with_changes=continue_with_changes)
         events = Events.of(folder)
         shard = Shard(
             settings=plan.settings,
             read=unit_reader(plan.listing),
-            load_preprocess=loaders.preprocess,
+            load_preprocess=partial(loaders.preprocess, parts=stage.parts),
             folder=folder,
             run=run["run"],
             markers=Markers(folder=state_folder(folder), driver=lock.owner.token),

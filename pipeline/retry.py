@@ -13,6 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ from pipeline.run_folder.units import (
 )
 from pipeline.sources.kept import restore, to_travel
 from pipeline.sources.reader import UnitReader, unit_reader
+from pipeline.stages.preprocess import Preprocess
 from pipeline.storage import filesystem as fs
 from pipeline.verify import plan_of
 from schemas.answer import with_added
@@ -232,10 +234,11 @@ class Retry:
 
     def shard(self, loaders: Loaders, markers: Markers) -> Shard:
         """Return what the actors are told of these rows."""
+        settings = with_settings(self.plan.settings, self.settings)
         return Shard(
-            settings=with_settings(self.plan.settings, self.settings),
+            settings=settings,
             read=SomeRows(unit_reader(self.plan.listing), self.rows),
-            load_preprocess=loaders.preprocess,
+            load_preprocess=partial(loaders.preprocess, parts=Preprocess(settings).parts),
             folder=self.units.folder,
             run=self.units.run,
             markers=markers,

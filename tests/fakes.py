@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.preprocess.parts import ModelParts
 from pipeline.preprocess.row_border import NOBODY, Watch
 from pipeline.stages.preprocess import Preprocess
 from schemas.answer import Answer, Generation, answer_from
@@ -127,8 +128,8 @@ class SlowEngine(EchoEngine):
 class NotedPreprocess(Preprocess):
     """The real one; it notes its process id in `pids/` beside the output."""
 
-    def __init__(self, settings: JobSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: JobSettings, parts: ModelParts | None = None) -> None:
+        super().__init__(settings, parts)
         note_process(settings, "preprocess")
 
 

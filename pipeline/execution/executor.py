@@ -40,7 +40,7 @@ class Loaders:
     """Functions by which the actors load; tests bring others by this door."""
 
     engine: Callable[[JobSettings], Engine]
-    preprocess: Callable[[JobSettings], Preprocess] = Preprocess
+    preprocess: type[Preprocess] = Preprocess
 
 
 def answer_units(

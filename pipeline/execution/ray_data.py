@@ -243,7 +243,7 @@ def _dataset(plan: BatchPlan, placement: Placement, feed: "ActorHandle[_Feed]") 
         .map_batches(_giving_out(feed), num_cpus=0, resources=_HEAD, **_ONE_ROW)
         .map_batches(
             _ReadAndPreprocess,
-            fn_constructor_args=(plan.for_workers(), placement.models > 0),
+            fn_constructor_args=(plan.to_prepare(), placement.models > 0),
             compute=ActorPoolStrategy(
                 min_size=least,
                 initial_size=placement.preprocess_workers,

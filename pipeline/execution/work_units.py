@@ -101,10 +101,18 @@ class BatchPlan:
             for unit in map(int, units):
                 yield Task(key=UnitKey(number, unit), read=shard.read.narrowed(unit))
 
+    def to_prepare(self) -> "BatchPlan":
+        """Return what every preprocessing worker is told: nothing of the engine, which takes seconds to import."""
+        return replace(self.for_workers(), load_engine=_no_engine)
+
     def for_workers(self) -> "BatchPlan":
         """Return what every worker is told, without units and readers: these come with each task."""
         shards = tuple(replace(shard, read=_NoReader()) for shard in self.shards)
         return replace(self, shards=shards, units=(np.empty(0, np.int64),) * len(shards))
+
+
+def _no_engine(_: JobSettings) -> Engine:
+    raise RuntimeError("an engine must be loaded by its own worker")
 
 
 class _NoReader:

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
-
-from transformers import GenerationConfig, PreTrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from pipeline.preprocess.files import load_config, load_generation_config
 from pipeline.preprocess.formats import TextFacts, published_format
@@ -12,6 +10,9 @@ from pipeline.preprocess.geometry import Anyres
 from pipeline.preprocess.pixels import PixelScale
 from schemas.errors import Refused
 from schemas.sample import Size
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig
 
 # The features that a vision tower gives for a tile are its patches only with this strategy: CLIP puts a class token
 # before them that `default` drops, SigLIP has none to drop. With the other one transformers cannot build the grid.
@@ -79,7 +80,7 @@ def with_image_tokens(facts: ModelFacts, share: float) -> ModelFacts:
     return replace(facts, anyres=replace(facts.anyres, share=share))
 
 
-def text_facts(text: PreTrainedConfig) -> TextFacts:
+def text_facts(text: "PreTrainedConfig") -> TextFacts:
     """Return what tells a text config's checkpoint from others."""
     whole: Any = text
     return TextFacts(
@@ -90,14 +91,14 @@ def text_facts(text: PreTrainedConfig) -> TextFacts:
     )
 
 
-def end_token_ids(generation: GenerationConfig | None, text: PreTrainedConfig) -> tuple[int, ...]:
+def end_token_ids(generation: "GenerationConfig | None", text: "PreTrainedConfig") -> tuple[int, ...]:
     """Return the tokens that end an answer: those that the configs state, and those known of a published checkpoint."""
     stated = _token_ids(generation, text, "eos_token_id")
     more = _MORE_END_TOKENS.get(published_format(text_facts(text)) or "", ()) if stated else ()
     return tuple(dict.fromkeys((*stated, *more)))
 
 
-def attention_window(text: PreTrainedConfig) -> int | None:
+def attention_window(text: "PreTrainedConfig") -> int | None:
     """Return how many tokens attention reaches back, where transformers limits it; raises Refused.
 
     A prompt and its answer that fit the window are attended as if there were none, and longer ones are errors of their
@@ -128,7 +129,7 @@ def _checked_strategy(model: str, tower: str, strategy: str) -> str:
     return strategy
 
 
-def _check_text(model: str, text: PreTrainedConfig) -> None:
+def _check_text(model: str, text: "PreTrainedConfig") -> None:
     """Raise Refused for a kind of config that lacks what every text backbone of LLaVA-NeXT has."""
     needed = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
     if missing := [name for name in needed if not hasattr(text, name)]:
@@ -142,7 +143,7 @@ def _grids(pinpoints: Iterable[Any]) -> tuple[Size, ...]:
     return tuple(Size(width, height) for height, width in pinpoints)
 
 
-def _context(text: PreTrainedConfig) -> int:
+def _context(text: "PreTrainedConfig") -> int:
     context, window = getattr(text, "max_position_embeddings", None), attention_window(text)
     if not isinstance(context, int) or context < 1:
         raise Refused(f"max_position_embeddings must be at least 1, got {context!r}")
@@ -167,7 +168,7 @@ def _no_row(name: str, id: int, rows: int) -> Refused:
     return Refused(f"{name} must be a token of the network, whose embedding table has {rows} rows, got {id}")
 
 
-def _token_ids(generation: GenerationConfig | None, text: PreTrainedConfig, name: str) -> tuple[int, ...]:
+def _token_ids(generation: "GenerationConfig | None", text: "PreTrainedConfig", name: str) -> tuple[int, ...]:
     """Return the ids that the generation config states under this name, else the text config's."""
     stated = [getattr(config, name, None) for config in (generation, text)]
     value: Any = next((one for one in stated if one is not None), [])

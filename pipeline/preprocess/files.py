@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
-
-from transformers import AutoConfig, AutoProcessor, GenerationConfig, LlavaNextConfig, LlavaNextProcessor
+from typing import TYPE_CHECKING, TypeVar
 
 from schemas.errors import Refused
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, LlavaNextConfig, LlavaNextProcessor
 
 T = TypeVar("T")
 
@@ -14,8 +15,10 @@ _GENERATION = "generation_config.json"
 _LONGEST_REASON = 400  # characters of what a library says
 
 
-def load_config(model: str, revision: str | None) -> LlavaNextConfig:
+def load_config(model: str, revision: str | None) -> "LlavaNextConfig":
     """Load the config of a folder or a hub id; raise Refused where there is none, or another model's."""
+    from transformers import AutoConfig, LlavaNextConfig  # here and below: who preprocesses has read it all before
+
     config = _read(
         f"model {model!r} must be a checkpoint's folder or a hub id",
         lambda: AutoConfig.from_pretrained(model, revision=revision or "main", trust_remote_code=False),
@@ -25,8 +28,10 @@ def load_config(model: str, revision: str | None) -> LlavaNextConfig:
     return config
 
 
-def load_generation_config(model: str, revision: str | None) -> GenerationConfig | None:
+def load_generation_config(model: str, revision: str | None) -> "GenerationConfig | None":
     """Load the generation config, which a checkpoint need not have; raise Refused where it has one that is broken."""
+    from transformers import GenerationConfig
+
     rule = f"{_GENERATION} of model {model!r} must be whole"
 
     def load() -> GenerationConfig | None:
@@ -40,8 +45,10 @@ def load_generation_config(model: str, revision: str | None) -> GenerationConfig
     return _read(rule, load)
 
 
-def load_processor(model: str, revision: str | None) -> LlavaNextProcessor:
+def load_processor(model: str, revision: str | None) -> "LlavaNextProcessor":
     """Load the tokenizer, the image processor's settings and the chat template; raise Refused where one is broken."""
+    from transformers import AutoProcessor, LlavaNextProcessor
+
     rule = f"model {model!r} must have a tokenizer and a processor config"
     processor = _read(  # backend: the image processor is not used, and the default one needs torchvision
         f"{rule} that can be read",

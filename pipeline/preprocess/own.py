@@ -1,16 +1,18 @@
 """A checkpoint's own chat template: which it is, how it renders, and whether it is a published checkpoint's."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
-from transformers import LlavaNextProcessor, PreTrainedTokenizerBase
 
 from pipeline.preprocess.conversation import Conversation, Part, Turn, ask
 from pipeline.preprocess.facts import ModelFacts
 from pipeline.preprocess.files import reason_of
 from pipeline.preprocess.formats import FORMATS, ChatFormat, render_format
 from schemas.errors import Refused, RowError
+
+if TYPE_CHECKING:
+    from transformers import LlavaNextProcessor, PreTrainedTokenizerBase
 
 DEFAULT = "default"
 THREE_TURNS = Conversation(
@@ -26,7 +28,7 @@ _PROBES = (ask("What is this?", 1), ask("What is this?", 0), THREE_TURNS)
 _SHIPPED_OTHERWISE = re.compile(r"</s>|<\\s>| ")
 
 
-def named_templates(processor: LlavaNextProcessor) -> dict[str, str]:
+def named_templates(processor: "LlavaNextProcessor") -> dict[str, str]:
     """Return the checkpoint's templates by name; the only one is called default."""
     found: Any = processor.chat_template or processor.tokenizer.chat_template or {}
     if isinstance(found, str):
@@ -38,7 +40,7 @@ def named_templates(processor: LlavaNextProcessor) -> dict[str, str]:
     return found
 
 
-def own_template(processor: LlavaNextProcessor) -> str | None:
+def own_template(processor: "LlavaNextProcessor") -> str | None:
     """Return the checkpoint's template, of several the one called default; raise Refused where none of them is."""
     named = named_templates(processor)
     if named and DEFAULT not in named:
@@ -47,7 +49,7 @@ def own_template(processor: LlavaNextProcessor) -> str | None:
     return named.get(DEFAULT)
 
 
-def difference(format: str, facts: ModelFacts, processor: LlavaNextProcessor) -> str | None:
+def difference(format: str, facts: ModelFacts, processor: "LlavaNextProcessor") -> str | None:
     """Return how a checkpoint of a published one's shape differs from it: in its chat template or its end tokens.
 
     None says that the format is the checkpoint's: it has the template that was shipped, that of the text backbone,
@@ -62,7 +64,7 @@ def difference(format: str, facts: ModelFacts, processor: LlavaNextProcessor) ->
     return f"it differs from the {format} format"
 
 
-def describe_ends(facts: ModelFacts, processor: LlavaNextProcessor) -> str | None:
+def describe_ends(facts: ModelFacts, processor: "LlavaNextProcessor") -> str | None:
     """Describe which tokens end an answer, where the tokenizer names another than the configs; those count, as in
     transformers."""
     own = processor.tokenizer.eos_token_id
@@ -72,12 +74,12 @@ def describe_ends(facts: ModelFacts, processor: LlavaNextProcessor) -> str | Non
     return f"{stated}, as the checkpoint's configs say; its tokenizer's {processor.tokenizer.eos_token} ends none"
 
 
-def render_jinja(tokenizer: PreTrainedTokenizerBase, template: str, conversation: Conversation) -> str:
+def render_jinja(tokenizer: "PreTrainedTokenizerBase", template: str, conversation: Conversation) -> str:
     """Render the conversation by a Jinja chat template, up to where the answer starts; raise RowError."""
     return _render(tokenizer, template, _messages(conversation))
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, Any]]) -> str:
+def _render(tokenizer: "PreTrainedTokenizerBase", template: str, messages: list[dict[str, Any]]) -> str:
     try:
         rendered = tokenizer.apply_chat_template(
             messages, chat_template=template, tokenize=False, add_generation_prompt=True
@@ -101,12 +103,12 @@ def _part(part: Part) -> dict[str, str]:
     return {"type": "image"} if part is None else {"type": "text", "text": part}
 
 
-def _end_tokens(facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _end_tokens(facts: ModelFacts, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     ids = list(facts.eos_token_ids) or [tokenizer.eos_token_id]
     return [str(tokenizer.convert_ids_to_tokens(id)) for id in ids if id is not None]
 
 
-def _is_shipped(own: str, format: ChatFormat, processor: LlavaNextProcessor) -> bool:
+def _is_shipped(own: str, format: ChatFormat, processor: "LlavaNextProcessor") -> bool:
     """Return whether a template renders as the one that was shipped with the format's checkpoints, or is the text
     backbone's: one that takes texts alone, and writes a question as the format does."""
     tokenizer: PreTrainedTokenizerBase = processor.tokenizer
@@ -124,17 +126,17 @@ def _is_shipped(own: str, format: ChatFormat, processor: LlavaNextProcessor) -> 
     return _plain(texts, tokenizer) in _formatted(format, question, tokenizer)
 
 
-def _same(rendered: list[str], format: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> bool:
+def _same(rendered: list[str], format: ChatFormat, tokenizer: "PreTrainedTokenizerBase") -> bool:
     pairs = zip(rendered, _PROBES, strict=True)
     return all(_plain(found, tokenizer) in _formatted(format, probe, tokenizer) for found, probe in pairs)
 
 
-def _formatted(format: ChatFormat, probe: Conversation, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _formatted(format: ChatFormat, probe: Conversation, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """Return the probe in the format, with its own system message and without."""
     without = Conversation(turns=probe.turns, system="")
     return [_plain(render_format(format, one), tokenizer) for one in (probe, without)]
 
 
-def _plain(rendered: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def _plain(rendered: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     begun = rendered.removeprefix(str(tokenizer.bos_token or "")).replace("\n", "")
     return " ".join(part for part in _SHIPPED_OTHERWISE.split(begun) if part)

@@ -10,16 +10,13 @@ import numpy as np
 from PIL import Image
 
 from pipeline.preprocess.conversation import Conversation, ask
-from pipeline.preprocess.facts import ModelFacts, read_facts, with_image_tokens
-from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.geometry import num_image_tokens
 from pipeline.preprocess.image import ImageLimits, decode, tile_image
 from pipeline.preprocess.page_renderer import PageRenderer
+from pipeline.preprocess.parts import ModelParts, read_parts
 from pipeline.preprocess.pdf import PdfPage
-from pipeline.preprocess.pixels import read_pixels
 from pipeline.preprocess.prompt import PromptBuilder
 from pipeline.preprocess.strips import cut_page
-from pipeline.preprocess.template import choose_template
 from schemas.errors import Refused, RowError
 from schemas.sample import Prompt, Size, Strip, Tiles, no_tiles
 
@@ -58,17 +55,16 @@ class Preprocessor:
 
     def __init__(
         self,
+        parts: ModelParts,
         *,
-        facts: ModelFacts,
-        prompts: PromptBuilder,
         limits: ImageLimits,
         max_new_tokens: int,
         chat: Chat | None = None,
     ) -> None:
         if max_new_tokens < 1:
             raise Refused(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        self.facts = facts
-        self._prompts = prompts
+        self.facts = parts.facts
+        self._prompts = prompts = PromptBuilder.of(parts)
         self._limits = limits
         self._draw = PageRenderer(
             max_pixels=limits.max_pixels, max_aspect=limits.max_aspect, seconds=limits.page_seconds
@@ -91,17 +87,8 @@ class Preprocessor:
     ) -> "Preprocessor":
         """Read the config and the tokenizer, no weights, of a checkpoint: a folder or a hub id."""
         chat = chat or Chat()
-        facts = with_image_tokens(read_facts(model, revision), image_tokens)
-        processor = load_processor(model, revision)
-        pixels = read_pixels(processor.image_processor, facts.anyres)
-        prompts = PromptBuilder.load(processor, facts, choose_template(chat.template, facts, processor))
-        return Preprocessor(
-            facts=replace(facts, anyres=replace(facts.anyres, resample=pixels.resample), pixels=pixels.scale),
-            prompts=prompts,
-            limits=limits,
-            max_new_tokens=max_new_tokens,
-            chat=chat,
-        )
+        parts = read_parts(model, revision, chat.template, image_tokens)
+        return Preprocessor(parts, limits=limits, max_new_tokens=max_new_tokens, chat=chat)
 
     def describe(self) -> dict[str, Any]:
         """Return what run.json says of the model: its facts, and the hash of what renders its prompts."""

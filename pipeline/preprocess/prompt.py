@@ -4,18 +4,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from transformers import LlavaNextProcessor, PreTrainedTokenizerBase
 
 from pipeline.preprocess.conversation import Conversation, ask
-from pipeline.preprocess.facts import ModelFacts
 from pipeline.preprocess.formats import FORMATS
-from pipeline.preprocess.own import THREE_TURNS, own_template
-from pipeline.preprocess.template import CHECKPOINT, Render, hash_template, renderer
+from pipeline.preprocess.own import THREE_TURNS
+from pipeline.preprocess.parts import ModelParts
+from pipeline.preprocess.template import Render, hash_template, renderer
 from schemas.errors import Refused, RowError
 from schemas.sample import TokenIds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Who speaks and where the images are, whatever the texts: which special tokens the template writes follows from it.
 _Outline: TypeAlias = tuple[bool | None, tuple[tuple[str, tuple[bool, ...]], ...]]
@@ -40,7 +42,7 @@ class PromptBuilder:
     def __init__(
         self,
         *,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         limits: TokenLimits,
         render: Render,
         markers: tuple[str, ...] = (),  # tokens the renderer writes, special or not
@@ -63,16 +65,13 @@ class PromptBuilder:
         self._check_template()
 
     @staticmethod
-    def load(processor: LlavaNextProcessor, facts: ModelFacts, template: str = CHECKPOINT) -> "PromptBuilder":
-        """Return the builder of a checkpoint's prompts, with a template as `choose_template` gives it; raises Refused
-        where the checkpoint lacks what is needed."""
-        tokenizer = processor.tokenizer
-        _check_tokens(processor, facts)
-        own = own_template(processor) if template == CHECKPOINT else None
+    def of(parts: ModelParts) -> "PromptBuilder":
+        """Return the builder of a checkpoint's prompts; raises Refused where its template cannot render them."""
+        facts, template, own = parts.facts, parts.template, parts.own_template
         return PromptBuilder(
-            tokenizer=tokenizer,
+            tokenizer=parts.tokenizer,
             limits=TokenLimits(image_token_id=facts.image_token_id, context=facts.context, rows=facts.text.vocabulary),
-            render=renderer(template, tokenizer, own),
+            render=renderer(template, parts.tokenizer, own),
             template_hash=hash_template(template, own),
             markers=FORMATS[template].markers if template in FORMATS else (),
         )
@@ -288,7 +287,7 @@ def _outline(conversation: Conversation) -> _Outline:
     return system, turns
 
 
-def _ids_of(tokenizer: PreTrainedTokenizerBase, markers: tuple[str, ...]) -> list[int]:
+def _ids_of(tokenizer: "PreTrainedTokenizerBase", markers: tuple[str, ...]) -> list[int]:
     """Return the ids of a format's tokens; raises ValueError where the vocabulary has none of that name."""
     vocabulary = tokenizer.get_vocab()
     missing = [marker for marker in markers if marker not in vocabulary]
@@ -297,24 +296,12 @@ def _ids_of(tokenizer: PreTrainedTokenizerBase, markers: tuple[str, ...]) -> lis
     return [vocabulary[marker] for marker in markers]
 
 
-def _check_tokens(processor: LlavaNextProcessor, facts: ModelFacts) -> None:
-    """Raise Refused where tokenizer and config mean different tokens by an image, or where no token ends an answer."""
-    id, literal = processor.image_token_id, processor.image_token
-    if id != facts.image_token_id:
-        raise Refused(
-            f"image_token_index must be the id of the processor's image_token {literal!r}, which is {id}, "
-            f"got {facts.image_token_id}"
-        )
-    if not facts.eos_token_ids and processor.tokenizer.eos_token_id is None:
-        raise Refused("the checkpoint must name an eos_token_id (generation_config.json or config.json), none found")
-
-
 def _can_mark(token: str) -> bool:
     """Return whether a token can open or close a turn: blanks and mere words are in every text."""
     return len(token) > 1 and not token.isspace() and not token.strip().isalnum()
 
 
-def _added_special(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _added_special(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return [id for id, token in tokenizer.added_tokens_decoder.items() if token.special]
 
 

@@ -3,9 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
-
-from transformers import LlavaNextProcessor, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.preprocess.conversation import Conversation
 from pipeline.preprocess.facts import ModelFacts
@@ -14,13 +12,16 @@ from pipeline.preprocess.formats import FORMATS, published_format, render_format
 from pipeline.preprocess.own import difference, named_templates, render_jinja
 from schemas.errors import Refused
 
+if TYPE_CHECKING:
+    from transformers import LlavaNextProcessor, PreTrainedTokenizerBase
+
 # A conversation -> the string that the model was trained to see before its answer.
 Render: TypeAlias = Callable[[Conversation], str]
 
 CHECKPOINT = "checkpoint"
 
 
-def choose_template(choice: str, facts: ModelFacts, processor: LlavaNextProcessor | None = None) -> str:
+def choose_template(choice: str, facts: ModelFacts, processor: "LlavaNextProcessor | None" = None) -> str:
     """Return what `--chat-template` comes to: a format's name, `checkpoint`, or the text of a Jinja template.
 
     `auto` is the checkpoint's own template; but for a published checkpoint, with the template it was shipped with or
@@ -40,7 +41,7 @@ def choose_template(choice: str, facts: ModelFacts, processor: LlavaNextProcesso
     raise Refused(f"--chat-template must be one of {known}, or a .jinja file, got {choice!r}")
 
 
-def _own_or(format: str, facts: ModelFacts, processor: LlavaNextProcessor) -> str:
+def _own_or(format: str, facts: ModelFacts, processor: "LlavaNextProcessor") -> str:
     differs = difference(format, facts, processor)
     if differs is None:
         return format
@@ -49,7 +50,7 @@ def _own_or(format: str, facts: ModelFacts, processor: LlavaNextProcessor) -> st
     return CHECKPOINT
 
 
-def describe_template(template: str, facts: ModelFacts, processor: LlavaNextProcessor) -> str:
+def describe_template(template: str, facts: ModelFacts, processor: "LlavaNextProcessor") -> str:
     """Describe what `choose_template` chose, and how a checkpoint of a published one's shape differs from it."""
     if is_template(template):
         return f"a Jinja template of {len(template)} characters"
@@ -72,7 +73,7 @@ def hash_template(template: str, own: str | None) -> str:
     return hashlib.sha256((written or "").encode()).hexdigest()[:16]
 
 
-def renderer(template: str, tokenizer: PreTrainedTokenizerBase, own: str | None) -> Render:
+def renderer(template: str, tokenizer: "PreTrainedTokenizerBase", own: str | None) -> Render:
     """Return the function that renders with what `choose_template` chose; `own` is the checkpoint's template."""
     if template in FORMATS:
         format = FORMATS[template]

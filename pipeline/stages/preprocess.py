@@ -11,6 +11,7 @@ from pipeline.preprocess.conversation import Conversation, ask, parse_messages
 from pipeline.preprocess.forms import row_form
 from pipeline.preprocess.image import ImageLimits
 from pipeline.preprocess.options import longest_answer
+from pipeline.preprocess.parts import ModelParts, read_parts
 from pipeline.preprocess.pdf import PdfPage
 from pipeline.preprocess.preprocessor import Chat, EncodedImage, Images, Preprocessor
 from pipeline.preprocess.row_border import NOBODY, Watch, attempt, bounded, readable
@@ -30,20 +31,21 @@ PAGE_SECONDS = 30  # for drawing a page of a PDF, in a process of its own; a row
 class Preprocess:
     """Requests to samples, one a row: fetch, decode, tile, render, tokenise. What is wrong with a row is found here."""
 
-    def __init__(self, settings: JobSettings) -> None:
+    def __init__(self, settings: JobSettings, parts: ModelParts | None = None) -> None:
         limits = ImageLimits(
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,
             max_aspect=settings.max_image_aspect,
             page_seconds=min(settings.row_seconds or PAGE_SECONDS, PAGE_SECONDS),
         )
-        self.preprocessor = Preprocessor.load(
-            locate(settings.model),
-            revision=settings.revision,
+        self.parts = parts or read_parts(
+            locate(settings.model), settings.revision, settings.chat_template, settings.image_tokens
+        )
+        self.preprocessor = Preprocessor(
+            self.parts,
             limits=limits,
             max_new_tokens=settings.max_new_tokens,
             chat=Chat(template=settings.chat_template, system=settings.system, answer_prefix=settings.answer_prefix),
-            image_tokens=settings.image_tokens,
         )
         self._settings = settings
         self._prompts = parse_prompts(settings.prompt)

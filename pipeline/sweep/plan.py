@@ -1,7 +1,7 @@
 """Plan of a sweep: its cells, inputs and run folders found to be in order, before anything is answered."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -9,6 +9,7 @@ from pipeline.checkpoint import with_base
 from pipeline.environment import cards_here
 from pipeline.plan import Plan, plan_job
 from pipeline.preflight import check_machine
+from pipeline.preprocess.parts import ModelParts
 from pipeline.run_folder.lock import hold
 from pipeline.run_folder.mend import find_gone
 from pipeline.run_folder.run import RunMismatch, begin_run, is_complete, read_manifest, read_run
@@ -27,6 +28,7 @@ class PlannedCell:
     cell: Cell
     plan: Plan
     model: dict[str, Any]  # what run.json says of it
+    parts: ModelParts  # what its rows are preprocessed by
     complete: bool
 
 
@@ -67,31 +69,44 @@ def plan_sweep(settings: SweepSettings, benchmarks: Sequence[Benchmark]) -> Swee
         with hold(settings.output):
             for asking in askings:
                 write_input(asking)
-    models: dict[tuple[str | None, ...], Plan] = {}
-    described: dict[JobSettings, dict[str, Any]] = {}
-    return SweepPlan(settings=settings, cells=tuple(_planned(cell, models, described) for cell in cells))
+    known = _Known()
+    return SweepPlan(settings=settings, cells=tuple(_planned(cell, known) for cell in cells))
 
 
-def _planned(
-    cell: Cell, models: dict[tuple[str | None, ...], Plan], described: dict[JobSettings, dict[str, Any]]
-) -> PlannedCell:
-    """Return the plan of a cell; each model is looked at once, and each way of preparing rows tried once."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Holds what cells have in common: each model is looked at once, and each way of preparing rows tried once."""
+
+    models: dict[tuple[str | None, ...], Plan] = field(default_factory=dict)
+    parts: dict[tuple[object, ...], ModelParts] = field(default_factory=dict)
+    stages: dict[JobSettings, Preprocess] = field(default_factory=dict)
+
+    def stage(self, settings: JobSettings) -> Preprocess:
+        """Return what prepares rows by these settings; raises Refused for a chat template that does not suit."""
+        way = settings.model_copy(update={"input": (), "output": ""})
+        if way not in self.stages:
+            model = (settings.model, settings.revision, settings.chat_template, settings.image_tokens)
+            self.stages[way] = Preprocess(settings, self.parts.get(model))
+            self.parts[model] = self.stages[way].parts  # one for all: what is sent to workers has it once
+        return self.stages[way]
+
+
+def _planned(cell: Cell, known: _Known) -> PlannedCell:
+    """Return the plan of a cell."""
     job = cell.job
     key = (job.model, job.revision, job.adapter, job.chat_template)
-    if key in models:
-        known = models[key]
+    if (of_model := known.models.get(key)) is not None:
         found = ("model", "revision", "adapter", "chat_template")
-        job = job.model_copy(update={name: getattr(known.settings, name) for name in found})
-        plan = plan_job("sweep", job, "", known.model)
+        job = job.model_copy(update={name: getattr(of_model.settings, name) for name in found})
+        plan = plan_job("sweep", job, "", of_model.model)
     else:
-        plan = models[key] = plan_job("sweep", job, "")
-    way = plan.settings.model_copy(update={"input": (), "output": ""})
-    if way not in described:
-        described[way] = Preprocess(plan.settings).preprocessor.describe()  # refuses a chat template that does not suit
+        plan = known.models[key] = plan_job("sweep", job, "")
+    stage = known.stage(plan.settings)
     description, folder = plan.describe(), plan.settings.output
     if read_run(folder) is not None:
         _check_run(plan, description)
-    return PlannedCell(cell=cell, plan=plan, model=described[way], complete=_is_whole(folder, description))
+    model, complete = stage.preprocessor.describe(), _is_whole(folder, description)
+    return PlannedCell(cell=cell, plan=plan, model=model, parts=stage.parts, complete=complete)
 
 
 def _is_whole(folder: str, description: dict[str, Any]) -> bool:

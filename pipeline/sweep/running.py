@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pipeline.execution.executor import (
@@ -130,7 +131,7 @@ class CellRun:
         return Shard(
             settings=plan.settings,
             read=unit_reader(plan.listing),
-            load_preprocess=loaders.preprocess,
+            load_preprocess=partial(loaders.preprocess, parts=self.planned.parts),
             folder=plan.settings.output,
             run=self.run["run"],
             markers=self.markers,

@@ -10,6 +10,7 @@ from pipeline.preprocess.conversation import ask
 from pipeline.preprocess.facts import read_facts
 from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.own import render_jinja
+from pipeline.preprocess.parts import parts_of
 from pipeline.preprocess.prompt import PromptBuilder, TokenLimits, expand
 from schemas.errors import RowError
 from tests.images import noise
@@ -33,7 +34,7 @@ def builder(backbone: str = "llama") -> PromptBuilder:
 
 
 def load(folder: Path) -> PromptBuilder:
-    return PromptBuilder.load(load_processor(str(folder), None), read_facts(str(folder), None))
+    return PromptBuilder.of(parts_of(load_processor(str(folder), None), read_facts(str(folder), None)))
 
 
 def ids_of(prompts: PromptBuilder, text: str, image_tokens: list[int], max_new_tokens: int = 1) -> np.ndarray:
@@ -127,7 +128,7 @@ def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path) -> None:
     processor.chat_template = processor.tokenizer.chat_template = None
     processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="must have a chat template"):
-        PromptBuilder.load(load_processor(str(tmp_path), None), read_facts(str(checkpoint()), None))
+        PromptBuilder.of(parts_of(load_processor(str(tmp_path), None), read_facts(str(checkpoint()), None)))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path) -> None:
