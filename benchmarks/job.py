@@ -1,10 +1,12 @@
 """A whole job, Parquet to Parquet through Ray, with random weights of a real shape: what feeding the engine costs.
 
     python -m benchmarks.job --shape mistral-7b --images 1536 [--units-per-model 3]
+    python -m benchmarks.job --shape mistral-7b --images 4096 --gpus 1 2
 
-Every answer has the same forced length. `--units-per-model` bounds the units that a generating actor works on at once,
+Several numbers of GPUs are a run each over the same input, and the last line has the ratio of their paces. Every answer has the same forced length. `--units-per-model` bounds the units that a generating actor works on at once,
 to compare with the number that `pipeline/execution/placement.py` chooses. Seconds count from the call of the job, with
-the benchmark's own imports done; `engine_s` is the device's time. The last line of stdout is one JSON object.
+the benchmark's own imports done; `engine_s` is the device's time; the steady pace is that between a fifth and
+four fifths of the images. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from schemas.job import JobSettings
 
 QUESTION = "Describe the image in more details."
 _FILES = 8
+_STEADY = (0.2, 0.8)  # of the rows, between which the pace is taken
 
 
 def main() -> None:
@@ -39,16 +42,22 @@ def main() -> None:
     parser.add_argument("--shape", default="mistral-7b")
     parser.add_argument("--images", type=int, default=1536)
     parser.add_argument("--tokens", type=int, default=98, help="of every answer")
-    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1])
     parser.add_argument("--units-per-model", type=int)
     chosen = parser.parse_args()
     if chosen.units_per_model:
         placement.MOST_UNITS = chosen.units_per_model
-    scale = 1.0 if chosen.gpus else 0.2
+    scale = 1.0 if all(chosen.gpus) else 0.2
     with tempfile.TemporaryDirectory() as folder:
         settings = write_job(chosen.shape, make_items("caption", chosen.images, scale), Path(folder))
-        settings = settings.model_copy(update={"max_new_tokens": chosen.tokens, "gpus": chosen.gpus})
-        sys.stdout.write(json.dumps(measure(settings)) + "\n")
+        measured = []
+        for gpus in chosen.gpus:
+            told = {"max_new_tokens": chosen.tokens, "gpus": gpus, "output": f"{folder}/out-{gpus}"}
+            measured.append({"gpus": gpus, **measure(settings.model_copy(update=told))})
+            sys.stderr.write(json.dumps(measured[-1]) + "\n")
+        ratios = [round(one["steady_images_per_s"] / measured[0]["steady_images_per_s"], 3) for one in measured]
+        result = measured[0] if len(measured) == 1 else {"runs": measured, "ratios": ratios}
+        sys.stdout.write(json.dumps(result) + "\n")
 
 
 def write_job(shape: str, items: list[Item], folder: Path) -> JobSettings:
@@ -101,18 +110,29 @@ def measure(settings: JobSettings) -> dict[str, Any]:
     seconds = time.monotonic() - began
     ended.set()
     thread.join()
-    done = json.loads((Path(settings.output) / ".run" / "manifest.json").read_text("utf-8"))["timings"]["engine"]
+    timings = json.loads((Path(settings.output) / ".run" / "manifest.json").read_text("utf-8"))["timings"]
+    done = timings["engine"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         "device": device,
         "images": plan.listing.num_rows,
         "unit_rows": plan.listing.unit_rows,
         "seconds": round(seconds, 1),
+        "steady_images_per_s": round(steady(timings["pace"], plan.listing.num_rows), 2),
         "first_unit_s": round(seen[0], 1) if seen else None,
         "engine_s": round(done["vision_s"] + done["prefill_s"] + done["decode_s"], 1),
         "prefill_padding": done["prefill_padding"],
         "slot_use": done["slot_use"],
     }
+
+
+def steady(points: list[list[float]], rows: int) -> float:
+    """Return the rows a second between two shares of all rows, of points [seconds, rows]; 0 of too few points."""
+    inside = [point for point in points if _STEADY[0] * rows <= point[1] <= _STEADY[1] * rows]
+    if len(inside) < 2:
+        return 0.0
+    (first_s, first_rows), (last_s, last_rows) = inside[0], inside[-1]
+    return (last_rows - first_rows) / (last_s - first_s)
 
 
 if __name__ == "__main__":

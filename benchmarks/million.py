@@ -12,6 +12,7 @@ into samples.jsonl; `python -m benchmarks.plot` draws it. The last line of stdou
 import argparse
 import io
 import json
+import os
 import sys
 import threading
 import time
@@ -154,14 +155,7 @@ def run(out: Path, num_rows: int, every_s: float, shape: Shape) -> dict[str, obj
     (out / "model").mkdir()
     write_weights(write_model("tiny", out / "model"))
     plan = plan_job("caption", _settings(out, shape), "Describe the image in more details.")
-    ray.init(
-        address="local",
-        num_cpus=shape.cpus,
-        num_gpus=shape.gpus,
-        object_store_memory=STORE_BYTES_A_CPU * shape.cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-    )
+    start_ray(shape.cpus, shape.gpus)
     began = time.monotonic()
     with Watch(out / "run" / "units", plan.listing.unit_rows, every_s) as watch:
         summary = run_job(plan, load_echo)
@@ -185,6 +179,19 @@ def _settings(out: Path, shape: Shape) -> JobSettings:
         gpus=shape.gpus,
         unit_rows=shape.unit_rows,
     )
+
+
+def start_ray(cpus: int, gpus: int) -> None:
+    """Start a Ray that believes what it is told of this machine, as a cluster that the job joins does."""
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        object_store_memory=STORE_BYTES_A_CPU * cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # whose GPUs are not looked for on this machine
 
 
 def load_echo(settings: JobSettings) -> Echo:

@@ -5,7 +5,7 @@
     python -m benchmarks.scale driver --rows 100000000 --cards 512
 
 `job` takes rows of small JPEGs from Parquet to Parquet through a Ray of so many CPUs of this machine; the answers are
-echoes, all else is real. The steady pace is that between a fifth and nine tenths of the rows: starts are not in it.
+echoes, all else is real. The steady pace is that between a fifth and four fifths of the rows: starts are not in it.
 `driver` needs no Ray: it lists so many rows and hands out their units to so many cards of 20 images/s, for as long as
 `--minutes` of the cards' time, and says what one unit costs the driver and how its memory grows. The last line of
 stdout is one JSON object.
@@ -24,7 +24,8 @@ import psutil
 import ray
 from ray import cloudpickle
 
-from benchmarks.million import STORE_BYTES_A_CPU, load_echo, write_input
+from benchmarks.job import steady
+from benchmarks.million import load_echo, start_ray, write_input
 from benchmarks.random_model import write_model, write_weights
 from pipeline.execution.dispatch import Dispatch, Prepared
 from pipeline.execution.placement import Load, units_at_once
@@ -45,7 +46,6 @@ _ROWS_A_FILE = 50_000
 _IMAGES_PER_S = 20
 _UNIT_BYTES = 110 * 10**6  # of 64 rows of five tiles
 _PREPARE_S = 0.6  # of such a unit, on a core
-_STEADY = (0.2, 0.9)  # of the rows, between which the pace is taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,21 +107,14 @@ def measure_job(chosen: argparse.Namespace) -> JobResult:
         (chosen.out / "model").mkdir()
         write_weights(write_model("tiny", chosen.out / "model"))
     plan = plan_job("caption", settings, "What is this?")
-    ray.init(
-        address="local",
-        num_cpus=chosen.cpus,
-        num_gpus=chosen.engines,  # of which there is only the number
-        object_store_memory=STORE_BYTES_A_CPU * chosen.cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-    )
+    start_ray(chosen.cpus, chosen.engines)  # GPUs of which there is only the number
     began, cpu_began = time.monotonic(), time.process_time()
     summary = run_job(plan, load_echo)
     seconds, cpu_s = time.monotonic() - began, time.process_time() - cpu_began
     ray.shutdown()
     manifest = read_manifest(settings.output)
     assert manifest is not None
-    pace = _steady(manifest["timings"]["pace"], summary.rows)
+    pace = steady(manifest["timings"]["pace"], summary.rows)
     return JobResult(
         rows=summary.rows,
         units=plan.listing.num_units,
@@ -145,13 +138,6 @@ def _settings(chosen: argparse.Namespace) -> JobSettings:
         preprocess_workers=chosen.preprocess_workers,
         unit_rows=chosen.unit_rows,
     )
-
-
-def _steady(points: list[list[float]], rows: int) -> float:
-    """Return the rows a second between two shares of all rows, of points [seconds, rows]."""
-    inside = [point for point in points if _STEADY[0] * rows <= point[1] <= _STEADY[1] * rows]
-    (first_s, first_rows), (last_s, last_rows) = inside[0], inside[-1]
-    return (last_rows - first_rows) / (last_s - first_s)
 
 
 def measure_driver(chosen: argparse.Namespace) -> DriverResult:

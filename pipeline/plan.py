@@ -129,8 +129,9 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
         image_root=settings.image_root,
         values=tuple(dict.fromkeys(name for text in settings.prompt for name in columns_in(text))),
     )
-    unit_rows = settings.unit_rows or (_UNIT_OF_PAGES if settings.strips == "auto" else None)
-    settings = settings.model_copy(update={"input": at_versions(settings.input, _begun_input(settings.output))})
+    begun = read_run(settings.output)
+    unit_rows = settings.unit_rows or _begun_unit_rows(begun) or (_UNIT_OF_PAGES if settings.strips == "auto" else None)
+    settings = settings.model_copy(update={"input": at_versions(settings.input, _begun_input(begun))})
     listing = list_input(settings.input, choices, settings.limit, unit_rows, settings.output)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
@@ -176,10 +177,14 @@ def resolve_model(settings: JobSettings) -> tuple[JobSettings, Pin]:
     return settings, prove(settings, model)
 
 
-def _begun_input(folder: str) -> tuple[str, ...]:
+def _begun_input(run: dict[str, Any] | None) -> tuple[str, ...]:
     """Return the inputs of the run that has begun in a folder, () where none has."""
-    run = read_run(folder)
     return () if run is None else tuple(map(str, run["settings"].get("input", ())))
+
+
+def _begun_unit_rows(run: dict[str, Any] | None) -> int | None:
+    """Return the rows of a unit of the run that has begun in a folder: another release may choose another number."""
+    return None if run is None else run["identity"].get("unit_rows")
 
 
 def _with_chat_template(settings: JobSettings) -> JobSettings:

@@ -67,7 +67,7 @@ class Markers:
     def put(self, name: str, row: int | None = None, known: Marker | None = None, *, alone: bool = False) -> None:
         """Say what is about to be done, and what is known."""
         note = self.note(name, replace(self._with(known, row=row), alone=alone))
-        fs.write_atomic(note.url, note.text.encode())
+        fs.write_atomic(note.url, note.text.encode(), durable=False)  # says what a process died of, not a machine
 
     def slow(self, name: str, known: Marker | None = None) -> Callable[[int, Stage], Note]:
         """Return the function that says what is to be left behind where a row takes too long at a stage.

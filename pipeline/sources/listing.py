@@ -22,6 +22,8 @@ from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Refused
 
 _MIN_UNIT, _MAX_UNIT = 8, 64  # rows of a unit where the user sets none
+_MOST_UNITS = 2**14  # that are no burden to a driver: beyond them units grow
+_LARGEST_UNIT, _LARGEST_UNIT_BYTES = 256, 64 * 2**20  # of encoded images: some 400 MB of samples
 _UNIT_BYTES = 256 * 2**20
 _FOUND_AT_ONCE = 16  # they wait for storage
 
@@ -147,12 +149,14 @@ def _look_through(
 
 
 def default_unit_rows(num_rows: int, row_bytes: float = 0.0) -> int:
-    """Return few enough rows that a short job keeps every worker busy, enough that answer files are not tiny.
+    """Return few enough rows that a short job keeps every worker busy, enough that answer files are not tiny and that
+    one driver hands out the units of a long one.
 
     A unit of a table travels as one block: where a row has `row_bytes` in it, the rows that are 256 MB together.
     """
     fitting = max(1, int(_UNIT_BYTES // max(1.0, row_bytes)))
-    return min(max(num_rows // 32, _MIN_UNIT), _MAX_UNIT, fitting)
+    grown = min(num_rows // _MOST_UNITS, _LARGEST_UNIT, int(_LARGEST_UNIT_BYTES // max(1.0, row_bytes)))
+    return min(max(num_rows // 32, _MIN_UNIT), max(_MAX_UNIT, grown), fitting)
 
 
 def _heaviest_row(files: pa.Table, source: Source) -> float:

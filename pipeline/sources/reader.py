@@ -48,15 +48,33 @@ class ListingReader:
         return read_unit(self.listing.unit(unit), self.listing.columns, self.listing.source, failure)
 
     def narrowed(self, unit: int) -> UnitReader:
-        """Return a reader of this unit alone: some KB, however long the listing is."""
-        row_ranges = self.listing.unit(unit)
-        row_ranges = row_ranges.take(pa.array(range(row_ranges.num_rows)))  # a slice would be pickled with all it is of
-        return ListingReader(replace(self.listing, row_ranges=row_ranges))
+        """Return a reader of this unit alone: some hundred bytes, however long the listing is."""
+        ranges = tuple(ranges_of(self.listing.unit(unit)))
+        return RangesReader(ranges=ranges, columns=self.listing.columns, source=self.listing.source)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RangesReader:
+    """Reads one unit, as plain records: these are pickled for every unit, by the one driver there is."""
+
+    ranges: tuple[RowRange, ...]
+    columns: Columns
+    source: Source
+
+    def __call__(self, unit: int, failure: Failure | None = None) -> pa.Table:
+        """Return the rows of the unit."""
+        return read_ranges(self.ranges, self.columns, self.source, failure)
+
+    def narrowed(self, unit: int) -> UnitReader:
+        """Return the same: it has one unit."""
+        return self
 
 
 def unit_reader(listing: Listing) -> UnitReader:
     """Return a picklable reader of these units, see `read_unit`."""
-    return ListingReader(replace(listing, files=FILES_SCHEMA.empty_table(), listed=()))
+    used = listing.columns.used()
+    columns = replace(listing.columns, schema=pa.schema([one for one in listing.columns.schema if one.name in used]))
+    return ListingReader(replace(listing, files=FILES_SCHEMA.empty_table(), listed=(), columns=columns))
 
 
 def read_unit(row_ranges: pa.Table, columns: Columns, source: Source, failure: Failure | None = None) -> pa.Table:
@@ -65,8 +83,14 @@ def read_unit(row_ranges: pa.Table, columns: Columns, source: Source, failure: F
     A row whose image is null or empty has one image with neither bytes nor URI. What cannot be read (a damaged row
     group, a file that is gone, a text that is no text) are rows with a failure; with `failure` all rows have that one.
     """
+    return read_ranges(ranges_of(row_ranges), columns, source, failure)
+
+
+def read_ranges(
+    ranges: Sequence[RowRange], columns: Columns, source: Source, failure: Failure | None = None
+) -> pa.Table:
+    """Return the rows of these ranges, see `read_unit`."""
     schema = pa.schema([*REQUEST_SCHEMA, *(travel_field(KEEP + kept.name, kept.type) for kept in columns.keep)])
-    ranges = ranges_of(row_ranges)
     if failure is None:
         return pa.concat_tables([_table_of(rows, columns, schema) for rows in source.read(ranges, columns)])
     ids = [rows for one in ranges for rows in source.read_ids(one, Columns())]

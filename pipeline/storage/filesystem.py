@@ -111,11 +111,14 @@ def list_folder(url: str, suffixes: tuple[str, ...] = ("",)) -> list[FileInfo]:
     return sorted(found, key=lambda info: info.url)
 
 
-def write_atomic(url: str, data: bytes) -> None:
-    """Put `data` at `url`, over what was there; a reader sees all of the old file or all of the new one."""
+def write_atomic(url: str, data: bytes, *, durable: bool = True) -> None:
+    """Put `data` at `url`, over what was there; a reader sees all of the old file or all of the new one.
+
+    `durable` False is for what nobody needs once the machine has died: a disk's sync takes up to some 10 ms.
+    """
     path = local_path(url)
     if path is not None:
-        with_retries(lambda: local_files.write_whole(path, data))
+        with_retries(lambda: local_files.write_whole(path, data, durable=durable))
         return
     filesystem, key = _writable(url)
 

@@ -40,16 +40,17 @@ def files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:
                         yield entry.path, entry.stat()
 
 
-def write_whole(path: str, data: bytes) -> None:
-    """Put `data` at `path` in one step, over what was there."""
+def write_whole(path: str, data: bytes, *, durable: bool = True) -> None:
+    """Put `data` at `path` in one step, over what was there; `durable` False where a machine that dies may lose it."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     half = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")  # hidden from listings
     try:
         with open(half, "xb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(half, path)
     except BaseException:  # an interrupt as well must not leave half a file behind
         with contextlib.suppress(FileNotFoundError):

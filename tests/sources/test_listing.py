@@ -220,7 +220,9 @@ def test_a_million_files_are_cut_in_seconds() -> None:
     assert row_ranges.column("unit")[-1].as_py() == 999_999 // 64
 
 
-@pytest.mark.parametrize(("num_rows", "unit_rows"), [(1, 8), (20, 8), (1000, 31), (10**6, 64)])
+@pytest.mark.parametrize(
+    ("num_rows", "unit_rows"), [(1, 8), (20, 8), (1000, 31), (10**6, 64), (2 * 10**6, 122), (10**9, 256)]
+)
 def test_units_are_small_in_short_jobs_and_bounded_in_long_ones(num_rows: int, unit_rows: int) -> None:
     assert default_unit_rows(num_rows) == unit_rows
 
@@ -228,6 +230,11 @@ def test_units_are_small_in_short_jobs_and_bounded_in_long_ones(num_rows: int, u
 @pytest.mark.parametrize(("row_bytes", "unit_rows"), [(2**20, 64), (8 * 2**20, 32), (100 * 2**20, 2), (2**31, 1)])
 def test_units_of_large_rows_have_fewer(row_bytes: int, unit_rows: int) -> None:
     assert default_unit_rows(10**6, row_bytes) == unit_rows
+
+
+@pytest.mark.parametrize(("row_bytes", "unit_rows"), [(150_000, 256), (600_000, 111), (2**20, 64), (8 * 2**20, 32)])
+def test_units_of_a_long_job_grow_as_far_as_their_images_allow(row_bytes: int, unit_rows: int) -> None:
+    assert default_unit_rows(10**8, row_bytes) == unit_rows
 
 
 def test_the_table_with_the_largest_rows_decides(tmp_path: Path) -> None:
