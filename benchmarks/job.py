@@ -3,10 +3,11 @@
     python -m benchmarks.job --shape mistral-7b --images 1536 [--units-per-model 3]
     python -m benchmarks.job --shape mistral-7b --images 4096 --gpus 1 2
 
-Several numbers of GPUs are a run each over the same input, and the last line has the ratio of their paces. Every answer has the same forced length. `--units-per-model` bounds the units that a generating actor works on at once,
-to compare with the number that `pipeline/execution/placement.py` chooses. Seconds count from the call of the job, with
-the benchmark's own imports done; `engine_s` is the device's time; the steady pace is that between a fifth and
-four fifths of the images. The last line of stdout is one JSON object.
+Several numbers of GPUs are a run each over the same input, and the last line has their paces' ratios. Every answer
+has the same forced length. `--units-per-model` bounds the units that a generating actor works on at once, to compare
+with the number that `pipeline/execution/placement.py` chooses. Seconds count from the call of the job, with the
+benchmark's own imports done; `engine_s` is the device's time; the steady pace is that between a fifth and four fifths
+of the images. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -127,10 +128,9 @@ def measure(settings: JobSettings) -> dict[str, Any]:
 
 
 def steady(points: list[list[float]], rows: int) -> float:
-    """Return the rows a second between two shares of all rows, of points [seconds, rows]; 0 of too few points."""
+    """Return the rows a second between two shares of all rows, of points [seconds, rows]."""
     inside = [point for point in points if _STEADY[0] * rows <= point[1] <= _STEADY[1] * rows]
-    if len(inside) < 2:
-        return 0.0
+    assert len(inside) > 1, "too few units for a steady pace"
     (first_s, first_rows), (last_s, last_rows) = inside[0], inside[-1]
     return (last_rows - first_rows) / (last_s - first_s)
 
