@@ -60,6 +60,7 @@ class PromptBuilder:
         # a letter that the tokenizer does not know becomes its unknown token: no reason to refuse a prompt
         self._special_ids = [id for id in special if id != tokenizer.unk_token_id]
         self._own_special: dict[_Outline, list[int]] = {}
+        self._asked: dict[tuple[Conversation, str], TokenIds] = {}
         self._most_letters: int | None = None
         self._before_answer: str | None = None
         self._check_template()
@@ -99,16 +100,27 @@ class PromptBuilder:
         They end in those that the answer begins with, and leave `room` new tokens in the context.
         """
         _check_conversation(conversation, len(image_tokens))
-        self._check_letters(conversation)
-        ids = self._tokenise(self._begun(self.render(conversation), answer_prefix))
-        self._check_special(ids, conversation)
-        ids = expand(ids, self.image_token_id, image_tokens)
+        ids = expand(self._ids_asked(conversation, answer_prefix), self.image_token_id, image_tokens)
         assert np.count_nonzero(ids == self.image_token_id) == sum(image_tokens)
         if len(ids) + room > self.context:
             num_text = len(ids) - sum(image_tokens)
             parts = f"{num_text} text tokens + {sum(image_tokens)} image tokens + {room} new tokens"
             message = f"{parts} = {len(ids) + room} tokens, the model's context is {self.context}"
             raise RowError("prompt", "PromptTooLong", message)
+        return ids
+
+    def _ids_asked(self, conversation: Conversation, answer_prefix: str) -> TokenIds:
+        """Return the checked ids with one `<image>` an image: of what every row asks they are made once."""
+        key = conversation, answer_prefix
+        if (known := self._asked.get(key)) is not None:
+            return known
+        self._check_letters(conversation)
+        ids = self._tokenise(self._begun(self.render(conversation), answer_prefix))
+        self._check_special(ids, conversation)
+        if len(conversation.turns) <= _TURNS and len(ids) <= _SHORT:
+            if len(self._asked) >= _ASKED:
+                self._asked.clear()
+            self._asked[key] = ids
         return ids
 
     def num_prefix(self, answer_prefix: str) -> int:
@@ -248,6 +260,7 @@ class PromptBuilder:
 _OUTLINES = 4096  # kept at once
 _LEFT_OUT = "TextLeftOut"
 _TURNS = 64  # of the longest that is kept
+_ASKED, _SHORT = 256, 2048  # prompts whose ids are kept at once, and the tokens of the longest
 _COMPOSED = 4  # letters that a tokenizer may make one of before it begins: combining accents, syllables
 
 

@@ -57,6 +57,14 @@ def test_the_checkpoints_chat_template_is_rendered_up_to_the_answer() -> None:
     assert builder().render(ask("What is this?", 0)) == "<user>What is this?<assistant>"
 
 
+def test_what_every_row_asks_is_tokenised_once_and_has_each_rows_own_images() -> None:
+    known = load(checkpoint())
+    for counts in ([3], [5], [], [2, 4], [3]):
+        ids = ids_of(known, "What is it?", counts)
+        assert ids.tolist() == ids_of(load(checkpoint()), "What is it?", counts).tolist()
+        ids[:] = 0  # it is the caller's
+
+
 def test_every_image_is_as_long_as_its_count() -> None:
     ids = ids_of(builder(), "x", [3, 5])
     runs = "".join("i" if id == IMAGE else "." for id in ids)
