@@ -26,6 +26,7 @@ from jobs.doctor import doctor
 from jobs.export import export
 from jobs.flags import under
 from jobs.init import init
+from jobs.merge import merge
 from jobs.ocr import ocr
 from jobs.plan import plan
 from jobs.report import report
@@ -38,6 +39,21 @@ from schemas.errors import Refused
 from schemas.job import name_prompt
 from schemas.wording import describe_settings, did_you_mean, printable_lines, redacted
 
+_COMMANDS = (
+    caption,
+    ocr,
+    sweep,
+    retry_failed,
+    merge,
+    verify,
+    export,
+    report,
+    plan,
+    check_model,
+    doctor,
+    init,
+    submit,
+)
 _HELP = """Batch inference for LLaVA-NeXT on Ray Data: images and prompts in Parquet, answers in Parquet.
 
 llava-batch caption --input photos/ --output out/
@@ -77,7 +93,7 @@ def build_app() -> App:
         group_parameters=under("This call"),
         result_action="return_value",
     )
-    for command in (caption, ocr, sweep, retry_failed, verify, export, report, plan, check_model, doctor, init, submit):
+    for command in _COMMANDS:
         app.command(command)
     app.command(print_completion(app), name="completion")
 

@@ -32,7 +32,8 @@ def describe_plan(plan: Plan, cards: tuple[int, ...] = ()) -> str:
     ends = describe_ends(facts, processor)
     kind = "image" if listing.format == "images" else listing.format
     lines = [
-        f"input    {counted(listing.num_rows, 'row')} of {counted(listing.files.num_rows, f'{kind} file')}",
+        f"input    {counted(listing.num_rows, 'row')} of {counted(listing.files.num_rows, f'{kind} file')}"
+        + (f", shard {settings.shard} of {listing.num_input_rows:,} rows" if settings.shard else ""),
         *([f"left out {listing.left_out}"] if listing.left_out else []),
         *(f"         {line}" for line in describe_columns(listing.columns)),
         f"model    {settings.model} ({plan.model.hash[:12]}), {facts.text.backbone}, context {facts.context:,}",

@@ -98,7 +98,14 @@ def calibrate(plan: Plan, rows: int, say: Callable[[str], None]) -> Calibration:
 
     say(f"calibrating with {min(rows, plan.listing.num_rows):,} rows on this machine")
     with tempfile.TemporaryDirectory(prefix="llava-batch-plan-") as folder:
-        update = {"limit": rows, "output": folder, "gpus": None, "max_error_rate": 1.0, "max_fetch_error_rate": None}
+        update = {
+            "limit": rows,
+            "shard": None,
+            "output": folder,
+            "gpus": None,
+            "max_error_rate": 1.0,
+            "max_fetch_error_rate": None,
+        }
         small = plan_job(plan.job, plan.settings.model_copy(update=update), "", plan.model)
         run_job(small, load_engine)
         manifest = read_manifest(folder)

@@ -70,7 +70,7 @@ class Plan:
             "code": hash_code(),
             "input_hash": self.listing.fingerprint(),
             "input_layout": _layout(self.listing),
-            "input_rows": self.listing.num_rows,
+            "input_rows": self.listing.num_input_rows,
             "unit_rows": self.listing.unit_rows,
         }
 
@@ -133,6 +133,8 @@ def plan_job(job: str, settings: JobSettings, default_prompt: str, model: Pin | 
     unit_rows = settings.unit_rows or _begun_unit_rows(begun) or (_UNIT_OF_PAGES if settings.strips == "auto" else None)
     settings = settings.model_copy(update={"input": at_versions(settings.input, _begun_input(begun))})
     listing = list_input(settings.input, choices, settings.limit, unit_rows, settings.output)
+    if settings.shard is not None:
+        listing = listing.shard(settings.shard_number, settings.num_shards)
     if not settings.prompt and listing.columns.prompt is None and listing.columns.messages is None:
         settings = settings.model_copy(update={"prompt": (default_prompt,)})
     # What is in a store is spelled as it was.

@@ -35,7 +35,15 @@ from pipeline.run_folder.layout import below, retry_folder, state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import hold
 from pipeline.run_folder.markers import Markers
-from pipeline.run_folder.mend import StartedRetry, find_gone, find_retry, retry_list, retry_marks, retry_name
+from pipeline.run_folder.mend import (
+    POSITION,
+    StartedRetry,
+    find_gone,
+    find_retry,
+    retry_list,
+    retry_marks,
+    retry_name,
+)
 from pipeline.run_folder.merge import Units, check_units, clear_work, in_manifest, write_answers
 from pipeline.run_folder.run import (
     RunMismatch,
@@ -67,8 +75,6 @@ from schemas.answer import with_added
 from schemas.errors import Failure, Refused
 from schemas.job import JobSettings
 from schemas.wording import describe_settings
-
-POSITION = "answer:position"  # of a retried row among all answers, from 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

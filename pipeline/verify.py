@@ -198,7 +198,7 @@ class _Input:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._names = plan.listing.files.column("name")
-        self._ends = np.cumsum(plan.listing.files.column("num_rows").to_numpy())
+        self._ends = np.cumsum(plan.listing.files.column("num_rows").to_numpy()) - plan.listing.rows_before
         self.unread: dict[str, None] = {}  # why rows' ids cannot be read now
 
     def keys(self) -> Iterator[Key]:
@@ -231,7 +231,7 @@ class _Input:
         file = int(np.searchsorted(self._ends, row, side="right"))
         if file == len(self._ends):
             return ""
-        start = int(self._ends[file - 1]) if file else 0
+        start = int(self._ends[file - 1]) if file else -self._plan.listing.rows_before
         return f"{self._names[file].as_py()}:{row - start}"
 
 

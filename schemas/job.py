@@ -100,6 +100,11 @@ class JobSettings(BaseModel):
     limit: Annotated[int | None, Kind("Input", "rows", of_sweep=True)] = Field(
         None, ge=1, description="Take the first N rows only."
     )
+    shard: Annotated[str | None, Kind("Input", "rows", fixed=True, of_sweep=True)] = Field(
+        None,
+        pattern=r"^[1-9][0-9]{0,4}/[1-9][0-9]{0,4}$",
+        description="I/N: answer the I-th of N parts of the input only, in a folder of its own; `merge` joins them.",
+    )
 
     strips: Annotated[Strips, Kind("Input", "requests", on_retry=True)] = Field(
         "off", description="auto: pages larger than one view of the model are cut, read in strips and joined."
@@ -397,12 +402,24 @@ class JobSettings(BaseModel):
                 )
         return self
 
+    @property
+    def shard_number(self) -> int:
+        """Return which part of the input is answered, from 1."""
+        return int((self.shard or "1/1").partition("/")[0])
+
+    @property
+    def num_shards(self) -> int:
+        """Return in how many parts the input is answered."""
+        return int((self.shard or "1/1").partition("/")[2])
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.min_new_tokens > self.max_new_tokens:
             raise Refused(
                 f"min_new_tokens must be at most max_new_tokens ({self.max_new_tokens}), got {self.min_new_tokens}"
             )
+        if self.shard and self.shard_number > self.num_shards:
+            raise Refused(f"shard must be at most {self.num_shards}/{self.num_shards}, got {self.shard}")
         if self.gpus and self.gpus % self.gpus_per_model:
             raise Refused(f"gpus must be a multiple of gpus_per_model ({self.gpus_per_model}), got {self.gpus}")
         asked = [name for name in ("prompt", "prompt_column", "messages_column") if getattr(self, name)]

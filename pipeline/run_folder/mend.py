@@ -19,6 +19,8 @@ from pipeline.run_folder.seal import BrokenSeal, check_seal, is_sealed, marks_of
 from pipeline.run_folder.units import Counts, count_answers, done_units
 from pipeline.storage import filesystem as fs
 
+POSITION = "answer:position"  # of a retried row among all answers, from 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:

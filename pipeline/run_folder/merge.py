@@ -96,7 +96,7 @@ def finish_run(units: Units, fingerprint: str, timings: dict[str, Any]) -> dict[
     files, counts = merge_parts(units, parts_of(units))
     manifest = {"format": FORMAT, "run": units.run, "fingerprint": fingerprint, **in_manifest(counts)}
     manifest |= {"files": files, "retries": [], "timings": timings}
-    _delete_strangers(units.folder, {file["path"] for file in files})
+    delete_strangers(units.folder, {file["path"] for file in files})
     if is_earlier(units.folder):
         fs.create_new(fs.join(units.folder, CARD), _CARD.encode())
     write_manifest(units.folder, manifest)
@@ -198,7 +198,7 @@ def _find_broken(units: Units, numbers: Sequence[int]) -> dict[int, str]:
     return broken
 
 
-def _delete_strangers(folder: str, names: set[str]) -> None:
+def delete_strangers(folder: str, names: set[str]) -> None:
     """Delete files of an earlier merge, which a run that lost units since may have left."""
     for file in fs.list_folder(fs.join(folder, "answers"), (".parquet",)):
         if f"answers/{file.url.rsplit('/', 1)[1]}" not in names:

@@ -235,7 +235,7 @@ def _compare(
     """Return what differs, None where it is the same run; raise RunMismatch where that may not be."""
     if found["fingerprint"] == wanted["fingerprint"]:
         return None
-    lines = list(_differences(found["identity"], wanted["identity"]))
+    lines = list(differences(found["identity"], wanted["identity"]))
     try:
         lines += changed_files(folder, files)
     except RunMismatch as error:
@@ -274,11 +274,12 @@ def _refusal(folder: str, differences: list[str], fixed: list[str]) -> str:
     return "\n".join([first, *differences, choice])
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield a line for each thing in which two runs differ."""
     for name in sorted(found.keys() | wanted.keys()):
         before, after = found.get(name), wanted.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
-            yield from _differences(before, after, f"{prefix}{name}.")
+            yield from differences(before, after, f"{prefix}{name}.")
         elif before != after:
             yield f"  {prefix}{name}: {before!r} there, {after!r} now"
 

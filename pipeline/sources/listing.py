@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress, groupby
 
 import numpy as np
@@ -51,7 +51,10 @@ BYTES_SCHEMA = pa.schema([pa.field(name, pa.int64(), nullable=False) for name in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The input of a job. `row_ranges` are sorted by unit; a unit is one or more of them, `unit_rows` rows together."""
+    """The input of a job. `row_ranges` are sorted by unit; a unit is one or more of them, `unit_rows` rows together.
+
+    A job that answers one shard has all files, and of the rows those of its own units, which are numbered from 0.
+    """
 
     source: Source
     columns: Columns
@@ -61,6 +64,8 @@ class Listing:
     num_rows: int
     left_out: str = ""  # what the inputs hold besides, for people
     listed: tuple[FileRows, ...] = ()  # what a resume need not look for; () where a limit ended it
+    rows_before: int = 0  # in shards before this one
+    rows_behind: int = 0  # in those behind it
 
     @property
     def format(self) -> str:
@@ -82,6 +87,34 @@ class Listing:
         )  # of chunks a copy, each time
         start, stop = np.searchsorted(units, np.array([number, number + 1], units.dtype))
         return self.row_ranges.slice(start, stop - start)
+
+    @property
+    def num_input_rows(self) -> int:
+        """Count the rows of all shards."""
+        return self.rows_before + self.num_rows + self.rows_behind
+
+    def shard(self, number: int, num_shards: int) -> "Listing":
+        """Return the `number`-th of so many parts, counted from 1, of as many units each as can be; raise Refused for
+        one without any."""
+        first, last = (self.num_units * one // num_shards for one in (number - 1, number))
+        if first == last:
+            raise Refused(
+                f"--shard {number}/{num_shards} must have a unit of the input, which has {self.num_units} of up to "
+                f"{self.unit_rows} rows: take fewer shards, or fewer --unit-rows"
+            )
+        before, stop = first * self.unit_rows, min(last * self.unit_rows, self.num_rows)
+        units = self.row_ranges.column("unit").to_numpy()
+        start, end = np.searchsorted(units, np.array([first, last], units.dtype))
+        ranges = self.row_ranges.slice(start, end - start)
+        renumbered = pa.array(units[start:end] - units.dtype.type(first))
+        index = ranges.column_names.index("unit")
+        return replace(
+            self,
+            row_ranges=ranges.set_column(index, ROW_RANGES_SCHEMA.field("unit"), renumbered),
+            num_rows=stop - before,
+            rows_before=before,
+            rows_behind=self.num_rows - stop,
+        )
 
     def fingerprint(self) -> str:
         """Return the sha256 over every file's url, size, version and rows: another one means another input."""

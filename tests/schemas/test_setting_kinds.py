@@ -53,12 +53,12 @@ def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
         pytest.param(
             OWNED,
             "input output limit prompt prompt_column messages_column id_column image_column image_root keep "
-            "json_schema_column",
+            "json_schema_column shard",
             id="follows from the sweep",
         ),
         pytest.param(
             FIXED - {"job", "input_rows", "input_layout", "prompt_ids"},
-            "keep id_column reference_column unit_rows parse num_answers logprobs",
+            "keep id_column reference_column unit_rows parse num_answers logprobs shard",
             id="never changes within a folder",
         ),
         pytest.param(
@@ -66,7 +66,7 @@ def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
             "input output allow_root model revision adapter prompt system chat_template image_column id_column "
             "prompt_column messages_column reference_column keep limit image_root dtype engine quantize attention "
             "unit_rows max_fetch_error_rate json_schema regex choices json_schema_column parse "
-            "num_answers logprobs image_tokens kv_cache_dtype",
+            "num_answers logprobs image_tokens kv_cache_dtype shard",
             id="never another on a retry",
         ),
     ],
