@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.preprocess.options import RESPONSE_FORMAT, schema_asked
 from pipeline.sources.columns import OPTIONS
 
 _URL = "/v1/chat/completions"
@@ -21,7 +22,8 @@ _DEFAULTS: Mapping[str, Any] = {
 def as_row(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return an object as the row that it is; a batch request as its `custom_id`, its messages and its options.
 
-    Options include those that this pipeline has no word for: whoever reads them refuses the row by their name.
+    Options include those that this pipeline has no word for: whoever reads them refuses the row by their name. The
+    schema of a `response_format` is a column as well, "" where there is none, for --json-schema-column to name.
     """
     body = value.get("body")
     if "custom_id" not in value or not isinstance(body, dict):
@@ -33,5 +35,6 @@ def as_row(value: Mapping[str, Any]) -> Mapping[str, Any]:
     }
     if value.get("url", _URL) != _URL:
         options["url"] = value["url"]
+    schema = schema_asked(options.get(RESPONSE_FORMAT)) or ""
     rest = {name: one for name, one in value.items() if name not in ("body", "method", "url")}
-    return {**rest, "messages": body.get("messages"), OPTIONS: options or None}
+    return {**rest, "messages": body.get("messages"), RESPONSE_FORMAT: schema, OPTIONS: options or None}

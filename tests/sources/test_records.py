@@ -197,6 +197,13 @@ def test_a_batch_request_is_its_messages_and_what_it_asks_of_the_answer(tmp_path
     assert json.loads(second.options or "") == {"max_tokens": 10, "tools": [{"type": "function"}]}
 
 
+def test_the_schema_of_a_batch_request_is_a_column(tmp_path: Path) -> None:
+    format = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+    rows = [request(1, "a.png"), request(2, "a.png", response_format=format)]
+    listing = listed(tmp_path, "b.jsonl", json_lines(rows), ColumnChoices(json_schema="response_format"))
+    assert [one.values["response_format"] for one in requests_of(listing)] == ["", '{"type": "integer"}']
+
+
 def test_braces_stand_for_names_where_nothing_has_that_name(tmp_path: Path) -> None:
     url = f"{tmp_path}/s-{{008..010}}{{,.x}}"
     names = ["008", "008.x", "009", "009.x", "010", "010.x"]
