@@ -84,6 +84,26 @@ def attempts(scene: Scene) -> list[int]:
 ONCE = [1 if row == 3 else 2 for row in range(20)]  # row 3 has failed, and was not chosen
 
 
+def test_of_several_draws_those_that_are_chosen_are_replaced_in_their_places(tmp_path: Path) -> None:
+    plan, _ = three_files(tmp_path, num_answers=3, temperature=1.0, prompt=("a=A?", "b=B?"))
+    run, folder = read_run(plan.settings.output), plan.settings.output
+    before = pq.read_table(f"{folder}/answers").to_pylist()
+    assert run is not None
+    retry = begin_retry(plan, run, manifest_of(plan), Choice(finish_reason="stop", prompt_id="b.2"))
+    assert retry is not None
+    for unit in retry.rows:
+        table = SomeRows(unit_reader(plan.listing), retry.rows)(unit)
+        preprocess, generate = Preprocess(plan.settings), Generate(plan.settings, load_echo_engine)
+        answers = final_answers(generate(preprocess(table)), plan.settings)
+        write_unit(retry.units.folder, retry.units.run, unit, answers)
+    assert retry.finish(manifest_of(plan))["retries"][0]["rows"] == 19
+    after = pq.read_table(f"{folder}/answers").to_pylist()
+    assert {row["prompt_id"] for row in after if row["attempt"] == 2} == {"b.2"}
+    assert [row | {"attempt": 1} for row in after] == before
+    assert [row["answer_id"] for row in after] == [1, 2, 3] * 40
+    assert verify_run(folder) == []
+
+
 @pytest.mark.parametrize("parts", range(4))
 def test_a_retry_that_was_stopped_goes_on_wherever_it_was(scene: Scene, parts: int) -> None:
     scene.stop_after(parts)

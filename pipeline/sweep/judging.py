@@ -1,7 +1,8 @@
 """Judging: the answers of complete cells against their benchmark, joined by id."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,14 +39,20 @@ class Given:
     finish_reason: str | None
 
 
+_Asked: TypeAlias = list[tuple[Given, Judged]]  # the answers to one question, one for each draw
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marked:
-    """The judged answers of one cell, in the order of their ids, and what a score alone does not show."""
+    """The judged answers of one cell, in the order of their ids, and what a score alone does not show.
+
+    Of a question with several draws each counts for its share.
+    """
 
     judged: tuple[Judged, ...]
-    errors: int
-    cut: int  # answers that ended at their longest length
-    unparsable: int  # answers, none that failed, in which no answer was found
+    errors: int  # questions of which an answer failed
+    cut: float  # answers that ended at their longest length
+    unparsable: float  # answers, none that failed, in which no answer was found
 
     @property
     def num_rows(self) -> int:
@@ -60,16 +67,16 @@ def judge_cells(asking: Asking, cells: Sequence[Cell], folder: str) -> dict[Cell
     those that were answered.
     """
     given = {cell.name: _answers_of(cell.job.output) for cell in cells}
-    rows: dict[CellName, list[tuple[Given, Judged]]] = {cell.name: [] for cell in cells}
+    rows: dict[CellName, list[_Asked]] = {cell.name: [] for cell in cells}
     written: dict[CellName, list[dict[str, object]]] = {cell.name: [] for cell in cells}
     for question in as_written(asking).questions():
         for name, answers in given.items():
             if question.id not in answers:
                 raise Refused(f"{asking.data} has changed: no answer of cell {name} is to its question {question.id}")
             draws = answers.pop(question.id)
-            judged = [asking.benchmark.judge(question, answer.text or "") for answer in draws]
-            rows[name].append((draws[0], _mean(judged)))
-            written[name] += [_row(question, answer, one) for answer, one in zip(draws, judged, strict=True)]
+            judged = [(answer, asking.benchmark.judge(question, answer.text or "")) for answer in draws]
+            rows[name].append(judged)
+            written[name] += [_row(question, answer, one) for answer, one in judged]
     for name, answers in given.items():
         if answers:
             raise Refused(f"{asking.data} has changed: it has no question {next(iter(answers))}, cell {name} has")
@@ -126,10 +133,18 @@ def _row(question: Question, answer: Given, judged: Judged) -> dict[str, object]
     }
 
 
-def _marked(rows: Sequence[tuple[Given, Judged]]) -> Marked:
+def _marked(asked: Sequence[_Asked]) -> Marked:
     return Marked(
-        judged=tuple(sorted((judged for _, judged in rows), key=lambda one: one.id)),
-        errors=sum(answer.text is None for answer, _ in rows),
-        cut=sum(answer.finish_reason == "length" for answer, _ in rows),
-        unparsable=sum(answer.text is not None and judged.parsed is None for answer, judged in rows),
+        judged=tuple(sorted((_mean([judged for _, judged in draws]) for draws in asked), key=lambda one: one.id)),
+        errors=sum(any(answer.text is None for answer, _ in draws) for draws in asked),
+        cut=sum(_share(answer.finish_reason == "length" for answer, _ in draws) for draws in asked),
+        unparsable=sum(
+            _share(answer.text is not None and judged.parsed is None for answer, judged in draws) for draws in asked
+        ),
     )
+
+
+def _share(said: Iterable[bool]) -> float:
+    """Return the share of draws of which something is so."""
+    draws = list(said)
+    return sum(draws) / len(draws)

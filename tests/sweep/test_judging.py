@@ -1,5 +1,6 @@
 """Answers meet their questions by id, and one that failed is wrong and counted apart."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,6 +52,19 @@ def test_an_answer_that_failed_is_wrong_and_no_unparsable_one(tmp_path: Path) ->
     found = marked(tmp_path, [answer(0, None), answer(1, ""), answer(2, "2? and 2? and", "length")], count=3)
     assert [one.score for one in found.judged] == [0.0, 0.0, 1.0]
     assert (found.num_rows, found.errors, found.unparsable, found.cut) == (3, 1, 1, 1)
+
+
+def test_of_several_draws_a_question_has_the_mean_and_each_is_kept(tmp_path: Path) -> None:
+    draws = [(0, "0?"), (0, ""), (0, "0?"), (0, "0?"), (1, "1?"), (1, "wrong"), (1, None), (1, "1?")]
+    answers = [
+        replace(answer(number, text, "stop" if place else "length"), prompt_id=f"prompt.{place % 4 + 1}")
+        for place, (number, text) in enumerate(draws)
+    ]
+    found = marked(tmp_path, answers, count=2)
+    assert [(one.id, one.score) for one in found.judged] == [("q0", 0.0), ("q1", 0.5)]
+    assert (found.num_rows, found.errors, found.cut, found.unparsable) == (2, 1, 0.25, 0.25)
+    kept = pq.read_table(tmp_path / "judged" / "tiny" / "quiz" / "own" / "default.parquet")
+    assert kept["score"].to_pylist() == [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(
