@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from schemas.engine import KvCacheDtype, Quantize
 from schemas.errors import Refused
@@ -327,6 +327,18 @@ class JobSettings(BaseModel):
             return tuple(texts[0].split(","))
         return texts
 
+    @field_validator("regex", "choices", "bad_words", "answer_prefix")
+    @classmethod
+    def _check_texts(cls, given: object, field: ValidationInfo) -> object:
+        """Refuse bytes of a shell that are no text, and an empty one where it would be all that an answer may be."""
+        flag = f"--{str(field.field_name).replace('_', '-')}"
+        for text in (given,) if isinstance(given, str) else given or ():
+            if not text and field.field_name != "answer_prefix":
+                raise Refused(f"{flag} must not be empty, got {given!r}: is a variable of the shell unset?")
+            if text.encode("utf-8", "ignore").decode() != text:
+                raise Refused(f"{flag} must be text that can be written as UTF-8, got {given!r}")
+        return given
+
     @model_validator(mode="after")
     def _check_forms(self) -> Self:
         forms = [f"--{name.replace('_', '-')}" for name in _FORMS if getattr(self, name) not in (None, ())]
@@ -344,8 +356,6 @@ class JobSettings(BaseModel):
         if has_form and (self.answer_prefix or self.bad_words):
             name = "answer-prefix" if self.answer_prefix else "bad-words"
             raise Refused(f"--{name} must be left out where answers have a form, which says all that is in them")
-        if not all(self.bad_words):
-            raise Refused(f"--bad-words must be texts that are not empty, got {self.bad_words!r}")
         if self.num_answers > 1 and not self.temperature:
             raise Refused(f"--num-answers {self.num_answers} needs a --temperature above 0: all of them would be equal")
         if self.reuse_answers and self.temperature:

@@ -7,11 +7,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from schemas.errors import Refused, RowError
 from schemas.form import Form
 from schemas.job import JobSettings
+
+if TYPE_CHECKING:
+    from llguidance import LLParserLimits
 
 # One blank, or a new line with its indent: white space without end would fill the whole room of an answer.
 _BLANK = r"( |\n {0,32})?"
@@ -31,6 +34,7 @@ _SEVERAL = frozenset(("anyOf", "oneOf", "allOf", "prefixItems"))
 _NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions"))
 _KNOWN = _ANNOTATIONS | _CHECKED | _ONE | _SEVERAL | _NAMED
 _DEEPEST = 64  # objects and lists within each other
+_FUEL = 200_000  # of llguidance's million for an expression: some 0.5 s of a core, which all rows of a step wait for
 
 
 def grammar_of(form: Form, *, leading_space: bool = False) -> str:
@@ -39,6 +43,13 @@ def grammar_of(form: Form, *, leading_space: bool = False) -> str:
 
     start = 'start: " "? form' if leading_space else "start: form"
     return LLMatcher.grammar_from_lark(f"{start}\nform: {_RULES[form.kind](form.text)}")
+
+
+def limits_of_forms() -> "LLParserLimits":
+    """Return what following a form may cost."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(initial_lexer_fuel=_FUEL)
 
 
 def check_form(form: Form, source: str) -> None:
@@ -52,6 +63,25 @@ def check_form(form: Form, source: str) -> None:
     failed, said = LLMatcher.validate_grammar_with_warnings(grammar_of(form))
     if failed or said:
         raise Refused(f"{source} must be a form that answers can be held to: {_one_line(said)}")
+    if wrong := _what_stops(form):
+        raise Refused(f"{source} must be a form that answers can be held to: {wrong}")
+
+
+def _what_stops(form: Form) -> str | None:
+    """Return why no answer of a form can be begun, byte by byte, however sound its grammar is; None where one can."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    tokenizer = LLTokenizer("byte")
+    matcher = LLMatcher(tokenizer, grammar_of(form), log_level=0, limits=limits_of_forms())
+    for _ in range(2):  # an expression is worked out with the first byte that is in it
+        if matcher.is_error() or matcher.is_stopped():
+            break
+        mask = int.from_bytes(matcher.compute_bitmask(), "little")
+        matcher.consume_token((mask & -mask).bit_length() - 1 if mask else tokenizer.eos_token)
+    if not matcher.is_error():
+        return None
+    why = str(matcher.get_error()).partition("\n")[0]
+    return "it holds itself without end" if why == "NoExtensionBias" else why
 
 
 def check_job_form(settings: JobSettings) -> None:
@@ -162,12 +192,17 @@ def _regex_rule(text: str) -> str:
 
 
 def _choices_rule(text: str) -> str:
-    return " | ".join(json.dumps(choice, ensure_ascii=False) for choice in json.loads(text))
+    return f"/{_any_of(json.loads(text))}/"  # as one expression: of rules the library takes 2,000
 
 
 def _bad_words_rule(text: str) -> str:
-    words = "|".join("".join(f"\\x{{{ord(letter):x}}}" for letter in word) for word in json.loads(text))
-    return f"FORM\nFORM: /(?s:.*)/ & ~/(?s:.*)({words})(?s:.*)/"
+    return f"FORM\nFORM: /(?s:.*)/ & ~/(?s:.*){_any_of(json.loads(text))}(?s:.*)/"
+
+
+def _any_of(texts: list[str]) -> str:
+    """Return the expression that matches these texts and no others."""
+    escaped = ("".join(f"\\x{{{ord(letter):x}}}" for letter in text) for text in texts)
+    return f"({'|'.join(escaped)})"
 
 
 _RULES = {"json_schema": _json_rule, "regex": _regex_rule, "choices": _choices_rule, "bad_words": _bad_words_rule}

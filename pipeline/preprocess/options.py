@@ -59,7 +59,9 @@ def _check_form(value: object, settings: JobSettings) -> None:
         return
     if settings.json_schema is None or json.loads(settings.json_schema) != json.loads(schema):
         flag = f"--json-schema-column {RESPONSE_FORMAT}"
-        raise _refused(f"{RESPONSE_FORMAT} asks for a form, which the job's answers do not have: {flag} gives each its own")
+        raise _refused(
+            f"{RESPONSE_FORMAT} asks for a form, which the job's answers do not have: {flag} gives each its own"
+        )
 
 
 def _check_logprobs(name: str, value: object, told: int | None) -> None:
@@ -68,7 +70,9 @@ def _check_logprobs(name: str, value: object, told: int | None) -> None:
     if type(least) is not int or (name == "logprobs" and value is not True):
         raise _refused(f"{name} must be {'a whole number' if name == 'top_logprobs' else 'true'}, got {value!r}")
     if told is None or told < least:
-        raise _refused(f"{name} is {value!r}, the job's --logprobs is {told!r}: a job with --logprobs {least} gives them")
+        raise _refused(
+            f"{name} is {value!r}, the job's --logprobs is {told!r}: a job with --logprobs {least} gives them"
+        )
 
 
 def _check_length(name: str, value: object, most: int) -> None:

@@ -37,6 +37,8 @@ for _ in range(70):
         pytest.param(Form(kind="json_schema", text="{"), "no JSON", id="no JSON"),
         pytest.param(Form(kind="regex", text="(?=a)b"), "look-around", id="look-around"),
         pytest.param(Form(kind="regex", text="a\\"), "ends within an escape", id="escape"),
+        pytest.param(Form(kind="regex", text="(a{1000}){1000}"), "too many expressions", id="too large"),
+        pytest.param(schema(**{"$ref": "#"}), "holds itself without end", id="nothing but itself"),
     ],
 )
 def test_a_form_that_no_answer_can_be_held_to_is_refused_by_name(form: Form, said: str) -> None:
@@ -55,6 +57,9 @@ def test_a_form_that_no_answer_can_be_held_to_is_refused_by_name(form: Form, sai
         pytest.param(schema(title="a", description="b", type="string", default="c"), id="annotations"),
         pytest.param(Form(kind="regex", text='a/b\n"[/]'), id="a regex with every mark"),
         pytest.param(Form(kind="choices", text='["a|b", "", "\\n", "/é/"]'), id="choices with marks"),
+        pytest.param(Form(kind="choices", text=json.dumps([str(n) for n in range(4_000)])), id="many choices"),
+        pytest.param(schema(type="string", maxLength=20_000), id="a long text"),
+        pytest.param(schema(properties={"a": {"$ref": "#"}}), id="a tree"),
     ],
 )
 def test_a_form_that_answers_can_be_held_to_is_taken(form: Form) -> None:

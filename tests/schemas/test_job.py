@@ -51,7 +51,10 @@ def test_settings_are_frozen() -> None:
         pytest.param({"image_tokens": 0}, "greater than 0", id="no image tokens"),
         pytest.param({"image_tokens": 0.4, "strips": "auto"}, "left out with --strips auto", id="fewer, strips"),
         pytest.param({"image_tokens": 0.4, "engine": "transformers"}, "left out with --engine", id="fewer, other"),
-        pytest.param({"bad_words": ("",)}, "--bad-words must be texts that are not empty", id="an empty word"),
+        pytest.param({"bad_words": ("",)}, "--bad-words must not be empty", id="an empty word"),
+        pytest.param({"choices": ("a", "")}, "--choices must not be empty", id="an empty choice"),
+        pytest.param({"regex": ""}, "--regex must not be empty", id="an empty expression"),
+        pytest.param({"answer_prefix": "\udcff"}, "--answer-prefix must be text that can be written", id="no text"),
         pytest.param({"logprobs": 1, "strips": "auto"}, "--strips must be off with --logprobs", id="strips, logprobs"),
         pytest.param(
             {"json_schema_column": "s", "strips": "auto"}, "--strips must be off with a form", id="strips and a form"

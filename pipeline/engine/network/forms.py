@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.engine.network.token_bytes import TokenBytes
-from pipeline.preprocess.forms import grammar_of
+from pipeline.preprocess.forms import grammar_of, limits_of_forms
 from schemas.errors import Refused
 from schemas.form import Form
 
@@ -150,7 +150,8 @@ class Forms:
         from llguidance import LLMatcher
 
         tokenizer, executor = self._parts()
-        matcher = LLMatcher(tokenizer, grammar_of(form, leading_space=drops_space), log_level=0)
+        grammar = grammar_of(form, leading_space=drops_space)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits_of_forms())
         words = np.zeros((1, self.num_words), np.int32)
         if not matcher.is_error():
             executor.unsafe_compute_mask_ptr([(matcher, 0)], words.ctypes.data, words.strides[0], 1)
