@@ -329,7 +329,7 @@ class JobSettings(BaseModel):
 
     @field_validator("regex", "choices", "bad_words", "answer_prefix")
     @classmethod
-    def _check_texts(cls, given: object, field: ValidationInfo) -> object:
+    def _check_texts(cls, given: str | tuple[str, ...] | None, field: ValidationInfo) -> object:
         """Refuse bytes of a shell that are no text, and an empty one where it would be all that an answer may be."""
         flag = f"--{str(field.field_name).replace('_', '-')}"
         for text in (given,) if isinstance(given, str) else given or ():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from pipeline.execution.flow import Flow
 from pipeline.execution.work_units import Task, UnitKey
 
 _FEWEST_AHEAD = 8
@@ -88,7 +89,7 @@ class Dispatch:
         self._ready = deque[Prepared]()
         self._lost_machines = set[str]()
         self.workers: dict[int, Worker] = {}
-        self._num_at_work, self._room = 0, 0
+        self._num_at_work, self._room, self._num_again = 0, 0, 0
         self._bytes, self._num_prepared, self._seconds, self._num_reported = 0.0, 0, 0.0, 0
         self._reported, self._began = deque[float](), float("inf")
         self._paces, self._paces_until = dict[int, float](), 0.0
@@ -97,6 +98,18 @@ class Dispatch:
     def num_ahead(self) -> int:
         """Count the units that are handed out and at no worker yet."""
         return len(self._ready) + len(self._open) - len(self._here) - len(self._again)
+
+    def flow(self) -> Flow:
+        """Return where the units are now."""
+        return Flow(
+            left=self.num_left,
+            preparing=self.num_ahead - len(self._ready),
+            ready=len(self._ready),
+            at_work=self._num_at_work,
+            room=self._room,
+            workers=len(self.workers),
+            again=self._num_again,
+        )
 
     @property
     def room_ahead(self) -> int:
@@ -148,6 +161,7 @@ class Dispatch:
             if one.machine in self._lost_machines:
                 self._prepare_again([one.key])
             elif one.key in self._open:
+                self._num_again += 1
                 self._here.add(one.key)
                 self._ready.appendleft(one)
 
@@ -212,6 +226,7 @@ class Dispatch:
             if (task := self._open.get(key)) is not None:
                 self._open[key] = replace(task, attempt=task.attempt + 1)
                 self._again.append(self._open[key])
+                self._num_again += 1
 
     def _end(self, name: int, prepared: Prepared) -> None:
         if (worker := self.workers.get(name)) is not None:

@@ -2,10 +2,13 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.execution.cluster_watch import Wishes, going_on
+from pipeline.execution.metrics import RunMetrics
+from pipeline.execution.panel import open_panel
 from pipeline.execution.placement import Load, Placement
 from pipeline.execution.progress import Progress
 from pipeline.execution.ray_cluster import on_cluster, plan_placement, said_while_waiting
@@ -50,18 +53,18 @@ def answer_units(
 
     Raises ErrorBudgetSpent, RunFailed, FolderInUse.
     """
-    progress, wishes = Progress(total_rows=total_rows, events=events), Wishes.of([plan.settings])
+    progress, wishes = progress_of(plan.settings, total_rows, events), Wishes.of([plan.settings])
 
     def answer() -> None:
         load = Load(units=plan.num_units, prompts=total_rows)
         with on_cluster(wishes, lock.release), stop_on_signals():
             placement = plan_placement(plan.settings, load)
             record_precision(plan.settings, placement, continue_with_changes=continue_with_changes)
-            progress.workers = max(1, placement.models)
+            progress.expect(placement.models)
             given = f"{counted(total_rows, 'answer')} to give in {counted(load.units, 'unit')}"
             say(f"{given}; {describe_pools(placement)}\nloading the model")
-            with said_while_waiting(placement, progress.say_if_silent):
-                for report in run_units(plan, placement, load, say):
+            with shown(progress, plan.settings), said_while_waiting(placement, progress.say_if_silent):
+                for report in run_units(plan, placement, load, say, progress.watch):
                     progress.add(report)
                     lock.check()
                     check_budget(progress.done, plan.settings)
@@ -69,6 +72,18 @@ def answer_units(
     going_on(answer, wishes, lock.release)
     progress.end()
     return progress
+
+
+def progress_of(settings: JobSettings, total_rows: int, events: Events | None = None) -> Progress:
+    """Return the progress of a job that is about to begin, which its metrics follow."""
+    each = max(1, len(settings.prompt)) * settings.num_answers
+    metrics = RunMetrics(run=redacted(settings.output))
+    return Progress(total_rows=total_rows, answers_each=each, events=events, gauges=metrics)
+
+
+def shown(progress: Progress, settings: JobSettings) -> AbstractContextManager[None]:
+    """Show a job's progress in a panel for as long as the block runs, where stderr is a terminal."""
+    return progress.shown(open_panel(f"llava-batch  {settings.output}"))
 
 
 def record_precision(settings: JobSettings, placement: Placement, *, continue_with_changes: bool = False) -> None:

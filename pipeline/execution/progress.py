@@ -1,12 +1,16 @@
-"""One line about a running job: rows done, failed, images/s, time left, how well the engines are used."""
+"""Progress of a running job: answers done and failed, images/s, time left, how well the engines are used, what the job
+waits for; shown as a panel on a terminal, as a line in a log."""
 
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import TextIO
+from typing import Protocol, TextIO
 
+from pipeline.execution.flow import Flow, Waiting
 from pipeline.execution.work_units import UnitKey
 from pipeline.run_folder.events import Events
 from pipeline.run_folder.units import Counts
@@ -24,7 +28,9 @@ class UnitReport:
     shard: int = 0  # the run that the unit is of, where an engine answers for several
     unit: int = 0
     seconds: float = 0.0  # in the generate stage, beside other units
+    write_s: float = 0.0  # of these, writing the answers
     prepare_s: float = 0.0
+    input_share: float = 0.0  # of its preparation: reading and fetching, the rest is work
     machine: str = ""  # where it was written
     workers: int = 0  # that were ready together so far
 
@@ -68,11 +74,61 @@ class Pace:
         return [list(point) for point in (*self.points, *last)]
 
 
+_WINDOW_S = 30.0  # over which what is so now is taken
+_EVERY_S = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Recent:
+    """Tells what was done in the last half minute."""
+
+    moments: deque[tuple[float, int, EngineStatistics]] = field(default_factory=deque)
+
+    def add(self, now: float, rows: int, engine: EngineStatistics) -> None:
+        """Note how much is done by now."""
+        self.moments.append((now, rows, engine))
+        while len(self.moments) > 2 and self.moments[1][0] <= now - _WINDOW_S:
+            self.moments.popleft()
+
+    def is_due(self, now: float) -> bool:
+        """Return whether the newest moment is old enough for another."""
+        return not self.moments or now - self.moments[-1][0] >= _EVERY_S
+
+    @property
+    def seconds(self) -> float:
+        """Return the time between the first moment and the last."""
+        return self.moments[-1][0] - self.moments[0][0] if self.moments else 0.0
+
+    def rows_per_s(self) -> float | None:
+        """Return the answers a second; None where nothing came in."""
+        rows = self.moments[-1][1] - self.moments[0][1] if self.moments else 0
+        return rows / self.seconds if rows and self.seconds else None
+
+    def engine(self) -> EngineStatistics:
+        """Return what engines have done meanwhile."""
+        return self.moments[-1][2] - self.moments[0][2] if self.moments else EngineStatistics()
+
+
+class Display(Protocol):
+    """Shows a job's progress in a place of its own on a terminal."""
+
+    def update(self, progress: "Progress") -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Gauges(Protocol):
+    """Publishes a job's progress for others to read."""
+
+    def update(self, progress: "Progress") -> None: ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """Writes the line over the last one of a terminal, elsewhere as a new line every 30 seconds. Times in seconds."""
+    """Counts what units report. Shows a panel on a terminal, else a new line every 30 seconds. Times in seconds."""
 
     total_rows: int
+    answers_each: int = 1  # of a row of the input
     done: Counts = field(default_factory=Counts)
     engines: dict[str, EngineStatistics] = field(default_factory=dict)  # the most that each worker has said
     out: TextIO = field(default_factory=lambda: sys.stderr)
@@ -84,14 +140,21 @@ class Progress:
     heard_at: float | None = None  # when a unit came in last, or the job began
     ended_at: float | None = None
     pace: Pace = field(default_factory=Pace)
+    recent: Recent = field(default_factory=Recent)
+    waiting: Waiting = field(default_factory=Waiting)
+    flow: Flow | None = None  # as it was seen last
     columns: Callable[[], int] = field(default_factory=lambda: terminal_columns)  # of the terminal, where it is one
     said: str | None = None  # the last line of a log
     events: Events | None = None
     workers: int = 0  # that there should be; 0: nobody has said
+    display: Display | None = None
+    gauges: Gauges | None = None
+    note: str | None = None  # why nothing comes in
 
     def add(self, report: UnitReport) -> None:
         """Count one more unit and show the line when it is due."""
         now = self.heard_at = self.clock()
+        self.note = None
         self.workers = max(self.workers, report.workers)
         self.done += report.counts
         self._note(report, now)
@@ -99,10 +162,45 @@ class Progress:
         if known is None or report.engine.num_rows >= known.num_rows:  # a worker's threads may overtake each other
             self.engines[report.worker] = report.engine
         self.pace.add(now, self.done.rows)
+        self.waiting.hear(report.input_share, report.write_s / report.seconds if report.seconds else 0.0)
         if self.first_at is None:
             self.first_at, self.first_rows = now, self.done.rows
+        if self.recent.is_due(now):
+            self.recent.add(now, self.done.rows, self.engine())
+        self._show_if_due(now)
+
+    def expect(self, models: int) -> None:
+        """Note how many models on GPUs there should be; none where the CPU generates."""
+        self.workers = max(1, models)
+        self.waiting.engine = "GPU" if models else "the model"
+
+    def watch(self, flow: Flow) -> None:
+        """Take in where units are, whether one has come in or not."""
+        self.flow = flow
+        self.waiting.look(flow)
+        if self.display is not None:
+            self.display.update(self)
+        if self.gauges is not None:
+            self.gauges.update(self)
+
+    @contextmanager
+    def shown(self, open_display: Callable[["Progress"], Display | None]) -> Iterator[None]:
+        """Have it shown in a place of its own while the block runs, where the terminal has one."""
+        self.display = open_display(self)
+        ended = False
+        try:
+            yield
+            ended = True
+        finally:
+            display, self.display = self.display, None
+            if display is not None:
+                display.close()
+                if not ended:  # how far it came stays to be read
+                    self.show(end="\n")
+
+    def _show_if_due(self, now: float) -> None:
         due = 0.2 if self.out.isatty() else self.every_s
-        if self.shown_at is None or now - self.shown_at >= due:
+        if self.display is None and (self.shown_at is None or now - self.shown_at >= due):
             self.show()
             self.shown_at = now
 
@@ -121,6 +219,9 @@ class Progress:
         now = self.clock()
         if self.heard_at is not None and now - self.heard_at < self.every_s:
             return
+        if self.display is not None:
+            self.note = note
+            return
         line = note if not self.done.rows else f"{self.line()}; {note}"
         self.out.write(f"\r\x1b[K{line}\n" if self.out.isatty() else f"{line}\n")
         self.out.flush()
@@ -131,33 +232,70 @@ class Progress:
         rows = self.done.rows - self.first_rows
         return rows / elapsed if self.first_at is not None and rows and elapsed > 0 else None
 
+    def images_per_s(self) -> tuple[float | None, float | None]:
+        """Return the rows of the input that are answered a second: now, and since the first unit was done."""
+        now, mean = self.recent.rows_per_s(), self.rows_per_s()
+        return now and now / self.answers_each, mean and mean / self.answers_each
+
+    def seconds_left(self) -> float | None:
+        """Return the time until all is answered at the mean pace."""
+        pace = self.rows_per_s()
+        return (self.total_rows - self.done.rows) / pace if pace else None
+
+    def retried(self) -> int:
+        """Count the answers that were tried once more under a penalty, and the units that were handed out again."""
+        return self.engine().num_retries + (self.flow.again if self.flow else 0)
+
+    def busy(self) -> tuple[float, float] | None:
+        """Return the share of time in which the engines work now, and that of their products' own rate which they
+        reach; None where that is not measured."""
+        for engine in (self.recent.engine(), self.engine()):
+            if engine.utilisation:
+                return engine.busy_s / (engine.busy_s + engine.waiting_s), engine.utilisation
+        return None
+
+    def tokens_per_s(self) -> float | None:
+        """Return the tokens of answers that are generated a second now; None where nobody counts them."""
+        tokens = self.recent.engine().num_answer_tokens
+        return tokens / self.recent.seconds if tokens and self.recent.seconds else None
+
     def engine(self) -> EngineStatistics:
         """Return what all engines have done together, those of dead workers included."""
         return sum(self.engines.values(), EngineStatistics())
 
     def line(self) -> str:
-        """Return what is shown, as `1,024 of 10,000 answers, 3 failed, 14.8 a second, 0:10:06 left, GPUs 97 % busy at
-        64 %`.
+        """Return what a log has, as `1,024 of 10,000 answers, 3 failed, 14.8 images/s now, 14.2 mean, 0:10:06 left,
+        1,452 tokens/s, GPUs 97 % busy at 64 %, waits for GPU`.
 
         The first share is of the engines' time, rows to answer or not; the second of their products' own rate.
         """
         return ", ".join(self._parts())
 
     def _parts(self) -> list[str]:
-        pace = self.rows_per_s()
         parts = [f"{self.done.rows:,} of {self.total_rows:,} answers", f"{self.done.errors:,} failed"]
-        if pace:
-            left = round((self.total_rows - self.done.rows) / pace)
-            parts += [f"{pace:.1f} a second", f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"]
-        engine = self.engine()
-        if engine.utilisation:
-            busy = engine.busy_s / (engine.busy_s + engine.waiting_s)
-            parts.append(f"GPUs {100 * busy:.0f} % busy at {100 * engine.utilisation:.0f} %")
+        if retried := self.retried():
+            parts.append(f"{retried:,} retried")
+        now, mean = self.images_per_s()
+        left = self.seconds_left()
+        if mean is not None and left is not None:
+            parts += [f"{now or 0.0:.1f} images/s now, {mean:.1f} mean", f"{clock_time(left)} left"]
+        if tokens := self.tokens_per_s():
+            parts.append(f"{tokens:,.0f} tokens/s")
+        if busy := self.busy():
+            parts.append(f"GPUs {100 * busy[0]:.0f} % busy at {100 * busy[1]:.0f} %")
+        if reason := self.waits_for():
+            parts.append(f"waits for {reason}")
         return parts
+
+    def waits_for(self) -> str | None:
+        """Return what the job waits for, None where it waits for nothing, or nobody knows."""
+        return self.waiting.reason if self.ended_at is None and self.done.rows < self.total_rows else None
 
     def end(self) -> None:
         """Stop the clock and write the last line."""
         self.ended_at = self.clock()
+        if self.gauges is not None:
+            self.gauges.update(self)
         self.show(end="\n")
 
     def show(self, end: str = "") -> None:
@@ -168,6 +306,12 @@ class Progress:
             self.out.write(f"{line}\n")
             self.said = line
         self.out.flush()
+
+
+def clock_time(seconds: float) -> str:
+    """Return a time as `hours:minutes:seconds`."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def fitting(parts: Sequence[str], columns: int) -> Sequence[str]:

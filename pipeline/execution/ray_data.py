@@ -24,6 +24,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.interfaces.ref_bundle import BlockEntry
 
 from pipeline.execution.dispatch import Dispatch, Prepared
+from pipeline.execution.flow import Flow
 from pipeline.execution.machines import Machines, check_shared
 from pipeline.execution.placement import Load, Placement, units_at_once
 from pipeline.execution.progress import UnitReport
@@ -31,7 +32,18 @@ from pipeline.execution.quarantine import Guard, RowWatch, bounded_loading
 from pipeline.execution.ray_errors import EngineNotLoaded, RunFailed, cause_of, never_ran
 from pipeline.execution.ray_generate import Generators, Handler
 from pipeline.execution.watchdog import Watchdog
-from pipeline.execution.work_units import NOTHING, STOPPED, Batch, BatchPlan, Task, UnitKey, keys_of, pack, with_keys
+from pipeline.execution.work_units import (
+    NOTHING,
+    STOPPED,
+    Batch,
+    BatchPlan,
+    Spent,
+    Task,
+    UnitKey,
+    keys_of,
+    pack,
+    with_keys,
+)
 from pipeline.run_folder.units import keep_trace
 from pipeline.stages.locks import RWLock
 from pipeline.stages.preprocess import Preprocess
@@ -42,6 +54,7 @@ _STARTS = 3  # of a run whose actors Ray takes back before they ran
 _MOST_TRACES = 1000  # that an actor keeps
 _TICK_S = 1.0
 _LOOK_S = 5.0  # between two looks at the cluster's machines
+_WATCH_S = 0.5  # between two at the units
 _UNITS_AT_ONCE = 2  # of a preprocessing actor: it never waits for storage
 _WAITING_TASKS = 2  # that an actor has beside these
 _BLOCKS_OF_A_TASK = 64  # that may wait to be taken; Ray Data's own 2 hold back the one task that hands out all
@@ -51,15 +64,20 @@ _HEAD = {"node:__internal_head__": 0.001}  # what is there for all of the run wo
 
 
 def run_units(
-    plan: BatchPlan, placement: Placement, load: Load, say: Callable[[str], None] | None = None
+    plan: BatchPlan,
+    placement: Placement,
+    load: Load,
+    say: Callable[[str], None] | None = None,
+    watch: Callable[[Flow], None] | None = None,
 ) -> Iterator[UnitReport]:
     """Answer these units and yield the report of each as it is written, in the order in which they finish.
 
-    Raises RunFailed where an actor could not load or a bug ended the run. What dies with its machine is done elsewhere.
+    `watch` is told every second or so where units are. Raises RunFailed where an actor could not load or a bug ended
+    the run. What dies with its machine is done elsewhere.
     """
     run = _Run(plan, placement, load, say or (lambda _: None))
     try:
-        yield from run.reports()
+        yield from run.reports(watch or (lambda _: None))
     finally:
         run.close()
 
@@ -82,13 +100,16 @@ class _Run:
         self._prepared_any = False
         self._source = self._start_source()
 
-    def reports(self) -> Iterator[UnitReport]:
+    def reports(self, watch: Callable[[Flow], None]) -> Iterator[UnitReport]:
         """Yield every unit's report."""
-        look_at = 0.0
+        look_at, watch_at = 0.0, 0.0
         while self._dispatch.num_left:
             if (now := time.monotonic()) >= look_at:
                 self._follow_machines()
                 look_at = now + _LOOK_S
+            if now >= watch_at:
+                watch(self._dispatch.flow())
+                watch_at = now + _WATCH_S
             while tasks := self._dispatch.next_tasks():
                 self._source.give(tasks)
             self._generators.give_out()
@@ -297,18 +318,19 @@ class _ReadAndPreprocess:
     def __call__(self, batch: Batch) -> Iterator[Batch]:
         tasks: list[Task] = cloudpickle.loads(batch.column("tasks")[0].as_py())
         for task in tasks:
-            began = time.monotonic()
-            samples = self._prepare(task)
-            yield with_keys(pack(task.key, samples, time.monotonic() - began), [one.key for one in tasks])
+            spent = Spent()
+            samples = self._prepare(task, spent)
+            yield with_keys(pack(task.key, samples, spent), [one.key for one in tasks])
 
-    def _prepare(self, task: Task) -> pa.Table:
+    def _prepare(self, task: Task, spent: Spent) -> pa.Table:
         shard, unit = self._plan.shards[task.key.shard], task.key.unit
         if shard.stoppable and shard.markers.find(STOPPED):
             return NOTHING
         preprocess = self._load(task.key.shard)
         watch = RowWatch(self._watchdog, shard.settings.row_seconds, partial(self._keep, shard.markers.folder))
         guard = Guard("preprocess", shard.markers.of_attempt(task.attempt), preprocess.fail_rows, self._gate, watch)
-        return guard(unit, partial(task.read, unit), partial(preprocess, watch=watch))
+        with spent.measured(preprocess.waited_s):
+            return guard(unit, partial(spent.reading(task.read), unit), partial(preprocess, watch=watch))
 
     def _keep(self, folder: str, failure: Failure, trace: str) -> None:
         """Put the first traceback of each type in the run folder."""

@@ -169,14 +169,16 @@ class _GenerateAndWrite:
     def answer(self, batch: pa.Table, *, accused: bool) -> UnitReport:
         """Answer a unit, write it, and report it."""
         key, samples = unpack(batch)
-        counts, began = Counts(), time.monotonic()
+        counts, began, write_s = Counts(), time.monotonic(), 0.0
         if samples.num_columns:
             shard = self._plan.shards[key.shard]
             guard = Guard("generate", shard.markers, self._generate.fail_rows, self._gate, accused=accused)
             with self._generate.sampling(shard.settings):
                 began = time.monotonic()
                 answers = final_answers(guard(key.unit, lambda _: samples, self._generate), shard.settings)
+            written = time.monotonic()
             write_unit(shard.folder, shard.run, key.unit, answers)
+            write_s = time.monotonic() - written
             counts = count_answers(answers)
         return UnitReport(
             counts=counts,
@@ -186,5 +188,7 @@ class _GenerateAndWrite:
             worker=self._life,
             engine=self._generate.statistics(),
             machine=self._machine,
+            write_s=write_s,
             prepare_s=batch.column("seconds")[0].as_py(),
+            input_share=batch.column("input_share")[0].as_py(),
         )

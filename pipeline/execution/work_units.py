@@ -1,8 +1,10 @@
 """Work units: which of them an engine answers, and how one travels: as a task to where it is read and prepared, then
-its samples as one row {shard, unit, seconds, payload}."""
+its samples as one row {shard, unit, seconds, input_share, payload}."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -25,6 +27,7 @@ UNIT_SCHEMA = pa.schema(
         pa.field("shard", pa.int64(), nullable=False),
         pa.field("unit", pa.int64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),  # that its preparation took
+        pa.field("input_share", pa.float64(), nullable=False),  # of that, reading and fetching; the rest is work
         pa.field("payload", pa.large_binary(), nullable=False),
     ]
 )
@@ -130,7 +133,41 @@ def _with_whole_paths(shard: Shard) -> Shard:
     return replace(shard, folder=fs.absolute(shard.folder), markers=markers)
 
 
-def pack(key: UnitKey, table: pa.Table, seconds: float = 0.0) -> Batch:
+@dataclass(slots=True)
+class Spent:
+    """Measures what the preparation of a unit takes, and how much of it is waiting for the input."""
+
+    seconds: float = 0.0
+    work_s: float = 0.0  # of a core
+    input_s: float = 0.0
+
+    @property
+    def input_share(self) -> float:
+        """Return the share of waiting in waiting and work; what another unit keeps it waiting is neither."""
+        return self.input_s / both if (both := self.input_s + self.work_s) else 0.0
+
+    @contextmanager
+    def measured(self, waited_s: Callable[[], float]) -> Iterator[None]:
+        """Measure a block, during which a stage counts in all for how long it has waited for images."""
+        began, worked, waited = time.monotonic(), time.thread_time(), waited_s()
+        yield
+        self.seconds = time.monotonic() - began
+        self.work_s = time.thread_time() - worked
+        self.input_s += waited_s() - waited
+
+    def reading(self, read: UnitReader) -> Callable[..., pa.Table]:
+        """Return a reader whose time counts as waiting."""
+
+        def timed(unit: int, failure: Failure | None = None) -> pa.Table:
+            began = time.monotonic()
+            table = read(unit, failure)
+            self.input_s += time.monotonic() - began
+            return table
+
+        return timed
+
+
+def pack(key: UnitKey, table: pa.Table, spent: Spent | None = None) -> Batch:
     """Return one row of UNIT_SCHEMA that holds the whole table."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -138,7 +175,9 @@ def pack(key: UnitKey, table: pa.Table, seconds: float = 0.0) -> Batch:
     stream = sink.getvalue()
     offsets = pa.py_buffer(np.array([0, stream.size], np.int64))
     payload = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, stream])
-    columns = [pa.array([key.shard]), pa.array([key.unit]), pa.array([seconds], pa.float64()), payload]
+    spent = spent or Spent()
+    told = [pa.array([one], pa.float64()) for one in (spent.seconds, spent.input_share)]
+    columns = [pa.array([key.shard]), pa.array([key.unit]), *told, payload]
     return pa.table(columns, schema=UNIT_SCHEMA)
 
 

@@ -89,6 +89,7 @@ class Ahead(Generic[T]):
         self._queue = deque[Job[T]]()
         self._lock, self._ended = threading.Lock(), threading.Condition()
         self._entered, self._current = 0, 0
+        self.waited_s = 0.0  # for images that were not there yet, in all
 
     @contextmanager
     def unit(self, images: Sequence[Sequence[ImageRef]], fetch: Fetch[T]) -> Iterator[list[list[Job[T] | Here[T]]]]:
@@ -129,7 +130,11 @@ class Ahead(Generic[T]):
         return Here(image, fetch) if image.data is not None else Job(image, fetch, self._budget.enter())
 
     def _result_of(self, job: Job[T]) -> T | Failure | None:
-        self._wait(job)
+        began = time.monotonic()
+        try:
+            self._wait(job)
+        finally:
+            self.waited_s += time.monotonic() - began  # of one unit at a time
         result, job.result = job.result, None
         return result
 

@@ -67,6 +67,10 @@ class Preprocess:
         watch.end()
         return beside(_sample_table(samples, watch), table.drop_columns(REQUEST_SCHEMA.names))
 
+    def waited_s(self) -> float:
+        """Return the seconds for which images were waited for so far."""
+        return self._ahead.waited_s
+
     def render(self, request: Request) -> str:
         """Return the row's first prompt as the model will read it, for people to look at; raises RowError."""
         prompt = self._prompts[0] if self._prompts else None

@@ -11,12 +11,14 @@ from pipeline.execution.executor import (
     Loaders,
     check_budget,
     in_rounds,
+    progress_of,
     record_precision,
     say,
+    shown,
     unless_broken,
 )
 from pipeline.execution.placement import Load, Placement
-from pipeline.execution.progress import Progress, UnitReport
+from pipeline.execution.progress import UnitReport
 from pipeline.execution.ray_cluster import plan_placement, said_while_waiting
 from pipeline.execution.ray_data import run_units
 from pipeline.execution.ray_errors import EngineNotLoaded, RunFailed
@@ -209,11 +211,13 @@ def _answer(cells: Sequence[CellRun], call: Call) -> None:
         return
     shards = [cell.shard(call.loaders) for cell in open]
     plan = BatchPlan.of(shards, [sorted(cell.todo) for cell in open], call.loaders.engine)
-    progress = Progress(total_rows=_load_of(open).prompts)
+    progress = progress_of(settings.model_copy(update={"output": call.folder}), _load_of(open).prompts)
+    progress.expect(placement.models)
     say(f"{progress.total_rows:,} answers to give in {len(open)} cells of {settings.model}\nloading the model")
     efforts = Efforts(folder=call.folder)
-    with said_while_waiting(placement, progress.say_if_silent):
-        for report in run_units(plan, placement, _load_of(open), say):
+    title = settings.model_copy(update={"output": f"sweep {call.folder}"})
+    with shown(progress, title), said_while_waiting(placement, progress.say_if_silent):
+        for report in run_units(plan, placement, _load_of(open), say, progress.watch):
             call.lock.check()
             progress.add(report)
             cell = open[report.shard]

@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from pipeline.execution.flow import Flow
 from pipeline.execution.progress import Pace, Progress, UnitReport, describe_engine
 from pipeline.run_folder.units import Counts
 from schemas.engine import EngineStatistics
@@ -36,7 +37,25 @@ def test_the_pace_leaves_out_the_time_before_the_first_unit() -> None:
     assert progress.rows_per_s() is None
     now[0] = 510.0
     progress.add(report(rows=100))
-    assert progress.line().endswith("10.0 a second, 0:00:20 left")
+    assert progress.line().endswith("10.0 images/s now, 10.0 mean, 0:00:20 left")
+
+
+def test_rows_with_several_answers_count_as_one_image() -> None:
+    now = [500.0]
+    progress = Progress(total_rows=400, answers_each=4, out=io.StringIO(), clock=lambda: now[0])
+    for now[0] in (500.0, 510.0, 600.0, 610.0):
+        progress.add(report(rows=80))
+    assert progress.images_per_s() == (0.4, 6 / 11)
+
+
+def test_the_line_says_how_many_tokens_come_now_and_what_was_tried_again() -> None:
+    now = [0.0]
+    progress = Progress(total_rows=400, out=io.StringIO(), clock=lambda: now[0])
+    for now[0], tokens in ((10.0, 500), (20.0, 1500)):
+        progress.add(report(rows=1, engine=EngineStatistics(num_rows=tokens, num_answer_tokens=tokens, num_retries=2)))
+    progress.watch(Flow(left=3, again=1))
+    assert ", 3 retried, " in progress.line()
+    assert progress.line().endswith(", 100 tokens/s, waits for a model to load")
 
 
 def test_a_log_gets_a_line_only_now_and_then() -> None:
@@ -63,12 +82,13 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("columns", "last"), [(200, "GPUs 90 % busy at 67 %"), (60, "0:00:20 left"), (50, "5.0 a second"), (9, "answers")]
+    ("columns", "last"),
+    [(200, "GPUs 90 % busy at 67 %"), (80, "0:00:20 left"), (70, "5.0 mean"), (50, "3 failed"), (9, "answers")],
 )
 def test_a_line_on_a_terminal_stays_in_one_row_as_the_next_is_written_over_it(columns: int, last: str) -> None:
     now, out = [500.0], Terminal()
     progress = Progress(total_rows=200, out=out, clock=lambda: now[0], columns=lambda: columns)
-    progress.add(report(rows=50, engine=WORK))
+    progress.add(report(rows=50, engine=WORK, errors=3))
     now[0] += 10
     progress.add(report(rows=50, engine=WORK))
     line = out.getvalue().rpartition("\x1b[K")[2]
