@@ -44,12 +44,11 @@ class Wanted:
 class Calibration:
     """Measurements of a run of some rows on this machine."""
 
-    rows: int
+    rows: int  # that have answers
     answer_tokens: Interval  # of an answer
-    row_s: float  # of one model
-    start_s: float
-    models: int
-    prompt_tokens: float  # of a row
+    prompt_token_s: float  # of one model, with whatever it waited for meanwhile
+    answer_token_s: float
+    start_s: float  # and the end: all that does not grow with the rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,23 +115,23 @@ def calibrate(plan: Plan, rows: int, say: Callable[[str], None]) -> Calibration:
             for table in read_tables(fs.join(folder, file["path"]), ["num_generated_tokens"])
             for tokens in table.column(0).drop_null().to_pylist()
         ]
-    return _calibration(manifest, lengths, small.listing.num_rows)
+    return calibration_of(manifest["timings"], lengths, small.num_prompts)
 
 
-def _calibration(manifest: dict[str, Any], lengths: list[int], rows: int) -> Calibration:
-    timings = manifest["timings"]
-    engine = timings["engine"]
-    busy = engine["vision_s"] + engine["prefill_s"] + engine["decode_s"]
-    models = max(1, len(cards_here()))
-    if not busy or not lengths:
+def calibration_of(timings: dict[str, Any], lengths: list[int], num_prompts: int) -> Calibration:
+    """Return what a run measured whose answers have these lengths; raise Refused where it has none."""
+    engine = timings.get("engine")
+    if not engine or not lengths:
         raise Refused("--calibrate must answer some rows, all of them failed: see what plan says without it")
+    before_answers = engine["vision_s"] + engine["prefill_s"] + engine["waiting_s"]
+    working = (before_answers + engine["decode_s"]) / max(1, len(cards_here()))
+    prompt_tokens = engine["num_prefilled_tokens"] + engine["num_prefix_tokens"]
     return Calibration(
-        rows=rows,
+        rows=max(1, len(lengths) // num_prompts),
         answer_tokens=mean_of(lengths),
-        row_s=busy / rows,
-        start_s=max(0.0, timings["seconds"] - busy / models),
-        models=models,
-        prompt_tokens=engine["num_prefilled_tokens"] / rows,
+        prompt_token_s=before_answers / max(1, prompt_tokens),
+        answer_token_s=engine["decode_s"] / max(1, sum(lengths)),
+        start_s=max(0.0, timings["seconds"] - working),
     )
 
 
@@ -156,11 +155,11 @@ def _rates(plan: Plan, work: Work, wanted: Wanted, calibration: Calibration | No
     if wanted.gpu_type is not None:
         return rates_of(wanted.gpu_type, fp8=plan.settings.quantize == "fp8", work=work, shape=_shape(plan))
     assert calibration is not None
-    # All of a row's seconds go with its prompt: what is sampled from everywhere corrects for the first rows' sizes.
+    # Tiles go with the prompt's tokens: what is sampled from everywhere corrects for the first rows' sizes.
     return Rates(
         tile_s=0.0,
-        prompt_token_s=calibration.row_s / max(1.0, calibration.prompt_tokens),
-        answer_token_s=0.0,
+        prompt_token_s=calibration.prompt_token_s,
+        answer_token_s=calibration.answer_token_s,
         start_s=calibration.start_s,
         share=1.0,
         spread=_CALIBRATED,

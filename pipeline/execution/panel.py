@@ -68,7 +68,7 @@ def open_panel(title: str) -> Callable[[Progress], Display | None]:
 def panel_of(progress: Progress, title: str) -> Panel:
     """Return the panel of a job's progress."""
     rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="bold", no_wrap=True)
+    rows.add_column(style="bold", no_wrap=True, min_width=len("time left"))
     rows.add_column(overflow="ellipsis", no_wrap=True)
     for name, value in _rows(progress):
         rows.add_row(name, value)

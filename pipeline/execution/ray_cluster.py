@@ -136,7 +136,14 @@ def _start(wishes: Wishes) -> None:
             break
         sys.stderr.write("Ray has not started in its time, this machine is busy: once more\n")
     if wishes.dashboard:
-        sys.stderr.write(f"dashboard http://{started.dashboard_url}\n")
+        sys.stderr.write(f"dashboard http://{started.dashboard_url}\nmetrics   {metrics_address()}\n")
+
+
+def metrics_address() -> str:
+    """Return where this machine's metrics are, for Prometheus to read."""
+    own = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == own)
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 
 
 class StartFailures(AbstractContextManager[None, bool]):

@@ -78,7 +78,9 @@ def test_names_follow_prometheus_conventions() -> None:
 def test_the_page_lists_every_metric_as_it_is() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(ray_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
-    wanted = [(f"ray_{one.name}", one.kind, ", ".join(f"`{label}`" for label in one.labels), one.text) for one in METRICS]
+    wanted = [
+        (f"ray_{one.name}", one.kind, ", ".join(f"`{label}`" for label in one.labels), one.text) for one in METRICS
+    ]
     assert rows == wanted
 
 
