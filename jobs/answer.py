@@ -54,16 +54,25 @@ def answer(
     notify: str | None = None,
 ) -> int:
     """Run one job; return the exit status, which `notify` is told. The last line of stdout is one JSON object."""
-    if notify is None or dry_run:
-        return _answer(job, settings, default_prompt, dry_run=dry_run, continue_with_changes=continue_with_changes)
+    return told(
+        None if dry_run else notify,
+        settings.output,
+        lambda: _answer(job, settings, default_prompt, dry_run=dry_run, continue_with_changes=continue_with_changes),
+    )
+
+
+def told(notify: str | None, folder: str, run: Callable[[], int]) -> int:
+    """Return the exit status of what works on a folder; tell the URL, where there is one, how it has ended."""
+    if notify is None:
+        return run()
     from pipeline import notify as end
 
     end.check_url(notify)
     status, began = 2, datetime.now(UTC)
     try:
-        status = _answer(job, settings, default_prompt, dry_run=False, continue_with_changes=continue_with_changes)
+        status = run()
     finally:
-        end.notify(notify, settings.output, status, began)
+        end.notify(notify, folder, status, began)
     return status
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from pydantic import BaseModel, Field
 
-from jobs.answer import ContinueWithChanges, report, run_to_status
+from jobs.answer import ContinueWithChanges, Notify, report, run_to_status, told
 from jobs.flags import RETRIED, under, with_options
 from schemas.answer import FinishReason
 from schemas.errors import Stage
@@ -44,6 +44,7 @@ def retry_failed(
     *,
     choices: Annotated[Choices, Parameter(name="*")] = _ALL,
     continue_with_changes: ContinueWithChanges = False,
+    notify: Notify = None,
 ) -> int:
     """Answer failed rows of a complete run again; new answers replace the old, which .run/attempts/ keeps.
 
@@ -61,4 +62,8 @@ def retry_failed(
     rows = {name: given.pop(name) for name in Rows.model_fields if name in given}
     allowed = given.get("max_error_rate", 0.0)
     choice = Choice(**rows, settings=given, continue_with_changes=continue_with_changes)
-    return run_to_status(lambda: report(retry_failed(out, choice, Loaders(engine=load_engine)), allowed))
+
+    def run() -> int:
+        return report(retry_failed(out, choice, Loaders(engine=load_engine)), allowed)
+
+    return told(notify, out, lambda: run_to_status(run))

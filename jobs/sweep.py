@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from jobs.answer import run_to_status
+from jobs.answer import Notify, run_to_status, told
 from jobs.config import is_storage_option, read_config
 from schemas.errors import Refused
 from schemas.sweep import SweepSettings
@@ -23,21 +23,32 @@ if TYPE_CHECKING:
     from pipeline.sweep.sweep import SweepSummary
 
 
+class Bounds(BaseModel):
+    """How much of a sweep one call does."""
+
+    limit: int | None = Field(None, description="Take the first N questions of each benchmark only.")
+    minutes: float | None = Field(None, description="Stop the sweep after these; the next call goes on.")
+    cell_minutes: float | None = Field(None, description="Stop a cell after these; the next call goes on.")
+
+
+_NONE = Bounds()
+
+
 def sweep(
     *,
     config: Annotated[Path, Parameter(help="The YAML file of the sweep; flags override it.")],
     output: Annotated[str | None, Parameter(help="The sweep's folder, local or s3://, gs://.")] = None,
-    limit: Annotated[int | None, Parameter(help="Take the first N questions of each benchmark only.")] = None,
-    minutes: Annotated[float | None, Parameter(help="Stop the sweep after these; the next call goes on.")] = None,
-    cell_minutes: Annotated[float | None, Parameter(help="Stop a cell after these; the next call goes on.")] = None,
+    bounds: Annotated[Bounds, Parameter(name="*")] = _NONE,
     dry_run: Annotated[
         bool, Parameter(negative=(), help="Write the inputs, show the cells and what is complete; answer nothing.")
     ] = False,
+    notify: Notify = None,
 ) -> int:
     """Answer benchmarks with models, prompts and settings, score each cell and write out/results.{parquet,md,html}."""
-    flags = {"output": output, "limit": limit, "minutes": minutes, "cell_minutes": cell_minutes}
+    flags = {"output": output, **bounds.model_dump()}
     settings = read_settings(config, {name: value for name, value in flags.items() if value is not None})
-    return run_to_status(lambda: _sweep(settings, dry_run=dry_run))
+    url = None if dry_run else notify
+    return told(url, settings.output, lambda: run_to_status(lambda: _sweep(settings, dry_run=dry_run)))
 
 
 def _sweep(settings: SweepSettings, *, dry_run: bool) -> int:

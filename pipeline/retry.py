@@ -29,8 +29,10 @@ from pipeline.execution.progress import Progress
 from pipeline.execution.ray_errors import RunFailed
 from pipeline.execution.signals import guarded
 from pipeline.execution.work_units import BatchPlan, Shard
+from pipeline.job import noted
 from pipeline.plan import Plan, Summary, summarise, with_scores
 from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
+from pipeline.run_folder.events import Events
 from pipeline.run_folder.layout import below, retry_folder, state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import hold
@@ -121,12 +123,15 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
         def answer(units: list[int]) -> Progress:
             rows = sum(len(retry.rows[unit]) for unit in units) * plan.num_prompts
             batch_plan = BatchPlan.of([shard], [units], loaders.engine)
-            return answer_units(batch_plan, rows, lock, continue_with_changes=changes)
+            return answer_units(batch_plan, rows, lock, events, continue_with_changes=changes)
 
-        progress = _answer_rows(retry, answer)
-        lock.confirm()
-        manifest.pop("scores", None)  # of the answers as they were
-        manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]})
+        events = Events.of(folder)
+        with noted(events, retry=retry.number, answers=len(retry.positions), units=len(retry.rows)) as end:
+            progress = _answer_rows(retry, answer)
+            lock.confirm()
+            manifest.pop("scores", None)  # of the answers as they were
+            manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]})
+            end |= {name: manifest[name] for name in ("rows", "ok", "errors")}
         manifest = with_scores(plan.settings, manifest)
     pace = progress.rows_per_s() if progress else None
     return summarise(manifest, folder, pace and pace / plan.num_prompts)

@@ -146,6 +146,7 @@ class Progress:
     columns: Callable[[], int] = field(default_factory=lambda: terminal_columns)  # of the terminal, where it is one
     said: str | None = None  # the last line of a log
     events: Events | None = None
+    cells: Sequence[str] = ()  # of a sweep, by shard
     workers: int = 0  # that there should be; 0: nobody has said
     display: Display | None = None
     gauges: Gauges | None = None
@@ -212,7 +213,8 @@ class Progress:
             self.events.add("worker_lost", now, workers=self.workers, replaced=len(self.engines) + 1 - self.workers)
         if report.counts.errors:
             types = {f"{one.stage}/{one.type}": one.rows for one in report.counts.by_type}
-            self.events.add("rows_failed", now, unit=report.unit, errors=report.counts.errors, types=types)
+            cell = {"cell": self.cells[report.shard]} if self.cells else {}
+            self.events.add("rows_failed", now, **cell, unit=report.unit, errors=report.counts.errors, types=types)
 
     def say_if_silent(self, note: str) -> None:
         """Write a line of its own where no unit has come in for a while, saying what the job waits for."""

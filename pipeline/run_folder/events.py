@@ -1,4 +1,5 @@
-"""Events of a run, as JSON lines in its folder: started, rows failed, a worker lost, the budget spent, finished."""
+"""Events of a run or a sweep, as JSON lines in its folder: started, rows failed, a worker lost, a cell complete, the
+budget spent, finished."""
 
 import json
 import sys
@@ -10,7 +11,17 @@ from pipeline.run_folder.layout import state_path
 from pipeline.storage import filesystem as fs
 from schemas.wording import one_line, shortened
 
-Kind = Literal["started", "rows_failed", "worker_lost", "budget_spent", "stopped", "failed", "finished"]
+Kind = Literal[
+    "started",
+    "rows_failed",
+    "worker_lost",
+    "cell_complete",
+    "cell_given_up",
+    "budget_spent",
+    "stopped",
+    "failed",
+    "finished",
+]
 
 NAME = "events.jsonl"
 _MOST = 2_000  # lines of a run; of those that come often no more are written then

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.execution.executor import (
     ErrorBudgetSpent,
@@ -23,6 +23,7 @@ from pipeline.execution.ray_cluster import plan_placement, said_while_waiting
 from pipeline.execution.ray_data import run_units
 from pipeline.execution.ray_errors import EngineNotLoaded, RunFailed
 from pipeline.execution.work_units import STOPPED, BatchPlan, Shard
+from pipeline.run_folder.events import Events
 from pipeline.run_folder.layout import state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
 from pipeline.run_folder.lock import Lock
@@ -60,6 +61,7 @@ class Call:
     loaders: Loaders
     lock: Lock
     limits: TimeLimits
+    events: Events | None = None
     check_cluster: Callable[[BaseException], None] = _is_there  # raises ClusterLost
 
 
@@ -76,6 +78,7 @@ class CellRun:
     seconds: float = 0.0  # between units of all cells, each span counted for the cell whose unit came in
     complete: bool = False
     reason: str | None = None  # why it was given up
+    events: Events | None = None  # of the sweep
 
     @property
     def name(self) -> str:
@@ -94,6 +97,7 @@ class CellRun:
         self.reason = reason
         self.markers.put(STOPPED)
         say(f"{self.name}: given up: {reason}")
+        self._note("cell_given_up", message=reason)
 
     def take(self, report: UnitReport, seconds: float, limits: TimeLimits) -> None:
         """Count a unit; complete the cell, or give it up, where that is due."""
@@ -126,6 +130,11 @@ class CellRun:
             return
         self.complete = True
         say(f"{self.name}: complete")
+        self._note("cell_complete", rows=merged["rows"], errors=merged["errors"])
+
+    def _note(self, event: Literal["cell_complete", "cell_given_up"], **values: object) -> None:
+        if self.events is not None:
+            self.events.add(event, time.monotonic(), cell=self.name, **values)
 
     def shard(self, loaders: Loaders) -> Shard:
         """Return what the actors are told of it."""
@@ -141,7 +150,7 @@ class CellRun:
         )
 
 
-def begin(planned: PlannedCell, lock: Lock) -> CellRun:
+def begin(planned: PlannedCell, lock: Lock, events: Events | None = None) -> CellRun:
     """Begin a cell, or go on with it; complete at once where nothing but the merge was left."""
     plan = planned.plan
     folder = plan.settings.output
@@ -156,6 +165,7 @@ def begin(planned: PlannedCell, lock: Lock) -> CellRun:
         todo=set(outstanding.left()) if outstanding else set(),
         markers=Markers(folder=state_folder(folder), driver=lock.owner.token),
         complete=outstanding is None,
+        events=events,
     )
     if outstanding is not None and outstanding.lost:
         say(f"{cell.name}: {outstanding.said()}")
@@ -211,7 +221,8 @@ def _answer(cells: Sequence[CellRun], call: Call) -> None:
         return
     shards = [cell.shard(call.loaders) for cell in open]
     plan = BatchPlan.of(shards, [sorted(cell.todo) for cell in open], call.loaders.engine)
-    progress = progress_of(settings.model_copy(update={"output": call.folder}), _load_of(open).prompts)
+    progress = progress_of(settings.model_copy(update={"output": call.folder}), _load_of(open).prompts, call.events)
+    progress.cells = [cell.name for cell in open]
     progress.expect(placement.models)
     say(f"{progress.total_rows:,} answers to give in {len(open)} cells of {settings.model}\nloading the model")
     efforts = Efforts(folder=call.folder)

@@ -8,6 +8,8 @@ from pipeline.execution.cluster_watch import Wishes, going_on
 from pipeline.execution.executor import Loaders, say
 from pipeline.execution.ray_cluster import on_cluster
 from pipeline.execution.signals import guarded, stop_on_signals
+from pipeline.job import noted
+from pipeline.run_folder.events import Events
 from pipeline.run_folder.leftovers import remove_sweeps_leftovers
 from pipeline.run_folder.lock import hold
 from pipeline.run_folder.units import to_parquet
@@ -41,16 +43,26 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
     output = plan.settings.output
     with guarded(), hold(output) as lock, stop_on_signals():
         remove_sweeps_leftovers(output)
-        reasons: dict[CellName, str] = {}
-        if engines := list(plan.engines()):
-            call = Call(folder=output, loaders=loaders, lock=lock, limits=_limits(plan))
-            wishes = Wishes.of([planned.plan.settings for cells in engines for planned in cells])
-            reasons = going_on(lambda: _answer_all(engines, call, wishes), wishes, lock.release)
-        say("scoring")
-        results = score_sweep(plan, reasons)
-        lock.check()
-        write_results(output, results)
-    return _summarise(results, output)
+        events = Events.of(output)
+        with noted(events, cells=len(plan.cells), complete=sum(cell.complete for cell in plan.cells)) as end:
+            call = Call(folder=output, loaders=loaders, lock=lock, limits=_limits(plan), events=events)
+            results = _answer_and_score(plan, call)
+            summary = _summarise(results, output)
+            end |= {name: getattr(summary, name) for name in ("cells", "complete", "rows", "errors")}
+    return summary
+
+
+def _answer_and_score(plan: SweepPlan, call: Call) -> list[Result]:
+    """Answer what is left of all cells, and write the table."""
+    reasons: dict[CellName, str] = {}
+    if engines := list(plan.engines()):
+        wishes = Wishes.of([planned.plan.settings for cells in engines for planned in cells])
+        reasons = going_on(lambda: _answer_all(engines, call, wishes), wishes, call.lock.release)
+    say("scoring")
+    results = score_sweep(plan, reasons)
+    call.lock.check()
+    write_results(call.folder, results)
+    return results
 
 
 def write_results(output: str, results: Sequence[Result]) -> None:
@@ -77,7 +89,7 @@ def _answer_all(engines: Sequence[Sequence[PlannedCell]], call: Call, wishes: Wi
 
 def _answer(cells: Sequence[PlannedCell], call: Call) -> dict[CellName, str]:
     """Answer the cells of one engine; return why some were given up."""
-    running = [begin(planned, call.lock) for planned in cells]
+    running = [begin(planned, call.lock, call.events) for planned in cells]
     answer_cells(running, call)
     return {cell.planned.cell.name: cell.reason or OUT_OF_TIME for cell in running if not cell.complete}
 

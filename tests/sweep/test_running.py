@@ -1,10 +1,12 @@
 """Cells at work, without a cluster: begun, answered unit by unit, complete; and mended where answers are lost."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from pipeline.run_folder.events import Events, read_lines
 from pipeline.run_folder.lock import hold
 from pipeline.run_folder.units import write_unit
 from pipeline.sources.reader import unit_reader
@@ -37,12 +39,26 @@ def answer(cell: CellRun, units: Iterable[int]) -> None:
 def complete(folder: Path) -> PlannedCell:
     new = planned(folder)
     with hold(str(folder)) as lock:
-        cell = begin(new, lock)
+        cell = begin(new, lock, Events.of(str(folder)))
         assert cell.todo == {0, 1, 2}
         answer(cell, cell.todo)
         cell.finish()
     assert cell.complete
     return planned(folder)
+
+
+def test_a_cell_that_is_complete_or_given_up_is_an_event_of_the_sweep(tmp_path: Path) -> None:
+    complete(tmp_path)
+    other = planned(tmp_path / "other")
+    with hold(str(tmp_path / "other")) as lock:
+        cell = begin(other, lock, Events.of(str(tmp_path)))
+        cell.abandon("out of time")
+    events = [json.loads(line) for line in read_lines(str(tmp_path))]
+    name = "tiny/quiz/own/default"
+    assert [{key: one[key] for key in one if key != "time"} for one in events] == [
+        {"event": "cell_complete", "cell": name, "rows": 9, "errors": 0},
+        {"event": "cell_given_up", "cell": name, "message": "out of time"},
+    ]
 
 
 @pytest.mark.parametrize("how", ["gone", "one bit"])
