@@ -20,6 +20,7 @@ from pipeline.environment import cards_here, cluster_address, cpus_here, head_ad
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from schemas.job import JobSettings
+from schemas.packages import FLASH_ATTENTION, Extra, install_line
 from schemas.wording import one_line
 
 State = Literal["ok", "look", "fail"]
@@ -27,7 +28,7 @@ State = Literal["ok", "look", "fail"]
 GB = 10**9
 _LEAST_DISK, _LEAST_SHM, _LEAST_FILES = 10 * GB, 2 * GB, 65_536
 _PYTHON = (3, 11)
-_OF_SCHEMES = {
+_OF_SCHEMES: dict[str, Extra] = {
     "s3": "s3",
     "s3a": "s3",
     "gs": "gs",
@@ -139,7 +140,7 @@ def _cards(settings: JobSettings) -> Iterator[Finding]:
             name="kernels",
             state="look",
             found="a prefill's fused kernels for this card are not installed: captions are some 4 % slower",
-            mend="pip install -e '.[hopper]'",
+            mend=install_line("hopper"),
         )
 
 
@@ -223,17 +224,17 @@ def _nearest(path: str) -> str:
 def _chosen(settings: JobSettings) -> Iterator[Finding]:
     """Yield the packages that only some settings need, and the model."""
     wanted = {
-        "bitsandbytes": ("bitsandbytes>=0.49", settings.quantize in ("8bit", "4bit"), "--quantize 8bit and 4bit"),
-        "flash-attn": ("flash-attn", settings.attention == "flash_attention_2", "--attention flash_attention_2"),
-        "pypdfium2": ("pypdfium2>=5.1", False, "pages of PDFs"),
-        "jiwer": ("jiwer>=4.0' 'rapidfuzz>=3.14", settings.reference_column is not None, "scoring"),
-        "aiohttp-cors": ("ray[default]>=2.60,<2.64", settings.dashboard, "--dashboard"),
+        "bitsandbytes": (install_line("quantize"), settings.quantize in ("8bit", "4bit"), "--quantize 8bit and 4bit"),
+        "flash-attn": (FLASH_ATTENTION, settings.attention == "flash_attention_2", "--attention flash_attention_2"),
+        "pypdfium2": (install_line("pdf"), False, "pages of PDFs"),
+        "jiwer": (install_line("scores"), settings.reference_column is not None, "scoring"),
+        "aiohttp-cors": (install_line("cluster"), settings.dashboard, "--dashboard"),
     }
     for name, (install, is_asked, purpose) in wanted.items():
         if (found := _version(name)) is not None:
             yield Finding(name=name, state="ok", found=f"{found}, for {purpose}")
         elif is_asked:
-            yield Finding(name=name, state="fail", found=f"not installed; {purpose}", mend=f"pip install '{install}'")
+            yield Finding(name=name, state="fail", found=f"not installed; {purpose}", mend=install)
     if settings.model != "demo":
         yield _model(settings)
 
@@ -260,7 +261,7 @@ def _stores(settings: JobSettings) -> Iterator[Finding]:
             there = fs.exists(re.split(r"[*?\[{]", url)[0].rpartition("/")[0] or url if _is_glob(url) else url)
         except (OSError, ValueError, ImportError) as error:
             extra = _OF_SCHEMES.get(scheme)
-            mend = f"pip install -e '.[{extra}]'" if isinstance(error, ImportError) else _KEYS
+            mend = install_line(extra) if extra and isinstance(error, ImportError) else _KEYS
             yield Finding(name=name, state="fail", found=f"{url}: {one_line(error)}", mend=mend)
             continue
         if there or name == "output":

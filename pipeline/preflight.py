@@ -19,6 +19,7 @@ from pipeline.storage import filesystem as fs
 from pipeline.weights.hub import locate
 from schemas.errors import Refused
 from schemas.job import JobSettings
+from schemas.packages import install_line
 from schemas.wording import one_line
 
 
@@ -100,7 +101,7 @@ def check_machine(settings: JobSettings, cards: tuple[int, ...]) -> None:
     check_gpus(settings.gpus, cards)
     check_packages(engine)
     if settings.dashboard and not is_there("aiohttp_cors"):  # of ray[default] alone
-        raise Refused("--dashboard needs Ray's own packages for it: pip install 'ray[default]'")
+        raise Refused(f"--dashboard needs Ray's own packages for it: {install_line('cluster')}")
     check_quantised(config, settings.model)
     if engine.device != "cpu" and settings.engine == "own":
         check_memory(config, engine, min(cards))

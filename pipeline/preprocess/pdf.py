@@ -13,12 +13,13 @@ from typing import IO, TYPE_CHECKING
 from PIL import Image
 
 from schemas.errors import RowError
+from schemas.packages import install_line
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument
 
 SUFFIX = ".pdf"
-INSTALL = "PDFs are read by pypdfium2, which is not installed: pip install -e '.[pdf]'"
+INSTALL = f"PDFs are read by pypdfium2, which is not installed: {install_line('pdf')}"
 _PAGE = re.compile(r"(.+\.pdf)#page=([1-9][0-9]{0,8})", re.DOTALL | re.IGNORECASE)
 _POINTS_AN_INCH = 72
 _PASSWORD, _SECURITY = 4, 5  # error codes of PDFium

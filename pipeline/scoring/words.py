@@ -11,6 +11,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from schemas.packages import install_line
+
 _DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 _WORD = re.compile(
     r"""
@@ -56,7 +58,7 @@ def java_words(texts: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the words of many captions by the Stanford tokeniser of pycocoevalcap, in one run of Java."""
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations or shutil.which("java") is None:
-        raise ValueError("words by Java need java and pycocoevalcap, which pip install -e '.[captions]' installs")
+        raise ValueError(f"words by Java need java and pycocoevalcap, which {install_line('captions')} installs")
     (jar,) = Path(package.submodule_search_locations[0], "tokenizer").glob("stanford-corenlp-*.jar")
     command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     lines = "\n".join(" ".join(text.split()) for text in texts)

@@ -17,6 +17,7 @@ from pipeline.sources.finding import DELTA, Found, LeftOut, find_files
 from pipeline.sources.parquet import PARQUET_SUFFIXES, partitions_of
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
+from schemas.packages import install_line
 from schemas.wording import one_line, printable
 
 _VERSION = re.compile(r"(.*[^/@])/?@(\d{1,18})", re.DOTALL)
@@ -91,7 +92,7 @@ def _opened(url: str, folder: str, version: int) -> Iterator[Any]:
     except ImportError as error:
         raise Refused(
             f"--input {url} has a Delta table, of which Parquet files are not the rows: to read it, "
-            "pip install 'llava-batch[delta]'"
+            f"{install_line('delta')}"
         ) from error
     with tempfile.TemporaryDirectory() as copy:
         path = fs.local_path(folder)

@@ -30,7 +30,12 @@ def test_what_is_not_in_order_has_what_mends_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "name", "mend"),
     [
-        pytest.param({"attention": "flash_attention_2"}, "flash-attn", "pip install 'flash-attn'", id="package"),
+        pytest.param(
+            {"attention": "flash_attention_2"},
+            "flash-attn",
+            "pip install flash-attn --no-build-isolation",
+            id="package",
+        ),
         pytest.param({"gpus": 4096}, "cards", "nvidia-smi", id="no cards"),
         pytest.param({"input": ("no/such/folder",)}, "input", "ls", id="input"),
         pytest.param({"model": "no such model"}, "model", "check-model", id="model"),

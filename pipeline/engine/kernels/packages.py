@@ -9,6 +9,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from pipeline.weights.network import quantization_of
 from schemas.engine import EngineSettings
 from schemas.errors import Refused
+from schemas.packages import FLASH_ATTENTION, install_line
 
 
 def check_packages(settings: EngineSettings) -> None:
@@ -16,12 +17,12 @@ def check_packages(settings: EngineSettings) -> None:
     if settings.attention == "flash_attention_2" and not is_there("flash_attn.flash_attn_interface"):
         raise Refused(
             "attention 'flash_attention_2' needs the package flash-attn on the machines with GPUs: "
-            "pip install flash-attn --no-build-isolation, or attention 'sdpa'"
+            f"{FLASH_ATTENTION}, or attention 'sdpa'"
         )
     if settings.quantize in ("8bit", "4bit") and not is_there("bitsandbytes"):
         raise Refused(
             f"quantize {settings.quantize!r} needs the package bitsandbytes on the machines that generate: "
-            "pip install bitsandbytes, or quantize 'fp8'"
+            f"{install_line('quantize')}, or quantize 'fp8'"
         )
 
 

@@ -13,12 +13,13 @@ from pipeline.sources.web.limits import WebLimits
 from pipeline.sources.web.responses import check_is_image, decoded
 from pipeline.sources.web.urls import shown
 from schemas.errors import RowError
+from schemas.packages import install_line
 
 if TYPE_CHECKING:
     from pipeline.sources.web.asker import Asker
 
 Lookup = Callable[[str], Sequence[str]]  # a host's name -> its addresses; raises OSError
-INSTALL = "http:// and https:// need a package that is not installed: pip install 'llava-batch[http]'"
+INSTALL = f"http:// and https:// need a package that is not installed: {install_line('http')}"
 
 
 def system_lookup(host: str) -> Sequence[str]:
