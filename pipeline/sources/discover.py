@@ -10,6 +10,7 @@ from pipeline.sources.delta import find_delta
 from pipeline.sources.finding import DELTA, Found, LeftOut, find_files
 from pipeline.sources.formats import KINDS, SUFFIXES, of_one_input
 from pipeline.sources.hub_splits import of_split, split_of
+from pipeline.sources.lance import find_lance
 from pipeline.sources.parquet import PARQUET_SUFFIXES
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
@@ -41,6 +42,8 @@ def _what_is_there(left_out: LeftOut, *, there: bool) -> str:
     if not there and not left_out.counts:
         return "there is nothing of that name"
     others = f"; left out: {left_out}" if left_out.counts else ""
+    if any(name.endswith((".lance", ".manifest", ".txn")) for names in left_out.examples.values() for name in names):
+        others += "; a Lance table is named by its own folder"
     return f"it holds no {KINDS}; looked for names ending in {', '.join(SUFFIXES)}{others}"
 
 
@@ -49,7 +52,7 @@ def _looked_up(url: str, output: str | None) -> tuple[Found, bool]:
     try:
         if output is not None:
             _check_apart(url, output)
-        if (table := find_delta(url)) is not None:
+        if (table := find_delta(url) or find_lance(url)) is not None:
             return table, True
         folder, split = split_of(url)
         found = find_files(folder, SUFFIXES, output)
@@ -145,8 +148,10 @@ def common_folder(roots: Sequence[str]) -> str:
 
 
 def _is_bookkeeping(below: str) -> bool:
-    """Return whether this is Parquet in `_temporary/` or the like, which the writer of a folder keeps for itself."""
-    return _is_parquet(below) and any(part.startswith("_") for part in below.split("/")[:-1])
+    """Return whether this is in `_temporary/`, a Lance table's `_deletions/` or the like, which the writer of a folder
+    keeps for itself."""
+    is_table = _is_parquet(below) or below.lower().endswith((".arrow", ".json"))
+    return is_table and any(part.startswith("_") for part in below.split("/")[:-1])
 
 
 def _is_parquet(url: str) -> bool:

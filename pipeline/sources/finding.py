@@ -34,6 +34,8 @@ UNREADABLE = "that cannot be read"
 IRREGULAR = "pipes, sockets or devices"
 OUTPUT = "folders of runs"
 DELTA = "_delta_log"  # the folder that makes others a Delta table
+LANCE = "Lance tables, each an input of its own"
+_LANCE, _MANIFEST = "_versions", ".manifest"  # the folder that makes others a Lance table, and what is in it
 _SHOWN = 3  # names for each reason
 _GLOB = re.compile(r"[*?[]")
 _GONE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -172,6 +174,9 @@ class _Walk:
         if not named and (id == self.output or _is_run(folder)):
             self.left_out.add(OUTPUT, _shown(folder))
             return False
+        if not named and _is_lance(folder):
+            self.left_out.add(LANCE, _shown(folder))
+            return False
         self.read.add(id)
         self.names.add(folder)
         return True
@@ -216,6 +221,13 @@ def _is_run(folder: str) -> bool:
         and any(os.path.exists(os.path.join(folder, f"{kept}{name}")) for name in names)
         for kept, names in _OF_A_RUN
     )
+
+
+def _is_lance(folder: str) -> bool:
+    try:
+        return any(name.endswith(_MANIFEST) for name in os.listdir(os.path.join(folder, _LANCE)))
+    except OSError:
+        return False
 
 
 def _expand(pattern: str) -> tuple[str, list[str]]:
@@ -325,19 +337,22 @@ class _Chosen:
     def add(self, entries: Iterable[dict[str, Any]], root: str) -> None:
         """Add what is below `root`."""
         entries = list(entries)
-        runs = _runs_in([entry["name"] for entry in entries], root)
+        names = [entry["name"] for entry in entries]
+        others = {**dict.fromkeys(_lance_in(names), LANCE), **dict.fromkeys(_runs_in(names, root), OUTPUT)}
         if self.output is not None and self.output.startswith(f"{root}/"):
-            runs.add(self.output)
-        inside: Counter[str] = Counter()
-        for entry in entries:
-            name = entry["name"]
-            run = next((folder for folder in _folders_of(name, root) if folder in runs), None) if runs else None
-            if run is not None:
-                inside[run] += 1
+            others[self.output] = OUTPUT
+        if root in others:
+            self.left_out.add(others[root], os.path.basename(root))
+            return
+        inside = set[str]()
+        for name, entry in zip(names, entries, strict=True):
+            other = next((folder for folder in _folders_of(name, root) if folder in others), None) if others else None
+            if other is not None:
+                inside.add(other)
             elif name not in self.entries:
                 self._file(name, entry, root)
-        for run in sorted(inside):
-            self.left_out.add(OUTPUT, os.path.basename(run))
+        for other in sorted(inside):
+            self.left_out.add(others[other], os.path.basename(other))
 
     def _file(self, name: str, entry: dict[str, Any], root: str) -> None:
         below = name[len(root) :].split("/")
@@ -366,6 +381,12 @@ def _runs_in(names: list[str], root: str) -> set[str]:
         parents, known = _holding(names, f"/{kept}run.json"), [_holding(names, f"/{kept}{name}") for name in beside]
         runs |= parents & set().union(*known)
     return runs - {root}
+
+
+def _lance_in(names: list[str]) -> set[str]:
+    """Return the folders that are Lance tables, `root` too."""
+    versions = {name.rpartition("/")[0] for name in names if name.endswith(_MANIFEST)}
+    return {one.removesuffix(f"/{_LANCE}") for one in versions if one.endswith(f"/{_LANCE}")}
 
 
 def _holding(names: list[str], end: str) -> set[str]:

@@ -8,6 +8,7 @@ from pipeline.sources.finding import Found, LeftOut
 from pipeline.sources.image_files import FILE_SUFFIXES, ImageFiles
 from pipeline.sources.json_arrays import JsonArrays
 from pipeline.sources.json_lines import JsonLines
+from pipeline.sources.lance import SUFFIX, LanceTables
 from pipeline.sources.parquet import PARQUET_SUFFIXES, Parquet
 from pipeline.sources.path_lists import PathLists
 from pipeline.sources.records import Records
@@ -41,6 +42,7 @@ class Format:
     of_folders: Source | None = None  # what reads a table of the images beside it
     is_text: bool = False
     named: bool = False
+    by_log: bool = False  # what its files are called says nothing: the log of a table names them
 
 
 SHARDS = (*_also_compressed(".tar"), ".tgz")
@@ -64,8 +66,9 @@ FORMATS = (
     Format(suffixes=_also_compressed(".tsv"), source=Records(SeparatedValues("TSV", "\t")), is_text=True),
     Format(suffixes=_also_compressed(".json"), source=Records(JsonArrays()), is_text=True, named=True),
     Format(suffixes=_also_compressed(".txt", ".lst"), source=Records(PathLists()), is_text=True, named=True),
+    Format(suffixes=(SUFFIX,), source=LanceTables(), by_log=True),
 )
-SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
+SUFFIXES = tuple(suffix for format in FORMATS if not format.by_log for suffix in format.suffixes)
 KINDS = "Parquet, Arrow, image, PDF, tar, JSON lines, CSV or TSV file"
 
 

@@ -1,4 +1,4 @@
-"""Versions: what an input is read at where it has several: a commit of the hub, a version of a Delta table.
+"""Versions: what an input is read at where it has several: a commit of the hub, a version of a Delta or Lance table.
 
 A run that has begun goes on at the one that it began with, whatever was pushed or written since.
 """
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pipeline.sources.delta import is_table, newest_version, split_version
 from pipeline.sources.hub_splits import split_of
+from pipeline.sources.lance import is_lance, newest_lance
 from pipeline.storage import filesystem as fs
 from pipeline.storage.hub import at_commit
 from schemas.errors import Refused
@@ -30,7 +31,7 @@ def unversioned(url: str) -> str:
     if (found := _COMMIT.fullmatch(url)) is not None:
         return f"{found[1]}{found[2]}"
     folder, version = split_version(url)
-    return folder if version is not None and is_table(folder) else url
+    return folder if version is not None and (is_table(folder) or is_lance(folder)) else url
 
 
 def _spelled(url: str) -> str:
@@ -44,6 +45,7 @@ def _at_version(url: str) -> str:
             repository, split = split_of(url)
             return at_commit(repository) + (f":{split}" if split else "")
         version = newest_version(url)
+        version = newest_lance(url) if version is None else version
     except (OSError, ValueError) as error:
         raise Refused(f"--input {url} cannot be looked at: {one_line(error)}") from error
     return url if version is None else f"{url.rstrip('/')}@{version}"

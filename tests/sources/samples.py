@@ -47,6 +47,8 @@ def _write_tables(folder: Path) -> None:
         library = importlib.import_module("deltalake")
         library.write_deltalake(str(folder / "delta"), table)
         library.write_deltalake(str(folder / "delta"), table, mode="overwrite")
+    if importlib.util.find_spec("lance"):  # of llava-batch[lance]
+        importlib.import_module("lance").write_dataset(table, str(folder / "table.lance"), max_rows_per_file=3)
 
 
 def write_saved(folder: Path, table: pa.Table) -> None:

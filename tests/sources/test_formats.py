@@ -28,7 +28,11 @@ from tests.tiny import checkpoint
 PAGE = (Path(__file__).parents[2] / "docs/inputs.md").read_text(encoding="utf-8")
 ALL = re.findall(r"^llava-batch (.*)$", PAGE, re.MULTILINE)
 DELTA = pytest.mark.skipif(importlib.util.find_spec("deltalake") is None, reason="needs deltalake")
-ALL_COMMANDS = [pytest.param(one, id=one, marks=[DELTA] if "delta" in one else []) for one in ALL]
+LANCE = pytest.mark.skipif(importlib.util.find_spec("lance") is None, reason="needs lance: llava-batch[lance]")
+MARKS = {"delta": [DELTA], ".lance": [LANCE]}
+ALL_COMMANDS = [
+    pytest.param(one, id=one, marks=next((MARKS[part] for part in MARKS if part in one), [])) for one in ALL
+]
 COMMANDS = [one for one in ALL_COMMANDS if "hf://" not in str(one.id)]  # a hub is for processes of their own
 
 
@@ -129,7 +133,8 @@ def test_a_command_of_the_page_is_a_whole_job_that_is_killed_and_goes_on(
     words = [str(out) if word == "out" else word for word in shlex.split(command)]
     words += ["--model", str(checkpoint()), "--unit-rows", "1", "--gpus", "0"]
     argv = [sys.executable, "-m", "jobs", *words, *([] if "--max-new-tokens" in words else ["--max-new-tokens", "2"])]
-    there = {**os.environ, **hub, "PYTHONPATH": str(Path(__file__).parents[2])}
+    here = (str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")]))
+    there = {**os.environ, **hub, "PYTHONPATH": os.pathsep.join(here)}
     with open(tmp_path / "log", "wb") as log:
         driver = subprocess.Popen(argv, cwd=inputs, env=there, stdout=log, stderr=log, start_new_session=True)
         while driver.poll() is None and not list(out.glob("units/*.parquet")):
