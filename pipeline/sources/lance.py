@@ -138,12 +138,14 @@ def _opened(manifest: str) -> Any:  # noqa: ANN401  a library that is not always
 
 @contextmanager
 def _refusing(folder: str) -> Iterator[None]:
-    """Raise Refused for what Lance raises of a table."""
+    """Raise Refused for what Lance raises of a table; at types and bytes that it does not know its Rust code panics."""
     try:
         yield
     except Refused:
         raise
-    except _BROKEN as error:
+    except BaseException as error:
+        if not isinstance(error, _BROKEN) and type(error).__name__ != "PanicException":
+            raise
         raise Refused(f"{printable(folder)} cannot be read as a Lance table: {_said(error)}") from error
 
 
@@ -159,7 +161,7 @@ def _options(folder: str) -> dict[str, str] | None:
     return {**options, "allow_http": "true"}
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return _PLACE_IN_CODE.sub("", one_line(error))
 
 

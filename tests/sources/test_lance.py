@@ -97,6 +97,14 @@ def test_blobs_that_may_lie_in_other_files_are_refused(tmp_path: Path) -> None:
         list_input([str(tmp_path / "t.lance")], CONVENTION)
 
 
+def test_a_table_of_a_type_that_the_library_does_not_know_is_refused(tmp_path: Path) -> None:
+    place = Path(table_in(tmp_path))
+    for manifest in (place / "_versions").glob("*.manifest"):
+        manifest.write_bytes(manifest.read_bytes().replace(b"binary", b"binarz"))
+    with pytest.raises(Refused, match="cannot be read as a Lance table"):
+        list_input([str(place)], CONVENTION)
+
+
 def test_a_table_with_files_elsewhere_is_refused(tmp_path: Path) -> None:
     lance.dataset(table_in(tmp_path)).shallow_clone(str(tmp_path / "clone.lance"), 3)
     with pytest.raises(Refused, match="must have all its files in its own folder"):
