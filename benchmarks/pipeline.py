@@ -183,10 +183,13 @@ def _take_alone(model: str, items: list[Item], clock: _Clock) -> None:
 def _handed_on(unit: int, table: pa.Table) -> pa.Table:
     """Return a unit as the engine's process finds it: packed, and copied once, as into Ray's object store."""
     batch = pack(UnitKey(0, unit), table)
-    payload = batch.column("payload").chunks[0]
-    copy = pa.py_buffer(np.frombuffer(payload.buffers()[2], np.uint8).copy())
-    array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, payload.buffers()[1], copy])
-    return unpack(batch.set_column(batch.num_columns - 1, UNIT_SCHEMA.field("payload"), array))[1]
+    for number, field in enumerate(UNIT_SCHEMA):
+        if pa.types.is_large_binary(field.type):
+            _, offsets, content = batch.column(number).chunk(0).buffers()
+            copy = pa.py_buffer(np.frombuffer(content, np.uint8).copy())
+            array = pa.LargeBinaryArray.from_buffers(field.type, 1, [None, offsets, copy])
+            batch = batch.set_column(number, field, array)
+    return unpack(batch)[1]
 
 
 def _urls(plan: Plan) -> list[str]:

@@ -153,8 +153,9 @@ def samples_to_table(samples: Sequence[Sample]) -> pa.Table:
 
 def table_to_samples(table: pa.Table) -> list[Sample]:
     """Return the samples of a table that starts with SAMPLE_SCHEMA's columns. Tiles are views of the table's memory."""
-    small = table.select([name for name in SAMPLE_SCHEMA.names if name != "tiles"]).to_pylist()
-    return [_row_to_sample(row, pixels) for row, pixels in zip(small, binary_views(table["tiles"]), strict=True)]
+    small = table.select([name for name in SAMPLE_SCHEMA.names if name not in ("prompts", "tiles")]).to_pylist()
+    rows = zip(small, _prompts_of(table["prompts"].combine_chunks()), binary_views(table["tiles"]), strict=True)
+    return [_row_to_sample(row, prompts, pixels) for row, prompts, pixels in rows]
 
 
 def binary_views(column: pa.ChunkedArray) -> Iterator[pa.Buffer]:
@@ -166,9 +167,30 @@ def binary_views(column: pa.ChunkedArray) -> Iterator[pa.Buffer]:
             yield content.slice(start, stop - start)
 
 
+class TileBuffer:
+    """Memory for the tiles of many samples, one after the other as their table has them: what is put there while it is
+    warm need not be copied again, and what it was made in is used for the next."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._memory = np.empty(num_bytes, np.uint8)  # untouched, it is no memory yet
+        self._used = 0
+
+    def put(self, tiles: Tiles) -> Tiles:
+        """Return the tiles as they lie here; themselves where there is no room for them."""
+        end = self._used + tiles.size
+        if end > len(self._memory):
+            return tiles
+        here = self._memory[self._used : end].reshape(tiles.shape)
+        here[...] = tiles
+        self._used = end
+        return here
+
+
 def _tiles_column(tiles: list[Tiles]) -> pa.LargeBinaryArray:
-    """Return one copy of the pixels into one buffer; a list of bytes objects would cost a second."""
-    pixels = np.concatenate([one.reshape(-1) for one in tiles]) if tiles else np.zeros(0, np.uint8)
+    """Return the pixels in one buffer, copied at most once; a list of bytes objects would cost a second copy."""
+    pixels = _lying_together([one for one in tiles if one.size])
+    if pixels is None:
+        pixels = np.concatenate([np.zeros(0, np.uint8), *(one.reshape(-1) for one in tiles)])
     offsets = np.cumsum([0, *(one.size for one in tiles)], dtype=np.int64)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(pixels)]
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(tiles), buffers)
@@ -190,19 +212,54 @@ def _prompt_to_row(prompt: Prompt) -> dict[str, object]:
     }
 
 
-def _row_to_sample(row: dict[str, Any], tiles: pa.Buffer) -> Sample:
+def _lying_together(tiles: list[Tiles]) -> npt.NDArray[np.uint8] | None:
+    """Return tiles that are one after the other in one memory as a view of that; None where they are not."""
+    memory = tiles[0].base if tiles else None
+    if not isinstance(memory, np.ndarray) or memory.ndim != 1 or memory.dtype != np.uint8 or memory.strides != (1,):
+        return None
+    begins = [_address(one) for one in tiles]
+    ends = [begin + one.size for begin, one in zip(begins, tiles, strict=True)]
+    if begins[1:] != ends[:-1] or not all(one.base is memory and one.flags.c_contiguous for one in tiles):
+        return None
+    start = begins[0] - _address(memory)
+    return memory[start : start + ends[-1] - begins[0]]
+
+
+def _address(array: npt.NDArray[np.uint8]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _prompts_of(lists: pa.ListArray) -> Iterator[tuple[Prompt, ...]]:
+    """Yield the prompts of each row. Token ids do not become numbers of Python's on their way: there are thousands."""
+    structs = lists.flatten()
+    names = [field.name for field in structs.type if field.name != "token_ids"]
+    columns = dict(zip((field.name for field in structs.type), structs.flatten(), strict=True))
+    rest = pa.RecordBatch.from_pydict({name: columns[name] for name in names}).to_pylist()
+    token_ids = columns["token_ids"]
+    numbers = token_ids.flatten().to_numpy()
+    stops = np.cumsum(token_ids.value_lengths().to_numpy(), dtype=np.int64)
+    prompts = [
+        _row_to_prompt(row, numbers[stop - length : stop])
+        for row, stop, length in zip(rest, stops.tolist(), token_ids.value_lengths().to_pylist(), strict=True)
+    ]
+    done = 0
+    for length in lists.value_lengths().to_pylist():
+        yield tuple(prompts[done : done + length])
+        done += length
+
+
+def _row_to_sample(row: dict[str, Any], prompts: tuple[Prompt, ...], tiles: pa.Buffer) -> Sample:
     tile = row.pop("tile_size")
-    row["prompts"] = tuple(_row_to_prompt(prompt) for prompt in row["prompts"])
     row["image_sizes"] = tuple(Size(**size) for size in row["image_sizes"])
     row["tiles_per_image"] = tuple(row["tiles_per_image"])
     row["strips"] = tuple(Strip(**strip) for strip in row["strips"])
     pixels = np.frombuffer(tiles, np.uint8)
     shape = (-1, tile, tile, 3) if len(pixels) else no_tiles().shape
-    return Sample(**row, tiles=pixels.reshape(shape))
+    return Sample(**row, prompts=prompts, tiles=pixels.reshape(shape))
 
 
-def _row_to_prompt(row: dict[str, Any]) -> Prompt:
-    row["token_ids"] = np.asarray(row["token_ids"], np.int32)
+def _row_to_prompt(row: dict[str, Any], token_ids: TokenIds) -> Prompt:
+    row["token_ids"] = np.array(token_ids, np.int32)  # a copy: a view could not be written to, of which torch warns
     row["form"] = Form(**row["form"]) if row["form"] else None
     row["failure"] = Failure(**row["failure"]) if row["failure"] else None
     return Prompt(**row)

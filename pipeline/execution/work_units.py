@@ -19,7 +19,7 @@ from pipeline.stages.preprocess import Preprocess
 from pipeline.storage import filesystem as fs
 from schemas.errors import Failure
 from schemas.job import JobSettings
-from schemas.sample import binary_views
+from schemas.sample import SAMPLE_SCHEMA, binary_views
 
 Batch: TypeAlias = pa.Table  # one row of UNIT_SCHEMA
 UNIT_SCHEMA = pa.schema(
@@ -28,9 +28,11 @@ UNIT_SCHEMA = pa.schema(
         pa.field("unit", pa.int64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),  # that its preparation took
         pa.field("input_share", pa.float64(), nullable=False),  # of that, reading and fetching; the rest is work
-        pa.field("payload", pa.large_binary(), nullable=False),
+        pa.field("payload", pa.large_binary(), nullable=False),  # the table, less the tiles that are beside it
+        pa.field("tiles", pa.large_binary()),
     ]
 )
+_TILES = SAMPLE_SCHEMA.field("tiles")
 STOPPED = "stopped"  # the marker of a shard that is given up
 _KEYS = b"units"
 NOTHING = pa.table({})  # instead of the samples of a unit that is passed over
@@ -168,17 +170,15 @@ class Spent:
 
 
 def pack(key: UnitKey, table: pa.Table, spent: Spent | None = None) -> Batch:
-    """Return one row of UNIT_SCHEMA that holds the whole table."""
+    """Return one row of UNIT_SCHEMA that holds the whole table. Tiles that lie together are not copied."""
+    rest, tiles = _apart(table)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    stream = sink.getvalue()
-    offsets = pa.py_buffer(np.array([0, stream.size], np.int64))
-    payload = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, stream])
+    with pa.ipc.new_stream(sink, rest.schema) as writer:
+        writer.write_table(rest)
     spent = spent or Spent()
     told = [pa.array([one], pa.float64()) for one in (spent.seconds, spent.input_share)]
-    columns = [pa.array([key.shard]), pa.array([key.unit]), *told, payload]
-    return pa.table(columns, schema=UNIT_SCHEMA)
+    payload = [_one_value(sink.getvalue()), _one_value(tiles)]
+    return pa.table([pa.array([key.shard]), pa.array([key.unit]), *told, *payload], schema=UNIT_SCHEMA)
 
 
 def unpack(batch: Batch) -> tuple[UnitKey, pa.Table]:
@@ -187,7 +187,40 @@ def unpack(batch: Batch) -> tuple[UnitKey, pa.Table]:
         raise RuntimeError(f"a batch must be one work unit, got {batch.num_rows}")
     (payload,) = binary_views(batch.column("payload"))
     key = UnitKey(batch.column("shard")[0].as_py(), batch.column("unit")[0].as_py())
-    return key, pa.ipc.open_stream(payload).read_all()
+    table = pa.ipc.open_stream(payload).read_all()
+    if batch.column("tiles").null_count:
+        return key, table
+    (tiles,) = binary_views(batch.column("tiles"))
+    return key, _together(table, tiles)
+
+
+def _apart(table: pa.Table) -> tuple[pa.Table, pa.Buffer | None]:
+    """Return the table with the lengths of its tiles instead of them, and their bytes; as it is where these lie in
+    several places."""
+    index = table.schema.get_field_index("tiles")
+    if index < 0 or table.column(index).num_chunks != 1:
+        return table, None
+    column = table.column(index).chunk(0)
+    _, offsets, content = column.buffers()
+    bounds = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+    lengths = pa.array(np.diff(bounds))
+    return table.set_column(index, "tiles", lengths), content.slice(int(bounds[0]), int(bounds[-1] - bounds[0]))
+
+
+def _together(table: pa.Table, tiles: pa.Buffer) -> pa.Table:
+    """Return a table with its tiles."""
+    lengths = table.column("tiles").to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    column = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), tiles])
+    return table.set_column(table.schema.get_field_index("tiles"), _TILES, column)
+
+
+def _one_value(content: pa.Buffer | None) -> pa.Array:
+    """Return a column of one value, which is not copied."""
+    if content is None:
+        return pa.nulls(1, pa.large_binary())
+    offsets = pa.py_buffer(np.array([0, content.size], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, content])
 
 
 def with_keys(batch: Batch, keys: Sequence[UnitKey]) -> Batch:

@@ -43,6 +43,11 @@ class Anyres:
         """Count patches along one side of a tile; an incomplete last one is dropped."""
         return self.tile // self.patch
 
+    @property
+    def most_bytes(self) -> int:
+        """Count the bytes of the tiles of an image, in three channels, that has as many of them as one can have."""
+        return 3 * (self.tile**2 + max(grid.width * grid.height for grid in self.grids))
+
 
 def select_grid(image: Size, anyres: Anyres) -> Size:
     """Return the grid, in pixels, that keeps most of the image's pixels; among equals the one that wastes least."""

@@ -34,8 +34,13 @@ def folder_of(table: str, image_root: str | None) -> str:
 
 def resolve(uris: pa.Array, folder: str) -> pa.Array:
     """Make paths whole that are relative to a folder; URIs stay as they are, base64 is no path."""
+    if uris.null_count == len(uris):  # making a pattern ready takes longer than a unit's rows
+        return uris
+    as_is = pc.match_substring_regex(uris, _NOT_RELATIVE)
+    if pc.all(as_is).as_py():
+        return uris
+    as_is = pc.or_(as_is, pc.match_substring_regex(uris, BARE_BASE64))
     below = pc.binary_join_element_wise(folder, pc.replace_substring_regex(uris, r"^(\./+)+", ""), "/")
-    as_is = pc.or_(pc.match_substring_regex(uris, _NOT_RELATIVE), pc.match_substring_regex(uris, BARE_BASE64))
     return pc.if_else(as_is, uris, below)
 
 

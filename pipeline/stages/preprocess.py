@@ -23,8 +23,9 @@ from pipeline.weights.hub import locate
 from schemas.errors import Failure, RowError
 from schemas.job import JobSettings, NamedPrompt, fill, parse_prompts
 from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
-from schemas.sample import Prompt, Sample, samples_to_table
+from schemas.sample import Prompt, Sample, TileBuffer, samples_to_table
 
+_MOST_TILE_BYTES = 512 * 2**20  # of a unit that lie together from the beginning
 PAGE_SECONDS = 30  # for drawing a page of a PDF, in a process of its own; a row has longer
 
 
@@ -59,11 +60,13 @@ class Preprocess:
         requests = _requests(table, watch)
         images = [self._images_of(row, request, watch) for row, request in enumerate(requests)]
         wanted = [() if isinstance(own, Failure) else own for own in images]
+        buffer = TileBuffer(min(_MOST_TILE_BYTES, sum(map(len, wanted)) * self.preprocessor.facts.anyres.most_bytes))
         with self._ahead.unit(wanted, partial(self._fetch, watch=watch)) as jobs:
             samples = []
             for row, (request, own) in enumerate(zip(requests, images, strict=True)):
                 fetched = own if isinstance(own, Failure) else self._ahead.take(jobs[row])
-                samples.append(self._sample(row, request, fetched, watch))
+                sample = self._sample(row, request, fetched, watch)
+                samples.append(replace(sample, tiles=buffer.put(sample.tiles)))
         watch.end()
         return beside(_sample_table(samples, watch), table.drop_columns(REQUEST_SCHEMA.names))
 

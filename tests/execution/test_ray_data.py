@@ -40,10 +40,28 @@ def test_the_units_of_a_task_are_known_by_the_schema_of_their_blocks() -> None:
 
 def test_a_unit_is_unpacked_without_a_copy_of_its_pixels() -> None:
     batch = pack(UnitKey(0, 0), a_unit())
-    payload = batch.column("payload").chunk(0).buffers()[2]
+    content = batch.column("tiles").chunk(0).buffers()[2]
     tiles = table_to_samples(unpack(batch)[1])[0].tiles
-    address = tiles.__array_interface__["data"][0]
-    assert payload.address <= address < payload.address + payload.size
+    assert tiles.__array_interface__["data"][0] == content.address
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param(a_unit(4).slice(1, 2), id="a part of a table"),
+        pytest.param(pa.concat_tables([a_unit(1), a_unit(2)]), id="tiles in two places"),
+        pytest.param(pa.table({"n": [1, 2]}), id="no tiles"),
+        pytest.param(pa.table({}), id="nothing"),
+    ],
+)
+def test_a_unit_of_any_form_comes_out_as_it_went_in(table: pa.Table) -> None:
+    assert unpack(pack(UnitKey(0, 0), table))[1] == table
+
+
+def test_a_unit_is_packed_without_a_copy_of_its_pixels() -> None:
+    table = a_unit()
+    content = pack(UnitKey(0, 0), table).column("tiles").chunk(0).buffers()[2]
+    assert content.address == table["tiles"].chunk(0).buffers()[2].address
 
 
 def test_a_unit_is_found_behind_others_in_its_block() -> None:
