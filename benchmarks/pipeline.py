@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 import torch
@@ -186,10 +187,21 @@ def _handed_on(unit: int, table: pa.Table) -> pa.Table:
     for number, field in enumerate(UNIT_SCHEMA):
         if pa.types.is_large_binary(field.type):
             _, offsets, content = batch.column(number).chunk(0).buffers()
-            copy = pa.py_buffer(np.frombuffer(content, np.uint8).copy())
+            copy = pa.py_buffer(_stored(field.name, np.frombuffer(content, np.uint8)))
             array = pa.LargeBinaryArray.from_buffers(field.type, 1, [None, offsets, copy])
             batch = batch.set_column(number, field, array)
     return unpack(batch)[1]
+
+
+_STORE: dict[str, npt.NDArray[np.uint8]] = {}  # the object store's memory, which is there from unit to unit
+
+
+def _stored(name: str, content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if len(_STORE.get(name, ())) < len(content):
+        _STORE[name] = np.empty(2 * len(content), np.uint8)
+    copy = _STORE[name][: len(content)]
+    copy[:] = content
+    return copy
 
 
 def _urls(plan: Plan) -> list[str]:

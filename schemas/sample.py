@@ -167,25 +167,6 @@ def binary_views(column: pa.ChunkedArray) -> Iterator[pa.Buffer]:
             yield content.slice(start, stop - start)
 
 
-class TileBuffer:
-    """Memory for the tiles of many samples, one after the other as their table has them: what is put there while it is
-    warm need not be copied again, and what it was made in is used for the next."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self._memory = np.empty(num_bytes, np.uint8)  # untouched, it is no memory yet
-        self._used = 0
-
-    def put(self, tiles: Tiles) -> Tiles:
-        """Return the tiles as they lie here; themselves where there is no room for them."""
-        end = self._used + tiles.size
-        if end > len(self._memory):
-            return tiles
-        here = self._memory[self._used : end].reshape(tiles.shape)
-        here[...] = tiles
-        self._used = end
-        return here
-
-
 def _tiles_column(tiles: list[Tiles]) -> pa.LargeBinaryArray:
     """Return the pixels in one buffer, copied at most once; a list of bytes objects would cost a second copy."""
     pixels = _lying_together([one for one in tiles if one.size])

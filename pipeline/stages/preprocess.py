@@ -19,11 +19,12 @@ from pipeline.sources.fetch import fetcher_of
 from pipeline.sources.kept import beside
 from pipeline.sources.named_images import images_of
 from pipeline.stages.ahead import Ahead, Room
+from pipeline.stages.tile_memory import TileMemory
 from pipeline.weights.hub import locate
 from schemas.errors import Failure, RowError
 from schemas.job import JobSettings, NamedPrompt, fill, parse_prompts
 from schemas.request import REQUEST_SCHEMA, ImageRef, Request, table_to_requests
-from schemas.sample import Prompt, Sample, TileBuffer, samples_to_table
+from schemas.sample import Prompt, Sample, samples_to_table
 
 _MOST_TILE_BYTES = 512 * 2**20  # of a unit that lie together from the beginning
 PAGE_SECONDS = 30  # for drawing a page of a PDF, in a process of its own; a row has longer
@@ -51,6 +52,7 @@ class Preprocess:
         self._settings = settings
         self._prompts = parse_prompts(settings.prompt)
         self._strips = settings.strips == "auto"
+        self._tile_memory = TileMemory()
         self._fetch_image = fetcher_of(settings)
         self._ahead = Ahead[EncodedImage](
             _size_of, num_threads=settings.fetch_threads, seconds=settings.row_seconds or None
@@ -60,7 +62,8 @@ class Preprocess:
         requests = _requests(table, watch)
         images = [self._images_of(row, request, watch) for row, request in enumerate(requests)]
         wanted = [() if isinstance(own, Failure) else own for own in images]
-        buffer = TileBuffer(min(_MOST_TILE_BYTES, sum(map(len, wanted)) * self.preprocessor.facts.anyres.most_bytes))
+        most_bytes = sum(map(len, wanted)) * self.preprocessor.facts.anyres.most_bytes
+        buffer = self._tile_memory.buffer(min(_MOST_TILE_BYTES, most_bytes))
         with self._ahead.unit(wanted, partial(self._fetch, watch=watch)) as jobs:
             samples = []
             for row, (request, own) in enumerate(zip(requests, images, strict=True)):

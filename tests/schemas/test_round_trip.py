@@ -23,7 +23,6 @@ from schemas.sample import (
     Sample,
     Size,
     Strip,
-    TileBuffer,
     samples_to_table,
     table_to_samples,
 )
@@ -97,31 +96,6 @@ def test_token_ids_of_a_part_of_a_table_are_its_own_and_may_be_written_to() -> N
     found = [[prompt.token_ids.tolist() for prompt in sample.prompts] for sample in table_to_samples(table)]
     assert found == [[[5], [0, 2, 2, 7]], [[0, 2, 2, 7], []]]
     assert table_to_samples(table)[0].prompts[0].token_ids.flags.writeable
-
-
-def test_tiles_that_lie_together_become_a_table_without_a_copy() -> None:
-    buffer, none = TileBuffer(2 * 144), Sample(id="y", prompts=(ASKED,))
-    samples = [replace(a_sample(), tiles=buffer.put(a_sample().tiles)), none] * 2
-    samples[2] = replace(a_sample(), tiles=buffer.put(a_sample().tiles))
-    table = samples_to_table(samples)
-    assert table["tiles"].chunk(0).buffers()[2].address == samples[0].tiles.__array_interface__["data"][0]
-    assert table == samples_to_table([a_sample(), none, a_sample(), none])
-
-
-@pytest.mark.parametrize(
-    "order",
-    [
-        pytest.param([0, 2], id="one between is missing"),
-        pytest.param([1, 0], id="in another order"),
-        pytest.param([0, 0], id="twice the same"),
-        pytest.param([0, 1, 3], id="one that found no room"),
-    ],
-)
-def test_tiles_that_do_not_lie_together_are_copied(order: list[int]) -> None:
-    buffer, samples = TileBuffer(3 * 144), [a_sample() for _ in range(4)]
-    samples = [replace(one, id=f"{n}", tiles=one.tiles + n) for n, one in enumerate(samples)]
-    put = [replace(one, tiles=buffer.put(one.tiles)) for one in samples]
-    assert samples_to_table([put[n] for n in order]) == samples_to_table([samples[n] for n in order])
 
 
 def test_answers_come_back_as_they_were() -> None:
