@@ -1,11 +1,13 @@
 """Images per second that one preprocessing actor fetches over http from loopback: ours against bare aiohttp.
 
-    python -m benchmarks.fetch [--images 5000] [--bytes 60000] [--hosts 1] [--rounds 3]
+    python -m benchmarks.fetch [--images 5000] [--bytes 60000] [--hosts 1] [--rounds 3] [--img2dataset PYTHON]
 
 The server is a process of its own that answers every request with the same JPEG-like bytes. Ours goes all the way that
 a row's image goes: fetched ahead by threads within 256 MiB, addresses checked, bytes sniffed. Rounds alternate, so that
 a busy machine slows both; the median counts. CPU is this process's own: what one core could do if it had nothing else
-to do. The last line of stdout is one JSON object.
+to do. `--img2dataset` is the Python of an environment that img2dataset is installed in (`pip install img2dataset`): it
+fetches the same URLs from the same server with one process and as many threads as ours has connections, and writes and
+decodes nothing; its pace is that of its own statistics, without its start. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -14,13 +16,16 @@ import json
 import multiprocessing
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import aiohttp
 
@@ -42,8 +47,16 @@ class Result:
 
     name: str
     images_per_s: float
-    images_per_cpu_s: float
+    images_per_cpu_s: float | None  # None for another process
     mb_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fetched:
+    """Says how many bytes a round fetched, and in how many seconds where it has measured them itself."""
+
+    num_bytes: int
+    seconds: float | None = None
 
 
 def main() -> None:
@@ -53,35 +66,44 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=1, help="names that the images are spread over")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--img2dataset", metavar="PYTHON", help="of an environment that has it")
     arguments = parser.parse_args()
     with serving([b"\xff\xd8\xff\xe0" + bytes(arguments.bytes - 4)]) as port:
         urls = [f"http://host{i % arguments.hosts}.test:{port}/{i}.jpg" for i in range(arguments.images)]
-        contenders: dict[str, Callable[[], int]] = {
-            "ours": partial(fetch_all, urls, arguments.connections),
-            "bare aiohttp": partial(_bare, urls, port, arguments.connections),
+        contenders: dict[str, Callable[[], _Fetched]] = {
+            "ours": lambda: _Fetched(num_bytes=fetch_all(urls, arguments.connections)),
+            "bare aiohttp": lambda: _Fetched(num_bytes=_bare(urls, port, arguments.connections)),
         }
+        if arguments.img2dataset:
+            there = partial(_img2dataset, arguments.img2dataset, urls, port, arguments.connections)
+            contenders["img2dataset"] = lambda: there(arguments.bytes)
         results = list(_race(contenders, arguments.rounds, arguments.images, arguments.bytes))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     for one in results:
-        sys.stderr.write(f"{one.name:14}{one.images_per_s:8,.0f} images/s {one.images_per_cpu_s:8,.0f} a CPU second\n")
+        a_cpu = "" if one.images_per_cpu_s is None else f" {one.images_per_cpu_s:8,.0f} a CPU second"
+        sys.stderr.write(f"{one.name:14}{one.images_per_s:8,.0f} images/s{a_cpu}\n")
     sys.stderr.write(f"{peak_mb:,.0f} MB at most\n")
     sys.stdout.write(json.dumps({"results": list(map(asdict, results)), "peak_mb": round(peak_mb)}) + "\n")
 
 
-def _race(contenders: dict[str, Callable[[], int]], rounds: int, num_images: int, num_bytes: int) -> Iterator[Result]:
+def _race(
+    contenders: dict[str, Callable[[], _Fetched]], rounds: int, num_images: int, num_bytes: int
+) -> Iterator[Result]:
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    elsewhere = set()
     for _ in range(rounds):
         for name, run in contenders.items():
             began, cpu = time.monotonic(), time.process_time()
             fetched = run()
-            took[name].append((time.monotonic() - began, time.process_time() - cpu))
-            assert fetched == num_images * num_bytes, f"{name} fetched {fetched} bytes"
+            took[name].append((fetched.seconds or time.monotonic() - began, time.process_time() - cpu))
+            elsewhere |= {name} if fetched.seconds else set()
+            assert fetched.num_bytes == num_images * num_bytes, f"{name} fetched {fetched.num_bytes} bytes"
     for name, times in took.items():
         pace, a_cpu = (num_images / statistics.median(column) for column in zip(*times, strict=True))
         yield Result(
             name=name,
             images_per_s=round(pace, 1),
-            images_per_cpu_s=round(a_cpu, 1),
+            images_per_cpu_s=None if name in elsewhere else round(a_cpu, 1),
             mb_per_s=round(pace * num_bytes / _MB, 1),
         )
 
@@ -123,6 +145,35 @@ def _bare(urls: Sequence[str], port: int, connections: int) -> int:
         return sum(sizes)
 
     return asyncio.run(run())
+
+
+_DOWNLOAD = """
+import json, sys
+from img2dataset import download
+download(**json.loads(sys.argv[1]))
+"""
+
+
+def _img2dataset(python: str, urls: Sequence[str], port: int, connections: int, image_bytes: int) -> _Fetched:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [url.rsplit("/", 1)[1] for url in urls]
+        list_of_urls = Path(folder, "urls.txt")
+        list_of_urls.write_text("".join(f"http://127.0.0.1:{port}/{path}\n" for path in paths))
+        settings = {
+            "url_list": str(list_of_urls),
+            "output_folder": f"{folder}/out",
+            "output_format": "dummy",
+            "processes_count": 1,
+            "thread_count": connections,
+            "number_sample_per_shard": len(urls),
+            "disable_all_reencoding": True,
+            "extract_exif": False,
+            "compute_hash": None,
+        }
+        subprocess.run([python, "-c", _DOWNLOAD, json.dumps(settings)], check=True, stdout=subprocess.DEVNULL)
+        (path,) = Path(folder, "out").glob("*_stats.json")
+        told = json.loads(path.read_text())
+    return _Fetched(num_bytes=told["successes"] * image_bytes, seconds=told["duration"])
 
 
 @contextmanager
