@@ -118,7 +118,8 @@ def _write_tars(items: list[Item], folder: Path) -> None:
 
 
 def _measure(name: str, settings: JobSettings, items: list[Item], rounds: int, cpus: int | None) -> Result:
-    steps = [_round(name, settings, items, number) for number in range(rounds + 1)][1:]  # the first warms up
+    actors = Preprocess(settings), Generate(settings, lambda _: Echo())  # they live as long as a job
+    steps = [_round(name, settings, items, actors, number) for number in range(rounds + 1)][1:]  # the first warms up
     bare = statistics.median(one.pop(_BARE) for one in steps)
     total = statistics.median(one.total() for one in steps)
     own = statistics.median(one.total() - one["fetch"] for one in steps)
@@ -147,15 +148,16 @@ class _Clock(Counter[str]):
         return done
 
 
-def _round(name: str, settings: JobSettings, items: list[Item], number: int) -> _Clock:
+def _round(
+    name: str, settings: JobSettings, items: list[Item], actors: tuple[Preprocess, Generate], number: int
+) -> _Clock:
     """Take all units all the way once; return the seconds of each step."""
     clock = _Clock()
     plan = plan_job("caption", settings.model_copy(update={"output": f"{settings.output}-{number}"}), QUESTION)
-    preprocess, generate = Preprocess(plan.settings), Generate(plan.settings, lambda _: Echo())
     run = begin_run(plan.settings.output, plan.describe(), plan.listing.files)
     prepared(settings.model, items[0])  # loads what it keeps
     for unit in range(plan.listing.num_units):
-        _take(plan, run["run"], unit, preprocess, generate, clock)
+        _take(plan, run["run"], unit, actors, clock)
         _take_alone(settings.model, items[unit * _UNIT_ROWS : (unit + 1) * _UNIT_ROWS], clock)
     clock.timed("write", lambda: finish_run(plan.units(run["run"]), run["fingerprint"], {}))
     clock["fetch"] = 0
@@ -165,7 +167,8 @@ def _round(name: str, settings: JobSettings, items: list[Item], number: int) -> 
     return clock
 
 
-def _take(plan: Plan, run: str, unit: int, preprocess: Preprocess, generate: Generate, clock: _Clock) -> None:
+def _take(plan: Plan, run: str, unit: int, actors: tuple[Preprocess, Generate], clock: _Clock) -> None:
+    preprocess, generate = actors
     requests = clock.timed("read", lambda: unit_reader(plan.listing)(unit))
     samples = clock.timed("preprocess", lambda: preprocess(requests))
     there = clock.timed("hand-off", lambda: _handed_on(unit, samples))
