@@ -46,7 +46,7 @@ class Anyres:
     @property
     def most_bytes(self) -> int:
         """Count the bytes of the tiles of an image, in three channels, that has as many of them as one can have."""
-        return 3 * (self.tile**2 + max(grid.width * grid.height for grid in self.grids))
+        return 3 * (self.tile**2 + max((grid.width * grid.height for grid in self.grids), default=0))
 
 
 def select_grid(image: Size, anyres: Anyres) -> Size:
