@@ -4,11 +4,10 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from tests.exports.runs import make_images, make_run, tree
 
-ROOT = Path(__file__).parents[2]
 pytest_plugins = ["tests.exports.complete", "tests.object_store"]
 
 
@@ -141,26 +139,37 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_run(folder, make_images(folder / "in", [f"{number:03}.jpg" for number in range(200)]))
 
 
+def killed_after(seconds: float, step: Callable[[], object]) -> bool:
+    """Take a step in a process of its own and send it SIGKILL; return whether it was still at it."""
+    child = os.fork()
+    if not child:
+        try:
+            step()
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
 @pytest.mark.soak
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # what Python 3.12 says of any fork
 @pytest.mark.parametrize("to", FORMATS)
 def test_an_export_that_is_killed_at_random_moments_is_the_same_in_the_end(larger: str, tmp_path: Path, to) -> None:
-    draw = random.Random(to)
+    draw, began = random.Random(to), time.monotonic()
     export(larger, str(tmp_path / "whole" / "x"), to, ExportOptions())
-    whole, again = tree(tmp_path / "whole"), tmp_path / "again"
-    again.mkdir()
-    command = [sys.executable, "-m", "jobs", "export", larger, str(again / "x"), "--to", to]
-    for _ in range(6):
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and not list(again.rglob("*")):
-                time.sleep(0.001)
-            time.sleep(draw.uniform(0, 0.05))
-            process.kill()
-        left = {name: data for name, data in tree(again).items() if not Path(name).name.startswith(".")}
-        assert left.items() <= whole.items()
-        if left == whole:  # the kill came too late
-            return
-    export(larger, str(again / "x"), to, ExportOptions())
-    assert tree(again) == whole
+    took, kills = time.monotonic() - began, 0
+    whole = tree(tmp_path / "whole")
+    for folder in (tmp_path / f"again-{number}" for number in range(5)):
+        step = partial(export, larger, str(folder / "x"), to, ExportOptions())
+        for _ in range(3):
+            kills += killed_after(draw.uniform(0, took), step)
+            left = {name: data for name, data in tree(folder).items() if not Path(name).name.startswith(".")}
+            assert left.items() <= whole.items()
+        if tree(folder) != whole:  # else it was through before it was killed
+            step()
+        assert tree(folder) == whole
+    assert kills
 
 
 @pytest.mark.parametrize("to", OF_FOLDERS)
