@@ -15,7 +15,19 @@ from cyclopts import Parameter
 from jobs.config import read_config
 from schemas.errors import Refused
 
-JOBS = ("caption", "ocr", "sweep", "retry-failed", "verify", "export", "report", "plan", "check-model", "doctor")
+JOBS = (
+    "caption",
+    "ocr",
+    "sweep",
+    "retry-failed",
+    "merge",
+    "verify",
+    "export",
+    "report",
+    "plan",
+    "check-model",
+    "doctor",
+)
 _PLACES = ("--input", "--output", "--image-root", "--allow-root")  # of files, which are the cluster's own
 
 

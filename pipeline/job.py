@@ -10,7 +10,7 @@ from pipeline.environment import cards_here, check_wait
 from pipeline.execution.executor import ErrorBudgetSpent, Loaders, answer_units, in_rounds, say, unless_broken
 from pipeline.execution.progress import Progress, describe_engine
 from pipeline.execution.signals import Stopped, guarded
-from pipeline.execution.work_units import BatchPlan, Shard
+from pipeline.execution.work_units import BatchPlan, Owned, Shard
 from pipeline.plan import Plan, Summary, find_complete, summarise, with_scores
 from pipeline.preflight import check_changes, check_machine
 from pipeline.run_folder.events import Events
@@ -25,6 +25,7 @@ from pipeline.sources.index_store import keep_index
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
+from pipeline.storage import filesystem as fs
 from schemas.engine import EngineStatistics
 from schemas.job import JobSettings
 
@@ -53,6 +54,7 @@ def run_job(
             folder=folder,
             run=run["run"],
             markers=Markers(folder=state_folder(folder), driver=lock.owner.token),
+            lock=Owned(url=fs.absolute(lock.url), token=lock.owner.token),
         )
 
         def answer(units: list[int]) -> Progress:

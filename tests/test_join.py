@@ -127,7 +127,7 @@ def test_a_folder_with_answers_of_its_own_is_not_joined_into(made: Path, tmp_pat
     shards = [f"{made}/half-{number}" for number in (1, 2)]
     with pytest.raises(Refused, match="at-work has answers of its own"):
         join_shards(shards, f"{made}/at-work")
-    with pytest.raises(Refused, match="other holds a run of other settings"):
+    with pytest.raises(Refused, match="other holds another run. What differs: prompt, prompt_ids, shard"):
         join_shards(shards, f"{made}/other")
 
 

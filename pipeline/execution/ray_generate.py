@@ -176,6 +176,8 @@ class _GenerateAndWrite:
             with self._generate.sampling(shard.settings):
                 began = time.monotonic()
                 answers = final_answers(guard(key.unit, lambda _: samples, self._generate), shard.settings)
+            if shard.lock is not None:
+                shard.lock.check()
             written = time.monotonic()
             write_unit(shard.folder, shard.run, key.unit, answers)
             write_s = time.monotonic() - written

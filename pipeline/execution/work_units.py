@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.run_folder.lock import still_holds
 from pipeline.run_folder.markers import Markers
 from pipeline.sources.reader import UnitReader
 from pipeline.stages.generate import Engine
@@ -39,6 +40,20 @@ NOTHING = pa.table({})  # instead of the samples of a unit that is passed over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Owned:
+    """A folder's lock, and who must hold it."""
+
+    url: str
+    token: str
+
+    def check(self) -> None:
+        """Raise RuntimeError where another has it, or nobody: this worker was given up, and its folder may be merged
+        by now."""
+        if not still_holds(self.url, self.token):
+            raise RuntimeError(f"{self.url} is no more this worker's driver's: its unit is not written")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
     """Units of one run: how they are read and prepared, and where their answers go."""
 
@@ -48,6 +63,7 @@ class Shard:
     folder: str  # units/ is below it
     run: str
     markers: Markers
+    lock: Owned | None = None  # of the folder, where its driver must hold it while units are written
     stoppable: bool = False  # whether its units are to be passed over once the marker STOPPED is there
 
 

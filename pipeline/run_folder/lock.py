@@ -114,6 +114,11 @@ def hold(folder: str, timing: Timing | None = None) -> Iterator[Lock]:
         lock.release()
 
 
+def still_holds(url: str, token: str) -> bool:
+    """Return whether the driver of this token holds the lock: a worker that outlives its driver writes nothing."""
+    return _token(_read(url)) == token
+
+
 def _acquire(lock: Lock, timing: Timing) -> None:
     mine = lock.owner.to_json()
     if _create(lock.url, mine):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run_folder.lock import NAME, FolderInUse, Timing, hold, this_machine
+from pipeline.run_folder.lock import NAME, FolderInUse, Timing, hold, still_holds, this_machine
 from pipeline.storage import filesystem as fs
 from schemas.run import STATE
 
@@ -158,3 +158,10 @@ def test_of_two_that_take_over_one_is_refused_however_late_it_writes(tmp_path: P
     assert not fs.remove_exactly(str(path), b"dead")
     assert path.read_text() == "the first"
     assert [one.name for one in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_worker_writes_only_while_its_own_driver_holds_the_folder(tmp_path: Path) -> None:
+    with hold(str(tmp_path)) as lock:
+        assert still_holds(lock.url, lock.owner.token)
+        assert not still_holds(lock.url, "another's")
+    assert not still_holds(lock.url, lock.owner.token)
