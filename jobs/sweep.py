@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Bounds(BaseModel):
-    """How much of a sweep one call does."""
+    """Bounds of one call's share of a sweep."""
 
     limit: int | None = Field(None, description="Take the first N questions of each benchmark only.")
     minutes: float | None = Field(None, description="Stop the sweep after these; the next call goes on.")

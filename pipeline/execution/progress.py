@@ -240,9 +240,9 @@ class Progress:
         return now and now / self.answers_each, mean and mean / self.answers_each
 
     def seconds_left(self) -> float | None:
-        """Return the time until all is answered at the mean pace."""
-        pace = self.rows_per_s()
-        return (self.total_rows - self.done.rows) / pace if pace else None
+        """Return the time until all is answered at the mean pace; None where nothing is left, or nobody knows."""
+        pace, left = self.rows_per_s(), self.total_rows - self.done.rows
+        return left / pace if pace and left else None
 
     def retried(self) -> int:
         """Count the answers that were tried once more under a penalty, and the units that were handed out again."""
@@ -278,9 +278,10 @@ class Progress:
         if retried := self.retried():
             parts.append(f"{retried:,} retried")
         now, mean = self.images_per_s()
-        left = self.seconds_left()
-        if mean is not None and left is not None:
-            parts += [f"{now or 0.0:.1f} images/s now, {mean:.1f} mean", f"{clock_time(left)} left"]
+        if mean is not None:
+            parts.append(f"{now or 0.0:.1f} images/s now, {mean:.1f} mean")
+        if (left := self.seconds_left()) is not None:
+            parts.append(f"{clock_time(left)} left")
         if tokens := self.tokens_per_s():
             parts.append(f"{tokens:,.0f} tokens/s")
         if busy := self.busy():
