@@ -9,7 +9,7 @@ from ray.exceptions import ActorDiedError
 from pipeline.execution.placement import Load, describe_wait, models_wanted, share_out, units_at_once
 from pipeline.execution.ray_cluster import StartFailures
 from pipeline.execution.ray_errors import RunFailed, never_ran
-from pipeline.execution.work_units import UNIT_SCHEMA, UnitKey, keys_of, pack, unpack, with_keys
+from pipeline.execution.work_units import UNIT_SCHEMA, Spent, UnitKey, keys_of, pack, unpack, with_keys
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from schemas.sample import Prompt, Sample, Size, samples_to_table, table_to_samples
@@ -25,10 +25,11 @@ def a_unit(rows: int = 3) -> pa.Table:
 
 
 def test_a_unit_comes_out_as_it_went_in() -> None:
-    batch = pack(UnitKey(1, 7), a_unit(), 0.5)
+    batch = pack(UnitKey(1, 7), a_unit(), Spent(seconds=0.5, work_s=0.1, input_s=0.3))
     assert batch.schema == UNIT_SCHEMA
     assert unpack(batch) == (UnitKey(1, 7), a_unit())
     assert batch.column("seconds").to_pylist() == [0.5]
+    assert batch.column("input_share").to_pylist() == [0.3 / (0.3 + 0.1)]
 
 
 def test_the_units_of_a_task_are_known_by_the_schema_of_their_blocks() -> None:
