@@ -24,6 +24,14 @@ class Metric:
     text: str
     read: Callable[[Progress], Values]
     labels: tuple[str, ...] = ()
+    stays: bool = False  # whether a gauge keeps its value behind the job's end; the others are 0 then
+
+    def values(self, progress: Progress) -> Values:
+        """Return what is to be published now: a gauge would say for ever what it said last."""
+        found = self.read(progress)
+        if self.kind == "counter" or self.stays or progress.ended_at is None:
+            return found
+        return dict.fromkeys(found, 0.0) if self.labels else {(): 0.0}
 
 
 def _answers(progress: Progress) -> Values:
@@ -73,7 +81,8 @@ METRICS = (
            text="Answers that are written, by status: ok or error."),
     Metric(name="llava_batch_errors_total", kind="counter", labels=("stage", "type"), read=_errors,
            text="Answers that failed, by stage and type."),
-    Metric(name="llava_batch_answers_planned", kind="gauge", read=_one(lambda progress: progress.total_rows),
+    Metric(name="llava_batch_answers_planned", kind="gauge", stays=True,
+           read=_one(lambda progress: progress.total_rows),
            text="Answers that this command has to give."),
     Metric(name="llava_batch_retries_total", kind="counter", read=_of_engines("num_retries"),
            text="Answers that were tried once more under a penalty."),
@@ -126,7 +135,7 @@ class RunMetrics:
             return
         self.updated_at = now
         for metric in METRICS:
-            for labels, value in metric.read(progress).items():
+            for labels, value in metric.values(progress).items():
                 self._publish(metric, labels, value)
 
     def _publish(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:

@@ -34,7 +34,7 @@ class Kept(dict[tuple[str, ...], float]):
         self[tuple(tags.values())] = value
 
 
-def published(*reports: UnitReport) -> dict[str, Kept]:
+def published(*reports: UnitReport, ends: bool = True) -> dict[str, Kept]:
     made: dict[str, Kept] = {}
 
     def make(name: str, **rest: Any) -> Kept:
@@ -47,7 +47,8 @@ def published(*reports: UnitReport) -> dict[str, Kept]:
         progress.add(report)
         now[0] += 10
         progress.watch(Flow(left=2, at_work=2, room=4, workers=1, again=3))
-    progress.end()
+    if ends:
+        progress.end()
     return made
 
 
@@ -63,8 +64,17 @@ def test_every_metric_is_published_and_counters_add_up() -> None:
     assert made["llava_batch_errors_total"] == {("out", "fetch", "TimedOut"): 2.0}
     assert made["llava_batch_answer_tokens_total"] == {("out",): 170.0}
     assert made["llava_batch_units_again_total"] == {("out",): 3.0}
-    assert made["llava_batch_units"]["out", "at_work"] == 2.0
     assert made["llava_batch_engine_seconds_total"]["out", "decode"] == 3.0
+
+
+def test_gauges_tell_of_a_job_at_work_and_are_0_once_it_has_ended() -> None:
+    reports = [UnitReport(counts=Counts(rows=10), worker="a", engine=WORK)] * 2
+    at_work, ended = published(*reports, ends=False), published(*reports)
+    assert at_work["llava_batch_units"]["out", "at_work"] == 2.0
+    assert at_work["llava_batch_remaining_seconds"]["out",] == 40.0
+    gauges = {metric.name for metric in METRICS if metric.kind == "gauge"} - {"llava_batch_answers_planned"}
+    assert {value for name in gauges for value in ended[name].values()} == {0.0}
+    assert ended["llava_batch_answers_planned"]["out",] == 40.0
 
 
 def test_names_follow_prometheus_conventions() -> None:
