@@ -2,7 +2,9 @@
 
 from typing import Literal, get_args
 
-Extra = Literal["pdf", "scores", "captions", "s3", "http", "gs", "az", "delta", "quantize", "hopper", "cluster"]
+Extra = Literal[
+    "pdf", "scores", "captions", "s3", "http", "gs", "az", "delta", "lance", "quantize", "hopper", "cluster"
+]
 
 # Not an extra: it is built against the torch that is there, which pip's own build would not see.
 FLASH_ATTENTION = "pip install flash-attn --no-build-isolation"

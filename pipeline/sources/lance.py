@@ -26,6 +26,7 @@ from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import is_transient
 from pipeline.storage.filesystem import FileInfo
 from schemas.errors import Refused
+from schemas.packages import install_line
 from schemas.wording import one_line, printable
 
 SUFFIX = ".manifest"  # of the files that tell a version's rows
@@ -130,7 +131,7 @@ def _opened(manifest: str) -> Any:  # noqa: ANN401  a library that is not always
     try:
         library = importlib.import_module("lance")
     except ImportError as error:
-        message = f"{printable(folder)} is a Lance table: to read it, pip install 'llava-batch[lance]'"
+        message = f"{printable(folder)} is a Lance table: to read it, {install_line('lance')}"
         raise Refused(message) from error
     where = fs.local_path(folder) or folder.replace("s3a://", "s3://", 1)
     return library.dataset(where, version=version, storage_options=_options(folder))
