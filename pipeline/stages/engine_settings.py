@@ -1,17 +1,24 @@
 """Make an engine of a job's settings."""
 
-import torch
+from typing import TYPE_CHECKING
 
-from pipeline.engine.engine import Engine as TorchEngine
-from pipeline.engine.reference.engine import ReferenceEngine
 from pipeline.environment import cpus_here
 from pipeline.weights.hub import adapter_folder, locate
 from schemas.engine import Dtype, EngineSettings, Sampling
 from schemas.job import JobSettings
 
+if TYPE_CHECKING:
+    from pipeline.engine.engine import Engine as TorchEngine
+    from pipeline.engine.reference.engine import ReferenceEngine
 
-def load_engine(settings: JobSettings) -> TorchEngine | ReferenceEngine:
+
+def load_engine(settings: JobSettings) -> "TorchEngine | ReferenceEngine":
     """Load the engine that the settings name, on this process's GPU or on all of its machine's cores."""
+    import torch  # here: all who only hand units on have this module too, and an engine takes ten seconds to import
+
+    from pipeline.engine.engine import Engine as TorchEngine
+    from pipeline.engine.reference.engine import ReferenceEngine
+
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         torch.set_num_threads(cpus_here())

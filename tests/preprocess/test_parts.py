@@ -16,8 +16,10 @@ from tests.tiny import checkpoint
 ASKED = Request(id="r", prompt="What is <image> here?", images=())
 # the costly ones: each of them brings in the compiler of torch, its distributed part, or a model's network
 COSTLY = ("transformers.processing_utils", "transformers.modeling_utils", "torch._dynamo", "torch.distributed.tensor")
+COSTLY += ("pipeline.engine.engine",)
 ELSEWHERE = """
 import json, pickle, sys
+import pipeline.execution.ray_data  # as every worker of a job does
 load, settings, asked = pickle.load(open(sys.argv[1], "rb"))
 print(json.dumps({"rendered": load(settings).render(asked), "modules": sorted(sys.modules)}))
 """
