@@ -25,7 +25,6 @@ from pipeline.sources.index_store import keep_index
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
-from pipeline.storage import filesystem as fs
 from schemas.engine import EngineStatistics
 from schemas.job import JobSettings
 
@@ -54,7 +53,7 @@ def run_job(
             folder=folder,
             run=run["run"],
             markers=Markers(folder=state_folder(folder), driver=lock.owner.token),
-            lock=Owned(url=fs.absolute(lock.url), token=lock.owner.token),
+            lock=Owned(url=lock.url, token=lock.owner.token),
         )
 
         def answer(units: list[int]) -> Progress:

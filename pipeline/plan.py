@@ -55,7 +55,7 @@ class Plan:
     @property
     def num_prompts(self) -> int:
         """Return the number of answers that every row has: of all its questions, and of all draws of each."""
-        return max(1, len(self.settings.prompt)) * self.settings.num_answers
+        return self.settings.num_prompts
 
     def identity(self) -> dict[str, Any]:
         """Return what two runs share when one may continue the other."""

@@ -413,6 +413,11 @@ class JobSettings(BaseModel):
         return self
 
     @property
+    def num_prompts(self) -> int:
+        """Return the number of answers that every row has: of all the job's questions, and of all draws of each."""
+        return max(1, len(self.prompt)) * self.num_answers
+
+    @property
     def shard_number(self) -> int:
         """Return which part of the input is answered, from 1."""
         return int((self.shard or "1/1").partition("/")[0])

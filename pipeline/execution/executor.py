@@ -76,9 +76,8 @@ def answer_units(
 
 def progress_of(settings: JobSettings, total_rows: int, events: Events | None = None) -> Progress:
     """Return the progress of a job that is about to begin, which its metrics follow."""
-    each = max(1, len(settings.prompt)) * settings.num_answers
     metrics = RunMetrics(run=redacted(settings.output))
-    return Progress(total_rows=total_rows, answers_each=each, events=events, gauges=metrics)
+    return Progress(total_rows=total_rows, answers_each=settings.num_prompts, events=events, gauges=metrics)
 
 
 def shown(progress: Progress, settings: JobSettings) -> AbstractContextManager[None]:

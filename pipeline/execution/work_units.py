@@ -148,7 +148,8 @@ class _NoReader:
 
 def _with_whole_paths(shard: Shard) -> Shard:
     markers = replace(shard.markers, folder=fs.absolute(shard.markers.folder))
-    return replace(shard, folder=fs.absolute(shard.folder), markers=markers)
+    lock = shard.lock and replace(shard.lock, url=fs.absolute(shard.lock.url))
+    return replace(shard, folder=fs.absolute(shard.folder), markers=markers, lock=lock)
 
 
 @dataclass(slots=True)
