@@ -16,7 +16,7 @@ from typing import Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from pipeline.environment import cards_here, cluster_address, cpus_here, head_address, socket_folder
+from pipeline.environment import cards_here, cluster_address, cpus_here, head_address, socket_folder, version_of
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from schemas.job import JobSettings
@@ -71,7 +71,7 @@ def _python() -> Finding:
 def _packages() -> Iterator[Finding]:
     """Yield each package that every job needs, against the project's own bounds."""
     for requirement in _required():
-        found, wanted = _version(requirement.name), str(requirement)
+        found, wanted = version_of(requirement.name), str(requirement)
         name = requirement.name
         if found is None:
             yield Finding(name=name, state="fail", found="not installed", mend=f"pip install '{wanted}'")
@@ -94,13 +94,6 @@ def _required(project: Path = Path(__file__).parents[1] / "pyproject.toml") -> l
         except InvalidRequirement:  # of a later form than this packaging reads
             continue
     return found
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _cards(settings: JobSettings) -> Iterator[Finding]:
@@ -135,7 +128,7 @@ def _cards(settings: JobSettings) -> Iterator[Finding]:
         return
     names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
     yield Finding(name="torch on cards", state="ok", found=f"CUDA {built}, {', '.join(sorted(names))}")
-    if torch.cuda.get_device_capability() == (9, 0) and _version("quack-kernels") is None:
+    if torch.cuda.get_device_capability() == (9, 0) and version_of("quack-kernels") is None:
         yield Finding(
             name="kernels",
             state="look",
@@ -231,7 +224,7 @@ def _chosen(settings: JobSettings) -> Iterator[Finding]:
         "aiohttp-cors": (install_line("cluster"), settings.dashboard, "--dashboard"),
     }
     for name, (install, is_asked, purpose) in wanted.items():
-        if (found := _version(name)) is not None:
+        if (found := version_of(name)) is not None:
             yield Finding(name=name, state="ok", found=f"{found}, for {purpose}")
         elif is_asked:
             yield Finding(name=name, state="fail", found=f"not installed; {purpose}", mend=install)

@@ -22,6 +22,14 @@ def version() -> str:
     return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def cluster_address() -> str | None:
     """Return the cluster that RAY_ADDRESS names; None where it is empty or asks for a Ray of this process's own."""
     address = os.environ.get("RAY_ADDRESS", "").strip()

@@ -9,10 +9,8 @@ from typing import Any
 
 from pipeline.engine.network.memory import check_memory, describe_memory, memory_of
 from pipeline.environment import cards_here, cluster_address
-from pipeline.execution.executor import ROWS_BEFORE_BUDGET
-from pipeline.job import run_job
 from pipeline.look import Interval, Look, look_at, mean_of, share_of
-from pipeline.plan import Plan
+from pipeline.plan import Plan, plan_job
 from pipeline.preflight import check_output
 from pipeline.preprocess.files import load_config
 from pipeline.rates import CARDS, GpuType, Rates, Shape, Work, rates_of
@@ -22,6 +20,7 @@ from pipeline.stages.engine_settings import engine_settings, load_engine
 from pipeline.storage import filesystem as fs
 from pipeline.weights.hub import locate
 from schemas.errors import Refused
+from schemas.job import ROWS_BEFORE_BUDGET
 from schemas.wording import one_line
 
 ROWS, SECONDS = 256, 25.0  # looked at, and for how long at most
@@ -93,7 +92,7 @@ def forecast(plan: Plan, work: Work, wanted: Wanted, say: Callable[[str], None])
 
 def calibrate(plan: Plan, rows: int, say: Callable[[str], None]) -> Calibration:
     """Answer the first rows on this machine, as a job does, in a folder that goes afterwards."""
-    from pipeline.plan import plan_job
+    from pipeline.job import run_job  # and Ray, which nothing else here needs
 
     say(f"calibrating with {min(rows, plan.listing.num_rows):,} rows on this machine")
     with tempfile.TemporaryDirectory(prefix="llava-batch-plan-") as folder:

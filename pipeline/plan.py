@@ -4,7 +4,6 @@ import hashlib
 import os
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from pipeline.checkpoint import (
     with_adapters_template,
     with_base,
 )
+from pipeline.environment import version_of
 from pipeline.preprocess.facts import read_facts, with_image_tokens
 from pipeline.preprocess.forms import check_job_form
 from pipeline.preprocess.parsed import answer_columns
@@ -249,4 +249,4 @@ def _layout(listing: Listing) -> str:
 
 def _versions() -> dict[str, Any]:
     packages = ("torch", "transformers", "ray", "pyarrow", "pillow")
-    return {"versions": {"python": sys.version.split()[0], **{name: version(name) for name in packages}}}
+    return {"versions": {"python": sys.version.split()[0], **{name: version_of(name) for name in packages}}}

@@ -24,6 +24,8 @@ EngineName = Literal["own", "transformers"]
 
 _WEB: Heading = "Images of the web"
 
+ROWS_BEFORE_BUDGET = 100  # that are counted before an error budget can be spent
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedPrompt:

@@ -25,12 +25,11 @@ from pipeline.stages.engine_settings import engine_settings
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
 from pipeline.storage import filesystem as fs
-from schemas.job import JobSettings
+from schemas.job import ROWS_BEFORE_BUDGET, JobSettings
 from schemas.wording import counted, printable_lines, redacted
 
 T = TypeVar("T")
 
-ROWS_BEFORE_BUDGET = 100
 ROUNDS = 3  # in which units that are found broken when they are merged are answered again
 
 
