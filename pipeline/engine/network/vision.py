@@ -29,8 +29,9 @@ def normalise(tiles: Tensor, scale: PixelScale) -> Tensor:
     if scale.mean is None or scale.std is None:
         return pixels if scale.factor is None else pixels.mul_(scale.factor)
     folded = 1.0 if scale.factor is None else 1.0 / scale.factor  # not 255: the processor divides by its stored factor
-    shift = (torch.tensor(scale.mean) * folded).to(tiles.device)[:, None, None]
-    width = (torch.tensor(scale.std) * folded).to(tiles.device)[:, None, None]
+    # copied so that the host need not wait for what the device was given before
+    shift = to_device(torch.tensor(scale.mean) * folded, tiles.device)[:, None, None]
+    width = to_device(torch.tensor(scale.std) * folded, tiles.device)[:, None, None]
     return pixels.sub_(shift).div_(width)
 
 
