@@ -46,13 +46,11 @@ def newest_version(url: str) -> int | None:
 
 def find_delta(url: str) -> Found | None:
     """Return the files of the Delta table that is named, None where none is; raise Refused for one that has others."""
-    folder, version = split_version(url)
-    if version is None:
-        folder, version = url, newest_version(url)
-        if version is None:
+    folder, version = url, newest_version(url)
+    if version is None:  # a folder of that very name comes first
+        folder, version = split_version(url)
+        if version is None or not is_table(folder):
             return None
-    elif not is_table(folder):
-        return None
     with _opened(url, folder, version) as table:
         _check_readable(url, table)
         partitions = list(table.metadata().partition_columns)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -34,12 +35,13 @@ _VERSIONS = "_versions"
 _NAME = re.compile(r"(\d{1,20})\.manifest")
 _COUNTED_DOWN = 2**64 - 1  # newer tables call a version by what is left to here, in 20 digits
 _MANIFEST = re.compile(r"(?P<folder>.+)/_versions/(?P<name>\d{1,20})\.manifest", re.DOTALL)
-_A_FILE = re.compile(r"\.(?!lance$)[a-z0-9]{2,7}$", re.IGNORECASE)
 _STORES = ("s3", "s3a")
 _OTHER_STORES = ("gs", "gcs", "az", "abfs")  # where a table is found, and refused
 _OPTIONS = {"endpoint_url": "aws_endpoint", "anon": "aws_skip_signature"}  # ours, and those of Lance's own client
 _BATCH_ROWS = 1024
 _PLACE_IN_CODE = re.compile(r",? ?/\S+\.rs:\d+.*", re.DOTALL)  # what Lance's errors end in
+_KEY_ID = re.compile(r"(<AWSAccessKeyId>)[^<]*")  # with which S3 explains a refusal
+_STATUS = re.compile(r"status(?: code:)? (\d{3})\b")
 _BROKEN = (OSError, ValueError, pa.ArrowException)
 
 
@@ -65,7 +67,7 @@ class LanceTables:
         if columns.id is None:
             yield Rows(row_range=row_range, batch=pa.RecordBatch.from_pydict({}), ids=_made_ids(row_range))
             return
-        yield from _rows_of(row_range, [columns.id])
+        yield from _rows_of(_opened(row_range.url), row_range, [columns.id])
 
 
 def newest_lance(url: str) -> int | None:
@@ -75,13 +77,11 @@ def newest_lance(url: str) -> int | None:
 
 def find_lance(url: str) -> Found | None:
     """Return the manifest of the Lance table that is named, None where none is; raise Refused for one without it."""
-    folder, version = split_version(url)
-    if version is None:
-        folder, version = url, newest_lance(url)
-        if version is None:
+    folder, version = url, newest_lance(url)
+    if version is None:  # a folder of that very name comes first
+        folder, version = split_version(url)
+        if version is None or not is_lance(folder):
             return None
-    elif not is_lance(folder):
-        return None
     if not fs.is_local(folder) and fs.scheme_of(folder) not in _STORES:
         raise Refused(f"--input {url}: a Lance table must be in a local folder or in s3://")
     if (manifest := _manifests(folder).get(version)) is None:
@@ -98,7 +98,7 @@ def find_lance(url: str) -> Found | None:
 
 def is_lance(url: str) -> bool:
     """Return whether a folder is a table's own."""
-    if not fs.is_local(url) and (fs.scheme_of(url) not in (*_STORES, *_OTHER_STORES) or _A_FILE.search(url)):
+    if not fs.is_local(url) and fs.scheme_of(url) not in (*_STORES, *_OTHER_STORES):
         return False
     try:
         return fs.exists(fs.join(url, _VERSIONS)) and bool(_manifests(url))
@@ -133,8 +133,12 @@ def _opened(manifest: str) -> Any:  # noqa: ANN401  a library that is not always
     except ImportError as error:
         message = f"{printable(folder)} is a Lance table: to read it, {install_line('lance')}"
         raise Refused(message) from error
-    where = fs.local_path(folder) or folder.replace("s3a://", "s3://", 1)
-    return library.dataset(where, version=version, storage_options=_options(folder))
+    where = fs.local_path(folder) or "s3://" + quote(folder.partition("://")[2])  # Lance decodes it
+    options = _options(folder)
+    try:
+        return library.dataset(where, version=version, storage_options=options)
+    except _BROKEN as error:
+        raise as_known(error) from error
 
 
 @contextmanager
@@ -163,7 +167,20 @@ def _options(folder: str) -> dict[str, str] | None:
 
 
 def _said(error: BaseException) -> str:
-    return _PLACE_IN_CODE.sub("", one_line(error))
+    return _KEY_ID.sub(r"\1***", _PLACE_IN_CODE.sub("", one_line(error)))
+
+
+def as_known(error: Exception) -> OSError:
+    """Return what Lance raises as what Python would: it says most things in words alone."""
+    said, status = _said(error), _STATUS.search(str(error))
+    if status is not None and status[1] in ("401", "403"):
+        return PermissionError(said)
+    if "Not found" in said or (status is not None and status[1] == "404"):
+        return FileNotFoundError(said)
+    return ConnectionError(said) if _TRIED.search(said) else OSError(said)
+
+
+_TRIED = re.compile(r"after \d+ retries|Error performing .* error sending request", re.IGNORECASE)
 
 
 def _count(manifest: str) -> FileRows:
@@ -185,37 +202,44 @@ def _check_column(column: pa.Field, folder: str) -> None:
 
 
 def _readable(row_range: RowRange, columns: Columns) -> list[Rows | Unread]:
+    """Return the range's rows; where it cannot be read as a whole, those of its parts that can be."""
+    try:
+        table = _opened(row_range.url)
+    except OSError as error:
+        return [_unread(row_range, error, _made_ids(row_range))]
+    return _parts_read(table, row_range, columns)
+
+
+def _parts_read(table: Any, row_range: RowRange, columns: Columns) -> list[Rows | Unread]:  # noqa: ANN401
     """Return the range's rows; where it cannot be read as a whole, those of its halves, down to single rows."""
     try:
-        return [*_rows_of(row_range, columns.used())]
+        return [*_rows_of(table, row_range, columns.used())]
     except _BROKEN as error:
-        if isinstance(error, MemoryError | Refused):  # no row's fault
+        if isinstance(error, MemoryError):  # no row's fault
             raise
-        parts = [row_range] if is_transient(error) else halves(row_range)
+        known = as_known(error)
+        parts = [row_range] if is_transient(known) else halves(row_range)
         if len(parts) > 1:
-            return [rows for part in parts for rows in _readable(part, columns)]
-        failure = why_unread(_named(row_range), _as_missing(error))
-        return [Unread(row_range=row_range, failure=failure, ids=_ids_alone(row_range, columns))]
+            return [rows for part in parts for rows in _parts_read(table, part, columns)]
+        return [_unread(row_range, known, _ids_alone(table, row_range, columns))]
 
 
-def _as_missing(error: Exception) -> OSError | pa.ArrowException:
-    said = _said(error)
-    return FileNotFoundError(said) if "Not found" in said else OSError(said)
+def _unread(row_range: RowRange, error: OSError, ids: pa.Array) -> Unread:
+    return Unread(row_range=row_range, failure=why_unread(_named(row_range), error), ids=ids)
 
 
-def _ids_alone(row_range: RowRange, columns: Columns) -> pa.Array:
+def _ids_alone(table: Any, row_range: RowRange, columns: Columns) -> pa.Array:  # noqa: ANN401
     """Return the ids of rows of which another column cannot be read, made ones where these cannot either."""
     if columns.id is None:
         return _made_ids(row_range)
     try:
-        found = [rows.batch.column(0) for rows in _rows_of(row_range, [columns.id])]
+        found = [rows.batch.column(0) for rows in _rows_of(table, row_range, [columns.id])]
         return pa.chunked_array(found).combine_chunks()
     except _BROKEN:
         return _made_ids(row_range)
 
 
-def _rows_of(row_range: RowRange, names: Sequence[str]) -> Iterator[Rows]:
-    table = _opened(row_range.url)
+def _rows_of(table: Any, row_range: RowRange, names: Sequence[str]) -> Iterator[Rows]:  # noqa: ANN401
     there = list(names) or table.schema.names[:1]
     scanner = table.scanner(
         columns=there,

@@ -66,6 +66,13 @@ def test_a_table_in_a_store_is_read_as_the_store_is_reached(tmp_path: Path, buck
     assert at_versions([f"{bucket}/table"]) == (f"{bucket}/table@2",)
 
 
+def test_a_folder_that_is_called_like_a_version_is_read_by_its_name(tmp_path: Path) -> None:
+    for number, name in enumerate(("table@1", "table")):
+        deltalake.write_deltalake(str(tmp_path / name), rows(range(number, number + 1)))
+    assert ids_of(f"{tmp_path}/table@1") == ids_of(*at_versions([f"{tmp_path}/table@1"])) == {"0"}
+    assert ids_of(f"{tmp_path}/table@1@0") == {"0"}
+
+
 def commit(number: int) -> str:
     return f"{number:020}.json"
 

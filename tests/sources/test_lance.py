@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.plan import plan_job
 from pipeline.sources.columns import ColumnChoices
+from pipeline.sources.lance import as_known
 from pipeline.sources.listing import list_input
 from pipeline.sources.versions import at_versions, unversioned
 from pipeline.storage import filesystem as fs
@@ -18,6 +19,7 @@ from schemas.errors import Refused
 from schemas.job import JobSettings
 from tests.inputs import picture
 from tests.listings import CONVENTION, read_all, requests_of
+from tests.object_store import s3_environment
 from tests.test_verify import run_without_ray
 
 lance = pytest.importorskip("lance", reason="needs lance: pip install 'llava-batch[lance]'")
@@ -158,3 +160,41 @@ def test_a_run_goes_on_at_the_version_that_it_began_with_and_is_verified(tmp_pat
     assert verify_run(plan.settings.output) == []
     shutil.copytree(place, tmp_path / "copy.lance")
     assert unversioned(f"{tmp_path}/copy.lance@1") == f"{tmp_path}/copy.lance"
+
+
+@pytest.mark.parametrize("name", ["b%20c", "b#c", "b?c", "b@1", "table.v2", "b%23c"])
+def test_a_table_is_read_by_its_own_name_whatever_its_letters(tmp_path: Path, bucket: str, name: str) -> None:
+    for number, other in enumerate((name, "b c", "b")):
+        lance.write_dataset(rows(range(number, number + 1)), str(tmp_path / other))
+        put_folder(tmp_path / other, f"{bucket}/{other}")
+    assert ids_of(str(tmp_path / name)) == ids_of(f"{bucket}/{name}") == ["0"]
+    assert ids_of(f"{bucket}/{name}@1") == ids_of(*at_versions([f"{bucket}/{name}"])) == ["0"]
+
+
+def test_a_store_that_is_away_is_no_broken_table(tmp_path: Path, bucket: str) -> None:
+    put_folder(Path(table_in(tmp_path)), f"{bucket}/t.lance")
+    listing = list_input([f"{bucket}/t.lance"], CONVENTION, unit_rows=4)
+    with s3_environment("http://127.0.0.1:1"):
+        failures = read_all(listing)["failure"].to_pylist()
+    assert [failure["type"] for failure in failures] == ["ReadFailed"] * 4
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        pytest.param(
+            "HEAD http://h/x - Server returned non-2xx status code: 404 Not Found", FileNotFoundError, id="404"
+        ),
+        pytest.param("Client error with status 403 Forbidden: <Code>AccessDenied</Code>", PermissionError, id="403"),
+        pytest.param("Generic S3 error: x in 1s, after 3 retries, max_retries: 3", ConnectionError, id="tried"),
+        pytest.param("Encountered internal error /root/a.rs:12:3", OSError, id="broken"),
+    ],
+)
+def test_what_the_library_says_in_words_is_known_by_its_kind(said: str, kind: type[OSError]) -> None:
+    assert type(as_known(ValueError(said))) is kind
+
+
+def test_no_key_is_in_what_a_store_says_of_a_refusal() -> None:
+    said = "status 403: <Error><AWSAccessKeyId>AKIA0123456789</AWSAccessKeyId><Message>no</Message></Error>"
+    assert "AKIA" not in str(as_known(OSError(said)))
+    assert "<Message>no</Message>" in str(as_known(OSError(said)))
