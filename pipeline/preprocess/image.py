@@ -3,8 +3,10 @@
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,8 @@ from pipeline.preprocess.geometry import Anyres, Resample, scaled_size, select_g
 from pipeline.preprocess.kinds import kind_of, without_bytes
 from schemas.errors import Refused, RowError
 from schemas.sample import Size, Tiles
+
+Room: TypeAlias = Callable[[tuple[int, ...]], Tiles]  # memory of a shape, for tiles to be written to
 
 # Only formats whose decoders are compiled and work on the given bytes alone: of the others some take minutes for a file
 # of a few bytes, being loops in Python (DDS, QOI), TGA has no signature, and for EPS Pillow starts Ghostscript.
@@ -82,26 +86,44 @@ def decode(data: bytes | memoryview, limits: ImageLimits) -> Image.Image:
             raise RowError("decode", "BrokenImage", f"the image cannot be decoded: {said}") from error
 
 
-def tile_image(image: Image.Image, anyres: Anyres) -> Tiles:
+def tile_image(image: Image.Image, anyres: Anyres, room: Room | None = None) -> Tiles:
     """Return the tiles of an RGB image, (num_tiles, tile, tile, 3): base tile first, then the grid's, row by row.
 
     The base tile holds the whole image, its aspect not kept; the grid holds it scaled and centred on black.
-    Normalised, they are bit for bit those of transformers' torchvision backend.
+    Normalised, they are bit for bit those of transformers' torchvision backend. They are written to `room`, where one
+    is given.
     """
     size = Size(image.width, image.height)
-    grid = select_grid(size, anyres)
-    scaled = scaled_size(size, grid)
-    pixels = _pixels(image)
-    canvas = torch.zeros((grid.height, grid.width, 3), dtype=torch.uint8)
-    left, top = (grid.width - scaled.width) // 2, (grid.height - scaled.height) // 2
-    canvas[top : top + scaled.height, left : left + scaled.width] = _resized(pixels, scaled, anyres.resample)
+    grid, tile, pixels = select_grid(size, anyres), anyres.tile, _pixels(image)
+    shape = (1 + (grid.height // tile) * (grid.width // tile), tile, tile, 3)
+    tiles = np.empty(shape, np.uint8) if room is None else room(shape)
+    _copy(_resized(pixels, Size(tile, tile), anyres.resample), tiles[0])
+    _cut(_resized(pixels, scaled_size(size, grid), anyres.resample), grid, tiles[1:])
+    return tiles
 
-    tile = anyres.tile
-    cut = canvas.view(grid.height // tile, tile, grid.width // tile, tile, 3).transpose(1, 2)
-    tiles = torch.empty((1 + cut.shape[0] * cut.shape[1], tile, tile, 3), dtype=torch.uint8)
-    tiles[0] = _resized(pixels, Size(tile, tile), anyres.resample)
-    tiles[1:].view(cut.shape).copy_(cut)
-    return tiles.numpy()
+
+def _cut(pixels: Tiles, grid: Size, tiles: Tiles) -> None:
+    """Write the pixels, centred on black, to the tiles of a grid."""
+    tile, (height, width, _) = tiles.shape[1], pixels.shape
+    if (width, height) != (grid.width, grid.height):
+        tiles[...] = 0
+    corners = product(range(0, grid.height, tile), range(0, grid.width, tile))
+    for cell, (top, left) in zip(tiles, corners, strict=True):
+        rows, own_rows = _shared(top - (grid.height - height) // 2, tile, height)
+        columns, own_columns = _shared(left - (grid.width - width) // 2, tile, width)
+        _copy(pixels[rows, columns], cell[own_rows, own_columns])
+
+
+def _shared(first: int, size: int, whole: int) -> tuple[slice, slice]:
+    """Return what the range of `size` from `first` on has of 0 to `whole`: there, and counted from `first`."""
+    start, stop = max(0, first), max(0, first, min(first + size, whole))
+    return slice(start, stop), slice(start - first, stop - first)
+
+
+def _copy(pixels: Tiles, target: Tiles) -> None:
+    """Copy channel by channel: pixels of three bytes out of four, copied one by one, take five times as long."""
+    for channel in range(3):
+        target[..., channel] = pixels[..., channel]
 
 
 def check_aspect(size: Size, most: float) -> None:
@@ -239,9 +261,9 @@ def _borrowed(image: Image.Image) -> torch.Tensor:
     return from_dlpack(pa.array(image).values)
 
 
-def _resized(pixels: torch.Tensor, size: Size, resample: Resample) -> torch.Tensor:
+def _resized(pixels: torch.Tensor, size: Size, resample: Resample) -> Tiles:
     """Return the pixels at another size, (height, width, 3)."""
     if pixels.shape[2:] != (size.height, size.width):
         shape = [size.height, size.width]
         pixels = torch.nn.functional.interpolate(pixels, size=shape, mode=resample, antialias=True)
-    return pixels[0, :3].permute(1, 2, 0)
+    return pixels[0, :3].permute(1, 2, 0).numpy()

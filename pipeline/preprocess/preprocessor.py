@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.preprocess.conversation import Conversation, ask
 from pipeline.preprocess.geometry import num_image_tokens
-from pipeline.preprocess.image import ImageLimits, decode, tile_image
+from pipeline.preprocess.image import ImageLimits, Room, decode, tile_image
 from pipeline.preprocess.page_renderer import PageRenderer
 from pipeline.preprocess.parts import ModelParts, read_parts
 from pipeline.preprocess.pdf import PdfPage
@@ -103,24 +103,24 @@ class Preprocessor:
             )
             raise RowError("prompt", "PromptTooLong", message)
 
-    def load_images(self, images: Iterable[EncodedImage]) -> Images:
-        """Decode or render, and tile, the images of one row, one at a time."""
+    def load_images(self, images: Iterable[EncodedImage], room: Room | None = None) -> Images:
+        """Decode or render, and tile, the images of one row, one at a time; where it is one alone, into `room`."""
         encoded = iter(images)
         first = next(encoded, None)
         if first is None:
             return Images()
-        return self._tiled(map(self._pixels, chain([first], encoded)), first)
+        return self._tiled(map(self._pixels, chain([first], encoded)), first, room)
 
-    def _tiled(self, images: Iterable[Image.Image], first: EncodedImage) -> Images:
+    def _tiled(self, images: Iterable[Image.Image], first: EncodedImage, room: Room | None) -> Images:
         anyres, context = self.facts.anyres, self.facts.context
-        sizes, tiles, tokens = [], [], []
+        sizes, tokens, tiles = list[Size](), list[int](), list[Tiles]()
         for image in images:
             sizes.append(Size(image.width, image.height))
             tokens.append(num_image_tokens(sizes[-1], anyres))
             if sum(tokens) >= context:  # before more of them are tiled
                 message = f"{len(sizes)} images are {sum(tokens)} image tokens, the model's context is {context}"
                 raise RowError("prompt", "PromptTooLong", message)
-            tiles.append(tile_image(image, anyres))
+            tiles.append(tile_image(image, anyres, None if tiles else room))
         return Images(
             image_sizes=tuple(sizes),
             tiles_per_image=tuple(len(of_image) for of_image in tiles),
@@ -129,13 +129,13 @@ class Preprocessor:
             image_sha256=_sha256(first),
         )
 
-    def load_page(self, page: EncodedImage) -> Images:
-        """Decode or render one image and tile it, in strips where `cut_page` says so."""
+    def load_page(self, page: EncodedImage, room: Room | None = None) -> Images:
+        """Decode or render one image and tile it, in strips where `cut_page` says so; else into `room`."""
         anyres = self.facts.anyres
         image = self._pixels(page)
         spans = cut_page(image, anyres)
         if not spans:
-            return self._tiled([image], page)
+            return self._tiled([image], page, room)
         parts = [image.crop((span.left, span.top, span.right or image.width, span.bottom)) for span in spans]
         tiles = [tile_image(part, anyres) for part in parts]
         return Images(

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.preprocess.conversation import Conversation, ask, parse_messages
 from pipeline.preprocess.forms import row_form
 from pipeline.preprocess.image import ImageLimits
+from pipeline.preprocess.image import Room as TileRoom
 from pipeline.preprocess.options import longest_answer
 from pipeline.preprocess.parts import ModelParts, read_parts
 from pipeline.preprocess.pdf import PdfPage
@@ -68,7 +69,7 @@ class Preprocess:
             samples = []
             for row, (request, own) in enumerate(zip(requests, images, strict=True)):
                 fetched = own if isinstance(own, Failure) else self._ahead.take(jobs[row])
-                sample = self._sample(row, request, fetched, watch)
+                sample = self._sample(row, request, fetched, buffer.room, watch)
                 samples.append(replace(sample, tiles=buffer.put(sample.tiles)))
         watch.end()
         return beside(_sample_table(samples, watch), table.drop_columns(REQUEST_SCHEMA.names))
@@ -104,13 +105,15 @@ class Preprocess:
     def _fetch(self, image: ImageRef, room: Room, watch: Watch) -> EncodedImage | Failure:
         return attempt("fetch", lambda: self._fetch_image(image, room), watch)
 
-    def _sample(self, row: int, request: Request, fetched: Iterator[EncodedImage] | Failure, watch: Watch) -> Sample:
+    def _sample(
+        self, row: int, request: Request, fetched: Iterator[EncodedImage] | Failure, room: TileRoom, watch: Watch
+    ) -> Sample:
         """Return the row's sample. Its time begins with its first image, whose fetching has a time of its own."""
         images: Images | Failure
         if isinstance(fetched, Failure):
             images = fetched
         else:
-            images = attempt("decode", lambda: self._load(_begun(fetched, row, watch)), watch)
+            images = attempt("decode", lambda: self._load(_begun(fetched, row, watch), room), watch)
         watch.begin(row, "prompt")
         if isinstance(images, Failure):
             return self._failed(request, images, watch)
@@ -130,14 +133,14 @@ class Preprocess:
             strips=images.strips,
         )
 
-    def _load(self, fetched: Iterator[EncodedImage]) -> Images:
+    def _load(self, fetched: Iterator[EncodedImage], room: TileRoom) -> Images:
         """Return the row's images; a page that is alone may be cut into strips."""
         if not self._strips:
-            return self.preprocessor.load_images(fetched)
+            return self.preprocessor.load_images(fetched, room)
         pages = list(islice(fetched, 2))
         if len(pages) == 1:
-            return self.preprocessor.load_page(pages[0])
-        return self.preprocessor.load_images(chain(pages, fetched))
+            return self.preprocessor.load_page(pages[0], room)
+        return self.preprocessor.load_images(chain(pages, fetched), room)
 
     def _failed(self, request: Request, failure: Failure, watch: Watch) -> Sample:
         prompts = (self._prompt(request, prompt, failure, watch) for prompt in self._prompts or (None,))

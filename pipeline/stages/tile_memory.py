@@ -1,6 +1,7 @@
 """Tile memory: where the tiles of a unit's rows are put as they are made, one after the other, as the unit's table has
 them. Memory is used again for another unit once nobody looks at it any more."""
 
+import math
 import weakref
 
 import numpy as np
@@ -41,12 +42,25 @@ class TileBuffer:
         self._memory = memory
         self._used = 0
 
+    def room(self, shape: tuple[int, ...]) -> Tiles:
+        """Return where the next tiles will lie, for them to be made there; it is theirs once they are put."""
+        here = self._next(shape)
+        return np.empty(shape, np.uint8) if here is None else here
+
     def put(self, tiles: Tiles) -> Tiles:
         """Return the tiles as they lie here; themselves where there is no room for them."""
-        end = self._used + tiles.size
-        if end > len(self._memory):
+        here = self._next(tiles.shape)
+        if here is None:
             return tiles
-        here = self._memory[self._used : end].reshape(tiles.shape)
-        here[...] = tiles
-        self._used = end
+        if not _is_same(here, tiles):
+            here[...] = tiles
+        self._used += tiles.size
         return here
+
+    def _next(self, shape: tuple[int, ...]) -> Tiles | None:
+        end = self._used + math.prod(shape)
+        return self._memory[self._used : end].reshape(shape) if end <= len(self._memory) else None
+
+
+def _is_same(here: Tiles, tiles: Tiles) -> bool:
+    return tiles.flags.c_contiguous and here.__array_interface__["data"] == tiles.__array_interface__["data"]

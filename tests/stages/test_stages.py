@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.engine.engine import Engine
+from pipeline.preprocess.image import Room
 from pipeline.preprocess.parsed import answer_columns
 from pipeline.preprocess.preprocessor import EncodedImage, Images
 from pipeline.preprocess.row_border import Nobody
@@ -134,8 +135,8 @@ class BuggyPreprocess(Preprocess):
 
     bug: BaseException = ZeroDivisionError("a bug")
 
-    def _load(self, fetched: Iterator[EncodedImage]) -> Images:
-        images = super()._load(fetched)
+    def _load(self, fetched: Iterator[EncodedImage], room: Room) -> Images:
+        images = super()._load(fetched, room)
         if images.image_sizes[0].width == 88:
             raise self.bug
         return images

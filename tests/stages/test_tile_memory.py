@@ -36,6 +36,16 @@ def test_tiles_that_do_not_lie_together_are_copied(order: list[int]) -> None:
     assert samples_to_table([put[n] for n in order]) == samples_to_table([samples[n] for n in order])
 
 
+def test_tiles_that_are_made_in_their_place_are_not_copied() -> None:
+    buffer = TileMemory().buffer(2 * 144)
+    for level in (1, 2):  # a row that failed puts nothing: its room is the next one's
+        buffer.room(a_sample().tiles.shape)[...] = level
+    made = [buffer.put(buffer.room(a_sample().tiles.shape))]
+    made += [buffer.put(np.full_like(made[0], 3)), buffer.room(made[0].shape)]
+    assert [int(tiles[0, 0, 0, 0]) for tiles in made[:2]] == [2, 3]
+    assert not np.shares_memory(made[2], made[0].base)
+
+
 def table_of(memory: TileMemory, level: int) -> pa.Table:
     buffer, tiles = memory.buffer(1000), np.full_like(a_sample().tiles, level)
     return samples_to_table([replace(a_sample(), tiles=buffer.put(tiles))])
