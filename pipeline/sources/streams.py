@@ -34,11 +34,9 @@ class Stream(io.RawIOBase):
         return file, file if self._codec is None else cast(IO[bytes], pa.CompressedInputStream(file, self._codec))
 
     def readinto(self, buffer: object, /) -> int:
-        view = memoryview(cast(bytearray, buffer)).cast("B")
-        data = self._data.read(len(view))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        done = cast(io.RawIOBase, self._data).readinto(cast(bytearray, buffer)) or 0
+        self._position += done
+        return done
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         if whence != io.SEEK_SET:

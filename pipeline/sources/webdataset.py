@@ -4,6 +4,7 @@ A sample's image members are its images, in the archive's order; text members ar
 fields of its `.json` member columns of their own names.
 """
 
+import io
 import json
 import re
 import tarfile
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,18 +23,21 @@ from pipeline.sources.image_files import IMAGE_SUFFIXES
 from pipeline.sources.records import FAILURE, LONGEST_ROW, LOOKED_AT, BadFile, Indexed, Record, schema_of
 from pipeline.sources.source import RowIndex, RowRange
 from schemas.errors import Failure
+from schemas.wording import printable
 
 KEY, IMAGES = "__key__", "images"
 _CONVENTION = Convention(image=((IMAGES,),), id=((KEY,), NAMES["id"]))
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # its key and its suffix
 _TEXTS = ("txt", "text", "caption", "cls", "json")
 _BUFFER_BYTES = 2**20
+_AT_ONCE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class WebDataset:
     """Shards."""
 
+    at_once_bytes: int = _AT_ONCE_BYTES  # of a range that is read as a whole, which takes half the time
     name: str = "WebDataset"
     convention: Convention = _CONVENTION
 
@@ -56,6 +60,7 @@ class WebDataset:
                     looked_at.append(_fields(_content(archive, member)))
             else:
                 end = archive.offset
+                _check_end(archive)
         lines = np.zeros(len(offsets), np.int64)
         index = RowIndex(offsets=np.array([*offsets, end], np.int64), lines=lines)
         return Indexed(index=index, schema=_schema(suffixes, looked_at))
@@ -64,7 +69,7 @@ class WebDataset:
         """Yield the samples of the range, with the members that are used alone."""
         wanted = _Wanted.of(columns)
         try:
-            with _archive(_Part(file, row_range.num_bytes)) as archive:
+            with _archive(_part_of(file, row_range, self.at_once_bytes)) as archive:
                 for key, own in groupby(_members(archive), key=lambda one: one[0]):
                     yield _sample(archive, key, own, wanted, row_range)
         except BadFile as error:
@@ -75,17 +80,39 @@ class _Member(tarfile.TarInfo):
     """A header; one that is damaged is an error, where tarfile would take it for the archive's end."""
 
     @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
+        """Read a header of 512 bytes. What tarfile reads at once, as a long name, must be short."""
+        member = super().frombuf(buf, encoding, errors)
+        return member.checked(_MOST_EXTENDED_BYTES if member.type in _EXTENDED else _MOST_BYTES)
+
+    @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "_Member":
-        """Read the next header."""
+        """Read the next header, with those that extend it."""
         try:
-            return super().fromtarfile(archive)
+            return super().fromtarfile(archive).checked(_MOST_BYTES)
         except tarfile.HeaderError as error:
             if type(error).__name__ in _ENDS:
                 raise
             raise BadFile(f"the archive is damaged at byte {archive.offset} ({error})") from error
+        except (ValueError, OverflowError) as error:  # whose text may have any bytes of the file
+            raise BadFile(f"the archive is damaged at byte {archive.offset} (no number where one must be)") from error
+
+    def checked(self, most: int) -> "_Member":
+        """Return the header if it can be that of a member: tarfile would read for ever where its end lies before it."""
+        if not 0 <= self.size <= most:
+            raise tarfile.HeaderError(
+                f"a member must have 0 to {most:,} bytes, {printable(self.name)} has {self.size:,}"
+            )
+        return self
 
 
 _ENDS = ("EOFHeaderError", "EmptyHeaderError")  # which tarfile does not export
+_EXTENDED = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_MOST_BYTES, _MOST_EXTENDED_BYTES = 2**40, 2**20
 
 
 @dataclass(slots=True)
@@ -102,15 +129,33 @@ class _Part:
         return data
 
 
+def _part_of(file: IO[bytes], row_range: RowRange, most: int) -> "_Part | io.BytesIO":
+    """Return the bytes of a range: all in memory, but as they are read where they are many or some cannot be read."""
+    if row_range.num_bytes <= most:
+        try:
+            return io.BytesIO(file.read(row_range.num_bytes))
+        except OSError:
+            file.seek(row_range.offset)
+    return _Part(file, row_range.num_bytes)
+
+
 @contextmanager
-def _archive(file: "IO[bytes] | _Part") -> Iterator[tarfile.TarFile]:
-    """Open an archive that is read forwards; raise BadFile where it is none or ends too early."""
-    source = cast(IO[bytes], file)
+def _archive(file: "IO[bytes] | _Part | io.BytesIO") -> Iterator[tarfile.TarFile]:
+    """Open an archive, one that is no memory to be read forwards; raise BadFile where it is none or ends too early."""
+    source, mode = cast(IO[bytes], file), cast(Literal["r:"], "r:" if isinstance(file, io.BytesIO) else "r|")
     try:
-        with tarfile.open(fileobj=source, mode="r|", bufsize=_BUFFER_BYTES, tarinfo=_Member) as archive:
+        with tarfile.open(fileobj=source, mode=mode, bufsize=_BUFFER_BYTES, tarinfo=_Member) as archive:
             yield archive
     except tarfile.TarError as error:
         raise BadFile(f"the archive ends too early or is damaged: {error}") from error
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Raise BadFile for bytes behind an archive's end, which may be another archive with rows of its own."""
+    rest = cast(IO[bytes], archive.fileobj)
+    while more := rest.read(_BUFFER_BYTES):
+        if more.strip(b"\0"):
+            raise BadFile("something follows behind the archive's end, maybe another one: give each a file of its own")
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
@@ -128,9 +173,14 @@ def _named(member: tarfile.TarInfo) -> tuple[str, str] | None:
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    opened = archive.extractfile(member)
-    assert opened is not None  # it is a file
-    data = opened.read()
+    if member.issparse():
+        opened = archive.extractfile(member)
+        assert opened is not None  # it is a file
+        data = opened.read()
+    else:
+        source = cast(IO[bytes], archive.fileobj)
+        source.seek(member.offset_data)
+        data = source.read(member.size)
     if len(data) < member.size:
         raise BadFile(f"the archive ends in {member.name}, of which {len(data)} of {member.size} bytes are there")
     return data

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import tarfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,10 @@ from pipeline.sources.index_store import keep_index, read_index
 from pipeline.sources.kept import restore
 from pipeline.sources.listing import Listing, list_input
 from pipeline.sources.named_images import images_of
+from pipeline.sources.records import Records
+from pipeline.sources.source import ranges_of
 from pipeline.sources.streams import opened
+from pipeline.sources.webdataset import WebDataset
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from schemas.request import Request
@@ -173,6 +177,48 @@ def test_a_damaged_archive_is_refused_and_not_taken_for_a_shorter_one(tmp_path: 
     data[damage] = b"" if damage.stop is None else b"\xff" * (damage.stop - damage.start)
     with pytest.raises(Refused, match=r"s\.tar cannot be read as WebDataset: the archive"):
         listed(tmp_path, "s.tar", bytes(data) + data[:512])
+
+
+def header(size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A header of a member with this in its field of the size, and the right checksum."""
+    block = bytearray(tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT))
+    block[124:136], block[156:157], block[148:156] = size, kind, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def pax(**headers: str) -> bytes:
+    member = tarfile.TarInfo("a.jpg")
+    member.pax_headers = headers
+    return member.tobuf(tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        pytest.param(header(b"\xff" * 12), "must have 0 to .* bytes, a.jpg has -1", id="negative"),
+        pytest.param(header(b"\x80" + b"\x7f" * 11), "must have 0 to 1,099,511,627,776 bytes", id="no end"),
+        pytest.param(pax(size="-1024"), "a.jpg has -1,024", id="negative by an extended header"),
+        pytest.param(pax(size="99999999999999999"), "must have 0 to", id="no end by an extended header"),
+        pytest.param(pax(**{"GNU.sparse.map": "abc"}), "no number where one must be", id="a sparse map"),
+        pytest.param(header(b"77777777777\0", b"x"), "must have 0 to 1,048,576 bytes", id="a long extended header"),
+        pytest.param(header(b"77777777777\0", b"L"), "must have 0 to 1,048,576 bytes", id="a long name"),
+        pytest.param(tar([("1.jpg", b"")]) * 2, "something follows behind the archive's end", id="two in one"),
+    ],
+)
+def test_an_archive_that_would_be_read_for_ever_or_in_part_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        listed(tmp_path, "a.tar", data + bytes(1024))
+
+
+def test_a_range_too_large_for_memory_is_read_like_others(tmp_path: Path) -> None:
+    members = {f"{n}.jpg": picture(n) for n in range(4)}
+    listing = listed(tmp_path, "a.tar", tar([*members.items()]))
+    whole = read_all(listing)
+    apart = WebDataset(at_once_bytes=0)
+    found = [rows for one in ranges_of(listing.unit(0)) for rows in Records(apart).read([one], listing.columns)]
+    assert [rows.batch["images"].to_pylist() for rows in found] == [[[one] for one in members.values()]]
+    assert [one["data"] for (one,) in whole["images"].to_pylist()] == list(members.values())
 
 
 def test_rows_of_an_archive_that_was_cut_off_since_are_failed_rows(tmp_path: Path) -> None:
