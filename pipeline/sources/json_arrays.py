@@ -37,6 +37,8 @@ class JsonArrays:
         elements = _Elements(file)
         offsets = [offset for offset, _ in islice(elements, limit)]
         end = elements.position + elements.done
+        if limit is None or len(offsets) < limit:
+            elements.check_end()
         file.seek(offsets[0] if offsets else 0)
         first = RowRange(url="the file", name="", start=0, num_rows=min(LOOKED_AT, len(offsets)))
         rows = good(self._objects(file, first))
@@ -86,6 +88,14 @@ class _Elements:
             stop = self._end()
             yield self.position + self.done, self.text[self.done : stop].encode("latin-1")
             self._drop(stop)
+
+    def check_end(self) -> None:
+        """Raise BadFile where something follows behind the list's end, at which the file is."""
+        rest = self.text[self.done + 1 :]
+        while not (found := rest.strip()) and (block := self.file.read(_BLOCK_BYTES)):
+            rest = block.decode("latin-1")
+        if found:
+            raise BadFile("something follows behind the list's end, maybe another one: give each a file of its own")
 
     def _more(self, size: int = _BLOCK_BYTES) -> bool:
         block = self.file.read(size)

@@ -76,6 +76,7 @@ class _Lines:
     file: IO[bytes]
     offset: int = 0
     number: int = 0
+    ended: bool = False
 
     def __iter__(self) -> "_Lines":
         return self
@@ -83,6 +84,7 @@ class _Lines:
     def __next__(self) -> str:
         line = self.file.readline(LONGEST_ROW + 1)
         if not line:
+            self.ended = True
             raise StopIteration
         if len(line) > LONGEST_ROW:
             raise OSError(f"a line must have at most {LONGEST_ROW:,} bytes, line {self.number + 1} has more")
@@ -94,8 +96,15 @@ class _Lines:
 
 def _rows(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
     csv.field_size_limit(LONGEST_ROW)
+    begun = lines.number + 1
     try:
-        yield from csv.reader(lines, delimiter=delimiter)
+        for row in csv.reader(lines, delimiter=delimiter):
+            if lines.ended:  # within the row, which the reader takes for whole
+                raise OSError(
+                    f"a quote that is opened in the row of line {begun} must be closed, it is open at the end"
+                )
+            yield row
+            begun = lines.number + 1
     except csv.Error as error:
         raise OSError(f"line {lines.number}: {error}") from error
 

@@ -124,6 +124,20 @@ def test_a_file_without_rows_to_tell_apart_is_refused_by_name(
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        pytest.param("a.json", '[{"image": "a.jpg"}]\n[{"image": "b.jpg"}]', "something follows", id="two lists"),
+        pytest.param("a.json", f'[{{"image": "a.jpg"}}]{" " * 2**20} x', "something follows", id="far behind"),
+        pytest.param("a.csv", 'id,image\n1,a.jpg\n2,"b.jpg\n3,c.jpg\n', "in the row of line 3", id="an open quote"),
+        pytest.param("a.tsv", 'id\timage\n1\t"a.jpg', "in the row of line 2", id="an open quote at the end"),
+    ],
+)
+def test_a_file_of_which_rows_would_be_passed_over_is_refused(tmp_path: Path, name: str, data: str, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        listed(tmp_path, name, data)
+
+
 def test_ids_that_are_there_twice_are_refused_in_every_format(tmp_path: Path) -> None:
     listing = listed(tmp_path, "a.txt", "a.jpg\nb.jpg\n\na.jpg\n", unit_rows=1)
     with pytest.raises(Refused, match=r"1 row has the id of another: 'a.jpg' \(a.txt:0 and a.txt:2\)"):
