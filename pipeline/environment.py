@@ -147,10 +147,10 @@ def socket_folder() -> str:
     raise Refused(f"TMPDIR must be a folder that can be written, of at most {longest} characters, got {chosen}")
 
 
-def object_store_folder(otherwise: str) -> str | None:
+def object_store_folder(otherwise: str, shared: str = "/dev/shm") -> str | None:
     """Return where a Ray of this process's own keeps objects: None for shared memory, `otherwise` where there is
     none."""
-    return None if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK | os.X_OK) else otherwise
+    return None if os.path.isdir(shared) and os.access(shared, os.W_OK | os.X_OK) else otherwise
 
 
 def _can_be_written(folder: str) -> bool:

@@ -10,6 +10,7 @@ from pipeline.environment import (
     check_gpus,
     cluster_address,
     cpus_here,
+    object_store_folder,
     quotas,
     socket_folder,
     visible_cards,
@@ -111,3 +112,8 @@ def test_sockets_have_a_short_path_wherever_temporary_files_are(
         monkeypatch.setenv("TMPDIR", str(folder))
         assert not socket_folder().startswith(str(folder))
         assert len(f"{socket_folder()}/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store") <= 107
+
+
+def test_objects_are_kept_on_the_disk_where_there_is_no_shared_memory(tmp_path: Path) -> None:
+    assert object_store_folder("/disk", shared=str(tmp_path)) is None
+    assert object_store_folder("/disk", shared=str(tmp_path / "none")) == "/disk"

@@ -211,3 +211,9 @@ def test_who_waits_longer_asks_for_the_same_answers() -> None:
     assert Wishes.of(jobs).wait_s == 30
     with pytest.raises(ValueError, match="wait_for_cluster"):
         JobSettings(input=("a",), output="o", wait_for_cluster=float("inf"))
+
+
+def test_what_one_of_several_jobs_wishes_of_their_ray_they_all_have() -> None:
+    plain, chatty = (JobSettings(input=("in",), output="out", worker_logs=logs, dashboard=logs) for logs in (0, 1))
+    assert Wishes.of([plain]) == Wishes()
+    assert Wishes.of([plain, chatty]) == Wishes(dashboard=True, worker_logs=True)
