@@ -107,4 +107,5 @@ def _engines(progress: Progress) -> tuple[str, Text]:
 
 
 def _reason(progress: Progress) -> str:
-    return progress.note or progress.waits_for() or "-"
+    note = progress.note and progress.note.removeprefix("waiting for ")  # as the panel's own row begins
+    return note or progress.waits_for() or "-"
