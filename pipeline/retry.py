@@ -76,7 +76,7 @@ from pipeline.verify import plan_of
 from schemas.answer import with_added
 from schemas.errors import Failure, Refused
 from schemas.job import JobSettings
-from schemas.wording import describe_settings
+from schemas.wording import counted, describe_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +118,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
             say("no rows of that kind: nothing to try again")
             # A kill between the manifest and its scores left none.
             return summarise(with_scores(plan.settings, manifest), folder, None)
+        say(retry.describe())  # before Ray starts, which takes its time
         shard = retry.shard(loaders, Markers(folder=state_folder(folder), driver=lock.owner.token))
 
         def answer(units: list[int]) -> Progress:
@@ -231,6 +232,12 @@ class Retry:
     def settings(self) -> dict[str, Any]:
         """Return the settings that this retry began with, instead of the run's."""
         return retry_settings(self.plan.settings.output, self.number)
+
+    def describe(self) -> str:
+        """Return a line that says how many answers are given again, and with which settings."""
+        folder, changed = self.plan.settings.output, [f"{name} {value}" for name, value in self.settings.items()]
+        with_them = f", with {', '.join(changed)}" if changed else ""
+        return f"retry    {counted(len(self.positions), 'answer')} of {folder} to give again{with_them}"
 
     @property
     def units(self) -> Units:

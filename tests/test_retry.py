@@ -84,6 +84,28 @@ def attempts(scene: Scene) -> list[int]:
 ONCE = [1 if row == 3 else 2 for row in range(20)]  # row 3 has failed, and was not chosen
 
 
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        pytest.param(Choice(), "1 answer of {out} to give again", id="failed"),
+        pytest.param(Choice(error_type="NoSuchType"), None, id="none of a type"),
+        pytest.param(Choice(stage="read"), None, id="none of a stage"),
+        pytest.param(
+            Choice(finish_reason="stop", settings={"max_new_tokens": 9, "seed": 3}),
+            "19 answers of {out} to give again, with max_new_tokens 9, seed 3",
+            id="with other settings",
+        ),
+    ],
+)
+def test_a_retry_says_what_it_will_do_before_anything_starts(tmp_path: Path, choice: Choice, said: str | None) -> None:
+    plan, _ = three_files(tmp_path)
+    run = read_run(plan.settings.output)
+    assert run is not None
+    retry = begin_retry(plan, run, manifest_of(plan), choice)
+    found = retry and retry.describe().removeprefix("retry    ")
+    assert found == (said and said.format(out=plan.settings.output))
+
+
 def test_of_several_draws_those_that_are_chosen_are_replaced_in_their_places(tmp_path: Path) -> None:
     plan, _ = three_files(tmp_path, num_answers=3, temperature=1.0, prompt=("a=A?", "b=B?"))
     run, folder = read_run(plan.settings.output), plan.settings.output
