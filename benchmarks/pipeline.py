@@ -120,9 +120,9 @@ def _write_tars(items: list[Item], folder: Path) -> None:
 def _measure(name: str, settings: JobSettings, items: list[Item], rounds: int, cpus: int | None) -> Result:
     actors = Preprocess(settings), Generate(settings, lambda _: Echo())  # they live as long as a job
     steps = [_round(name, settings, items, actors, number) for number in range(rounds + 1)][1:]  # the first warms up
-    bare = statistics.median(one.pop(_BARE) for one in steps)
+    bare = [one.pop(_BARE) for one in steps]
     total = statistics.median(one.total() for one in steps)
-    own = statistics.median(one.total() - one["fetch"] for one in steps)
+    ratios = [(one.total() - one["fetch"]) / alone for one, alone in zip(steps, bare, strict=True)]  # of the same round
     median = sorted(steps, key=lambda one: one.total())[len(steps) // 2]
     pace, mean_bytes = len(items) / total, sum(len(item.image) for item in items) / len(items)
     return Result(
@@ -130,7 +130,7 @@ def _measure(name: str, settings: JobSettings, items: list[Item], rounds: int, c
         images=len(items),
         images_per_core_s=round(pace, 1),
         shares={step: round(seconds / median.total(), 3) for step, seconds in median.items()},
-        overhead=round(own / bare - 1, 3),
+        overhead=round(statistics.median(ratios) - 1, 3),
         cores_a_gpu=round(_GPU_IMAGES_PER_S / pace, 2),
         mb_per_s_a_gpu=round(_GPU_IMAGES_PER_S * mean_bytes / _MB, 2),
         ray_images_per_s=_through_ray(settings, cpus) if cpus else None,
