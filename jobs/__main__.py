@@ -125,13 +125,30 @@ def build_app() -> App:
             from pipeline.storage.options import use_options
 
             use_options(options)
-        if config and tokens[:1] == ("sweep",):  # its file has tables in tables, which flags have not
-            tokens = (*tokens, "--config", str(config))
-        elif config and settings:
-            app.config = (settings_of(settings),)
-        return app(tokens, exit_on_error=False, print_error=False)
+        return app(configured(app, tokens, config), exit_on_error=False, print_error=False)
 
     return app
+
+
+def configured(app: App, tokens: tuple[str, ...], config: Path | None) -> tuple[str, ...]:
+    """Give a command the file of settings that stands before it; return the command."""
+    if config and tokens[:1] == ("sweep",):  # its file has tables in tables, which flags have not
+        return (*tokens, "--config", str(config))
+    if config and (settings := read_config(config)).settings:
+        app.config = (settings_of(settings),)
+    return tokens
+
+
+def bind(tokens: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments that a command line has, checked as where it runs; raise Refused for what is wrong."""
+    app = build_app()
+    try:
+        _, call, _ = app.meta.parse_args(tokens, exit_on_error=False, print_error=False)
+        own = configured(app, call.arguments["tokens"], call.arguments.get("config"))
+        _, bound, _ = app.parse_args(own, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise Refused(find_unknown(app, tokens) or describe(error)) from error
+    return dict(bound.arguments)
 
 
 def file_in(tokens: Sequence[str]) -> Path | None:

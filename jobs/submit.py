@@ -6,14 +6,18 @@ python -m jobs submit --address http://head:8265 --stop caption ...
 
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
+from pydantic import BaseModel
 
 from jobs.config import read_config
+from jobs.flags import read_prompt
+from jobs.sweep import read_settings
 from schemas.errors import Refused
+from schemas.sweep import SweepSettings
 
 JOBS = (
     "caption",
@@ -28,13 +32,21 @@ JOBS = (
     "check-model",
     "doctor",
 )
-_PLACES = ("--input", "--output", "--image-root", "--allow-root")  # of files, which are the cluster's own
+# Parameters of these commands that name what is on the cluster's machines, or in a store.
+_PLACES = frozenset({"input", "output", "image_root", "allow_root", "out", "dest", "shards", "compare", "bundle"})
+_PAGE = "to"  # of a report; an export's is a form
+_MODELS = frozenset({"model", "adapter", "data"})  # a hub's id, or a folder there
+_FILES = frozenset({"chat_template", "json_schema", "openings"})  # of this machine: they travel
 
 
 def submit(
     *job: Annotated[str, Parameter(help="The command to run there, with its flags.", allow_leading_hyphen=True)],
     address: Annotated[
-        str, Parameter(help="Where the head's dashboard is, as http://head:8265.", env_var="RAY_ADDRESS")
+        str,
+        Parameter(
+            help="Where the head's dashboard is, as http://head:8265.",
+            env_var=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
+        ),
     ],
     env: Annotated[
         tuple[str, ...],
@@ -52,14 +64,20 @@ def submit(
     Flags before the command are submit's own. A lost connection is waited for; Ctrl-C leaves the job at work, and the
     same command follows it again.
     """
-    from pipeline.execution.submission import Submission, environment_of, follow, staged, stop_submission
+    from jobs.__main__ import bind, file_in  # which imports this
+    from jobs.upload import staged
+    from pipeline.execution.submission import Submission, environment_of, follow, stop_submission
 
     check_job(job)
     submission = Submission(address=address, id=submission_id(job), python=python)
     if stop:
         return stop_submission(submission)
-    with staged(job) as (folder, arguments):
-        return follow(submission, folder, shlex.join(arguments), environment_of(env), detach=detach)
+    given = settings_in(job[0], bind(job))
+    check_places(job[0], given)
+    check_prompts(given)
+    environment = environment_of(env)
+    with staged(job, files_in(file_in(job))) as (upload, arguments):
+        return follow(submission, upload, shlex.join(arguments), environment, detach=detach)
 
 
 def own_and_job(tokens: Sequence[str]) -> tuple[str, ...]:
@@ -76,28 +94,80 @@ def submission_id(job: Sequence[str]) -> str:
 
 
 def check_job(job: Sequence[str]) -> None:
-    """Raise Refused for no job, and for files that the cluster's machines cannot find under their name."""
+    """Raise Refused for what is no job."""
     if not job or job[0] not in JOBS:
         raise Refused(f"submit must be given one of {', '.join(JOBS)}, got {job[0] if job else 'nothing'}")
-    for flag, place in places_of(job):
-        if "://" not in place and not Path(place).is_absolute():
-            raise Refused(f"{flag} must be a URL or a whole path on the cluster's machines, got {place}")
 
 
-def places_of(job: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the flags of the command, or the keys of its file, that name files, with what they name."""
-    found, flag = [], ""
-    for token in job[1:]:
-        name, equals, value = token.partition("=")
-        if token.startswith("--"):
-            flag = name if not equals else ""
-            if equals:
-                found.append((name, value))
-        elif flag:
-            found.append((flag, token))
-    for config in [Path(value) for name, value in found if name == "--config"]:
-        for key, value in read_config(config).settings.items():
-            found += [
-                (f"--{key.replace('_', '-')}", str(one)) for one in (value if isinstance(value, list) else [value])
-            ]
-    return [(name, value) for name, value in found if name in _PLACES]
+def settings_in(job: str, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the names and texts of all that a command was given, in its flags and its file."""
+    given: Any = arguments
+    if job == "sweep":
+        sweep = read_settings(arguments["config"], _flags_of(arguments))
+        given = {"output": sweep.output, "of": list(_dicts_of(sweep))}
+    return list(_texts(given))
+
+
+def _flags_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name == "output" and value is not None}
+
+
+def _dicts_of(sweep: SweepSettings) -> Iterator[dict[str, Any]]:
+    yield sweep.job
+    yield from sweep.models.values()
+    yield from sweep.settings.values()
+    for choice in sweep.benchmarks.values():
+        yield {"data": choice.data, **choice.job}
+
+
+def _texts(given: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each text in models, mappings and lists with the name of the setting that it is in."""
+    if isinstance(given, BaseModel):
+        given = {key: getattr(given, key) for key in given.model_fields_set}
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            yield from _texts(value, name if name == "prompt" else str(key))  # whose keys are names of prompts
+    elif isinstance(given, list | tuple):
+        for value in given:
+            yield from _texts(value, name)
+    elif isinstance(given, str | Path):
+        yield name, str(given)
+
+
+def check_places(job: str, given: Sequence[tuple[str, str]]) -> None:
+    """Raise Refused for what the cluster's machines cannot find under its name."""
+    for name, place in given:
+        is_place = name in _PLACES or (job == "report" and name == _PAGE)
+        if "://" in place or Path(place).is_absolute():
+            continue
+        if is_place:
+            raise Refused(f"{_spelled(name)} must be a URL or a whole path on the cluster's machines, got {place}")
+        if name in _MODELS and (place.startswith((".", "~")) or Path(place).exists()):
+            raise Refused(f"{_spelled(name)} must be a hub's id or a whole path on the cluster's machines, got {place}")
+
+
+def check_prompts(given: Sequence[tuple[str, str]]) -> None:
+    """Raise Refused for a prompt's file that is not here, unless it may be the cluster's own."""
+    for name, text in given:
+        if name == "prompt" and not Path(text.partition("@")[2]).is_absolute():
+            read_prompt(text)
+
+
+def files_in(config: Path | None) -> list[str]:
+    """Return the relative names of what files a file of settings names: there they are found under the same."""
+    from jobs.upload import is_file
+
+    files = []
+    for name, text in _texts(read_config(config).settings) if config else ():
+        is_own = name.replace("-", "_") in _FILES
+        file = text.partition("@")[2] if name == "prompt" else text if is_own else ""
+        if file and not Path(file).is_absolute() and is_file(file):
+            files.append(file)
+    return files
+
+
+def _spelled(name: str) -> str:
+    """Return a flag as it is typed, and an argument without a name as help has it."""
+    if name in ("out", "dest", "shards"):
+        return name.upper()
+    return "data" if name == "data" else f"--{name.replace('_', '-')}"

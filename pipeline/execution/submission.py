@@ -1,36 +1,37 @@
-"""Submission: a command on a cluster through Ray's job server: its code uploaded, its log followed, its exit status."""
+"""Submission: a command on a cluster through Ray's job server: uploaded once, its log followed, its exit status."""
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
 from schemas.errors import Refused
-from schemas.wording import one_line, printable_lines
+from schemas.wording import one_line, printable_lines, redacted
 
-CODE = ("jobs", "pipeline", "schemas", "llava_batch", "pyproject.toml", "constraints.txt")
-DEMO = "demo/model"  # 16 MB that only --model demo needs
-_ROOT = Path(__file__).parents[2]
 _FIRST_S, _LONGEST_S = 1.0, 5.0  # between two looks
 _SAY_AGAIN_S = 30.0
+_TRIES = 4  # to read the log of a command that has ended; to submit, where the server says that it cannot
 _INTERRUPTED = 130
-_STOPPED = "STOPPED"
+_NOT_FOUND = (126, 127)  # a shell's status for a program that it cannot run
+_PENDING, _STOPPED = "PENDING", "STOPPED"
 _ENDED = ("SUCCEEDED", "FAILED", _STOPPED)
+_AWAY = (OSError, RuntimeError)  # no connection; an answer that says what went wrong there
+# A stop in order takes seconds (signals.GRACE_S); Ray 2.60 kills after three unless the job's environment says this.
+_GRACE = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
 
 
 class Details(Protocol):
     """Ray's record of a submission, as far as it is used."""
 
+    submission_id: str | None
     status: object
     message: str | None
     driver_exit_code: int | None
+    metadata: dict[str, str] | None
 
 
 class Client(Protocol):
@@ -38,18 +39,28 @@ class Client(Protocol):
 
     def submit_job(self, **options: object) -> str: ...
 
+    def list_jobs(self) -> "list[Details]": ...
+
     def get_job_info(self, job_id: str) -> "Details": ...
 
     def get_job_logs(self, job_id: str) -> str: ...
 
     def stop_job(self, job_id: str) -> bool: ...
 
-    def delete_job(self, job_id: str) -> bool: ...
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """Names what travels to the cluster: a folder, its size, and the hash of what is in it besides the code."""
+
+    folder: Path
+    num_bytes: int
+    files_hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A command of a cluster: the same command has the same id, so that it is submitted once and found again."""
+    """A command of a cluster. Each try of it is a job named after the command, with a number behind: the same command
+    is found again, and what a try has logged is its own."""
 
     address: str
     id: str
@@ -61,96 +72,191 @@ class Submission:
         """Return a connection; raise Refused where there is no job server."""
         try:
             return self.connect(self.address)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            raise Refused(
-                f"--address must be that of a Ray dashboard, as http://head:8265, got {self.address}: {one_line(error)}"
-            ) from error
+        except Refused:
+            raise
+        except (*_AWAY, LookupError, TypeError, ValueError) as error:  # the last three: its answer is not Ray's
+            where = f"--address must be that of a Ray dashboard, as http://head:8265, got {self.address}"
+            raise Refused(f"{where}: {one_line(error)}") from error
 
 
 def _connect(address: str) -> Client:
-    from ray.job_submission import JobSubmissionClient
+    from pipeline.execution.job_server import connect
 
-    return cast(Client, JobSubmissionClient(address))
+    return cast(Client, connect(address))
 
 
-def follow(submission: Submission, folder: Path, command: str, environment: dict[str, str], *, detach: bool) -> int:
+def follow(
+    submission: Submission, upload: Upload, command: str, environment: Mapping[str, str], *, detach: bool
+) -> int:
     """Submit the command, unless it is at work already, and follow it to its end; return its exit status."""
     client = submission.client()
-    info = _info(client, submission.id)
-    if info is not None and str(info.status) not in _ENDED:
-        _say(f"{submission.id} is at work already")
-    else:
-        if info is not None:
-            client.delete_job(submission.id)
-        client.submit_job(
-            entrypoint=f"{submission.python} -m jobs {command}",
-            submission_id=submission.id,
-            runtime_env={"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1", **environment}},
-        )
-        _say(f"submitted to {submission.address} as {submission.id}")
+    request = {
+        "entrypoint": f"exec {submission.python} -m jobs {command}",
+        "runtime_env": {
+            "working_dir": str(upload.folder),
+            "env_vars": {"PYTHONUNBUFFERED": "1", **_GRACE, **environment},
+        },
+        "metadata": {"files": upload.files_hash},
+    }
+    try:
+        id = _submit(submission, client, request, upload)
+    except KeyboardInterrupt:
+        _say(f"\ninterrupted while it was submitted as {submission.id}: --stop ends it, if it is at work")
+        return _INTERRUPTED
+    if id is None:
+        return 1
     if detach:
         return 0
     try:
-        return _follow(submission, client)
+        return _follow(submission, client, id)
     except KeyboardInterrupt:
-        _say(f"\ndetached: {submission.id} goes on; the same command follows it again, with --stop it ends")
+        _say(f"\ndetached: {id} goes on; the same command follows it again, with --stop it ends")
         return _INTERRUPTED
 
 
 def stop_submission(submission: Submission) -> int:
     """End the command, in order: what is done stays; return the exit status of this."""
     client = submission.client()
-    info = _info(client, submission.id)
-    if info is None or str(info.status) in _ENDED:
+    connection = _Connection(submission)
+    asked = False
+    while True:
+        try:
+            found = _latest(client, submission.id)
+            if found is None or str(found.status) in _ENDED:
+                break
+            if not asked:
+                asked = client.stop_job(str(found.submission_id))
+        except _AWAY as error:
+            connection.lost(error)
+        else:
+            submission.wait(_FIRST_S)
+    if not asked:
         _say(f"nothing to stop: this command is not at work at {submission.address}")
         return 1
-    client.stop_job(submission.id)
-    while (info := _info(client, submission.id)) is not None and str(info.status) not in _ENDED:
-        submission.wait(_FIRST_S)
     _say(f"{submission.id} has stopped; what is done stays")
     return 0
 
 
-def _follow(submission: Submission, client: Client) -> int:
-    log, pause_s, away_s = _Log(), _FIRST_S, 0.0
+def _latest(client: Client, id: str) -> Details | None:
+    """Return the last try of a command, None where there was none."""
+    tries = [one for one in client.list_jobs() if _number(one, id) is not None]
+    return max(tries, key=lambda one: _number(one, id) or 0, default=None)
+
+
+def _number(job: Details, id: str) -> int | None:
+    name, _, number = (job.submission_id or "").rpartition("-")
+    return int(number) if name == id and number.isdecimal() else None
+
+
+def _submit(submission: Submission, client: Client, request: Mapping[str, object], upload: Upload) -> str | None:
+    """Return the id of the command's job: the one at work, or a new one. None, once that is said, where the server
+    takes none."""
+    connection, sent, refusals = _Connection(submission), "", 0
     while True:
         try:
-            info = _info(client, submission.id)
-            log.show(client.get_job_logs(submission.id) if info is not None else "")
-        except (ConnectionError, OSError, RuntimeError) as error:  # it is away; the job goes on
-            if away_s % _SAY_AGAIN_S < _LONGEST_S:
-                _say(f"no connection to {submission.address}, trying again: {one_line(error)}")
-            away_s += _LONGEST_S
-            submission.wait(_LONGEST_S)
+            found = _latest(client, submission.id)
+            if found is not None and (str(found.status) not in _ENDED or found.submission_id == sent):
+                return _found(found, sent, upload)
+            number = 1 if found is None else 1 + (_number(found, submission.id) or 0)
+            sent = f"{submission.id}-{number}"
+            client.submit_job(submission_id=sent, **request)
+        except OSError as error:  # whether it was taken is seen by the next look
+            connection.lost(error)
+        except RuntimeError as error:
+            refusals += 1
+            if refusals == _TRIES:
+                _say(f"error: {submission.address} does not take the job: {_shortly(error)}")
+                return None
+            connection.lost(error)
+        else:
+            _say(f"submitted to {submission.address} as {sent}, with {upload.num_bytes / 1e6:.1f} MB of code and files")
+            return sent
+
+
+def _found(found: Details, sent: str, upload: Upload) -> str:
+    """Return the id of a job that is there already; refuse to follow one that was given other files."""
+    id = str(found.submission_id)
+    if id == sent:  # by ourselves: its answer was lost
+        return id
+    if (found.metadata or {}).get("files", upload.files_hash) != upload.files_hash:
+        raise Refused(f"{id} is at work with other contents of the files that the command names; --stop ends it")
+    _say(f"{id} is at work already")
+    return id
+
+
+def _follow(submission: Submission, client: Client, id: str) -> int:
+    log, connection, pause_s, unread = _Log(), _Connection(submission), _FIRST_S, 0
+    while True:
+        try:
+            info = _info(client, id)
+        except _AWAY as error:  # it is away; the job goes on
+            connection.lost(error)
             continue
         if info is None:
-            _say(f"error: {submission.address} knows of no {submission.id} any more, as a head that was started again")
+            _say(f"error: {submission.address} knows of no {id} any more, as a head that was started again")
             _say("What is done stays; run the same command again to go on.")
             return 1
-        if str(info.status) in _ENDED:
+        ended = str(info.status) in _ENDED
+        try:
+            log.show(client.get_job_logs(id), whole=ended)
+        except _AWAY as error:
+            unread += ended
+            if unread < _TRIES:
+                connection.lost(error)
+                continue
+            _say(f"error: the log cannot be read: {_shortly(error)}")
+        if ended:
             log.end()
-            return _exit_status(info)
-        away_s = 0.0
+            return _exit_status(info, submission)
+        connection.back(info.message if str(info.status) == _PENDING else None, pause_s)
         submission.wait(pause_s)
         pause_s = min(_LONGEST_S, pause_s * 1.5)
 
 
-def _exit_status(info: Details) -> int:
+def _exit_status(info: Details, submission: Submission) -> int:
     """Return the command's own exit status; say what Ray says where it has none."""
-    if info.driver_exit_code is not None and str(info.status) != _STOPPED:
-        return int(info.driver_exit_code)
-    _say(f"error: {' '.join((info.message or str(info.status)).split())}")
-    return _INTERRUPTED if str(info.status) == _STOPPED else 1
+    status = info.driver_exit_code
+    if status is None or str(info.status) == _STOPPED:
+        _say(f"error: {' '.join((info.message or str(info.status)).split())}")
+        return _INTERRUPTED if str(info.status) == _STOPPED else 1
+    if status in _NOT_FOUND:
+        _say(f"error: the head cannot run {submission.python}: --python names that of its environment, as a whole path")
+    return 128 - status if status < 0 else status  # a signal's number, as a shell gives it
 
 
 def _info(client: Client, id: str) -> Details | None:
-    """Return what the server knows of a submission, None where it knows none."""
+    """Return what the server knows of a job, None where it knows none."""
     try:
         return client.get_job_info(id)
     except RuntimeError as error:
-        if "404" in str(error) or "does not exist" in str(error):
+        if "status code 404" in str(error) or "does not exist" in str(error):
             return None
         raise
+
+
+class _Connection:
+    """Waits while the server is away or the job has not begun, and says so every 30 s."""
+
+    def __init__(self, submission: Submission) -> None:
+        self._submission = submission
+        self._silent_s = _SAY_AGAIN_S  # since it was last said
+        self._pending_s = 0.0
+
+    def lost(self, error: BaseException) -> None:
+        """Wait until the next try."""
+        if self._silent_s >= _SAY_AGAIN_S:
+            self._silent_s = 0.0
+            _say(f"no connection to {self._submission.address}, trying again: {_shortly(error)}")
+        self._silent_s += _LONGEST_S
+        self._submission.wait(_LONGEST_S)
+
+    def back(self, pending: str | None, waits_s: float) -> None:
+        """Note that the server has answered, and what it says of a job that has not begun."""
+        self._silent_s = _SAY_AGAIN_S
+        self._pending_s = 0.0 if pending is None else self._pending_s + waits_s
+        if pending is not None and self._pending_s >= _SAY_AGAIN_S:
+            self._pending_s = 0.0
+            _say(" ".join(pending.split()))
 
 
 class _Log:
@@ -160,15 +266,15 @@ class _Log:
         self._shown = 0
         self._result: str | None = None
 
-    def show(self, log: str) -> None:
-        """Show the lines that are whole by now."""
-        new = log[self._shown : log.rfind("\n") + 1]
+    def show(self, log: str, *, whole: bool) -> None:
+        """Show the lines that are whole by now, or all that is there where no more will come."""
+        new = log[self._shown :] if whole else log[self._shown : log.rfind("\n") + 1]
         self._shown += len(new)
         for line in new.splitlines():
             if _is_result(line):
                 self._result = line
             else:
-                _say(printable_lines(line))
+                _say(line)
 
     def end(self) -> None:
         """Show the result."""
@@ -186,58 +292,15 @@ def _is_result(line: str) -> bool:
         return False
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
+def _shortly(error: BaseException) -> str:
+    """Return the last line of what went wrong: servers answer with whole tracebacks."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(printable_lines(redacted(text)) + "\n")
     sys.stderr.flush()
-
-
-@contextmanager
-def staged(job: Sequence[str], root: Path = _ROOT) -> Iterator[tuple[Path, list[str]]]:
-    """Yield a folder with what the command needs of this machine, and the command as it is there.
-
-    That is the code, the bundled model where it may be asked for, and the files that flags name: --config FILE, @FILE.
-    """
-    with tempfile.TemporaryDirectory(prefix="llava-batch-") as name:
-        folder = Path(name)
-        for one in (*CODE, *((DEMO,) if _may_need_demo(job) else ())):
-            _copy(root / one, folder / one)
-        yield folder, _with_files(job, folder)
-
-
-def _may_need_demo(job: Sequence[str]) -> bool:
-    models = [
-        after.partition("=")[2] or value for after, value in zip(job, (*job[1:], ""), strict=True) if _is_model(after)
-    ]
-    return not models or "demo" in models
-
-
-def _is_model(token: str) -> bool:
-    return token.partition("=")[0] == "--model"
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    elif source.exists():
-        shutil.copy(source, target)
-
-
-def _with_files(job: Sequence[str], folder: Path) -> list[str]:
-    arguments, before = [], ""
-    for number, token in enumerate(job):
-        mark = "@" if token.startswith("@") else ""
-        name = token.removeprefix("@") if mark or before == "--config" else ""
-        flag, equals, value = token.partition("=")
-        if equals and flag == "--config":
-            mark, name = f"{flag}=", value
-        if name and Path(name).is_file():
-            there = f"submitted/{number}-{Path(name).name}"
-            _copy(Path(name), folder / there)
-            token = mark + there
-        arguments.append(token)
-        before = token
-    return arguments
 
 
 def environment_of(names: Sequence[str]) -> dict[str, str]:
@@ -245,7 +308,7 @@ def environment_of(names: Sequence[str]) -> dict[str, str]:
     environment = {}
     for one in names:
         name, equals, value = one.partition("=")
-        if not equals and name not in os.environ:
+        if not name or (not equals and name not in os.environ):
             raise Refused(f"--env must be NAME=VALUE, or a NAME that is set here, got {one}")
         environment[name] = value if equals else os.environ[name]
     return environment
