@@ -32,6 +32,7 @@ JOBS = (
     "check-model",
     "doctor",
 )
+_WITH_MODEL = frozenset({"caption", "ocr", "sweep", "retry-failed", "plan", "check-model", "doctor"})
 # Parameters of these commands that name what is on the cluster's machines, or in a store.
 _PLACES = frozenset({"input", "output", "image_root", "allow_root", "out", "dest", "shards", "compare", "bundle"})
 _PAGE = "to"  # of a report; an export's is a form
@@ -76,7 +77,7 @@ def submit(
     check_places(job[0], given)
     check_prompts(given)
     environment = environment_of(env)
-    with staged(job, files_in(file_in(job))) as (upload, arguments):
+    with staged(job, files_in(file_in(job)), demo=may_need_demo(job[0], given)) as (upload, arguments):
         return follow(submission, upload, shlex.join(arguments), environment, detach=detach)
 
 
@@ -144,6 +145,12 @@ def check_places(job: str, given: Sequence[tuple[str, str]]) -> None:
             raise Refused(f"{_spelled(name)} must be a URL or a whole path on the cluster's machines, got {place}")
         if name in _MODELS and (place.startswith((".", "~")) or Path(place).exists()):
             raise Refused(f"{_spelled(name)} must be a hub's id or a whole path on the cluster's machines, got {place}")
+
+
+def may_need_demo(job: str, given: Sequence[tuple[str, str]]) -> bool:
+    """Return whether the bundled model may be asked for: where no other is named, which a retry's run has done."""
+    models = [text for name, text in given if name == "model"]
+    return "demo" in models or (not models and job in _WITH_MODEL)
 
 
 def check_prompts(given: Sequence[tuple[str, str]]) -> None:

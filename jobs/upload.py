@@ -27,32 +27,21 @@ class Named:
 
 
 @contextmanager
-def staged(job: Sequence[str], also: Sequence[str] = (), root: Path = _ROOT) -> Iterator[tuple[Upload, list[str]]]:
+def staged(job: Sequence[str], also: Sequence[str] = (), *, demo: bool) -> Iterator[tuple[Upload, list[str]]]:
     """Yield what the command needs of this machine, in a folder, and the command as it is there.
 
-    That is the code, the bundled model where it may be asked for, the files that flags name, and `also`: files that
+    That is the code, the bundled model where it is asked for, the files that flags name, and `also`: files that
     its settings name, relative to here, and find there under the same names.
     """
     with tempfile.TemporaryDirectory(prefix="llava-batch-") as name:
         folder = Path(name)
-        for one in (*CODE, *((DEMO,) if _may_need_demo(job) else ())):
-            _copy(root / one, folder / one)
+        for one in (*CODE, *((DEMO,) if demo else ())):
+            _copy(_ROOT / one, folder / one)
         arguments, files = _with_files(job, folder)
         files += [_carry(one, folder) for one in also]
         digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
         num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         yield Upload(folder=folder, num_bytes=num_bytes, files_hash=digest.hexdigest()), arguments
-
-
-def _may_need_demo(job: Sequence[str]) -> bool:
-    models = [
-        after.partition("=")[2] or value for after, value in zip(job, (*job[1:], ""), strict=True) if _is_model(after)
-    ]
-    return not models or "demo" in models
-
-
-def _is_model(token: str) -> bool:
-    return token.partition("=")[0] == "--model"
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -13,8 +13,14 @@ from ray.job_submission import JobSubmissionClient
 from schemas.errors import Refused
 
 _CONNECT_S = 5.0
-_ANSWER_S = {"GET": 20.0}  # a log may be long
+_VERSION, _VERSION_S = "/api/version", 8.0  # the first question, which tells whether a dashboard is there at all
+_ANSWER_S = 20.0
 _TAKE_S = 120.0  # an upload, a submission
+_TALKATIVE = (  # each has a level of its own
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray 2.60 prefers them to the address that it is given
 
 
@@ -22,7 +28,8 @@ class JobServer(JobSubmissionClient):
     """A job server's client. Whatever it asks has its answer in time, or raises OSError."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:  # noqa: ANN401
-        limits = (_CONNECT_S, _ANSWER_S.get(method, _TAKE_S))  # Ray 2.60 would wait for ever for a peer that is silent
+        answer_s = _VERSION_S if endpoint == _VERSION else _ANSWER_S if method == "GET" else _TAKE_S
+        limits = (_CONNECT_S, answer_s)  # Ray 2.60 sets none, and would wait for ever for a peer that is silent
         try:
             return super()._do_request(method, endpoint, timeout=limits, **options)
         except AuthenticationError as error:
@@ -35,8 +42,8 @@ _MEND = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to t
 def connect(address: str) -> JobServer:
     """Return a client of the dashboard at this address. Raises Refused for what is no address of one, and OSError,
     RuntimeError and others where nobody answers there, or somebody else."""
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
-    logging.getLogger("ray._private.runtime_env").setLevel(logging.WARNING)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     with _nothing_preferred():
         return JobServer(url_of(address))
 

@@ -18,6 +18,7 @@ _TRIES = 4  # to read the log of a command that has ended; to submit, where the 
 _INTERRUPTED = 130
 _NOT_FOUND = (126, 127)  # a shell's status for a program that it cannot run
 _PENDING, _STOPPED = "PENDING", "STOPPED"
+_OF_RAY = "INFO job_manager.py:"  # what it logs before a job begins
 _ENDED = ("SUCCEEDED", "FAILED", _STOPPED)
 _AWAY = (OSError, RuntimeError)  # no connection; an answer that says what went wrong there
 # A stop in order takes seconds (signals.GRACE_S); Ray 2.60 kills after three unless the job's environment says this.
@@ -74,9 +75,11 @@ class Submission:
             return self.connect(self.address)
         except Refused:
             raise
-        except (*_AWAY, LookupError, TypeError, ValueError) as error:  # the last three: its answer is not Ray's
+        except (*_AWAY, LookupError, TypeError, ValueError) as error:
+            is_another = isinstance(error, LookupError | TypeError | json.JSONDecodeError)
+            reason = "what answers there is none" if is_another else one_line(error)
             where = f"--address must be that of a Ray dashboard, as http://head:8265, got {self.address}"
-            raise Refused(f"{where}: {one_line(error)}") from error
+            raise Refused(f"{where}: {reason}") from error
 
 
 def _connect(address: str) -> Client:
@@ -273,7 +276,7 @@ class _Log:
         for line in new.splitlines():
             if _is_result(line):
                 self._result = line
-            else:
+            elif _OF_RAY not in line:
                 _say(line)
 
     def end(self) -> None:

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from jobs.__main__ import bind, main
-from jobs.submit import check_job, check_places, check_prompts, files_in, own_and_job, settings_in, submission_id
+from jobs.submit import (
+    check_job,
+    check_places,
+    check_prompts,
+    files_in,
+    may_need_demo,
+    own_and_job,
+    settings_in,
+    submission_id,
+)
 from schemas.errors import Refused
 
 JOB = ("caption", "--input", "s3://b/in", "--output", "s3://b/out", "--model", "m")
@@ -98,6 +107,21 @@ def test_files_that_a_file_of_settings_names_are_found(tmp_path: Path, monkeypat
     (tmp_path / "job.yaml").write_text(job)
     assert files_in(Path("job.yaml")) == ["q.txt", "t.jinja", "s.json"]
     assert files_in(None) == []
+
+
+@pytest.mark.parametrize(
+    ("job", "demo"),
+    [
+        pytest.param(JOB, False, id="a model"),
+        pytest.param((*JOB[:5], "--model=demo"), True, id="demo"),
+        pytest.param(JOB[:5], True, id="none named"),
+        pytest.param(("check-model", "m"), False, id="an argument"),
+        pytest.param(("retry-failed", "/out"), True, id="that of a run"),
+        pytest.param(("verify", "/out"), False, id="no need of any"),
+    ],
+)
+def test_the_bundled_model_is_wanted_where_no_other_is_named(job: tuple[str, ...], demo: bool) -> None:
+    assert may_need_demo(job[0], settings_in(job[0], bind(job))) == demo
 
 
 def test_the_same_command_is_the_same_job() -> None:

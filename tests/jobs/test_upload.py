@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_travels_is_small() -> None:
-    with staged(JOB) as (upload, arguments):
+    with staged(JOB, demo=False) as (upload, arguments):
         files = [path for path in upload.folder.rglob("*") if path.is_file()]
         assert upload.num_bytes == sum(path.stat().st_size for path in files) < 4e6
         assert not [path for path in files if path.parts[-2] in ("__pycache__", ".venv", "tests", "model")]
@@ -29,11 +29,10 @@ def test_what_travels_is_small() -> None:
     assert not upload.folder.exists()
 
 
-@pytest.mark.parametrize(("model", "there"), [("m", False), ("demo", True), (None, True)])
-def test_the_bundled_model_travels_where_it_may_be_asked(model: str | None, there: bool) -> None:
-    flags = ("--model", model) if model else ()
-    with staged(("caption", *flags)) as (upload, _):
-        assert (upload.folder / "demo" / "model" / "config.json").exists() == there
+@pytest.mark.parametrize("demo", [False, True])
+def test_the_bundled_model_travels_where_it_is_asked_for(demo: bool) -> None:
+    with staged(JOB, demo=demo) as (upload, _):
+        assert (upload.folder / "demo" / "model" / "config.json").exists() == demo
 
 
 @pytest.mark.parametrize(
@@ -52,31 +51,31 @@ def test_the_bundled_model_travels_where_it_may_be_asked(model: str | None, ther
 )
 @pytest.mark.usefixtures("here")
 def test_files_that_flags_name_travel(flags: tuple[str, ...], there: tuple[str, ...], file: str) -> None:
-    with staged((*JOB, *flags)) as (upload, arguments):
+    with staged((*JOB, *flags), demo=False) as (upload, arguments):
         assert tuple(arguments) == (*JOB, *there)
         assert (upload.folder / "submitted" / file).read_text() == f"this is {file}"
 
 
 def test_what_names_no_file_travels_as_it_is(here: Path) -> None:
     flags = ("--prompt", "@home?", "--system", "q.txt", "--json-schema", '{"type": "object"}' + " " * 5000)
-    with staged((*JOB, *flags)) as (upload, arguments):
+    with staged((*JOB, *flags), demo=False) as (upload, arguments):
         assert tuple(arguments) == (*JOB, *flags)
         assert not (upload.folder / "submitted").exists()
 
 
 @pytest.mark.usefixtures("here")
 def test_two_files_of_one_name_are_both_there() -> None:
-    with staged((*JOB, "--prompt", "@q.txt", "@below/q.txt")) as (upload, arguments):
+    with staged((*JOB, "--prompt", "@q.txt", "@below/q.txt"), demo=False) as (upload, arguments):
         texts = [(upload.folder / name.removeprefix("@")).read_text() for name in arguments[-2:]]
     assert texts == ["this is q.txt", "this is below/q.txt"]
 
 
 def test_what_settings_name_is_there_under_its_own_name(here: Path) -> None:
-    with staged(JOB, ["below/q.txt"]) as (upload, _):
+    with staged(JOB, ["below/q.txt"], demo=False) as (upload, _):
         assert (upload.folder / "below/q.txt").read_text() == "this is below/q.txt"
     (here / "pyproject.toml").write_text("another")
     for name in ("pyproject.toml", "below/../q.txt"):
-        with pytest.raises(Refused, match=f"not in the code's place, got {name}"), staged(JOB, [name]):
+        with pytest.raises(Refused, match=f"not in the code's place, got {name}"), staged(JOB, [name], demo=False):
             pass
 
 
@@ -84,6 +83,6 @@ def test_other_contents_of_a_file_have_another_hash(here: Path) -> None:
     hashes = []
     for text in ("one", "two", "one"):
         (here / "q.txt").write_text(text)
-        with staged((*JOB, "--prompt", "@q.txt")) as (upload, _):
+        with staged((*JOB, "--prompt", "@q.txt"), demo=False) as (upload, _):
             hashes.append(upload.files_hash)
     assert hashes[0] == hashes[2] != hashes[1]
