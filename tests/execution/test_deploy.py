@@ -53,6 +53,26 @@ def test_the_head_does_no_work_and_gpus_are_spot_with_others_to_fall_back_on(nam
     assert all(type["min_workers"] == 0 < type["max_workers"] for type in (spot, other, types["cpu"]))
 
 
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_set_up_of_a_machine_can_be_run_again(name: str, tmp_path: Path) -> None:
+    bin, home = tmp_path / "bin", tmp_path / "home"
+    bin.mkdir()
+    home.mkdir()
+    (home / ".bashrc").write_text("case $- in *i*) ;; *) return;; esac\n")  # Ubuntu's: other shells leave here
+    (bin / "uv").write_text('#!/bin/bash\n[[ $1 != venv ]] || mkdir ~/venv\necho "$*" >> ~/log\n')
+    (bin / "uv").chmod(0o755)
+    environment = {"HOME": str(home), "PATH": f"{bin}:/usr/bin:/bin"}
+    for _ in range(2):
+        for command in load(name)["setup_commands"]:
+            subprocess.run(["bash", "-euc", command], env=environment, check=True, timeout=20)
+    made, installed, again = (home / "log").read_text().splitlines()
+    assert made == f"venv --quiet --python 3.12 {home}/venv"
+    assert installed == again
+    assert f"-c {home}/llava-batch/constraints.txt -e {home}/llava-batch[" in installed
+    bashrc = (home / ".bashrc").read_text().splitlines()
+    assert (len(bashrc), bashrc[0].split()[:2]) == (2, ["export", "PATH=$HOME/venv/bin:$PATH"])
+
+
 def test_no_setting_of_aws_is_empty_and_every_machine_has_an_image_a_role_and_a_disk() -> None:
     for type in load("cluster.yaml")["available_node_types"].values():
         config = type["node_config"]
@@ -106,7 +126,10 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     bin.mkdir()
     programs = {
         "scontrol": 'echo "localhost\nnode-2"',
-        "srun": 'printf "%s\\n" "$@"; env | grep -E "^(RAY_ADDRESS|RAY_AUTH)" | sort; exit ${FAILS_WITH:-0}',
+        "srun": 'while [[ $1 == --* ]]; do echo "$1"; shift; done; exec "$@"',
+        "ray": '[[ -z ${RAY_FAILS:-} ]] || exit 0; env | grep -E "^RAY_A" | sort; printf "%s\\n" "$@"; '
+        'while [[ $1 != -- ]]; do shift; done; shift; "$@"',
+        "python": "exit ${FAILS_WITH:-0}",
     }
     for name, text in programs.items():
         (bin / name).write_text(f"#!/bin/bash\n{text}\n")
@@ -130,19 +153,26 @@ def test_on_slurm_one_ray_is_started_on_all_nodes_and_the_job_on_the_first(slurm
     done = run_slurm(slurm)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    ray = lines.index("/project/.venv/bin/ray")
-    assert lines[:ray] == ["--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-    assert lines[ray + 1 : ray + 6] == ["symmetric-run", "--address", "127.0.0.1:20007", "--min-nodes", "2"]
-    job = lines.index("--")
-    assert lines[job + 1 : job + 6] == ["/project/.venv/bin/python", "-m", "jobs", "caption", "--prompt"]
-    assert lines[job + 6] == "What is this?"
+    assert lines[:3] == ["--export=ALL", "--ntasks=2", "--ntasks-per-node=1"]
+    ray = lines.index("symmetric-run")
+    assert lines[ray : ray + 7] == [
+        *("symmetric-run", "--address", "127.0.0.1:20007", "--min-nodes", "2", "--num-cpus", "8"),
+    ]
+    assert lines[-6:] == ["python", "-m", "jobs", "caption", "--prompt", "What is this?"]
     assert "RAY_ADDRESS=127.0.0.1:20007" in lines
     (token,) = [line for line in lines if line.startswith("RAY_AUTH_TOKEN=")]
     assert len(token.partition("=")[2]) == 64
 
 
-def test_on_slurm_the_exit_status_is_the_jobs(slurm: dict[str, str]) -> None:
-    assert run_slurm({**slurm, "FAILS_WITH": "1"}).returncode == 1
+@pytest.mark.parametrize("status", [1, 2, 143])
+def test_on_slurm_the_exit_status_is_the_jobs(slurm: dict[str, str], status: int) -> None:
+    assert run_slurm({**slurm, "FAILS_WITH": str(status)}).returncode == status
+
+
+def test_on_slurm_a_ray_that_did_not_start_is_no_success(slurm: dict[str, str]) -> None:
+    done = run_slurm({**slurm, "RAY_FAILS": "1"})
+    assert done.returncode == 1
+    assert "error: the job did not come to an end of its own" in done.stderr
 
 
 def test_what_the_image_copies_is_there_and_its_builder_is_sent_nothing_else() -> None:
