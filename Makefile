@@ -31,7 +31,7 @@ test: setup
 	$(BIN)/python -m pytest -m 'ray and not soak'
 
 soak: setup
-	$(BIN)/python -m pytest tests/faults tests/sweep tests/demo tests/sources tests/llava_batch tests/test_job.py tests/test_web_job.py tests/engine/test_stops.py tests/execution/test_cluster.py tests/execution/test_scrape.py tests/test_ways_job.py tests/storage tests/test_placement_benchmark.py \
+	$(BIN)/python -m pytest tests/faults tests/sweep tests/demo tests/sources tests/llava_batch tests/test_job.py tests/test_web_job.py tests/engine/test_stops.py tests/execution/test_cluster.py tests/execution/test_container.py tests/execution/test_launcher.py tests/execution/test_slurm.py tests/execution/test_scrape.py tests/test_ways_job.py tests/storage tests/test_placement_benchmark.py \
 		-m 'ray or soak' -v --durations=0
 
 check: setup

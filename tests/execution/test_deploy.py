@@ -6,8 +6,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 import yaml
+from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +80,15 @@ def test_no_setting_of_aws_is_empty_and_every_machine_has_an_image_a_role_and_a_
         config = type["node_config"]
         assert {"ImageId", "IamInstanceProfile", "BlockDeviceMappings", "InstanceType"} <= config.keys()
         assert None not in config.values()
+
+
+def test_ec2_knows_what_it_is_asked_for_under_these_names_and_types() -> None:
+    validator = ParamValidator()
+    asked = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    for type in load("cluster.yaml")["available_node_types"].values():
+        request = {**type["node_config"], "MinCount": 1, "MaxCount": 1}
+        assert validator.validate(request, asked).generate_report() == ""
+        assert "InstanceTyp" in validator.validate({**request, "InstanceTyp": "m7i"}, asked).generate_report()
 
 
 def misfits(value: Any, wanted: Any, where: str = "spec") -> list[str]:
