@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,80 +25,72 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Builder:
-    """buildah with images of its own, in a folder."""
-
-    folder: Path
-
-    def run(self, *words: str) -> str:
-        """What a command of buildah's says."""
-        command = ["buildah", f"--root={self.folder}/root", f"--runroot={self.folder}/run", *words]
-        environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-        return done.stdout
-
-    def build(self, name: str) -> str:
-        """Build the image; return a container of it."""
-        flags = shlex.split(os.environ.get("LLAVA_BATCH_BUILD_FLAGS", ""))
-        flags += [f"--build-arg=BASE={base}"] if (base := os.environ.get("LLAVA_BATCH_BASE")) else []
-        self.run("bud", "--no-cache", "--timestamp=0", *flags, "--file=Containerfile", f"--tag=localhost/{name}", ".")
-        return self.run("from", f"localhost/{name}").strip()
-
-    def inside(self, container: str, *words: str) -> str:
-        """What a command in a container says, as its user."""
-        return self.run("run", container, "--", *words)
-
-    def files(self, container: str) -> set[str]:
-        """The names of all files of a container, each with what is in it."""
-        list_all = "find . -xdev -type f -print0 | xargs -0 sha256sum"
-        folder = self.run("mount", container).strip()
-        lines = subprocess.run(["bash", "-c", list_all], cwd=folder, capture_output=True, text=True, check=True).stdout
-        return {line for line in lines.splitlines() if not line.split("  ", 1)[1].startswith(_OF_THE_BUILD)}
+def buildah(*words: str) -> str:
+    """What a command of buildah's says."""
+    environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
+    done = subprocess.run(["buildah", *words], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
 
 
-@pytest.fixture(scope="module")
-def builder() -> Iterator[Builder]:
-    """A builder whose images are gone at the end; a base is looked for where LLAVA_BATCH_IMAGES says."""
-    folder = os.environ.get("LLAVA_BATCH_IMAGES")
-    builder = Builder(Path(folder or "/var/tmp/llava-batch-images"))
-    yield builder
-    builder.run("rm", "--all")
-    if folder is None:
-        builder.run("rmi", "--all", "--force")
-        shutil.rmtree(builder.folder)
+@contextmanager
+def built(name: str) -> Iterator[str]:
+    """A container of the image, which is built from the beginning and gone at the end."""
+    flags = shlex.split(os.environ.get("LLAVA_BATCH_BUILD_FLAGS", ""))
+    flags += [f"--build-arg=BASE={base}"] if (base := os.environ.get("LLAVA_BATCH_BASE")) else []
+    buildah("bud", "--no-cache", "--timestamp=0", *flags, "--file=Containerfile", f"--tag=localhost/{name}", ".")
+    container = buildah("from", f"localhost/{name}").strip()
+    try:
+        yield container
+    finally:
+        buildah("rm", container)
+        buildah("rmi", f"localhost/{name}")
+
+
+def inside(container: str, *words: str) -> str:
+    """What a command in a container says, as its user."""
+    return buildah("run", container, "--", *words)
+
+
+def files_of(container: str) -> set[str]:
+    """The names of all files of a container, each with what is in it."""
+    list_all = "find . -xdev -type f -print0 | xargs -0 sha256sum"
+    folder = buildah("mount", container).strip()
+    lines = subprocess.run(["bash", "-c", list_all], cwd=folder, capture_output=True, text=True, check=True).stdout
+    return {line for line in lines.splitlines() if not line.split("  ", 1)[1].startswith(_OF_THE_BUILD)}
 
 
 @pytest.fixture(scope="module")
-def container(builder: Builder) -> str:
+def container() -> Iterator[str]:
     """A container of the image."""
-    return builder.build("llava-batch-1")
+    with built("llava-batch-1") as container:
+        yield container
 
 
-def test_the_image_answers_as_a_user_without_rights(builder: Builder, container: str) -> None:
-    assert builder.inside(container, "id", "--user", "--name") == "ray\n"
-    assert builder.inside(container, "llava-batch", "--version") == "0.1.0\n"
-    assert "nothing stands in the way of a job" in builder.inside(container, "llava-batch", "doctor")
+def test_a_second_build_is_the_same(container: str) -> None:
+    first = files_of(container)
+    with built("llava-batch-2") as again:
+        assert files_of(again) == first
+
+
+def test_the_image_answers_as_a_user_without_rights(container: str) -> None:
+    assert inside(container, "id", "--user", "--name") == "ray\n"
+    assert inside(container, "llava-batch", "--version") == "0.1.0\n"
+    assert "nothing stands in the way of a job" in inside(container, "llava-batch", "doctor")
     picture = "from PIL import Image; Image.new('RGB', (40, 30)).save('/tmp/a.png')"
-    builder.inside(container, "python", "-c", picture)
+    inside(container, "python", "-c", picture)
     job = ("llava-batch", "caption", "--input", "/tmp/a.png", "--output", "/tmp/out")
-    builder.inside(container, *job, "--dry-run")
-    assert '"ok": 1' in builder.inside(container, *job, "--max-new-tokens", "3")
-    assert "every answer is there, once" in builder.inside(container, "llava-batch", "verify", "/tmp/out")
+    inside(container, *job, "--dry-run")
+    assert '"ok": 1' in inside(container, *job, "--max-new-tokens", "3")
+    assert "every answer is there, once" in inside(container, "llava-batch", "verify", "/tmp/out")
 
 
-def test_the_image_has_what_runs_and_no_more(builder: Builder, container: str) -> None:
-    ours = builder.inside(container, "ls", "/opt/llava-batch").split()
+def test_the_image_has_what_runs_and_no_more(container: str) -> None:
+    ours = inside(container, "ls", "/opt/llava-batch").split()
     assert set(ours) == {
         *("Containerfile", "constraints.txt", "demo", "jobs", "llava_batch", "llava_batch.egg-info"),
         *("pipeline", "pyproject.toml", "schemas"),
     }
     pinned = set((ROOT / "constraints.txt").read_text().split())
-    there = builder.inside(container, "pip", "list", "--format=freeze", "--exclude-editable").split()
+    there = inside(container, "pip", "list", "--format=freeze", "--exclude-editable").split()
     assert [one for one in there if one.partition("+")[0] not in pinned and not one.startswith(("pip==", "-e"))] == []
-
-
-def test_a_second_build_is_the_same(builder: Builder, container: str) -> None:
-    again = builder.build("llava-batch-2")
-    assert builder.files(again) == builder.files(container)
