@@ -13,6 +13,7 @@ from schemas.errors import Refused
 from schemas.wording import one_line, printable_lines, redacted
 
 _FIRST_S, _LONGEST_S = 1.0, 5.0  # between two looks
+_LOG_PACE = 1e6  # characters a second: every look brings the whole log, and a long one is looked at less often
 _SAY_AGAIN_S = 30.0
 _TRIES = 4  # to read the log of a command that has ended; to submit, where the server says that it cannot
 _INTERRUPTED = 130
@@ -212,7 +213,7 @@ def _follow(submission: Submission, client: Client, id: str) -> int:
             log.end()
             return _exit_status(info, submission)
         connection.back(info.message if str(info.status) == _PENDING else None, pause_s)
-        submission.wait(pause_s)
+        submission.wait(pause_s + log.shown / _LOG_PACE)
         pause_s = min(_LONGEST_S, pause_s * 1.5)
 
 
@@ -266,13 +267,13 @@ class _Log:
     """Shows what is new in a log: on stderr, and the one line of JSON that a job ends with on stdout."""
 
     def __init__(self) -> None:
-        self._shown = 0
+        self.shown = 0
         self._result: str | None = None
 
     def show(self, log: str, *, whole: bool) -> None:
         """Show the lines that are whole by now, or all that is there where no more will come."""
-        new = log[self._shown :] if whole else log[self._shown : log.rfind("\n") + 1]
-        self._shown += len(new)
+        new = log[self.shown :] if whole else log[self.shown : log.rfind("\n") + 1]
+        self.shown += len(new)
         for line in new.splitlines():
             if _is_result(line):
                 self._result = line

@@ -79,12 +79,13 @@ def answered(value: str, error: Exception | None) -> str:
     return value
 
 
-def submission(server: Server) -> Submission:
-    return Submission(address="http://head:8265", id="id", connect=lambda _: server, wait=lambda _: None)
+def submission(server: Server, waits: list[float] | None = None) -> Submission:
+    wait = ([] if waits is None else waits).append
+    return Submission(address="http://head:8265", id="id", connect=lambda _: server, wait=wait)
 
 
-def followed(server: Server, detach: bool = False) -> int:
-    return follow(submission(server), UPLOAD, "caption --limit 3", {"A": "b"}, detach=detach)
+def followed(server: Server, waits: list[float] | None = None, *, detach: bool = False) -> int:
+    return follow(submission(server, waits), UPLOAD, "caption --limit 3", {"A": "b"}, detach=detach)
 
 
 def test_a_job_is_submitted_followed_and_ends_with_its_own_status(capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,6 +176,17 @@ def test_a_connection_that_is_lost_is_waited_for_and_said_now_and_then(capsys: p
 def test_a_log_that_cannot_be_read_hides_no_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert followed(Server([RUNNING, Details("FAILED", driver_exit_code=1)], logs=[UNWELL])) == 1
     assert "error: the log cannot be read: OSError: disk full" in capsys.readouterr().err
+
+
+def test_a_job_can_be_left_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert followed(Server([RUNNING]), detach=True) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_long_log_is_looked_at_less_often() -> None:
+    waits: list[float] = []
+    assert followed(Server([RUNNING, DONE], logs=["a line\n" * 1_000_000]), waits) == 0
+    assert waits == [8.0]
 
 
 def test_a_job_that_has_not_begun_says_so_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
