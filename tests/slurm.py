@@ -57,8 +57,11 @@ class Slurm:
         return done.stdout
 
     def state(self, job: str) -> dict[str, str]:
-        """What Slurm knows of a job."""
-        words = self.command("scontrol", "show", "job", job).split()
+        """What Slurm knows of a job; nothing where its controller is too busy to say."""
+        try:
+            words = self.command("scontrol", "show", "job", job).split()
+        except AssertionError:
+            words = ["JobState=UNKNOWN"]
         return dict(word.split("=", 1) for word in words if "=" in word)
 
 
