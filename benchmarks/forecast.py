@@ -15,9 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HELDOUT = ["--input", str(ROOT / "demo" / "heldout.parquet"), "--id-column", ""]
 JOBS = {
-    "read": ["caption", "--prompt", "What does the text say?"],
-    "two questions": ["caption", "--prompt", "a=Is there any text?", "--prompt", "b=Describe the image."],
-    "ocr": ["ocr"],
+    "captions": ["caption", "--prompt", "Describe the image."],
+    "ocr": ["ocr", "--prompt", "What does the text say?"],
+    "two questions": ["caption", "--prompt", "a=Is there any text?", "--prompt", "b=What colour is the shape?"],
 }
 
 

@@ -6,6 +6,7 @@ python -m jobs plan --input photos/ --output out/ --calibrate 64
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -43,7 +44,7 @@ class Planned(BaseModel):
         None, gt=0, lt=1e9, description="Money, in any currency."
     )
     calibrate: Annotated[int | None, _THIS] = Field(
-        None, ge=1, description="Answer the first N rows on this machine, to measure it and them."
+        None, ge=1, description="Answer N rows from everywhere in the input on this machine, to measure it and them."
     )
     answer_tokens: Annotated[int | None, _THIS] = Field(
         None, ge=1, description="Assume answers of so many tokens on average."
@@ -66,13 +67,14 @@ def plan(
 
     Exit status 0: nothing stands in the way; 1: something does, as listed; 2: bad settings.
     """
+    began = time.monotonic()
     from pipeline.forecast import Wanted
     from pipeline.plan import plan_job
 
     is_ocr = planned.job == "ocr"
     chosen: JobSettings = checked(settings, OcrSettings) if is_ocr else checked(settings, JobSettings)
     found_plan = plan_job(planned.job, chosen, ocr_prompt(chosen) if is_ocr else PROMPT)
-    wanted = Wanted(**planned.model_dump(exclude={"job"}))
+    wanted = Wanted(**planned.model_dump(exclude={"job"}), command_s=time.monotonic() - began)
     return run_to_status(lambda: _forecast(found_plan, planned.job, wanted, as_json=json_))
 
 

@@ -2,21 +2,19 @@
 
 import os
 import resource
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.calibrate import Calibration, calibrate
 from pipeline.engine.network.memory import check_memory, describe_memory, memory_of
-from pipeline.environment import cards_here, cluster_address
-from pipeline.look import Interval, Look, look_at, mean_of, share_of
-from pipeline.plan import Plan, plan_job
+from pipeline.environment import cards_here, cluster_address, cpus_here
+from pipeline.look import Interval, Look, look_at, share_of
+from pipeline.plan import Plan
 from pipeline.preflight import check_output
 from pipeline.preprocess.files import load_config
-from pipeline.rates import CARDS, GpuType, Rates, Shape, Work, rates_of
-from pipeline.run_folder.answer_files import read_tables
-from pipeline.run_folder.run import read_manifest
-from pipeline.stages.engine_settings import engine_settings, load_engine
+from pipeline.rates import CARDS, JOB_SHARE, GpuType, Rates, Shape, Work, rates_of
+from pipeline.stages.engine_settings import engine_settings
 from pipeline.storage import filesystem as fs
 from pipeline.weights.hub import locate
 from schemas.errors import Refused
@@ -37,17 +35,7 @@ class Wanted:
     price_per_gpu_hour: float | None = None
     calibrate: int | None = None  # rows that are answered here
     answer_tokens: int | None = None  # an assumption of the user's own
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """Measurements of a run of some rows on this machine."""
-
-    rows: int  # that have answers
-    answer_tokens: Interval  # of an answer
-    prompt_token_s: float  # of one model, with whatever it waited for meanwhile
-    answer_token_s: float
-    start_s: float  # and the end: all that does not grow with the rows
+    command_s: float = 0.0  # that the command has taken until there was a plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,54 +72,11 @@ def forecast(plan: Plan, work: Work, wanted: Wanted, say: Callable[[str], None])
     if look.num_failed == look.rows:
         kind, example = next(iter(look.examples.items()))
         raise Refused(f"all {look.rows} rows that were looked at fail, as {kind}: {example}")
-    calibration = None if wanted.calibrate is None else calibrate(plan, wanted.calibrate, say)
+    command_s = wanted.command_s if wanted.gpu_type is None else None
+    calibration = None if wanted.calibrate is None else calibrate(plan, wanted.calibrate, command_s, say)
     answer_tokens, assumed = _answer_tokens(plan, work, wanted, calibration)
     rates = _rates(plan, work, wanted, calibration, look)
     return _compute(plan, wanted, look, rates, (answer_tokens, assumed), calibration)
-
-
-def calibrate(plan: Plan, rows: int, say: Callable[[str], None]) -> Calibration:
-    """Answer the first rows on this machine, as a job does, in a folder that goes afterwards."""
-    from pipeline.job import run_job  # and Ray, which nothing else here needs
-
-    say(f"calibrating with {min(rows, plan.listing.num_rows):,} rows on this machine")
-    with tempfile.TemporaryDirectory(prefix="llava-batch-plan-") as folder:
-        update = {
-            "limit": rows,
-            "shard": None,
-            "output": folder,
-            "gpus": None,
-            "max_error_rate": 1.0,
-            "max_fetch_error_rate": None,
-        }
-        small = plan_job(plan.job, plan.settings.model_copy(update=update), "", plan.model)
-        run_job(small, load_engine)
-        manifest = read_manifest(folder)
-        assert manifest is not None
-        lengths = [
-            tokens
-            for file in manifest["files"]
-            for table in read_tables(fs.join(folder, file["path"]), ["num_generated_tokens"])
-            for tokens in table.column(0).drop_null().to_pylist()
-        ]
-    return calibration_of(manifest["timings"], lengths, small.num_prompts)
-
-
-def calibration_of(timings: dict[str, Any], lengths: list[int], num_prompts: int) -> Calibration:
-    """Return what a run measured whose answers have these lengths; raise Refused where it has none."""
-    engine = timings.get("engine")
-    if not engine or not lengths:
-        raise Refused("--calibrate must answer some rows, all of them failed: see what plan says without it")
-    before_answers = engine["vision_s"] + engine["prefill_s"] + engine["waiting_s"]
-    working = (before_answers + engine["decode_s"]) / max(1, len(cards_here()))
-    prompt_tokens = engine["num_prefilled_tokens"] + engine["num_prefix_tokens"]
-    return Calibration(
-        rows=max(1, len(lengths) // num_prompts),
-        answer_tokens=mean_of(lengths),
-        prompt_token_s=before_answers / max(1, prompt_tokens),
-        answer_token_s=engine["decode_s"] / max(1, sum(lengths)),
-        start_s=max(0.0, timings["seconds"] - working),
-    )
 
 
 def _answer_tokens(plan: Plan, work: Work, wanted: Wanted, calibration: Calibration | None) -> tuple[Interval, str]:
@@ -154,13 +99,14 @@ def _rates(plan: Plan, work: Work, wanted: Wanted, calibration: Calibration | No
     if wanted.gpu_type is not None:
         return rates_of(wanted.gpu_type, fp8=plan.settings.quantize == "fp8", work=work, shape=_shape(plan))
     assert calibration is not None
-    # Tiles go with the prompt's tokens: what is sampled from everywhere corrects for the first rows' sizes.
+    # Tiles go with the prompt's tokens. Without a card preparing them takes its share of the cores that generate.
+    prepare_s = 0.0 if cards_here() else look.cpu_s.mid / cpus_here()
     return Rates(
-        tile_s=0.0,
+        tile_s=prepare_s / max(1.0, look.tiles.mid),
         prompt_token_s=calibration.prompt_token_s,
         answer_token_s=calibration.answer_token_s,
         start_s=calibration.start_s,
-        share=1.0,
+        share=JOB_SHARE,
         spread=_CALIBRATED,
         source=f"rates: {calibration.rows:,} rows answered on this machine",
     )
@@ -246,7 +192,7 @@ def _assumptions(look: Look, rates: Rates, assumed: str, calibration: Calibratio
     if calibration is None:
         yield f"a job reaches {rates.share:.0%} of the bare engine's rate, and starts in {rates.start_s:.0f} s"
     else:
-        yield f"a job starts in {rates.start_s:.0f} s here"
+        yield f"a job starts and ends in {rates.start_s:.0f} s here, beside the work on its rows"
     yield "every model has rows to choose from: enough preprocessing cores, and a store that delivers"
 
 

@@ -82,7 +82,7 @@ class Look:
 def look_at(plan: Plan, rows: int, seconds: float) -> Look:
     """Read and prepare about so many rows from everywhere in the input; stop after so many seconds."""
     stage, began, seen = Preprocess(plan.settings), time.monotonic(), _Seen()
-    for table in _tables(plan, rows):
+    for table in rows_from_everywhere(plan, rows):
         before = time.process_time()
         samples = table_to_samples(stage(table))
         seen.cpu.append((time.process_time() - before) / table.num_rows)
@@ -96,7 +96,7 @@ def look_at(plan: Plan, rows: int, seconds: float) -> Look:
     return seen.look(seen.sizes or _file_sizes(plan), time.monotonic() - began)
 
 
-def _tables(plan: Plan, rows: int) -> Iterator[pa.Table]:
+def rows_from_everywhere(plan: Plan, rows: int) -> Iterator[pa.Table]:
     """Yield a few rows of each of some units from everywhere, so that those seen when time is up are as well."""
     read, num_units = unit_reader(plan.listing), plan.listing.num_units
     units = np.unique(np.linspace(0, num_units - 1, min(num_units, _UNITS)).astype(int))

@@ -11,11 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.__main__ import main
-from pipeline.forecast import calibration_of
 from pipeline.look import look_at, mean_of, share_of
 from pipeline.plan import Plan, plan_job
 from pipeline.rates import CARDS, MEASURED, Shape, rates_of
-from schemas.errors import Refused
 from schemas.job import JobSettings
 from tests.inputs import bad_row, good_row, picture, write_parquet
 from tests.tiny import checkpoint
@@ -51,18 +49,6 @@ def planned(source: Path, capsys, *flags: str) -> tuple[int, dict[str, Any]]:
 def test_runs_on_an_h100_took_what_is_forecast(images: int, tokens: int, answer: int, work: Any, took: float) -> None:
     rates = rates_of("h100", fp8=False, work=work, shape=MISTRAL)
     assert rates.start_s + images * rates.row_s(5.1, tokens, answer) == pytest.approx(took, rel=0.2)
-
-
-def test_what_some_rows_took_here_is_forecast_for_all() -> None:
-    """Of 40 rows with two answers each: 10 s of start, 3 s a row, half of them in prompts of 100 tokens."""
-    engine = {"vision_s": 20.0, "prefill_s": 36.0, "waiting_s": 4.0, "decode_s": 60.0}
-    engine |= {"num_prefilled_tokens": 3600, "num_prefix_tokens": 400}
-    found = calibration_of({"seconds": 130.0, "engine": engine}, [5] * 80, num_prompts=2)
-    assert (found.rows, found.start_s, found.answer_tokens.mid) == (40, 10.0, 5.0)
-    assert 100 * found.prompt_token_s == pytest.approx(1.5)
-    assert 2 * 5 * found.answer_token_s == pytest.approx(1.5)
-    with pytest.raises(Refused, match="--calibrate must answer some rows"):
-        calibration_of({"seconds": 3.0}, [], num_prompts=1)
 
 
 def test_ten_million_rows_are_planned_by_looking_at_some(tmp_path: Path, capsys) -> None:
