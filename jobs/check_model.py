@@ -15,7 +15,7 @@ from jobs.answer import say
 from jobs.flags import settings_from, under, with_options
 from schemas.errors import Refused
 from schemas.job import JobSettings
-from schemas.wording import printable
+from schemas.wording import one_line, printable
 
 if TYPE_CHECKING:
     from pipeline.check_model import Checked, Comparison, Cost
@@ -78,7 +78,7 @@ def check_model(
     given = choices.model_dump(exclude_none=True)
     bundle = given.pop("bundle", None)
     if bundle is not None:
-        check_writable(bundle.rpartition("/")[0] or ".", "the folder of --bundle")
+        check_writable(_folder_of(bundle), "the folder of --bundle")
         if not bundle.endswith(".zip"):
             raise Refused(f"--bundle must be the name of a .zip file, got {bundle!r}")
     base = {"input": ("bundled",), "output": "nothing", "model": model, "max_new_tokens": _TOKENS}
@@ -87,10 +87,21 @@ def check_model(
     check_machine(settings, cards)
     say(f"model    {settings.model} ({pin.hash[:12]})")
     checked = _check(settings, on_gpu=bool(cards) and settings.gpus != 0)
-    if bundle is not None:
+    status = status_of(checked)
+    if bundle is None:
+        return status
+    try:
         write_bundle(bundle, settings, pin, checked)
-        say(f"bundle   {bundle}: versions, config and results, for a bug report")
-    return status_of(checked)
+    except OSError as error:
+        say(f"error: --bundle {bundle} cannot be written: {one_line(error)}")
+        return 1
+    say(f"bundle   {bundle}: versions, config and results, for a bug report")
+    return status
+
+
+def _folder_of(bundle: str) -> str:
+    folder, slash, _ = bundle.rpartition("/")
+    return folder or slash or "."
 
 
 def status_of(checked: Sequence["Checked"]) -> int:

@@ -48,7 +48,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crowd:
-    """What a job has at work at once: so many units of so many prompts, of so many in all."""
+    """Numbers of a job: units at work at once, prompts of each, and prompts of all units."""
 
     units: int
     prompts: int

@@ -7,7 +7,6 @@ import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from transformers.utils.hub import cached_file
 
 from pipeline.check_model import Checked
 from pipeline.checkpoint import Pin
-from pipeline.environment import cards_here, cpus_here, version
+from pipeline.environment import cards_here, cpus_here, version, version_of
 from pipeline.storage import filesystem as fs
 from pipeline.weights.hub import locate
 from schemas.job import JobSettings
@@ -63,16 +62,9 @@ def versions() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": cpus_here(),
         "cards": list(cards_here()),
-        **{name: _version(name) for name in _PACKAGES},
-        **{name: found for name in _OPTIONAL if (found := _version(name)) is not None},
+        **{name: version_of(name) for name in _PACKAGES},
+        **{name: found for name in _OPTIONAL if (found := version_of(name)) is not None},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _result(checked: Checked) -> dict[str, Any]:

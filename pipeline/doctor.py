@@ -257,12 +257,25 @@ def _stores(settings: JobSettings) -> Iterator[Finding]:
             mend = install_line(extra) if extra and isinstance(error, ImportError) else _KEYS
             yield Finding(name=name, state="fail", found=f"{url}: {one_line(error)}", mend=mend)
             continue
-        if there or name == "output":
-            yield Finding(name=name, state="ok", found=f"{url} {'is there' if there else 'can be made'}")
+        if name == "output":
+            yield _output(url, there=there)
+        elif there:
+            yield Finding(name=name, state="ok", found=f"{url} is there")
         else:
             yield Finding(name=name, state="fail", found=f"{url} is not there", mend="ls  # or the store's own client")
 
 
+def _output(url: str, *, there: bool) -> Finding:
+    from pipeline.preflight import check_writable
+
+    try:
+        check_writable(url)
+    except Refused as error:
+        return Finding(name="output", state="fail", found=one_line(error), mend=_ELSEWHERE)
+    return Finding(name="output", state="ok", found=f"{url} {'is there' if there else 'can be made'}")
+
+
+_ELSEWHERE = "ls -ld  # and choose another --output, or mend who may write there"
 _KEYS = "llava-batch --storage-option s3.profile=NAME ...  # docs/stores.md: endpoints, keys, profiles"
 NO_INPUT, NO_OUTPUT = "none", "none"  # where doctor is asked about the machine alone
 

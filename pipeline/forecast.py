@@ -24,6 +24,7 @@ from schemas.wording import one_line
 ROWS, SECONDS = 256, 25.0  # looked at, and for how long at most
 _ASSUMED: dict[Work, int] = {"caption": 98, "ocr": 174}  # tokens of an answer: docs/performance.md's workloads
 _LEAST_FILES = 4096
+_START = 0.3  # by which a job's start may be another
 _CALIBRATED = 0.12  # by which rates of a run of a minute may be wrong
 
 
@@ -68,6 +69,8 @@ def forecast(plan: Plan, work: Work, wanted: Wanted, say: Callable[[str], None])
         raise Refused("--gpu-type or --calibrate must say how fast rows are answered: a card, or so many rows here")
     if plan.settings.engine == "transformers" and wanted.gpu_type is not None:
         raise Refused("--gpu-type has rates of our own engine alone: --calibrate measures --engine transformers here")
+    if wanted.gpu_type is not None and plan.settings.gpus == 0:
+        raise Refused(f"gpus must be at least 1 with --gpu-type {wanted.gpu_type}, got 0: say how many there are")
     look = look_at(plan, ROWS, SECONDS)
     if look.num_failed == look.rows:
         kind, example = next(iter(look.examples.items()))
@@ -137,11 +140,9 @@ def _compute(
     gpus = 0 if here and not cards_here() else settings.gpus or (len(cards_here()) if here else each)
     models = max(1, gpus // each)
     row_s = _row_s(plan, look, rates, tokens)
-    seconds = Interval(
-        low=rates.start_s + rows * fine * row_s.low / models,
-        mid=rates.start_s + rows * fine * row_s.mid / models,
-        high=rates.start_s + rows * fine * row_s.high / models,
-    )
+    start = Interval(low=rates.start_s, mid=rates.start_s, high=rates.start_s).wider(_START)
+    work = row_s.times(rows * fine / models)
+    seconds = Interval(low=start.low + work.low, mid=start.mid + work.mid, high=start.high + work.high)
     hours = seconds.times(1 / 3600)
     pace = Interval(low=models / row_s.high, mid=models / row_s.mid, high=models / row_s.low)
     price = wanted.price_per_gpu_hour

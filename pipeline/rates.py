@@ -1,6 +1,7 @@
 """Rates: what was measured of cards and checkpoints, each with where it comes from, and what follows for others."""
 
 from dataclasses import dataclass
+from math import log2
 from typing import Literal
 
 GpuType = Literal["h100", "h200", "a100", "l40s", "4090"]
@@ -107,7 +108,7 @@ def rates_of(card: GpuType, *, fp8: bool, work: Work, shape: Shape) -> Rates:
     if abs(larger - 1) > 0.05 or shape.kv_bytes != _MISTRAL_KV:
         prompt_s *= larger
         answer_s *= _step_bytes(shape) / _step_bytes(Shape(layer_weights=_MISTRAL_LAYERS, kv_bytes=_MISTRAL_KV))
-        spread += 0.10
+        spread += 0.10 + 0.05 * abs(log2(larger))
         notes.append(f"scaled from mistral-7b's shape to {shape.layer_weights / 1e9:.3g} billion weights in layers")
     return Rates(
         tile_s=tile_s,

@@ -88,6 +88,7 @@ def test_four_prompts_are_asked_about_one_picture() -> None:
     ("flags", "message"),
     [
         pytest.param(["no/such/model"], "'no/such/model' is neither a folder here nor", id="no model"),
+        pytest.param([__file__], "is a file", id="a file"),
         pytest.param([str(checkpoint()), "--bundle", "report.tar"], "--bundle must be the name of a .zip", id="zip"),
         pytest.param(
             [str(checkpoint()), "--bundle", f"{__file__}/x/report.zip"], "the folder of --bundle must be", id="folder"

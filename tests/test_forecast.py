@@ -69,7 +69,8 @@ def test_what_nobody_has_measured_is_said_and_less_sure() -> None:
     known = rates_of("h100", fp8=False, work="caption", shape=MISTRAL)
     card = rates_of("l40s", fp8=False, work="caption", shape=MISTRAL)
     larger = rates_of("h100", fp8=False, work="caption", shape=Shape(layer_weights=33e9, kv_bytes=245_760))
-    assert known.spread < larger.spread < card.spread
+    smaller = rates_of("h100", fp8=False, work="caption", shape=Shape(layer_weights=4e6, kv_bytes=1024))
+    assert known.spread < larger.spread < card.spread < smaller.spread
     assert "nobody has measured a l40s" in card.source
     assert "scaled from mistral-7b's shape to 33 billion" in larger.source
     assert min(card.row_s(5, 2000, 100), larger.row_s(5, 2000, 100)) > known.row_s(5, 2000, 100)
@@ -146,6 +147,8 @@ def test_a_plan_is_said_in_lines(source: Path, capsys) -> None:
         pytest.param(["--gpu-type", "h100", "--price-per-gpu-hour", "0"], "--price-per-gpu-hour", id="free"),
         pytest.param(["--calibrate", "0"], "--calibrate", id="nothing"),
         pytest.param(["--gpu-type", "v100"], "--gpu-type", id="card"),
+        pytest.param(["--gpu-type", "h100", "--gpus", "0"], "gpus must be at least 1", id="no GPU of that type"),
+        pytest.param(["--gpu-type", "h100", "--price-per-gpu-hour", "nan"], "--price-per-gpu-hour", id="price"),
         pytest.param(["--gpu-type", "h100", "--gpus", "3", "--gpus-per-model", "2"], "gpus must be a multiple", id="3"),
     ],
 )

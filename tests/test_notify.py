@@ -1,10 +1,6 @@
 """--notify: the last event of a run is posted, and a host that does not listen costs the job nothing."""
 
-import json
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,34 +9,12 @@ from jobs.__main__ import main
 from pipeline.notify import check_url, notify
 from pipeline.run_folder.events import Events
 from schemas.errors import Refused
+from tests.hooks import hook as hook
 from tests.inputs import good_row, write_parquet
 from tests.test_verify import run_without_ray
 from tests.tiny import checkpoint
 
 BEFORE = datetime.now(UTC) - timedelta(days=1)
-
-
-@pytest.fixture
-def hook() -> Iterator[tuple[str, list[dict[str, object]]]]:
-    """A server that keeps what is posted to it; to /no it says no."""
-    posted: list[dict[str, object]] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(500 if self.path == "/no" else 200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", posted
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def test_the_last_event_is_posted_with_a_line_for_a_chat(hook, tmp_path: Path) -> None:

@@ -94,15 +94,14 @@ class Recent:
         """Return whether the newest moment is old enough for another."""
         return not self.moments or now - self.moments[-1][0] >= _EVERY_S
 
-    @property
-    def seconds(self) -> float:
-        """Return the time between the first moment and the last."""
-        return self.moments[-1][0] - self.moments[0][0] if self.moments else 0.0
+    def seconds(self, now: float) -> float:
+        """Return the time since the first moment: where nothing comes in any more, all paces fall."""
+        return now - self.moments[0][0] if self.moments else 0.0
 
-    def rows_per_s(self) -> float | None:
+    def rows_per_s(self, now: float) -> float | None:
         """Return the answers a second; None where nothing came in."""
-        rows = self.moments[-1][1] - self.moments[0][1] if self.moments else 0
-        return rows / self.seconds if rows and self.seconds else None
+        rows, seconds = self.moments[-1][1] - self.moments[0][1] if self.moments else 0, self.seconds(now)
+        return rows / seconds if rows and seconds else None
 
     def engine(self) -> EngineStatistics:
         """Return what engines have done meanwhile."""
@@ -237,13 +236,13 @@ class Progress:
 
     def rows_per_s(self) -> float | None:
         """Return the pace since the first unit was done, None before the second."""
-        elapsed = (self.ended_at or self.clock()) - (self.first_at or 0.0)
+        elapsed = self._now() - (self.first_at or 0.0)
         rows = self.done.rows - self.first_rows
         return rows / elapsed if self.first_at is not None and rows and elapsed > 0 else None
 
     def images_per_s(self) -> tuple[float | None, float | None]:
         """Return the rows of the input that are answered a second: now, and since the first unit was done."""
-        now, mean = self.recent.rows_per_s(), self.rows_per_s()
+        now, mean = self.recent.rows_per_s(self._now()), self.rows_per_s()
         return now and now / self.answers_each, mean and mean / self.answers_each
 
     def seconds_left(self) -> float | None:
@@ -265,8 +264,11 @@ class Progress:
 
     def tokens_per_s(self) -> float | None:
         """Return the tokens of answers that are generated a second now; None where nobody counts them."""
-        tokens = self.recent.engine().num_answer_tokens
-        return tokens / self.recent.seconds if tokens and self.recent.seconds else None
+        tokens, seconds = self.recent.engine().num_answer_tokens, self.recent.seconds(self._now())
+        return tokens / seconds if tokens and seconds else None
+
+    def _now(self) -> float:
+        return self.clock() if self.ended_at is None else self.ended_at
 
     def engine(self) -> EngineStatistics:
         """Return what all engines have done together, those of dead workers included."""

@@ -48,6 +48,16 @@ def test_rows_with_several_answers_count_as_one_image() -> None:
     assert progress.images_per_s() == (0.4, 6 / 11)
 
 
+def test_a_pace_falls_while_nothing_comes_in() -> None:
+    now = [0.0]
+    progress = Progress(total_rows=400, out=io.StringIO(), clock=lambda: now[0])
+    for now[0], rows in ((0.0, 1), (10.0, 100)):
+        progress.add(report(rows=rows, engine=EngineStatistics(num_rows=rows, num_answer_tokens=10 * rows)))
+    assert (progress.images_per_s()[0], progress.tokens_per_s()) == (10.0, 99.0)
+    now[0] = 100.0
+    assert (progress.images_per_s()[0], progress.tokens_per_s()) == (1.0, 9.9)
+
+
 def test_the_line_says_how_many_tokens_come_now_and_what_was_tried_again() -> None:
     now = [0.0]
     progress = Progress(total_rows=400, out=io.StringIO(), clock=lambda: now[0])

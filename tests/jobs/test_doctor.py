@@ -48,6 +48,14 @@ def test_what_the_settings_need_is_looked_at(settings: dict[str, object], name: 
     assert mend in found.mend
 
 
+def test_an_output_that_cannot_be_made_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = findings(output=str(tmp_path / "file" / "out"))["output"]
+    assert found.state == "fail"
+    assert "is in the way" in found.found
+    assert findings(output=str(tmp_path / "new"))["output"].state == "ok"
+
+
 def test_a_cluster_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert findings()["ray"].state == "fail"
