@@ -1,6 +1,6 @@
 """What `plan --calibrate` says of three jobs of the demo model on this machine, and what they take then.
 
-python -m benchmarks.forecast --out FOLDER [--rows 240] [--calibrate 48]
+python -m benchmarks.forecast --out FOLDER [--jobs captions ocr] [--rows 240] [--calibrate 48]
 
 Both run one after the other; a machine that others use meanwhile gives numbers of its own. The last line is JSON.
 """
@@ -24,11 +24,13 @@ JOBS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--calibrate", type=int, default=48)
     given = parser.parse_args()
     found = []
-    for name, (job, *flags) in JOBS.items():
+    for name in given.jobs:
+        job, *flags = JOBS[name]
         flags += [*HELDOUT, "--limit", str(given.rows), "--output", str(given.out / name.replace(" ", "-"))]
         said = run(["plan", "--job", job, *flags, "--calibrate", str(given.calibrate), "--json"])
         began = time.monotonic()

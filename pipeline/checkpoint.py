@@ -43,8 +43,8 @@ def pin(model: str, revision: str | None) -> Pin:
 
 
 def at_their_folders(settings: JobSettings) -> JobSettings:
-    """Return the settings with the whole paths of a model and an adapter that are folders of this machine; raise Refused
-    for a file."""
+    """Return the settings with the whole paths of a model and an adapter that are folders of this machine; raise
+    Refused for a file."""
     found = {"model": _whole(settings.model), "adapter": settings.adapter and _whole(settings.adapter)}
     for name, path in found.items():
         if path and os.path.isfile(path):

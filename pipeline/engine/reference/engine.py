@@ -16,6 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from pipeline.engine.completion import Completion
 from pipeline.engine.reference.inputs import batch_inputs
 from pipeline.engine.reference.load import ReferenceModel, load_reference
+from pipeline.engine.reference.memory import rows_in_memory
 from pipeline.engine.sampling import Sampler, SamplingState, sequence_seed
 from pipeline.engine.slots import SlotMasks, fill_masks
 from schemas.answer import Answer, answer_from
@@ -40,7 +41,7 @@ class ReferenceEngine:
     def __init__(self, model: ReferenceModel, settings: EngineSettings) -> None:
         self._model, self._settings = model, settings
         self.set_sampling(settings.sampling)
-        self._batch_size = settings.slots or settings.batch_size  # halved where memory is short, for good
+        self._batch_size = settings.slots or self._fitting()  # halved where memory is short, for good
         self._lock = threading.Lock()
         self._counts = EngineStatistics()
 
@@ -65,6 +66,13 @@ class ReferenceEngine:
                 if self._run(batch):
                     retried = retried[len(batch) :]
             yield from map(self._answer, rows)
+
+    def _fitting(self) -> int:
+        """Return the rows of a batch: on a GPU what its free memory holds."""
+        if self._model.device.type != "cuda":
+            return self._settings.batch_size
+        free, _ = torch.cuda.mem_get_info(self._model.device)
+        return rows_in_memory(self._model.network.config, self._settings, free)
 
     def set_sampling(self, sampling: Sampling) -> None:
         """Sample otherwise from now on; nobody may be generating."""
