@@ -22,6 +22,7 @@ from schemas.engine import EngineStatistics
 from schemas.errors import Refused
 
 _WARM_UP = 4  # rows, after which nothing is slower for being the first
+_AT_ONCE = 256  # rows: of five tiles each they are 400 MB
 _MOST_SIMULATED = 20_000  # sequences: beyond them the ends weigh nothing
 _AHEAD = 1  # unit that a worker has beside those that it is to work on at once
 
@@ -65,7 +66,7 @@ def calibrate(plan: Plan, rows: int, command_s: float | None, say: Callable[[str
     job = "" if command_s is None else f"a job of {_WARM_UP} rows for its start, then "
     say(f"calibrating on this machine: {job}{min(rows, plan.listing.num_rows):,} rows from everywhere in the input")
     start_s = 0.0 if command_s is None else command_s + _start_of(plan)
-    answered = _answer(plan, rows)
+    answered = answer_some(plan, rows)
     models = len(cards_here()) // plan.settings.gpus_per_model
     return calibration_of(answered, start_s, plan.num_prompts, crowd_of(plan, models, answered.slots))
 
@@ -151,18 +152,28 @@ def _start_of(plan: Plan) -> float:
     return max(0.0, took - sum(engine.get(name, 0.0) for name in ("vision_s", "prefill_s", "decode_s")))
 
 
-def _answer(plan: Plan, rows: int) -> Answered:
-    """Answer about so many rows in this process, all at once, after a few that do not count."""
+def answer_some(plan: Plan, rows: int) -> Answered:
+    """Answer about so many rows in this process, some hundred at once, after a few that do not count."""
     preprocess, generate = Preprocess(plan.settings), Generate(plan.settings, load_engine)
-    samples = pa.concat_tables(list(_prepared(plan, rows, preprocess)))
+    lengths, before = list[int](), None
     with generate.sampling(plan.settings):
-        generate(samples.slice(0, _WARM_UP))
-        before = generate.statistics()
-        answers = generate(samples)
-    lengths = answers.column("num_generated_tokens").drop_null().to_pylist()
+        for samples in _prepared(plan, rows, preprocess):
+            if before is None:
+                generate(samples.slice(0, _WARM_UP))
+                before = generate.statistics()
+            lengths += generate(samples).column("num_generated_tokens").drop_null().to_pylist()
+    assert before is not None
     return Answered(statistics=generate.statistics() - before, lengths=tuple(lengths), slots=generate.num_slots())
 
 
 def _prepared(plan: Plan, rows: int, preprocess: Preprocess) -> Iterator[pa.Table]:
+    """Yield samples, so many together that slots are full and their pixels fit any machine's memory."""
+    waiting = list[pa.Table]()
     for table in rows_from_everywhere(plan, rows):
-        yield preprocess(table)
+        for first in range(0, table.num_rows, _AT_ONCE):
+            waiting.append(preprocess(table.slice(first, _AT_ONCE)))
+            if sum(one.num_rows for one in waiting) >= _AT_ONCE:
+                yield pa.concat_tables(waiting)
+                waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)

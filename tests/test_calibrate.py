@@ -1,15 +1,16 @@
 """calibrate: what some rows take here says what all of them take, however many a job has at work."""
 
 import random
+from pathlib import Path
 
 import pytest
 
-from pipeline.calibrate import Answered, Crowd, calibration_of, crowd_of, steps_of
-from pipeline.plan import plan_job
+from pipeline.calibrate import Answered, Crowd, answer_some, calibration_of, crowd_of, steps_of
+from pipeline.plan import Plan, plan_job
 from schemas.engine import EngineStatistics
 from schemas.errors import Refused
 from schemas.job import JobSettings
-from tests.inputs import good_row, write_parquet
+from tests.inputs import bad_row, good_row, write_parquet
 from tests.tiny import checkpoint
 
 # 40 rows with two answers of 5 tokens each; 4000 tokens of prompts in 60 s, 20 steps of 3 s.
@@ -70,8 +71,22 @@ def test_steps_are_no_fewer_than_full_slots_and_no_more_than_one_by_one() -> Non
         assert least <= steps_of(lengths, crowd, slots) <= sum(lengths)
 
 
-def test_a_job_on_the_cpu_has_some_units_at_work(tmp_path) -> None:
-    source = write_parquet(tmp_path / "in.parquet", [good_row(i) for i in range(40)])
-    told = {"input": (str(source),), "output": str(tmp_path / "out"), "model": str(checkpoint()), "prompt": ("A", "B")}
-    plan = plan_job("caption", JobSettings.model_validate(told), "")
-    assert crowd_of(plan, models=0, slots=32) == Crowd(units=4, prompts=16, total=80)
+def planned(folder: Path, **changes: object) -> Plan:
+    rows = [bad_row(i, "decode") if i % 10 == 3 else good_row(i) for i in range(40)]
+    source = write_parquet(folder / "in.parquet", rows)
+    told = {"input": (str(source),), "output": str(folder / "out"), "model": str(checkpoint()), "prompt": ("A", "B")}
+    return plan_job("caption", JobSettings.model_validate({**told, **changes}), "")
+
+
+def test_a_job_on_the_cpu_has_some_units_at_work(tmp_path: Path) -> None:
+    assert crowd_of(planned(tmp_path), models=0, slots=32) == Crowd(units=4, prompts=16, total=80)
+
+
+@pytest.mark.parametrize(("engine", "slots"), [("own", 4), ("transformers", None)])
+def test_rows_from_everywhere_are_answered_here(tmp_path: Path, engine: str, slots: int | None) -> None:
+    found = answer_some(planned(tmp_path, engine=engine, max_new_tokens=3, slots=4), 40)
+    assert len(found.lengths) == 72  # two answers each, of all rows but four
+    assert found.slots == slots
+    assert found.statistics.num_rows == 72
+    assert found.statistics.num_answer_tokens == sum(found.lengths)
+    assert not (tmp_path / "out").exists()

@@ -20,5 +20,5 @@ def rows_in_memory(config: PreTrainedConfig, settings: EngineSettings, free_byte
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     numbers = 2 * text.num_hidden_layers * heads * head + 4 * inner + 12 * text.hidden_size
     longest = settings.capacity or min(getattr(text, "max_position_embeddings", None) or _LONGEST, _LONGEST)
-    a_row = longest * numbers * getattr(torch, settings.dtype).itemsize
+    a_row: int = longest * numbers * getattr(torch, settings.dtype).itemsize
     return max(1, min(_MOST_ROWS, int(_SHARE * free_bytes * settings.num_devices) // a_row))
