@@ -15,6 +15,7 @@ from pipeline.execution.work_units import UnitKey
 from pipeline.run_folder.events import Events
 from pipeline.run_folder.units import Counts
 from schemas.engine import EngineStatistics
+from schemas.wording import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +179,7 @@ class Progress:
         """Take in where units are, whether one has come in or not."""
         self.flow = flow
         if flow.workers >= max(1, self.workers):
+        if self._all_at_work():  # nothing is lacking any more
             self.note = None
         self.waiting.look(flow)
         if self.display is not None:
@@ -226,6 +228,15 @@ class Progress:
         if self.heard_at is not None and now - self.heard_at < self.every_s:
             return
         lacks = self.flow is None or self.flow.workers < max(1, self.workers)
+        """Write a line of its own where no unit has come in for a while, saying what the job waits for: what `note`
+        says, unless all workers are there and have units."""
+        now = self.clock()
+        if self.heard_at is not None and now - self.heard_at < self.every_s:
+            return
+        if self.flow is not None and self._all_at_work():
+            if self.display is not None:  # shows it anyway
+                return
+            note = f"{counted(self.flow.at_work, 'unit')} at work"
         if self.display is not None:
             self.note = note if lacks else None
             return
@@ -233,6 +244,9 @@ class Progress:
         line = "; ".join(parts)
         self.out.write(f"\r\x1b[K{line}\n" if self.out.isatty() else f"{line}\n")
         self.out.flush()
+
+    def _all_at_work(self) -> bool:
+        return self.flow is not None and self.flow.at_work > 0 and self.flow.workers >= max(1, self.workers)
 
     def rows_per_s(self) -> float | None:
         """Return the pace since the first unit was done, None before the second."""

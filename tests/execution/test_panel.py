@@ -62,6 +62,13 @@ def test_what_is_waited_for_is_said_once() -> None:
     progress = at_work()
     progress.note = "waiting for the workers: 1 CPU asked for, 2 there, 0 free"
     assert any("waits for  the workers: 1 CPU asked for, 2 there, 0 free" in line for line in drawn(progress, 80))
+def test_a_panel_says_what_workers_wait_for_until_they_are_at_work() -> None:
+    progress = Progress(total_rows=100, out=io.StringIO())
+    progress.note = "waiting for the workers: 1 CPU asked for, 2 there, 1 free"
+    progress.watch(Flow(left=9, preparing=9))
+    assert any("waits for  the workers: 1 CPU asked for" in line for line in drawn(progress, 80))
+    progress.watch(Flow(left=9, ready=3, workers=1, at_work=4, room=4))
+    assert not any("1 CPU asked for" in line for line in drawn(progress, 80))
 
 
 def test_without_a_terminal_no_panel_is_opened() -> None:

@@ -169,6 +169,15 @@ def test_once_all_models_are_ready_nobody_is_told_that_they_are_waited_for() -> 
     progress.watch(Flow(left=3, at_work=3, room=4, workers=1))
     progress.say_if_silent("waiting for the workers")
     assert out.getvalue() == "0 of 100 answers, 0 failed, waits for the model\n"
+def test_a_job_whose_workers_are_all_at_work_waits_for_none_of_them() -> None:
+    out = io.StringIO()
+    progress = Progress(total_rows=100, out=out)
+    progress.expect(2)
+    progress.watch(Flow(left=9, ready=5, workers=1, at_work=1, room=4))
+    progress.say_if_silent("waiting for the workers: 2 GPUs asked for")
+    progress.watch(Flow(left=9, ready=3, workers=2, at_work=4, room=8))
+    progress.say_if_silent("waiting for the workers: 2 GPUs asked for")
+    assert out.getvalue().splitlines() == ["waiting for the workers: 2 GPUs asked for", "4 units at work"]
 
 
 def test_a_pace_has_a_few_points_of_a_run_of_any_length() -> None:
