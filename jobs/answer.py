@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from schemas.errors import Refused
 from schemas.job import JobSettings
 
 if TYPE_CHECKING:
@@ -68,9 +69,12 @@ def told(notify: str | None, folder: str, run: Callable[[], int]) -> int:
     from pipeline import notify as end
 
     end.check_url(notify)
-    status, began = 2, datetime.now(UTC)
+    status, began = 1, datetime.now(UTC)  # of a bug
     try:
         status = run()
+    except Refused:
+        status = 2
+        raise
     finally:
         end.notify(notify, folder, status, began)
     return status

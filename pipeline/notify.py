@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pipeline.run_folder.events import last_event
 from schemas.errors import Refused
-from schemas.wording import one_line
+from schemas.wording import one_line, redacted
 
 _WAIT_S = 10.0
 _REFUSED = 2  # the exit status of what was found before anything started
@@ -30,7 +30,7 @@ def check_url(url: str) -> None:
 
 def notify(url: str, folder: str, status: int, began: datetime) -> bool:
     """Post the last event since the command began, with its exit status; say where that cannot be done, and go on."""
-    event = {**_since(began, folder, status), "output": folder, "exit_status": status}
+    event = {**_since(began, folder, status), "output": redacted(folder), "exit_status": status}
     host = urlsplit(url).hostname
     try:
         _post(url, event)
@@ -43,8 +43,8 @@ def notify(url: str, folder: str, status: int, began: datetime) -> bool:
 
 def _since(began: datetime, folder: str, status: int) -> dict[str, Any]:
     """Return the run's newest event; where it has none since, what the exit status says."""
-    event = last_event(folder)
-    if status != _REFUSED and event is not None and _time_of(event) >= began - _GRAIN:
+    event = None if status == _REFUSED else last_event(folder)  # a folder that is refused may be none at all
+    if event is not None and _time_of(event) >= began - _GRAIN:
         return event
     return {"event": {0: "finished", _REFUSED: "refused"}.get(status, "failed")}
 

@@ -29,10 +29,10 @@ def events_in(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_sweep_tells_how_it_began_each_cell_and_how_it_ended(hook, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    plan = plan_sweep(quiz_settings(out, prompts={"plain": None, "polite": "Please: {question}"}), [QUIZ])
+    settings = quiz_settings(out, prompts={"plain": None, "polite": "Please: {question}"})
 
     def run() -> int:
-        return report(run_sweep(plan, load_echo_engine))
+        return report(run_sweep(plan_sweep(settings, [QUIZ]), load_echo_engine))
 
     assert told(hook[0], str(out), lambda: run_to_status(run)) == 0
     events = events_in(out)

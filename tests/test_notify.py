@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.__main__ import main
+from jobs.answer import told
 from pipeline.notify import check_url, notify
 from pipeline.run_folder.events import Events
 from schemas.errors import Refused
@@ -45,6 +46,27 @@ def test_who_cannot_be_told_is_named_without_the_path(hook, tmp_path: Path, path
 def test_what_is_no_url_of_the_web_is_refused(url: str) -> None:
     with pytest.raises(Refused, match="--notify must be an http:// or https:// URL"):
         check_url(url)
+
+
+def test_an_output_that_cannot_be_opened_keeps_nothing_from_being_told(hook, tmp_path: Path, capsys) -> None:
+    write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    where = ["--input", str(tmp_path / "in.parquet"), "--output", "nosuch://bucket/out", "--model", str(checkpoint())]
+    assert main(["caption", *where, "--notify", hook[0]]) == 2
+    assert hook[1][0].items() >= {"event": "refused", "exit_status": 2}.items()
+
+
+def test_a_password_in_the_output_is_not_posted(hook) -> None:
+    assert notify(hook[0], "s3://key:secret@bucket/out", 2, BEFORE)
+    assert "secret" not in str(hook[1])
+
+
+def test_a_bug_is_told_as_a_failure(hook, tmp_path: Path) -> None:
+    def run() -> int:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        told(hook[0], str(tmp_path), run)
+    assert hook[1][0].items() >= {"event": "failed", "exit_status": 1}.items()
 
 
 def test_a_command_that_finds_its_run_complete_tells_it(hook, tmp_path: Path, capsys) -> None:

@@ -75,7 +75,7 @@ def panel_of(progress: Progress, title: str) -> Panel:
     share = progress.done.rows / max(1, progress.total_rows)
     whole = Table.grid(expand=True)
     whole.add_column(ratio=1)
-    whole.add_row(ProgressBar(total=1.0, completed=share))
+    whole.add_row(ProgressBar(total=1.0, completed=share, complete_style="green"))
     whole.add_row(rows)
     return Panel(whole, title=Text(printable(redacted(title)), overflow="ellipsis"), title_align="left")
 
