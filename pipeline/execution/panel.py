@@ -107,6 +107,4 @@ def _engines(progress: Progress) -> tuple[str, Text]:
 
 
 def _reason(progress: Progress) -> str:
-    note = progress.note and progress.note.removeprefix("waiting for ")  # as the panel's own row begins
-    return note or progress.waits_for() or "-"
     return (progress.note or "").removeprefix("waiting for ") or progress.waits_for() or "-"

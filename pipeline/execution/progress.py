@@ -178,7 +178,6 @@ class Progress:
     def watch(self, flow: Flow) -> None:
         """Take in where units are, whether one has come in or not."""
         self.flow = flow
-        if flow.workers >= max(1, self.workers):
         if self._all_at_work():  # nothing is lacking any more
             self.note = None
         self.waiting.look(flow)
@@ -220,14 +219,6 @@ class Progress:
             self.events.add("rows_failed", now, **cell, unit=report.unit, errors=report.counts.errors, types=types)
 
     def say_if_silent(self, note: str) -> None:
-        """Write a line of its own where no unit has come in for a while, saying what the job waits for.
-
-        While a model lacks that is what `note` says of the cluster, else what follows from where units are.
-        """
-        now = self.clock()
-        if self.heard_at is not None and now - self.heard_at < self.every_s:
-            return
-        lacks = self.flow is None or self.flow.workers < max(1, self.workers)
         """Write a line of its own where no unit has come in for a while, saying what the job waits for: what `note`
         says, unless all workers are there and have units."""
         now = self.clock()
@@ -238,10 +229,9 @@ class Progress:
                 return
             note = f"{counted(self.flow.at_work, 'unit')} at work"
         if self.display is not None:
-            self.note = note if lacks else None
+            self.note = note
             return
-        parts = [*([self.line()] if self.done.rows or not lacks else []), *([note] if lacks else [])]
-        line = "; ".join(parts)
+        line = note if not self.done.rows else f"{self.line()}; {note}"
         self.out.write(f"\r\x1b[K{line}\n" if self.out.isatty() else f"{line}\n")
         self.out.flush()
 

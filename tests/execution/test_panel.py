@@ -58,10 +58,6 @@ def test_a_job_that_has_just_begun_has_a_panel_without_numbers() -> None:
     assert any("images/s   -" in line for line in lines)
 
 
-def test_what_is_waited_for_is_said_once() -> None:
-    progress = at_work()
-    progress.note = "waiting for the workers: 1 CPU asked for, 2 there, 0 free"
-    assert any("waits for  the workers: 1 CPU asked for, 2 there, 0 free" in line for line in drawn(progress, 80))
 def test_a_panel_says_what_workers_wait_for_until_they_are_at_work() -> None:
     progress = Progress(total_rows=100, out=io.StringIO())
     progress.note = "waiting for the workers: 1 CPU asked for, 2 there, 1 free"

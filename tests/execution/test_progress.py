@@ -162,13 +162,6 @@ def test_whoever_waits_is_told_for_what_unless_units_come_in() -> None:
     ]
 
 
-def test_once_all_models_are_ready_nobody_is_told_that_they_are_waited_for() -> None:
-    out, now = io.StringIO(), [0.0]
-    progress = Progress(total_rows=100, out=out, clock=lambda: now[0])
-    progress.expect(0)
-    progress.watch(Flow(left=3, at_work=3, room=4, workers=1))
-    progress.say_if_silent("waiting for the workers")
-    assert out.getvalue() == "0 of 100 answers, 0 failed, waits for the model\n"
 def test_a_job_whose_workers_are_all_at_work_waits_for_none_of_them() -> None:
     out = io.StringIO()
     progress = Progress(total_rows=100, out=out)
