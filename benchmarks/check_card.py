@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.random_model import build_random, write_model, write_weights
 from benchmarks.workload import TEXTS, Item, make_items
+from demo.checkpoint import byte_tokenizer
 from pipeline.check_model import check_model
 from pipeline.check_questions import check_samples
 from pipeline.doctor import NO_INPUT, NO_OUTPUT, examine
@@ -143,10 +144,15 @@ def _planned(shape: str, work: Work, items: list[Item], folder: Path) -> JobSett
 
 
 def save(folder: Path, layers: int) -> None:
-    """Write a checkpoint of mistral-7b's shape, with as many layers of text and random weights."""
+    """Write a checkpoint of mistral-7b's shape, with as many layers of text and random weights.
+
+    It can say what its tokenizer has and no more, where random weights would choose ids that are no token: our engine
+    never does, transformers does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model = write_model("mistral-7b", folder)
-    model.config.get_text_config().num_hidden_layers = layers
+    text = model.config.get_text_config()
+    text.num_hidden_layers, text.vocab_size = layers, len(byte_tokenizer())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     build_random(model.config, EngineSettings(dtype="bfloat16", device=device)).save_pretrained(folder)
 
