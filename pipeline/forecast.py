@@ -65,12 +65,7 @@ class Forecast:
 
 def forecast(plan: Plan, work: Work, wanted: Wanted, say: Callable[[str], None]) -> Forecast:
     """Look at the input, measure this machine if that is asked, and compute; raise Refused where there is no rate."""
-    if wanted.gpu_type is None and wanted.calibrate is None:
-        raise Refused("--gpu-type or --calibrate must say how fast rows are answered: a card, or so many rows here")
-    if plan.settings.engine == "transformers" and wanted.gpu_type is not None:
-        raise Refused("--gpu-type has rates of our own engine alone: --calibrate measures --engine transformers here")
-    if wanted.gpu_type is not None and plan.settings.gpus == 0:
-        raise Refused(f"gpus must be at least 1 with --gpu-type {wanted.gpu_type}, got 0: say how many there are")
+    _check(plan, wanted)
     look = look_at(plan, ROWS, SECONDS)
     if look.num_failed == look.rows:
         kind, example = next(iter(look.examples.items()))
@@ -80,6 +75,18 @@ def forecast(plan: Plan, work: Work, wanted: Wanted, say: Callable[[str], None])
     answer_tokens, assumed = _answer_tokens(plan, work, wanted, calibration)
     rates = _rates(plan, work, wanted, calibration, look)
     return _compute(plan, wanted, look, rates, (answer_tokens, assumed), calibration)
+
+
+def _check(plan: Plan, wanted: Wanted) -> None:
+    """Raise Refused where there is no machine to plan for."""
+    if wanted.gpu_type is None and wanted.calibrate is None:
+        raise Refused("--gpu-type or --calibrate must say how fast rows are answered: a card, or so many rows here")
+    if plan.settings.engine == "transformers" and wanted.gpu_type is not None:
+        raise Refused("--gpu-type has rates of our own engine alone: --calibrate measures --engine transformers here")
+    if wanted.gpu_type is not None and plan.settings.gpus == 0:
+        raise Refused(f"gpus must be at least 1 with --gpu-type {wanted.gpu_type}, got 0: say how many there are")
+    if wanted.gpu_type is None and plan.settings.gpus == 0 and cards_here():
+        raise Refused("gpus must be left out with --calibrate, got 0: CUDA_VISIBLE_DEVICES='' measures without cards")
 
 
 def _answer_tokens(plan: Plan, work: Work, wanted: Wanted, calibration: Calibration | None) -> tuple[Interval, str]:
