@@ -1,4 +1,4 @@
-"""How many rows of a padded batch a card's memory holds, from a config alone."""
+"""Count the rows of a padded batch that a card's memory holds, from a config alone."""
 
 from typing import Any
 
