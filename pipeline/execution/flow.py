@@ -4,6 +4,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 _LOOKS = 10  # of which the reason that came most often is said
+_LOADING = "a model to load"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class Waiting:
 
     def look(self, flow: Flow) -> None:
         """Take in where units are now."""
+        if flow.workers and _LOADING in self.looks:  # what is over at once, however often it was seen
+            self.looks.clear()
         self.looks.append(self._found(flow))
 
     @property
@@ -44,7 +47,7 @@ class Waiting:
 
     def _found(self, flow: Flow) -> str:
         if not flow.workers:
-            return "a model to load"
+            return _LOADING
         enough = flow.room - flow.workers  # one each is there so that none ever waits for the next
         if flow.ready or flow.at_work >= min(enough, flow.left):
             return "output" if self.output_share > 0.5 else self.engine

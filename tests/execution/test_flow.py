@@ -30,6 +30,14 @@ def test_one_look_that_differs_is_not_said() -> None:
     assert waiting.reason == "GPU"
 
 
+def test_once_a_model_is_there_nobody_waits_for_it_any_more() -> None:
+    waiting = Waiting()
+    for _ in range(9):
+        waiting.look(Flow(left=9, preparing=4))
+    waiting.look(Flow(left=9, preparing=4, room=5, workers=1))
+    assert waiting.reason == "preprocessing"
+
+
 def test_shares_are_those_of_the_units_that_came_lately() -> None:
     waiting = Waiting()
     for share in (0.0,) * 50 + (1.0,) * 20:
