@@ -25,7 +25,7 @@ from pipeline.storage import local_files
 from pipeline.storage.backoff import WAITS_S, with_retries
 from pipeline.storage.store_errors import store_errors
 from schemas.errors import Refused
-from schemas.wording import credentials_in
+from schemas.wording import credentials_in, one_line
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -261,13 +261,21 @@ def remote(url: str) -> tuple[AbstractFileSystem, str]:
         raise UnsupportedScheme(f"{scheme}:// needs a package that is not installed: {advice} ({url})") from error
     except ValueError as error:
         raise UnsupportedScheme(f"nothing here opens {scheme}:// paths, got {url}") from error
-    options = kind._get_kwargs_from_urls(url)
-    if scheme in ("gs", "gcs"):
-        options.pop("version_aware", None)  # it would take `#1` at the end of a name for a generation
-    key = kind._strip_protocol(url)
+    try:
+        filesystem, key = _made(kind, url)
+    except (TypeError, ValueError, AttributeError, ImportError) as error:  # some need more than a URL can say
+        reason = f"{scheme}:// paths cannot be opened with what is given here"
+        raise UnsupportedScheme(f"{reason}, got {url}: {one_line(error)}") from error
     if url.rstrip("/").count("/") > 2 and key.rsplit("/", 1)[-1] != url.rstrip("/").rsplit("/", 1)[-1]:
         raise UnsupportedScheme(f"{scheme}:// paths cannot hold ? or # here, got {url}")
-    return kind(**options, use_listings_cache=False), key
+    return filesystem, key
+
+
+def _made(kind: type[AbstractFileSystem], url: str) -> tuple[AbstractFileSystem, str]:
+    options = kind._get_kwargs_from_urls(url)
+    if scheme_of(url) in ("gs", "gcs"):
+        options.pop("version_aware", None)  # it would take `#1` at the end of a name for a generation
+    return kind(**options, use_listings_cache=False), kind._strip_protocol(url)
 
 
 def find_below(url: str, filesystem: AbstractFileSystem, key: str) -> list[dict[str, Any]]:

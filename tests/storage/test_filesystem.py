@@ -222,6 +222,12 @@ def test_an_unknown_scheme_is_named() -> None:
         fs.exists("foo://b/x")
 
 
+@pytest.mark.parametrize("url", ["github://x/y", "reference://x", "generic://x", "simplecache://x", "dir://x"])
+def test_a_store_that_needs_more_than_a_url_is_refused_by_name(url: str) -> None:
+    with pytest.raises(fs.UnsupportedScheme, match=f"{url.partition(':')[0]}:// paths cannot be opened .*, got {url}"):
+        fs.exists(url)
+
+
 def test_nothing_is_written_to_http() -> None:
     with pytest.raises(fs.UnsupportedScheme, match="cannot be written"):
         fs.write_atomic("https://example.com/x", b"x")
