@@ -1,6 +1,6 @@
 """Do decode steps run beside prefills for less than their own time? A card's processors shared out between the two.
 
-    python -m benchmarks.overlap --sms 0 8 16 24 32                 on a Hopper GPU, with the `[hopper]` packages
+    python -m benchmarks.overlap --sms 0 16 32 48 64                on a Hopper GPU, with the `[hopper]` packages
     python -m benchmarks.overlap --shape tiny --device cpu --dtype float32 --sms 0 --slots 4 --length 40 --seconds 1
 
 A prefill is bound by arithmetic and power, a step by memory, so both at once might cost less than one after the other.
@@ -322,7 +322,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=get_args(Dtype), default="bfloat16")
     parser.add_argument("--kv-cache-dtype", choices=get_args(KvCacheDtype))
-    parser.add_argument("--sms", type=int, nargs="+", default=[0, 8, 16, 24, 32], help="processors of the steps")
+    parser.add_argument("--sms", type=int, nargs="+", default=[0, 16, 32, 48, 64], help="processors of the steps")
     parser.add_argument("--slots", type=int, default=176)
     parser.add_argument("--length", type=int, default=2272, help="tokens of a prompt")
     parser.add_argument("--prompts", type=int, default=7, help="of a prefill")
