@@ -76,7 +76,7 @@ def run_vllm(flags: argparse.Namespace) -> dict[str, Any]:
         quantization=flags.quantize,
         kv_cache_dtype=flags.kv_cache_dtype,
         tensor_parallel_size=flags.tensor_parallel,
-        max_model_len=LONGEST,
+        max_model_len=_longest(flags.folder / "model"),
         gpu_memory_utilization=0.9,
         enable_prefix_caching=flags.prefix_caching,
         limit_mm_per_prompt={"image": 1},
@@ -92,6 +92,12 @@ def run_vllm(flags: argparse.Namespace) -> dict[str, Any]:
         found[workload] = {"rows": len(rows), "seconds": seconds, "answers_per_s": len(rows) / seconds}
         _say(f"{workload}: {len(rows)} rows, {seconds:.1f} s, {len(rows) / seconds:.2f} answers/s")
     return found
+
+
+def _longest(model: Path) -> int:
+    """Return the tokens of a row at most: ours, or the network's own limit."""
+    config = json.loads((model / "config.json").read_text())
+    return min(LONGEST, int(config["text_config"]["max_position_embeddings"]))
 
 
 def _decode(encoded: bytes, number: int) -> Image.Image:
