@@ -89,6 +89,13 @@ def test_a_wide_image_is_centred_on_black() -> None:
     assert used[[0, -1]].tolist() == [117, 218]  # 102 rows of 336; the odd row of padding goes below
 
 
+@pytest.mark.parametrize("size", [(1000, 101), (101, 1000), (1, 1), (672, 672), (671, 500), (337, 335)], ids=str)
+def test_tiles_are_the_same_where_pixels_of_another_image_were(size: tuple[int, int]) -> None:
+    image = Image.effect_noise(size, 90).convert("RGB")
+    tiles = tile_image(image, LLAVA, lambda shape: np.full(shape, 255, np.uint8))
+    assert np.array_equal(tiles, tile_image(image, LLAVA, lambda shape: np.zeros(shape, np.uint8)))
+
+
 def test_tiles_do_not_share_memory_with_the_image() -> None:
     image = Image.new("RGB", (672, 672), "white")
     tiles = tile_image(image, LLAVA)
