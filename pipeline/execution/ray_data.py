@@ -126,6 +126,8 @@ class _Run:
     def close(self) -> None:
         """End all that works for this pass."""
         self._source.close()
+        if not self._dispatch.num_left:  # all is done: the cluster is there, and answers
+            self._source.forget()
         self._generators.close()
 
     def _checked(self, report: UnitReport) -> UnitReport:
@@ -189,6 +191,10 @@ class _Source:
         self._closed.set()
         self._feed.give.remote(None)
         self._thread.join(_END_S)  # what it would ask of Ray after its end would start another
+
+    def forget(self) -> None:
+        """End the process that tasks came through: it would stay, with some 400 MB, till its handle is collected."""
+        ray.kill(self._feed)
 
     def _run(self) -> None:
         with _Raised() as end:
