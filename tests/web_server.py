@@ -95,6 +95,25 @@ async def _header_drips(_: Ask) -> AsyncIterator[bytes]:
         yield b"x"
 
 
+def _without_end(begin: bytes, more: bytes) -> Script:
+    """A script that begins so and never stops sending the rest."""
+
+    async def script(_: Ask) -> AsyncIterator[bytes]:
+        yield begin
+        while True:
+            yield more
+
+    return script
+
+
+_EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def _to_raw(place: bytes) -> Script:
+    return sends(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + place + b"\r\n\r\n")
+
+
 async def _echo(ask: Ask) -> AsyncIterator[bytes]:
     yield response(body=repr(sorted(ask.headers.items())).encode())
 
@@ -159,12 +178,33 @@ SCRIPTS: dict[str, Script] = {
     "/gzip-bomb": sends(response("200 OK", _BOMB, "Content-Encoding: gzip")),
     "/gzip-twice": sends(response("200 OK", gzip.compress(_BOMB), "Content-Encoding: gzip, gzip")),
     "/gzip-cut": sends(response("200 OK", gzip.compress(PNG)[:-12], "Content-Encoding: gzip")),
+    "/gzip-and-more": sends(response("200 OK", gzip.compress(PNG[:40]) * 2, "Content-Encoding: gzip")),
     "/gzip-not": sends(response("200 OK", PNG, "Content-Encoding: gzip")),
     "/brotli": sends(response("200 OK", PNG, "Content-Encoding: br")),
     "/noai": sends(response("200 OK", PNG, "X-Robots-Tag: noindex, noai")),
     "/noimageai": sends(response("200 OK", PNG, "X-Robots-Tag: all", "X-Robots-Tag: NoImageAI")),
     "/noai-for-another": sends(response("200 OK", PNG, "X-Robots-Tag: otherbot: noai")),
     "/noai-for-us": sends(response("200 OK", PNG, "X-Robots-Tag: Test-Agent: noai")),
+    "/early-hints": sends(_EARLY * 3 + response()),
+    "/early-hints-for-ever": _without_end(_EARLY, _EARLY * 50),
+    "/trailers": sends(_CHUNKED + chunked(PNG)[:-2] + b"X-Checksum: 1\r\n\r\n"),
+    "/trailers-for-ever": _without_end(_CHUNKED + chunked(PNG)[:-2], b"X-Checksum: 1\r\n" * 50),
+    "/chunk-without-end": _without_end(_CHUNKED + b"5;", b"x" * 1000),
+    "/headers-for-ever": _without_end(b"HTTP/1.1 200 OK\r\n", b"X-Long: " + b"x" * 9000 + b"\r\n"),
+    "/status-without-end": _without_end(b"H", b"H" * 1000),
+    "/image-alone": sends(PNG),
+    "/two-lengths": sends(response("200 OK", PNG, "Content-Length: 5", f"Content-Length: {len(PNG)}")),
+    "/length-below-zero": sends(response("200 OK", PNG, "Content-Length: -5")),
+    "/length-and-chunks": sends(response("200 OK", chunked(PNG), "Content-Length: 5", "Transfer-Encoding: chunked")),
+    "/chunk-of-exabytes": sends(_CHUNKED + b"ffffffffffffffff\r\nabc"),
+    "/latin-1-headers": sends(b"HTTP/1.1 404 caf\xe9\r\nContent-Length: 0\r\n\r\n"),
+    "/latin-1-type": sends(b"HTTP/1.1 200 OK\r\nContent-Type: caf\xe9\r\nContent-Length: 6\r\n\r\n<html>"),
+    "/to-latin-1": _to_raw(b"/caf\xe9/a%20b?c=\xe9"),
+    "/to-utf-8": _to_raw("/café".encode()),
+    "/to-a-fragment": _to_raw(b"/ok#part"),
+    "/to-port-0": _to_raw(b"http://127.0.0.1:0/"),
+    "/to-port-65536": _to_raw(b"http://127.0.0.1:65536/"),
+    "/to-data": _to_raw(b"data:image/png;base64,AAAA"),
     "/echo": _echo,
     "/round": _to("/round"),
     "/to-nowhere": sends(response("302 Found", b"")),

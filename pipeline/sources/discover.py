@@ -12,6 +12,7 @@ from pipeline.sources.formats import KINDS, SUFFIXES, of_one_input
 from pipeline.sources.hub_splits import of_split, split_of
 from pipeline.sources.lance import find_lance
 from pipeline.sources.parquet import PARQUET_SUFFIXES
+from pipeline.sources.saved_datasets import own_files
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from schemas.wording import one_line, printable
@@ -33,6 +34,7 @@ def find_input(url: str, output: str | None = None) -> Found:
         else:
             wanted.append(file)
     kept = of_one_input(replace(found, files=tuple(wanted)))
+    kept = own_files(kept) if kept.is_folder else kept
     if not kept.files:
         raise Refused(f"--input {url}: {_what_is_there(found.left_out, there=there)}")
     return kept
@@ -72,10 +74,12 @@ def expand_braces(url: str) -> list[str]:
     if found is None or _exists(url):
         return [url]
     if found[1]:
-        first, last = int(found[1]), int(found[2])
+        ends = found[1], found[2]
+        first, last = map(int, ends)
         if not 0 <= last - first < _MOST_NAMES:
             raise Refused(f"--input {url}: {found[0]} must count upwards, and to at most {_MOST_NAMES:,} names")
-        parts = [f"{number:0{len(found[1])}}" for number in range(first, last + 1)]
+        width = max(map(len, ends)) if any(one.startswith("0") for one in ends if len(one) > 1) else 0
+        parts = [f"{number:0{width}}" for number in range(first, last + 1)]
     else:
         parts = found[3].split(",")
     begin, end = url[: found.start()], url[found.end() :]

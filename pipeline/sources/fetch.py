@@ -16,6 +16,7 @@ from pipeline.sources.web.client import WebClient
 from pipeline.sources.web.limits import WebLimits, web_limits
 from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import WAITS_S, is_transient
+from pipeline.storage.local_files import is_of_the_system
 from schemas.errors import RowError
 from schemas.job import JobSettings
 from schemas.request import ImageRef
@@ -26,9 +27,6 @@ _NAMED = (*SCHEMES[1:], *web_urls.SCHEMES)
 _SHOWN = 200  # characters of a URI in a message: a data: URI holds a whole image
 _LONGEST = 8192  # characters of a path: no system and no store knows longer ones
 _DOCUMENTS = 2  # kept at once: pages of one file follow each other
-# Regular files some of which are the secrets of this process; what else is in /dev is no regular file.
-_NEVER = ("/proc", "/sys", "/dev")
-_BUT = "/dev/shm"
 _SMALL = 4 * 2**20  # bytes for which there is always room; few images have more
 
 
@@ -97,7 +95,7 @@ class ImageFetcher:
         if is_local and not self._roots and not fs.is_local(table):
             advice = "--allow-root DIR lets rows read below DIR"
             raise _not_allowed(uri, f"is a local file, which rows of a table in a store cannot name: {advice}")
-        if is_local and any(_is_below(real, never) for never in _NEVER) and not _is_below(real, _BUT):
+        if (path := fs.local_path(real)) is not None and is_of_the_system(path):
             raise _not_allowed(uri, "is a file of the system and no image")
         return real if is_local else uri
 

@@ -12,6 +12,7 @@ from pipeline.sources.lance import SUFFIX, LanceTables
 from pipeline.sources.parquet import PARQUET_SUFFIXES, Parquet
 from pipeline.sources.path_lists import PathLists
 from pipeline.sources.records import Records
+from pipeline.sources.saved_datasets import SUFFIX as SAVED
 from pipeline.sources.saved_datasets import SavedDatasets
 from pipeline.sources.separated import SeparatedValues
 from pipeline.sources.source import Source
@@ -49,7 +50,7 @@ SHARDS = (*_also_compressed(".tar"), ".tgz")
 FORMATS = (
     Format(suffixes=PARQUET_SUFFIXES, source=Parquet(), of_folders=Parquet(convention=_OF_FOLDERS)),
     Format(suffixes=FILE_SUFFIXES, source=ImageFiles()),
-    Format(suffixes=(".arrow",), source=SavedDatasets()),
+    Format(suffixes=(SAVED,), source=SavedDatasets()),
     Format(suffixes=SHARDS, source=Records(WebDataset())),
     Format(
         suffixes=_also_compressed(".jsonl", ".ndjson", ".jsonlines"),

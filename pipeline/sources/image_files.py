@@ -88,11 +88,14 @@ def _text_beside(url: str) -> str | None | Failure:
     """Return the text of the file of the same name that ends in .txt, None where there is none."""
     path = f"{url.rpartition('.')[0]}.txt"
     try:
+        if (here := fs.local_path(path)) is not None and local_files.is_of_the_system(here):
+            message = f"{path} must be a file of text, it is a link to one of the system"
+            return Failure(stage="read", type="NotAllowed", message=message)
         data = fs.read_bytes(path, _LONGEST_TEXT + 1)
         if len(data) > _LONGEST_TEXT:
             message = f"{path} must have at most {_LONGEST_TEXT:,} bytes, it has more"
             return Failure(stage="read", type="TooLarge", message=message)
-        return data.decode().strip()
+        return data.decode("utf-8-sig").strip()
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:

@@ -1,10 +1,11 @@
 """JSON lines: an object a line, LLaVA's question files and OpenAI's batch requests among them."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO
+from typing import IO, Any
 
 from pipeline.sources.columns import Columns
 from pipeline.sources.convention import CONVENTION, Convention
@@ -13,6 +14,7 @@ from pipeline.sources.openai_batch import as_row
 from pipeline.sources.records import LOOKED_AT, Indexed, Record, good, schema_of
 from pipeline.sources.source import RowRange
 from schemas.errors import Failure
+from schemas.wording import shortened
 
 SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
 
@@ -41,7 +43,7 @@ class JsonLines:
 def object_in(text: bytes, where: str) -> Record | Failure:
     """Return the row that JSON text is, a batch request with its own columns."""
     try:
-        value = json.loads(text.decode())
+        value = value_of(text)
     except UnicodeDecodeError as error:
         return Failure(stage="read", type="InvalidText", message=f"{where} must be UTF-8 text: {error}; write it anew")
     except (ValueError, RecursionError) as error:
@@ -50,3 +52,23 @@ def object_in(text: bytes, where: str) -> Record | Failure:
         kind = type(value).__name__
         return Failure(stage="read", type="InvalidJson", message=f"{where} must be a JSON object, it is a {kind}")
     return as_row(value)
+
+
+def value_of(text: bytes) -> object:
+    """Return what JSON text holds; raise ValueError where it is none, or has a field twice, and RecursionError."""
+    return _DECODER.decode(text.decode())
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of an object; raise ValueError where one of two values would be passed over, or a name is no
+    text."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the field {shortened(repr(twice), _SHOWN)} is there twice")
+    "".join(fields).encode()  # half a surrogate is none
+    return fields
+
+
+_SHOWN = 60  # letters of a field's name
+_DECODER = json.JSONDecoder(object_pairs_hook=_fields)

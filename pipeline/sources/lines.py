@@ -11,7 +11,7 @@ from pipeline.sources.source import RowIndex, RowRange
 from schemas.errors import Failure
 
 _BLOCK_BYTES = 8 * 2**20
-_BLANK = 64  # bytes of a line that may be blank; a longer one is not looked into
+_BLANK = 32  # bytes up to this one may be blank
 BOM = b"\xef\xbb\xbf"
 
 
@@ -40,10 +40,11 @@ def index_lines(file: IO[bytes], limit: int | None) -> RowIndex:
 
 def _filled(block: bytes, ends: npt.NDArray[np.int64], *, first: bool) -> npt.NDArray[np.bool_]:
     """Return which lines that end in a block are not blank; `first` says of the first that it is not."""
-    starts = np.concatenate([[0], ends[:-1]])[: len(ends)]
-    filled = np.ones(len(ends), np.bool_)
-    for i in np.flatnonzero(ends - starts <= _BLANK).tolist():
-        filled[i] = bool(block[starts[i] : ends[i]].strip()) or (first and i == 0)
+    starts = np.concatenate([[0], ends[:-1]])[: len(ends)].astype(np.int64)
+    filled: npt.NDArray[np.bool_] = np.frombuffer(block, np.uint8)[starts] > _BLANK
+    for i in np.flatnonzero(~filled).tolist():
+        filled[i] = bool(block[starts[i] : ends[i]].strip())
+    filled[:1] |= first
     return filled
 
 

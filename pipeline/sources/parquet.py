@@ -185,7 +185,15 @@ def read_range(
 def partitions_of(url: str) -> dict[str, str | None]:
     """Return the columns that the folders above a file state, as Hive and Spark write them: `year=2026/`."""
     found = (_PARTITION.fullmatch(part) for part in fs.spelled(url).split("/")[:-1])
-    return {part[1]: None if part[2] == _NO_VALUE else unquote(part[2]) for part in found if part}
+    return {part[1]: None if part[2] == _NO_VALUE else _unquoted(part[2]) for part in found if part}
+
+
+def _unquoted(value: str) -> str:
+    """Return the value without its escapes; as it is where they are those of no text."""
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError:
+        return value
 
 
 _PARTITION = re.compile(r"([A-Za-z_]\w*)=(.*)")

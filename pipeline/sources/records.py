@@ -139,7 +139,8 @@ _IDS_AT_ONCE = 65_536
 def rows_of(row_range: RowRange, records: Sequence[Record | Failure], columns: Columns) -> Rows:
     """Return records as rows with the columns that are used, in the types that they were found to have."""
     plain: list[Record] = [{FAILURE: record} if isinstance(record, Failure) else record for record in records]
-    failures = {row: record[FAILURE] for row, record in enumerate(plain) if FAILURE in record}
+    found = ((row, record.get(FAILURE)) for row, record in enumerate(plain))
+    failures = {row: one for row, one in found if isinstance(one, Failure)}  # and no value of a column of that name
     arrays = {}
     for name in columns.used():
         make, where = _maker(name, columns), partial(_bad, row_range, name)
@@ -230,12 +231,12 @@ def _paths(values: list[Any]) -> pa.Array:
 
 
 def as_text(value: object) -> str:
-    """Return a value as text: a string as it is, bytes decoded, anything else as JSON."""
+    """Return a value as text: a string as it is, bytes decoded, anything else as JSON, which has no NaN."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
         return value.decode()
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def good(records: Iterable[Record | Failure]) -> list[Record]:

@@ -1,9 +1,11 @@
 """Saved datasets: the Arrow files that Hugging Face's `save_to_disk` writes, streams of record batches."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ from pyarrow import types
 
 from pipeline.sources.columns import Columns
 from pipeline.sources.convention import CONVENTION, Convention
+from pipeline.sources.finding import Found
 from pipeline.sources.source import FileRows, RowIndex, RowRange, Rows, Unread
 from pipeline.sources.streams import opened
 from pipeline.sources.unreadable import why_unread
@@ -21,7 +24,7 @@ from schemas.errors import Refused
 from schemas.wording import one_line, printable
 
 _AT_ONCE = 8  # files indexed
-_MOVED = '"_indices_files": ['  # in state.json, where rows are chosen or ordered by another file
+SUFFIX = ".arrow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +60,40 @@ class SavedDatasets:
         yield from _rows_of(row_range, [columns.id])
 
 
+def own_files(found: Found) -> Found:
+    """Return what was found of a folder without the Arrow files that are none of the datasets in it, as those of an
+    earlier save or a cache, which are counted; raise Refused where one of a dataset's own is not there."""
+    arrow = [file.url for file in found.files if file.url.lower().endswith(SUFFIX)]
+    others = set[str]()
+    for folder, urls in groupby(sorted(arrow), key=lambda url: url.rsplit("/", 1)[0]):
+        named, there = _named_files(folder), {url.rsplit("/", 1)[1]: url for url in urls}
+        if missing := named - there.keys():
+            rule = "must have the files that its state.json names"
+            raise Refused(f"--input {printable(folder)} {rule}, {min(missing)!r} is not there")
+        others |= {url for name, url in there.items() if named and name not in named}
+    for url in sorted(others):
+        found.left_out.add("that the saved dataset beside them does not name", url.rsplit("/", 1)[1])
+    return replace(found, files=tuple(file for file in found.files if file.url not in others))
+
+
+def _named_files(folder: str) -> set[str]:
+    files = _state_of(folder).get("_data_files")
+    names = (one.get("filename") for one in files if isinstance(one, dict)) if isinstance(files, list) else ()
+    return {name.rsplit("/", 1)[-1] for name in names if isinstance(name, str)}
+
+
+def _state_of(folder: str) -> Mapping[str, Any]:
+    """Return what a dataset's `state.json` says; nothing where it is no dataset's."""
+    try:
+        state = json.loads(fs.read_bytes(fs.join(folder, "state.json")))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
 def _check_state(folder: str) -> None:
     """Refuse a dataset whose rows are others than those of its files, in order."""
-    try:
-        state = fs.read_bytes(fs.join(folder, "state.json")).decode("utf-8", "replace")
-    except FileNotFoundError:
-        return
-    if _MOVED in " ".join(state.split()).replace("[ ", "["):
+    if _state_of(folder).get("_indices_files"):
         raise Refused(
             f"--input {printable(folder)} has its rows chosen or ordered by another file: "
             "save it anew after dataset.flatten_indices()"
@@ -103,6 +133,8 @@ def _batches(file: IO[bytes], schema: pa.Schema) -> tuple[npt.NDArray[np.int64],
             break
         offsets.append(offset)
         counts.append(pa.ipc.read_record_batch(message, schema).num_rows)
+    if file.read(1):
+        raise OSError("something follows behind the stream's end, maybe another one: give each a file of its own")
     return np.array(offsets, np.int64), np.array(counts, np.int64)
 
 

@@ -28,6 +28,9 @@ from schemas.errors import Failure
 
 _INDEX = "index"
 _OTHER_ROW = re.compile(r"[0-9]{1,18}")
+# Several images in one cell, as VLMEvalKit's files have them: ['one', 'two'].
+_ITEM = re.compile(r"'[^'\\]*+'|\"[^\"\\]*+\"")
+_LIST = re.compile(rf"\[\s*(?:{_ITEM.pattern})(?:\s*,\s*(?:{_ITEM.pattern}))*\s*\]")
 _CONVENTION = Convention(id=(NAMES["id"], (_INDEX,)))  # VLMEvalKit's rows have an index
 
 
@@ -88,9 +91,9 @@ class _Lines:
             raise StopIteration
         if len(line) > LONGEST_ROW:
             raise OSError(f"a line must have at most {LONGEST_ROW:,} bytes, line {self.number + 1} has more")
+        text = (line if self.offset else line.removeprefix(BOM)).decode("latin-1")
         self.offset += len(line)
         self.number += 1
-        text = line.decode("latin-1")
         return f"{text[:-2]}\n" if text.endswith("\r\n") else text
 
 
@@ -118,14 +121,13 @@ def _header(url: str, delimiter: str) -> tuple[str, ...]:
 
 def _names(header: list[str]) -> tuple[str, ...]:
     try:
-        return tuple(_utf_8(name, first=number == 0) for number, name in enumerate(header))
+        return tuple(map(_utf_8, header))
     except UnicodeDecodeError as error:
         raise BadFile(f"its header must be UTF-8 text: {error}") from error
 
 
-def _utf_8(text: str, *, first: bool = False) -> str:
-    data = text.encode("latin-1")
-    return (data.removeprefix(BOM).strip(b'"') if first and data.startswith(BOM) else data).decode()
+def _utf_8(text: str) -> str:
+    return text.encode("latin-1").decode()
 
 
 def _record(row: list[str], header: tuple[str, ...], image: str | None, where: str) -> Record | Failure:
@@ -141,13 +143,24 @@ def _record(row: list[str], header: tuple[str, ...], image: str | None, where: s
         message = f"the row that ends in {where} must be UTF-8 text: {error}; write it anew"
         return Failure(stage="read", type="InvalidText", message=message)
     text = values.get(image) if image else None
-    if isinstance(text, str) and looks_like_base64(text):
+    if isinstance(text, str):
         try:
-            values[str(image)] = {"bytes": base64.b64decode(text), "path": None}
+            values[str(image)] = _images(text)
         except binascii.Error as error:
             message = f"{image!r} of the row that ends in {where} must be valid base64: {error}"
             return Failure(stage="read", type="InvalidValue", message=message)
     return values
+
+
+def _images(text: str) -> object:
+    """Return the image that a cell holds or names, a list of those of one that has several."""
+    if _LIST.fullmatch(text):
+        return [_image(one[1:-1]) for one in _ITEM.findall(text)]
+    return _image(text)
+
+
+def _image(text: str) -> object:
+    return {"bytes": base64.b64decode(text), "path": None} if looks_like_base64(text) else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +197,7 @@ def _pictures(table: _Table, image: str) -> dict[str, int]:
         next(rows)
         offset = lines.offset
         for row in rows:
-            if len(row) == len(table.header) and looks_like_base64(row[at]):
+            if len(row) == len(table.header) and (looks_like_base64(row[at]) or _LIST.fullmatch(row[at])):
                 found.setdefault(row[index], offset)
             offset = lines.offset
     return found

@@ -5,7 +5,6 @@ fields of its `.json` member columns of their own names.
 """
 
 import io
-import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -20,10 +19,11 @@ import pyarrow as pa
 from pipeline.sources.columns import Columns
 from pipeline.sources.convention import NAMES, Convention
 from pipeline.sources.image_files import IMAGE_SUFFIXES
+from pipeline.sources.json_lines import value_of
 from pipeline.sources.records import FAILURE, LONGEST_ROW, LOOKED_AT, BadFile, Indexed, Record, schema_of
 from pipeline.sources.source import RowIndex, RowRange
 from schemas.errors import Failure
-from schemas.wording import printable
+from schemas.wording import printable, shortened
 
 KEY, IMAGES = "__key__", "images"
 _CONVENTION = Convention(image=((IMAGES,),), id=((KEY,), NAMES["id"]))
@@ -56,7 +56,7 @@ class WebDataset:
                     offsets.append(member.offset)
                     last = key
                 suffixes[suffix] = None
-                if suffix == "json" and len(offsets) <= LOOKED_AT:
+                if suffix == "json" and len(offsets) <= LOOKED_AT and member.isfile() and member.size <= LONGEST_ROW:
                     looked_at.append(_fields(_content(archive, member)))
             else:
                 end = archive.offset
@@ -159,7 +159,7 @@ def _check_end(archive: tarfile.TarFile) -> None:
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Yield the key, the suffix and the header of every member that belongs to a sample."""
+    """Yield the key, the suffix and the header of every member that belongs to a sample, also where it is a link."""
     while (member := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header that it has read
         if (named := _named(member)) is not None:
@@ -168,7 +168,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarIn
 
 def _named(member: tarfile.TarInfo) -> tuple[str, str] | None:
     """Return the key and the suffix of a member that belongs to a sample."""
-    found = _MEMBER.fullmatch(member.name.removeprefix("./")) if member.isfile() else None
+    found = None if member.isdir() else _MEMBER.fullmatch(member.name.removeprefix("./"))
     return (found[1], found[2].lower()) if found else None
 
 
@@ -182,14 +182,16 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
         source.seek(member.offset_data)
         data = source.read(member.size)
     if len(data) < member.size:
-        raise BadFile(f"the archive ends in {member.name}, of which {len(data)} of {member.size} bytes are there")
+        raise BadFile(
+            f"the archive ends in {printable(member.name)}, of which {len(data)} of {member.size} bytes are there"
+        )
     return data
 
 
 def _fields(data: bytes) -> Record:
     """Return the fields of a `.json` member, none where it is no object: its row will say so."""
     try:
-        value = json.loads(data.decode())
+        value = value_of(data)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -206,7 +208,8 @@ def _is_text(suffix: str) -> bool:
 def _schema(suffixes: dict[str, None], looked_at: list[Record]) -> pa.Schema:
     """Return the columns: key, images, members by suffix, fields of JSON of which no member has the name."""
     columns = {KEY: pa.string(), IMAGES: pa.list_(pa.large_binary())}
-    columns |= {suffix: pa.string() if _is_text(suffix) else pa.large_binary() for suffix in suffixes}
+    known = (suffix for suffix in suffixes if _is_utf_8(suffix))  # of others no column can be named
+    columns |= {suffix: pa.string() if _is_text(suffix) else pa.large_binary() for suffix in known}
     fields = schema_of(looked_at)
     return pa.schema([*columns.items(), *((one.name, one.type) for one in fields if one.name not in columns)])
 
@@ -243,7 +246,9 @@ def _sample(
     size = 0
     for _, suffix, member in members:
         if suffix in found:
-            return _failed(key, "DuplicateMember", f"{where} has two members .{suffix}")
+            return _failed(key, "DuplicateMember", f"{where} has two members .{printable(suffix)}")
+        if not member.isfile():
+            return _failed(key, "NotAFile", f"{where} has .{printable(suffix)} as {_kind_of(member)}")
         size += member.size if suffix in wanted else 0
         if size > LONGEST_ROW:
             return _failed(key, "TooLarge", f"{where} must have at most {LONGEST_ROW:,} bytes, it has more")
@@ -254,8 +259,25 @@ def _sample(
     if "json" in found and wanted.fields:
         fields = _fields(found["json"])
         if not fields and found["json"].strip() not in (b"{}", b""):
-            return _failed(key, "InvalidJson", f"the .json member of {where} must be a JSON object in UTF-8")
+            rule = "must be a JSON object in UTF-8, with no field twice"
+            return _failed(key, "InvalidJson", f"the .json member of {where} {rule}")
     return {**fields, **found, KEY: key, IMAGES: images or None}
+
+
+def _kind_of(member: tarfile.TarInfo) -> str:
+    """Return what a member is that has no bytes of its own, for people; links are not followed, wherever they lead."""
+    if not (member.issym() or member.islnk()):
+        return "a pipe or device: leave it out of the archive"
+    to = printable(shortened(member.linkname, _SHOWN))
+    return f"a link to {to}: write the archive anew with files in the places of links"
+
+
+_SHOWN = 60  # letters of a path
+
+
+def _is_utf_8(text: str) -> bool:
+    """Return whether the name of a member, as tarfile reads it, is UTF-8."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _failed(key: str, type: str, message: str) -> Record:

@@ -13,6 +13,17 @@ class NotRegular(OSError):
     """The path has no bytes of its own: a folder, a pipe, a device."""
 
 
+# Regular files some of which are the secrets of this process; what else is in /dev is no regular file.
+_OF_THE_SYSTEM = ("/proc/", "/sys/", "/dev/")
+_BUT = "/dev/shm/"
+
+
+def is_of_the_system(path: str) -> bool:
+    """Return whether a path leads to what is no row's business, links resolved."""
+    real = os.path.realpath(path)
+    return real.startswith(_OF_THE_SYSTEM) and not real.startswith(_BUT)
+
+
 def open_regular(path: str) -> IO[bytes]:
     """Open a file that has bytes of its own: a pipe would be waited for, a device has no end."""
 

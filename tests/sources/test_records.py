@@ -264,6 +264,16 @@ def test_the_schema_of_a_batch_request_is_a_column(tmp_path: Path) -> None:
     assert [one.values["response_format"] for one in requests_of(listing)] == ["", '{"type": "integer"}']
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [("{0..10..5}", None), ("{09..11}", "09 10 11"), ("{08..010}", "008 009 010"), ("{0..2}", "0 1 2")],
+)
+def test_numbers_in_braces_are_as_wide_as_the_widest_where_one_begins_with_a_zero(
+    pattern: str, names: str | None
+) -> None:
+    assert expand_braces(f"/gone/{pattern}") == [f"/gone/{name}" for name in (names or pattern).split()]
+
+
 def test_braces_stand_for_names_where_nothing_has_that_name(tmp_path: Path) -> None:
     url = f"{tmp_path}/s-{{008..010}}{{,.x}}"
     names = ["008", "008.x", "009", "009.x", "010", "010.x"]
@@ -282,23 +292,31 @@ def test_a_delta_table_is_never_read_as_loose_parquet(root: str, name: str) -> N
 
 
 def test_folders_of_partitions_are_columns(tmp_path: Path) -> None:
-    for part in ("year=2026/kind=a%20b", "year=2027/kind=__HIVE_DEFAULT_PARTITION__"):
+    for part in ("year=2026/kind=a%20b", "year=2027/kind=__HIVE_DEFAULT_PARTITION__", "year=x/kind=%FF"):
         write(f"{tmp_path}/{part}/0.parquet", pa.table({"image": [b"1", b"2"]}))
     table = read_all(list_input([str(tmp_path)], ColumnChoices(keep=("year", "kind"), values=("year",))))
-    assert table.column("keep:year").to_pylist() == ["2026", "2026", "2027", "2027"]
-    assert table.column("keep:kind").to_pylist() == ["a b", "a b", None, None]
+    assert table.column("keep:year").to_pylist() == ["2026", "2026", "2027", "2027", "x", "x"]
+    assert table.column("keep:kind").to_pylist() == ["a b", "a b", None, None, "%FF", "%FF"]
 
 
 def test_folders_and_texts_beside_images_are_columns(root: str) -> None:
     for name in ("a.jpg", "cats/b.jpg", "cats/c.jpg"):
         fs.write_atomic(fs.join(root, name), b"x")
-    fs.write_atomic(fs.join(root, "cats/b.txt"), "a café\n".encode())
+    fs.write_atomic(fs.join(root, "cats/b.txt"), "\ufeffa café\n".encode())
     fs.write_atomic(fs.join(root, "cats/c.txt"), b"\xe9")
     listing = list_input([root], ColumnChoices(keep=("label", "caption=text")))
     table = read_all(listing)
     assert table.column("keep:label").to_pylist() == [None, "cats", "cats"]
     assert table.column("keep:caption").to_pylist() == [None, "a café", None]
     assert failures(requests_of(listing)) == [None, None, ("cats/c.jpg", "InvalidText")]
+
+
+def test_a_text_beside_an_image_is_no_way_into_the_system(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "a.txt").symlink_to("/proc/self/environ")
+    listing = list_input([str(tmp_path)], ColumnChoices(keep=("caption=text",)))
+    assert failures(requests_of(listing)) == [("a.jpg", "NotAllowed")]
+    assert read_all(listing).column("keep:caption").to_pylist() == [None]
 
 
 def test_what_is_beside_the_input_is_counted_and_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 52
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NO_AI = frozenset({"noai", "noimageai"})
 _OUT = 2**18  # bytes taken from a compressed body at once
+_GZIP = b"\x1f\x8b"
 _SHOWN = 60  # characters of a header in a message
 # What is no image whatever its name: the rest is for the decoder to say.
 _OTHERS = frozenset(
@@ -74,7 +75,7 @@ def decoded(shown: str, body: bytes, encoding: str, max_bytes: int) -> bytes:
     try:
         return _inflated(shown, body, window, max_bytes)
     except zlib.error as error:
-        raise RowError("fetch", "BadEncoding", f"{shown} must be {names[0]} as it says, it is not") from error
+        raise RowError("fetch", "BadEncoding", f"{shown} must be one {names[0]} as it says, it is not") from error
 
 
 def _inflated(shown: str, body: bytes, window: int, max_bytes: int) -> bytes:
@@ -89,6 +90,8 @@ def _inflated(shown: str, body: bytes, window: int, max_bytes: int) -> bytes:
         size += len(part)
         if size > max_bytes:
             raise too_large(shown, max_bytes)
+    if inflate.unused_data.startswith(_GZIP):  # half of an image may look like one
+        raise zlib.error("something follows")
     return b"".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from pipeline.sources.web.addresses import literal, refusal
 from pipeline.sources.web.hosts import HostRules
@@ -17,6 +17,7 @@ _SHOWN = 200  # characters of a URL in a message
 # Spelled as RFC 3986 has it: sent as it stands, as what is signed may not be spelled otherwise.
 _AS_IT_IS = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NO_TEXT = re.compile("[\udc80-\udcff]+")  # as headers have bytes that are not UTF-8
 
 
 def shown(url: object) -> str:
@@ -46,9 +47,14 @@ def parse_url(text: str) -> "URL":
 def next_url(url: "URL", location: str) -> "URL":
     """Return where a redirect leads from a URL; raises RowError."""
     try:
-        return parse_url(urljoin(str(url), location.strip()))
+        return parse_url(urljoin(str(url), _NO_TEXT.sub(_escaped, location.strip())))
     except ValueError as error:
         raise _bad(location, "a server redirects to it and it cannot be read") from error
+
+
+def _escaped(letters: re.Match[str]) -> str:
+    """Return the bytes of a header that are not UTF-8 as a browser sends them on."""
+    return quote(letters[0].encode("utf-8", "surrogateescape"))
 
 
 def place_of(url: "URL") -> str:

@@ -46,6 +46,7 @@ def failure_of(client: WebClient, url: str, max_bytes: int = LIMIT) -> Failure:
     [
         *("/ok", "/chunked", "/no-length", "/gzip", "/ok?a=b%2Fc#part", "/redirects/4"),
         *("/429-once", "/503-twice", "/reset-once", "/truncated-once", "/noai-for-another"),
+        *("/early-hints", "/trailers", "/to-a-fragment"),
     ],
 )
 def test_an_image_is_fetched_however_it_comes(web: Web, client: Make, path: str) -> None:
@@ -75,9 +76,20 @@ def test_an_image_is_fetched_however_it_comes(web: Web, client: Make, path: str)
         ("/gzip-twice", "BadEncoding", 1),
         ("/gzip-cut", "BadEncoding", 1),
         ("/gzip-not", "BadEncoding", 1),
+        ("/gzip-and-more", "BadEncoding", 1),
         ("/brotli", "BadEncoding", 1),
         ("/no-http", "BadResponse", 1),
         ("/length-of-words", "BadResponse", 1),
+        ("/length-below-zero", "BadResponse", 1),
+        ("/length-and-chunks", "BadResponse", 1),
+        ("/two-lengths", "BadResponse", 1),
+        ("/chunk-of-exabytes", "Truncated", 3),
+        ("/image-alone", "BadResponse", 1),
+        ("/headers-for-ever", "BadResponse", 1),
+        ("/trailers-for-ever", "BadResponse", 1),
+        ("/status-without-end", "BadResponse", 1),
+        ("/latin-1-headers", "NotFound", 1),
+        ("/latin-1-type", "NotAnImage", 1),
         ("/html", "NotAnImage", 1),
         ("/json", "NotAnImage", 1),
         ("/noai", "NoAI", 1),
@@ -88,6 +100,9 @@ def test_an_image_is_fetched_however_it_comes(web: Web, client: Make, path: str)
         ("/to-metadata", "PrivateAddress", 1),
         ("/to-a-file", "BadURL", 1),
         ("/to-rubbish", "BadURL", 1),
+        ("/to-port-0", "BadURL", 1),
+        ("/to-port-65536", "BadURL", 1),
+        ("/to-data", "BadURL", 1),
     ],
 )
 def test_each_failure_has_its_kind_and_is_tried_as_often_as_it_may_pass(
@@ -99,7 +114,13 @@ def test_each_failure_has_its_kind_and_is_tried_as_often_as_it_may_pass(
     assert failure.message == failure.message.encode("ascii", "ignore").decode()
 
 
-@pytest.mark.parametrize("path", ["/says-nothing", "/stops-in-the-middle", "/drips", "/header-drips"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/says-nothing", "/stops-in-the-middle", "/drips", "/header-drips"),
+        *("/early-hints-for-ever", "/chunk-without-end"),
+    ],
+)
 def test_a_slow_server_costs_the_rows_time_and_no_more(web: Web, client: Make, path: str) -> None:
     failure = failure_of(client(SLOW), web.url(path))
     assert failure.type == "TimedOut"
@@ -185,6 +206,16 @@ def test_hosts_that_are_not_allowed_are_not_even_resolved(web: Web, client: Make
     assert failure_of(one, web.url("/ok", "other.test")).type == "HostNotAllowed"
     assert failure_of(one, web.url("/to-another", "a.good.test")).type == "HostNotAllowed"
     assert asked == ["a.good.test"]
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"), [("/to-latin-1", "/caf%E9/a%20b?c=%E9"), ("/to-utf-8", "/caf%C3%A9")], ids=["latin 1", "UTF-8"]
+)
+def test_a_redirect_with_bytes_that_are_no_ascii_leads_to_those_very_bytes(
+    web: Web, client: Make, path: str, asked: str
+) -> None:
+    assert failure_of(client(), web.url(path)).type == "NotFound"
+    assert [ask.path for ask in web.asks] == [path, asked]
 
 
 def test_two_hundred_hosts_are_asked_by_name(web: Web, client: Make) -> None:
