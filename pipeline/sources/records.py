@@ -2,6 +2,7 @@
 and what is in them; here they are indexed, read and given types.
 """
 
+import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -143,8 +144,8 @@ def rows_of(row_range: RowRange, records: Sequence[Record | Failure], columns: C
     failures = {row: one for row, one in found if isinstance(one, Failure)}  # and no value of a column of that name
     arrays = {}
     for name in columns.used():
-        make, where = _maker(name, columns), partial(_bad, row_range, name)
-        arrays[name] = _array([record.get(name) for record in plain], make, failures, where)
+        values, where = [record.get(name) for record in plain], partial(_bad, row_range, name)
+        arrays[name] = _array(values, _maker(name, columns, values), failures, where)
     for row, record in enumerate(plain):
         late = [name for name in record if name.lower() in columns.missed and record[name] is not None]
         if late and row not in failures:
@@ -189,13 +190,13 @@ def _late(row_range: RowRange, row: int, name: str) -> Failure:
     return Failure(stage="read", type="UnexpectedColumn", message=message)
 
 
-def _maker(name: str, columns: Columns) -> _Make:
-    """Return what makes an array of the values of a column, by what it is used for."""
+def _maker(name: str, columns: Columns, values: list[Any]) -> _Make:
+    """Return what makes an array of these values of a column, or of any of them, by what it is used for."""
     kept = next((one.type for one in columns.keep if one.column == name), None)
     index = columns.schema.get_field_index(name)
     type = columns.schema.field(index).type if index >= 0 else pa.string()
     if name == columns.image_alone():
-        return partial(_images, is_binary(type.value_type if is_list(type) else type))
+        return partial(_images, _image_type(is_binary(type.value_type if is_list(type) else type), values))
     if kept is None or is_text(kept):
         return _paths if name == columns.image else _texts
     if isinstance(kept, pa.JsonType):
@@ -203,15 +204,29 @@ def _maker(name: str, columns: Columns) -> _Make:
     return lambda values: pa.array(values, kept)
 
 
-def _images(has_bytes: bool, values: list[Any]) -> pa.Array:
+def _image_type(has_bytes: bool, values: list[Any]) -> pa.DataType:
+    """Return the type of the images of some rows: structs where one of them has one."""
+    if has_bytes:
+        return pa.large_binary()
+    each = (one for value in values for one in (value if isinstance(value, list) else (value,)))
+    return _STRUCT if any(isinstance(one, dict) for one in each) else pa.large_string()
+
+
+def _images(type: pa.DataType, values: list[Any]) -> pa.Array:
     """Return lists of images: a row may have one or several, whatever others have."""
     lists = [value if isinstance(value, list) or value is None else [value] for value in values]
-    if has_bytes:
-        return pa.array(lists, pa.large_list(pa.large_binary()))
-    if any(isinstance(one, dict) for own in lists if own for one in own):
-        lists = [own and [{"path": one} if isinstance(one, str) else one for one in own] for own in lists]
-        return pa.array(lists, pa.large_list(_STRUCT))
-    return pa.array(lists, pa.large_list(pa.large_string()))
+    if type == _STRUCT:
+        lists = [own and [_struct(one) for one in own] for own in lists]
+    return pa.array(lists, pa.large_list(type))
+
+
+def _struct(image: Any) -> Any:  # noqa: ANN401  a value of JSON
+    """Return an image as a struct. JSON has no bytes: they are base64 there."""
+    if isinstance(image, str):
+        return {"path": image}
+    if isinstance(image, dict) and isinstance(image.get("bytes"), str):
+        return {**image, "bytes": base64.b64decode(image["bytes"], validate=True)}
+    return image
 
 
 _STRUCT = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])

@@ -58,3 +58,12 @@ def test_a_column_that_is_called_as_our_own_failures_is_a_column(tmp_path: Path)
     listing = listed(tmp_path, lines, ColumnChoices(keep=("batch:failure",)))
     assert [one.failure for one in requests_of(listing)] == [None, None]
     assert read_all(listing).column("keep:batch:failure").to_pylist() == ["x", None]
+
+
+def test_the_bytes_of_an_image_in_json_are_base64(tmp_path: Path) -> None:
+    cells = ['{"bytes": "AAEC", "path": null}', '{"bytes": "not base64", "path": "a.jpg"}', '{"path": "b.jpg"}']
+    lines = [f'{{"id": "{number}", "image": {cell}}}'.encode() for number, cell in enumerate(cells)]
+    first, second, third = requests_of(listed(tmp_path, lines))
+    assert first.images[0].data == b"\0\1\2"
+    assert (second.id, second.failure and second.failure.type) == ("1", "InvalidValue")
+    assert third.images[0].uri == f"{tmp_path}/b.jpg"
