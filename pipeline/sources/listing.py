@@ -140,8 +140,10 @@ def list_input(
     urls = [one for url in inputs for one in expand_braces(url)]
     with ThreadPoolExecutor(_FOUND_AT_ONCE) as pool:
         found = list(pool.map(lambda url: find_input(url, output), urls))
-    source = source_of(found)
     files = list({file.url: file for one in found for file in one.files}.values())  # one named twice is read once
+    if not files:  # of tables all of whose rows were deleted
+        raise Refused(f"--input must have at least one row, {', '.join(inputs)} has none")
+    source = source_of(found)
     listed = _look_through(files, source, limit, output)
     rows = np.array([file.num_rows for file in listed], np.int64)
     columns = _find_columns(listed, source, choices, limit)

@@ -116,6 +116,14 @@ def test_partitions_are_columns(tmp_path: Path) -> None:
     assert [kept.name for kept in listing.columns.keep] == ["year"]
 
 
+def test_a_table_without_a_row_left_is_refused_alone_and_passed_over_beside_others(tmp_path: Path) -> None:
+    place = table_in(tmp_path)
+    deltalake.DeltaTable(place).delete()
+    with pytest.raises(Refused, match="must have at least one row, .*table has none"):
+        ids_of(place)
+    assert list_input([place, f"{place}@0"], CONVENTION).num_rows == 4
+
+
 def test_a_file_that_was_vacuumed_is_named(tmp_path: Path) -> None:
     place = table_in(tmp_path)
     for path in Path(place).glob("*.parquet"):
