@@ -3,15 +3,21 @@
 import asyncio
 import gzip
 import io
+import ssl
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from PIL import Image
 
 Script = Callable[["Ask"], AsyncIterator[bytes]]
@@ -293,13 +299,27 @@ def serving_folder(folder: Path) -> Iterator[str]:
         thread.join(10)
 
 
+def own_certificate(folder: Path, host: str) -> ssl.SSLContext:
+    """What a server needs that vouches for itself."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    begin, end = datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, end)
+    signed = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), False).sign(key, hashes.SHA256())
+    encoding, no = serialization.Encoding.PEM, serialization.NoEncryption()
+    file = folder / "server.pem"
+    file.write_bytes(key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, no) + signed.public_bytes(encoding))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
 @contextmanager
-def serving() -> Iterator[Web]:
-    """A server on loopback in a thread of this process, as long as the block runs."""
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
+    """A server on loopback in a thread of this process, as long as the block runs; by https where `tls` is given."""
     server, loop, ready, done = Web(), asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 
     async def serve() -> None:
-        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, backlog=1024)
+        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, backlog=1024, ssl=tls)
         server.port = listening.sockets[0].getsockname()[1]
         ready.set()
         await done.wait()

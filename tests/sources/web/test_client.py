@@ -5,13 +5,14 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipeline.sources.web.client import WebClient, system_lookup
 from pipeline.sources.web.limits import WebLimits
 from schemas.errors import Failure, RowError
-from tests.web_server import PNG, Web
+from tests.web_server import PNG, Web, own_certificate, serving
 
 LIMIT = 1_000_000
 QUICK = WebLimits(allow_private=True, waits_s=(0.0, 0.0), seconds=20, user_agent="test-agent/1")
@@ -216,6 +217,13 @@ def test_a_redirect_with_bytes_that_are_no_ascii_leads_to_those_very_bytes(
 ) -> None:
     assert failure_of(client(), web.url(path)).type == "NotFound"
     assert [ask.path for ask in web.asks] == [path, asked]
+
+
+def test_a_server_that_vouches_for_itself_is_asked_nothing(tmp_path: Path, client: Make) -> None:
+    with serving(own_certificate(tmp_path, "localhost")) as web:
+        failure = failure_of(client(), web.url("/ok", "localhost").replace("http", "https"))
+        assert failure.type == "BadCertificate"
+        assert web.asks == []
 
 
 def test_two_hundred_hosts_are_asked_by_name(web: Web, client: Make) -> None:
