@@ -15,6 +15,7 @@ from rich.table import Table
 
 from demo.questions import DESCRIBE, READ
 from jobs.answer import run_to_status
+from jobs.ending import end_process
 from pipeline.job import run_job
 from pipeline.plan import plan_job
 from pipeline.reports.report import write_report
@@ -65,4 +66,4 @@ def answer_table(answers: list[Answer], truth: Mapping[str, Mapping[str, str]]) 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
@@ -23,6 +23,7 @@ from jobs.check_model import check_model
 from jobs.completion import print_completion
 from jobs.config import Config, is_storage_option, read_config, storage_options
 from jobs.doctor import doctor
+from jobs.ending import end_process
 from jobs.export import export
 from jobs.flags import under
 from jobs.init import init
@@ -79,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:  # a setting that only the input or the model could show to be bad
         return _refuse(str(error))
     return result if isinstance(result, int) else 0
+
+
+def run() -> NoReturn:
+    """Run one job as a process of its own."""
+    end_process(main())
 
 
 def build_app() -> App:
@@ -236,4 +242,4 @@ def _refuse(message: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
