@@ -29,7 +29,7 @@ from benchmarks.million import load_echo, start_ray, write_input
 from benchmarks.random_model import write_model, write_weights
 from pipeline.execution.dispatch import Dispatch, Prepared
 from pipeline.execution.placement import Load, units_at_once
-from pipeline.execution.work_units import BatchPlan, Shard
+from pipeline.execution.work_units import BatchPlan, Owned, Shard
 from pipeline.job import run_job
 from pipeline.plan import plan_job
 from pipeline.run_folder.markers import Markers
@@ -191,6 +191,7 @@ def _plan(listing: Listing) -> BatchPlan:
         folder="out",
         run="r",
         markers=Markers(folder="out/.run", driver="d"),
+        lock=Owned(url="out/.run/driver.lock", token="d"),
     )
     return BatchPlan.of([shard], [range(listing.num_units)], load_echo)
 

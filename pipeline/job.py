@@ -53,7 +53,7 @@ def run_job(
             folder=folder,
             run=run["run"],
             markers=Markers(folder=state_folder(folder), driver=lock.owner.token),
-            lock=Owned(url=lock.url, token=lock.owner.token),
+            lock=Owned.of(lock),
         )
 
         def answer(units: list[int]) -> Progress:

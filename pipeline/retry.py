@@ -28,14 +28,14 @@ from pipeline.execution.executor import Loaders, answer_units, in_rounds, say, u
 from pipeline.execution.progress import Progress
 from pipeline.execution.ray_errors import RunFailed
 from pipeline.execution.signals import guarded
-from pipeline.execution.work_units import BatchPlan, Shard
+from pipeline.execution.work_units import BatchPlan, Owned, Shard
 from pipeline.job import noted
 from pipeline.plan import Plan, Summary, summarise, with_scores
 from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
 from pipeline.run_folder.events import Events
 from pipeline.run_folder.layout import below, retry_folder, state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
-from pipeline.run_folder.lock import hold
+from pipeline.run_folder.lock import Lock, hold
 from pipeline.run_folder.markers import Markers
 from pipeline.run_folder.mend import (
     POSITION,
@@ -119,7 +119,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
             # A kill between the manifest and its scores left none.
             return summarise(with_scores(plan.settings, manifest), folder, None)
         say(retry.describe())  # before Ray starts, which takes its time
-        shard = retry.shard(loaders, Markers(folder=state_folder(folder), driver=lock.owner.token))
+        shard = retry.shard(loaders, lock)
 
         def answer(units: list[int]) -> Progress:
             rows = sum(len(retry.rows[unit]) for unit in units) * plan.num_prompts
@@ -129,9 +129,8 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
         events = Events.of(folder)
         with noted(events, retry=retry.number, answers=len(retry.positions), units=len(retry.rows)) as end:
             progress = _answer_rows(retry, answer)
-            lock.confirm()
             manifest.pop("scores", None)  # of the answers as they were
-            manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]})
+            manifest = retry.finish({**manifest, "fingerprint": run["fingerprint"]}, lock.confirm)
             end |= {name: manifest[name] for name in ("rows", "ok", "errors")}
         manifest = with_scores(plan.settings, manifest)
     pace = progress.rows_per_s() if progress else None
@@ -250,7 +249,7 @@ class Retry:
             schema=self.plan.answer_schema,
         )
 
-    def shard(self, loaders: Loaders, markers: Markers) -> Shard:
+    def shard(self, loaders: Loaders, lock: Lock) -> Shard:
         """Return what the actors are told of these rows."""
         settings = with_settings(self.plan.settings, self.settings)
         return Shard(
@@ -259,11 +258,15 @@ class Retry:
             load_preprocess=partial(loaders.preprocess, parts=Preprocess(settings).parts),
             folder=self.units.folder,
             run=self.units.run,
-            markers=markers,
+            markers=Markers(folder=state_folder(self.plan.settings.output), driver=lock.owner.token),
+            lock=Owned.of(lock),
         )
 
-    def finish(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Replace the old answers by the new, then the manifest. Raises RunFailed where old ones are lost."""
+    def finish(self, manifest: dict[str, Any], confirm: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Replace the old answers by the new, then the manifest. Raises RunFailed where old ones are lost.
+
+        `confirm` is called before each file that is replaced, and raises where the folder is another driver's by now.
+        """
         folder, files, start = self.plan.settings.output, [], 0
         history, started, changes = _read_history(folder, self.number), find_retry(folder, manifest), _Changes()
         assert started is not None
@@ -277,6 +280,7 @@ class Retry:
                 new = _better(self._new_answers(there), before)
                 mixed = restore(_replace(old, there - start, new))
                 data = to_sealed(mixed, retry_marks(self.units.run, file["path"]))
+                confirm()
                 files.append(write_answers(folder, file["path"], data, file["rows"]))
                 changes.add(before, new)
             else:
@@ -284,6 +288,7 @@ class Retry:
             start += file["rows"]
         manifest = {**manifest, **changes.applied_to(manifest), "files": files}
         manifest["retries"] = [*manifest["retries"], self._in_manifest(changes.new)]
+        confirm()
         write_manifest(folder, manifest)
         fs.delete(retry_folder(folder))
         clear_work(folder)

@@ -24,7 +24,7 @@ from pipeline.execution.progress import UnitReport
 from pipeline.execution.quarantine import MAX_LOADS, Guard
 from pipeline.execution.ray_errors import EngineNotLoaded, RunFailed, cause_of, died_with_its_machine, failed_to_load
 from pipeline.execution.work_units import BatchPlan, unpack
-from pipeline.run_folder.units import Counts, count_answers, write_unit
+from pipeline.run_folder.units import Counts, count_answers
 from pipeline.stages.generate import Generate, final_answers
 from pipeline.stages.locks import RWLock
 
@@ -176,10 +176,8 @@ class _GenerateAndWrite:
             with self._generate.sampling(shard.settings):
                 began = time.monotonic()
                 answers = final_answers(guard(key.unit, lambda _: samples, self._generate), shard.settings)
-            if shard.lock is not None:
-                shard.lock.check()
             written = time.monotonic()
-            write_unit(shard.folder, shard.run, key.unit, answers)
+            shard.write(key.unit, answers)
             write_s = time.monotonic() - written
             counts = count_answers(answers)
         return UnitReport(

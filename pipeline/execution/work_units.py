@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.run_folder.lock import still_holds
+from pipeline.run_folder.lock import Lock, still_holds
 from pipeline.run_folder.markers import Markers
+from pipeline.run_folder.units import write_unit
 from pipeline.sources.reader import UnitReader
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
@@ -46,6 +47,11 @@ class Owned:
     url: str
     token: str
 
+    @classmethod
+    def of(cls, lock: Lock) -> "Owned":
+        """Return what workers are told of a lock that their driver holds."""
+        return cls(url=lock.url, token=lock.owner.token)
+
     def check(self) -> None:
         """Raise RuntimeError where another has it, or nobody: this worker was given up, and its folder may be merged
         by now."""
@@ -63,8 +69,13 @@ class Shard:
     folder: str  # units/ is below it
     run: str
     markers: Markers
-    lock: Owned | None = None  # of the folder, where its driver must hold it while units are written
+    lock: Owned  # that the driver holds while units are written: of the run, or of the sweep that it is in
     stoppable: bool = False  # whether its units are to be passed over once the marker STOPPED is there
+
+    def write(self, unit: int, answers: pa.Table) -> None:
+        """Write a unit's answers; raise RuntimeError, and write nothing, where the driver has left the folder."""
+        self.lock.check()
+        write_unit(self.folder, self.run, unit, answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +159,7 @@ class _NoReader:
 
 def _with_whole_paths(shard: Shard) -> Shard:
     markers = replace(shard.markers, folder=fs.absolute(shard.markers.folder))
-    lock = shard.lock and replace(shard.lock, url=fs.absolute(shard.lock.url))
+    lock = replace(shard.lock, url=fs.absolute(shard.lock.url))
     return replace(shard, folder=fs.absolute(shard.folder), markers=markers, lock=lock)
 
 

@@ -22,7 +22,7 @@ from pipeline.execution.progress import UnitReport
 from pipeline.execution.ray_cluster import plan_placement, said_while_waiting
 from pipeline.execution.ray_data import run_units
 from pipeline.execution.ray_errors import EngineNotLoaded, RunFailed
-from pipeline.execution.work_units import STOPPED, BatchPlan, Shard
+from pipeline.execution.work_units import STOPPED, BatchPlan, Owned, Shard
 from pipeline.run_folder.events import Events
 from pipeline.run_folder.layout import state_folder
 from pipeline.run_folder.leftovers import remove_leftovers
@@ -73,7 +73,7 @@ class CellRun:
     run: dict[str, Any]
     outstanding: Outstanding | None  # None where it is complete
     todo: set[int]
-    markers: Markers
+    lock: Lock  # of the sweep
     done: Counts = field(default_factory=Counts)
     seconds: float = 0.0  # between units of all cells, each span counted for the cell whose unit came in
     complete: bool = False
@@ -84,6 +84,11 @@ class CellRun:
     def name(self) -> str:
         """Return the cell's name as people read it."""
         return str(self.planned.cell.name)
+
+    @property
+    def markers(self) -> Markers:
+        """Return the markers of its workers."""
+        return Markers(folder=state_folder(self.planned.plan.settings.output), driver=self.lock.owner.token)
 
     @property
     def open(self) -> bool:
@@ -119,7 +124,9 @@ class CellRun:
             self.abandon(f"out of time: {self.seconds:.0f} s, the next call goes on with {len(self.todo)} units")
 
     def finish(self) -> None:
-        """Merge the units; those that are broken are to be done again."""
+        """Merge the units; those that are broken are to be done again. Raises FolderInUse where the sweep is another
+        driver's by now."""
+        self.lock.confirm()
         outstanding, timings = self.outstanding, {"seconds": round(self.seconds, 3)}
         assert outstanding is not None
         merged = unless_broken(
@@ -146,12 +153,14 @@ class CellRun:
             folder=plan.settings.output,
             run=self.run["run"],
             markers=self.markers,
+            lock=Owned.of(self.lock),
             stoppable=True,
         )
 
 
 def begin(planned: PlannedCell, lock: Lock, events: Events | None = None) -> CellRun:
-    """Begin a cell, or go on with it; complete at once where nothing but the merge was left."""
+    """Begin a cell, or go on with it; complete at once where nothing but the merge was left. Raises FolderInUse."""
+    lock.confirm()  # engines before this one may have taken hours
     plan = planned.plan
     folder = plan.settings.output
     remove_leftovers(folder)
@@ -163,7 +172,7 @@ def begin(planned: PlannedCell, lock: Lock, events: Events | None = None) -> Cel
         run=run,
         outstanding=outstanding,
         todo=set(outstanding.left()) if outstanding else set(),
-        markers=Markers(folder=state_folder(folder), driver=lock.owner.token),
+        lock=lock,
         complete=outstanding is None,
         events=events,
     )

@@ -60,7 +60,7 @@ def _answer_and_score(plan: SweepPlan, call: Call) -> list[Result]:
         reasons = going_on(lambda: _answer_all(engines, call, wishes), wishes, call.lock.release)
     say("scoring")
     results = score_sweep(plan, reasons)
-    call.lock.check()
+    call.lock.confirm()
     write_results(call.folder, results)
     return results
 

@@ -75,7 +75,10 @@ def test_a_second_build_is_the_same(container: str) -> None:
 
 def test_the_image_answers_as_a_user_without_rights(container: str) -> None:
     assert inside(container, "id", "--user", "--name") == "ray\n"
+    assert inside(container, "id", "--user") == "1000\n"
     assert inside(container, "llava-batch", "--version") == "0.1.0\n"
+    assert inside(container, "bash", "-lc", "llava-batch --version") == "0.1.0\n"
+    assert inside(container, "find", "/opt", "!", "-readable") == ""
     assert "nothing stands in the way of a job" in inside(container, "llava-batch", "doctor")
     picture = "from PIL import Image; Image.new('RGB', (40, 30)).save('/tmp/a.png')"
     inside(container, "python", "-c", picture)

@@ -1,6 +1,7 @@
 """Files that put a job on Kubernetes, on Slurm and into a container: what they say fits what is asked of them."""
 
 import os
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -130,16 +131,45 @@ def test_the_ray_of_the_manifest_is_the_one_that_is_installed_in_the_image() -> 
     assert f"llava-batch:{version}" in (ROOT / "deploy/rayjob.yaml").read_text()
 
 
+# As Slurm does: both nodes at once, and neither any longer once one has failed.
+_SRUN = """
+while [[ $1 == --* ]]; do echo "$1"; shift; done
+for node in 1 2; do SLURMD_NODENAME=node-$node setsid "$@" & nodes+=($!); done
+for _ in 1 2; do wait -n || { code=$?; kill -9 -- ${nodes[@]/#/-} 2> /dev/null; exit $code; }; done
+"""
+# As Ray does: a Ray that does not start is a line, a minute or ten on the other nodes and exit status 0.
+_SYMMETRIC_RUN = r"""
+if [[ " ${FAILS_ON:-} " == *" $SLURMD_NODENAME "* ]]; then
+    printf '%b' "${SAYS:-}"
+    printf 'Failed to start Ray: returned non-zero exit status 1.\nDid not find any active Ray processes.\n' >&2
+elif [[ ${FAILS_ON:-} ]]; then
+    exec sleep 1000
+elif [[ $SLURMD_NODENAME == node-2 ]]; then
+    echo "Ray runtime started."
+    exit 137  # lost while the job is at work
+else
+    echo "Head node started."
+    env | grep -E "^RAY_A" | sort
+    printf "%s\n" "$@"
+    while [[ $1 != -- ]]; do shift; done
+    shift
+    "$@"
+fi
+"""
+
+
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
-    """An environment as Slurm's, with an srun that says what it is given."""
-    bin = tmp_path / "bin"
-    bin.mkdir()
+    """An environment as Slurm's, of two nodes, with a symmetric-run that says what it is given."""
+    bin = tmp_path / ".venv" / "bin"
+    bin.mkdir(parents=True)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "__main__.py").touch()
     programs = {
-        "scontrol": 'echo "localhost\nnode-2"',
-        "srun": 'while [[ $1 == --* ]]; do echo "$1"; shift; done; exec "$@"',
-        "ray": '[[ -z ${RAY_FAILS:-} ]] || exit 0; env | grep -E "^RAY_A" | sort; printf "%s\\n" "$@"; '
-        'while [[ $1 != -- ]]; do shift; done; shift; "$@"',
+        "scontrol": "printf 'node-1\\nnode-2\\n'",
+        "getent": "printf '127.0.1.1 STREAM node-1\\n10.0.0.1 STREAM node-1\\n'",
+        "srun": _SRUN,
+        "ray": _SYMMETRIC_RUN,
         "python": "exit ${FAILS_WITH:-0}",
     }
     for name, text in programs.items():
@@ -152,7 +182,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "SLURM_CPUS_ON_NODE": "8",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, **given, "SLURM_SUBMIT_DIR": "/project", "PATH": f"{bin}:{os.environ['PATH']}"}
+    return {**kept, **given, "SLURM_SUBMIT_DIR": str(tmp_path), "PATH": f"{bin}:{os.environ['PATH']}"}
 
 
 def run_slurm(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -165,12 +195,13 @@ def test_on_slurm_one_ray_is_started_on_all_nodes_and_the_job_on_the_first(slurm
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[:3] == ["--export=ALL", "--ntasks=2", "--ntasks-per-node=1"]
+    lines.remove("Ray runtime started.")  # on the other node, whenever it likes
     ray = lines.index("symmetric-run")
     assert lines[ray : ray + 7] == [
-        *("symmetric-run", "--address", "127.0.0.1:20007", "--min-nodes", "2", "--num-cpus", "8"),
+        *("symmetric-run", "--address", "10.0.0.1:20007", "--min-nodes", "2", "--num-cpus", "8"),
     ]
     assert lines[-6:] == ["python", "-m", "jobs", "caption", "--prompt", "What is this?"]
-    assert "RAY_ADDRESS=127.0.0.1:20007" in lines
+    assert "RAY_ADDRESS=10.0.0.1:20007" in lines
     (token,) = [line for line in lines if line.startswith("RAY_AUTH_TOKEN=")]
     assert len(token.partition("=")[2]) == 64
 
@@ -180,10 +211,28 @@ def test_on_slurm_the_exit_status_is_the_jobs(slurm: dict[str, str], status: int
     assert run_slurm({**slurm, "FAILS_WITH": str(status)}).returncode == status
 
 
-def test_on_slurm_a_ray_that_did_not_start_is_no_success(slurm: dict[str, str]) -> None:
-    done = run_slurm({**slurm, "RAY_FAILS": "1"})
+@pytest.mark.parametrize(
+    ("node", "said", "why"),
+    [
+        pytest.param("node-2", "Usage: ray start\\n\\nError: No such option: --x\\n", "Error: No such option: --x", id="flag"),
+        pytest.param("node-2", "  File 1\\nRuntimeError: Ray\\n  2.59\\n", "RuntimeError: Ray 2.59", id="traceback"),
+        pytest.param("node-1", "On head node. Starting\\nno room\\n", "no room", id="head"),
+        pytest.param("node-1 node-2", "", "", id="both, without a word"),
+    ],
+)
+def test_on_slurm_a_node_whose_ray_does_not_start_ends_the_job_at_once_and_says_why(
+    slurm: dict[str, str], node: str, said: str, why: str
+) -> None:
+    done = run_slurm({**slurm, "FAILS_ON": node, "SAYS": said})
     assert done.returncode == 1
+    assert re.search(rf"^error: node ({node.replace(' ', '|')}) did not start its Ray: {why}", done.stderr, re.M)
     assert "error: the job did not come to an end of its own" in done.stderr
+
+
+def test_on_slurm_a_folder_that_is_no_checkout_is_refused(slurm: dict[str, str]) -> None:
+    done = run_slurm({**slurm, "LLAVA_BATCH_PROJECT": "/nowhere"})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "must be the checkout, /nowhere is not" in done.stderr
 
 
 def test_what_the_image_copies_is_there_and_its_builder_is_sent_nothing_else() -> None:
@@ -192,5 +241,5 @@ def test_what_the_image_copies_is_there_and_its_builder_is_sent_nothing_else() -
     assert {"jobs", "pipeline", "schemas", "llava_batch", "constraints.txt", "pyproject.toml"} <= allowed
     assert not allowed & {"tests", ".venv", "out", "demo"}
     containerfile = (ROOT / "Containerfile").read_text()
-    assert "USER ray" in containerfile
+    assert "USER 1000:1000" in containerfile
     assert "-c constraints.txt" in containerfile

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.execution.work_units import BatchPlan, Shard, UnitKey
+from pipeline.execution.work_units import BatchPlan, Owned, Shard, UnitKey
 from pipeline.run_folder.markers import Markers
 from pipeline.sources.columns import ColumnChoices
 from pipeline.sources.listing import list_input
