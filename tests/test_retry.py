@@ -14,6 +14,7 @@ from pipeline.execution.executor import Loaders
 from pipeline.execution.ray_errors import RunFailed
 from pipeline.plan import Plan, find_complete, plan_job
 from pipeline.retry import Choice, Retry, SomeRows, begin_retry, retry_failed
+from pipeline.run_folder.lock import FolderInUse, hold
 from pipeline.run_folder.mend import find_gone, lost_units, mend_run
 from pipeline.run_folder.merge import Units, write_answers
 from pipeline.run_folder.run import RunMismatch, read_run, write_manifest
@@ -26,6 +27,7 @@ from pipeline.verify import verify_run
 from schemas.errors import Refused
 from tests.fakes import load_echo_engine
 from tests.inputs import SCHEMA, good_row
+from tests.run_folder.test_lock import change_owner
 from tests.run_folder.test_mend import damage, manifest_of, three_files
 
 OK = Choice(finish_reason="stop")
@@ -79,6 +81,28 @@ def scene(tmp_path: Path) -> Scene:
 
 def attempts(scene: Scene) -> list[int]:
     return [attempt for number in range(3) for attempt in pq.read_table(scene.part(number))["attempt"].to_pylist()]
+
+
+@pytest.mark.parametrize("files_before", [0, 1, 3])
+def test_a_retry_that_was_given_up_replaces_nothing_more_and_its_workers_write_nothing(
+    scene: Scene, files_before: int
+) -> None:
+    folder, looks = scene.plan.settings.output, iter(range(9))
+    before = manifest_of(scene.plan)
+    with hold(folder) as lock:
+        shard = scene.retry.shard(Loaders(engine=load_echo_engine), lock)
+
+        def confirm() -> None:
+            if next(looks) == files_before:
+                change_owner(folder)
+            lock.confirm()
+
+        with pytest.raises(FolderInUse):
+            scene.retry.finish(manifest_of(scene.plan), confirm)
+        assert [attempts(scene)[row] for row in (0, 10, 19)] == [2] * files_before + [1] * (3 - files_before)
+        assert manifest_of(scene.plan) == before
+        with pytest.raises(RuntimeError, match="its unit is not written"):
+            shard.write(0, pa.table({}))
 
 
 ONCE = [1 if row == 3 else 2 for row in range(20)]  # row 3 has failed, and was not chosen

@@ -214,7 +214,7 @@ def test_on_slurm_the_exit_status_is_the_jobs(slurm: dict[str, str], status: int
 @pytest.mark.parametrize(
     ("node", "said", "why"),
     [
-        pytest.param("node-2", "Usage: ray start\\n\\nError: No such option: --x\\n", "Error: No such option: --x", id="flag"),
+        pytest.param("node-2", "Usage: ray\\n\\nError: No option --x\\n", "Error: No option --x", id="flag"),
         pytest.param("node-2", "  File 1\\nRuntimeError: Ray\\n  2.59\\n", "RuntimeError: Ray 2.59", id="traceback"),
         pytest.param("node-1", "On head node. Starting\\nno room\\n", "no room", id="head"),
         pytest.param("node-1 node-2", "", "", id="both, without a word"),

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.execution.work_units import BatchPlan, Owned, Shard, UnitKey
+from pipeline.run_folder.lock import NAME
 from pipeline.run_folder.markers import Markers
 from pipeline.sources.columns import ColumnChoices
 from pipeline.sources.listing import list_input
@@ -47,10 +48,12 @@ def test_workers_in_another_folder_find_that_of_the_run(
         folder=folder,
         run="r",
         markers=Markers(folder=f"{folder.rstrip('/')}/.run", driver="d"),
+        lock=Owned(url=f"{folder.rstrip('/')}/.run/{NAME}", token="d"),
     )
     plan = BatchPlan.of([shard], [[7]], load_echo_engine)
     (travelling,) = plan.for_workers().shards
     assert (travelling.folder, travelling.markers.folder) == (expected, f"{expected}/.run")
+    assert travelling.lock.url == f"{expected}/.run/{NAME}"
     assert [task.key for task in plan.tasks()] == [UnitKey(0, 7)]
 
 

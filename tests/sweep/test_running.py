@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from pipeline.execution.executor import Loaders
 from pipeline.run_folder.events import Events, read_lines
-from pipeline.run_folder.lock import hold
+from pipeline.run_folder.lock import FolderInUse, hold
 from pipeline.run_folder.units import write_unit
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Generate, final_answers
@@ -18,6 +20,7 @@ from pipeline.sweep.running import CellRun, begin
 from pipeline.verify import verify_run
 from schemas.errors import Refused
 from tests.fakes import load_echo_engine
+from tests.run_folder.test_lock import change_owner
 from tests.run_folder.test_mend import damage
 from tests.sweep.quiz import QUIZ, quiz_settings
 
@@ -59,6 +62,23 @@ def test_a_cell_that_is_complete_or_given_up_is_an_event_of_the_sweep(tmp_path: 
         {"event": "cell_complete", "cell": name, "rows": 9, "errors": 0},
         {"event": "cell_given_up", "cell": name, "message": "out of time"},
     ]
+
+
+def test_a_sweep_that_was_given_up_begins_and_merges_no_cell_and_its_workers_write_nothing(tmp_path: Path) -> None:
+    new = planned(tmp_path)
+    with hold(str(tmp_path)) as lock:
+        cell = begin(new, lock)
+        answer(cell, cell.todo)
+        shard = cell.shard(Loaders(engine=load_echo_engine))
+        change_owner(str(tmp_path))
+        with pytest.raises(FolderInUse):
+            cell.finish()
+        with pytest.raises(FolderInUse):
+            begin(new, lock)
+        with pytest.raises(RuntimeError, match="its unit is not written"):
+            shard.write(3, pa.table({}))
+    assert len(list(Path(new.plan.settings.output, "units").iterdir())) == 3
+    assert not planned(tmp_path).complete
 
 
 @pytest.mark.parametrize("how", ["gone", "one bit"])
