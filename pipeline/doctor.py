@@ -27,6 +27,7 @@ State = Literal["ok", "look", "fail"]
 
 GB = 10**9
 _LEAST_DISK, _LEAST_SHM, _LEAST_FILES = 10 * GB, 2 * GB, 65_536
+_FEW_FILES = 4096
 _PYTHON = (3, 11)
 _OF_SCHEMES: dict[str, Extra] = {
     "s3": "s3",
@@ -178,12 +179,16 @@ def _machine(settings: JobSettings) -> Iterator[Finding]:
         mend = None if state == "ok" else f"du -sh {folder}/* | sort -h  # 7B weights are 15 GB, Ray spills to disk"
         yield Finding(name=name, state=state, found=f"{free / GB:.0f} GB free at {folder}", mend=mend)
     yield _shared_memory()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = soft >= min(_LEAST_FILES, hard) and soft >= 4096
-    mend = f"ulimit -n {_LEAST_FILES if hard < 0 else min(hard, _LEAST_FILES)}  # Ray needs many"
-    yield Finding(
-        name="open files", state="ok" if enough else "look", found=f"{soft:,} a process", mend=None if enough else mend
-    )
+    yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
+
+
+def open_files(soft: int, hard: int) -> Finding:
+    """Return what limits of open files mean for Ray, which needs many; one below 0 is none."""
+    most = _LEAST_FILES if hard < 0 else min(hard, _LEAST_FILES)
+    mends = [f"ulimit -n {most}  # Ray needs many"] if 0 <= soft < most else []
+    mends += [_MORE_FILES] if most < _FEW_FILES else []  # only root can
+    found = "no limit" if soft < 0 else f"{soft:,} a process"
+    return Finding(name="open files", state="look" if mends else "ok", found=found, mend="; ".join(mends) or None)
 
 
 def _shared_memory() -> Finding:
@@ -197,6 +202,10 @@ def _shared_memory() -> Finding:
     return Finding(name="/dev/shm", state="look", found=f"{size / GB:.2f} GB: Ray spills to disk", mend=_MORE_SHM)
 
 
+_MORE_FILES = (
+    f"docker run --ulimit nofile={_LEAST_FILES} ...  # or, as root, `* - nofile {_LEAST_FILES}` in "
+    "/etc/security/limits.conf, and log in again"
+)
 _MORE_SHM = "docker run --shm-size=8g ...  # or mount -o remount,size=8g /dev/shm"
 
 

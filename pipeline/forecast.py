@@ -85,6 +85,11 @@ def _check(plan: Plan, wanted: Wanted) -> None:
         raise Refused("--gpu-type has rates of our own engine alone: --calibrate measures --engine transformers here")
     if wanted.gpu_type is not None and plan.settings.gpus == 0:
         raise Refused(f"gpus must be at least 1 with --gpu-type {wanted.gpu_type}, got 0: say how many there are")
+    if wanted.gpu_type is None and (address := cluster_address()) is not None:
+        raise Refused(
+            f"RAY_ADDRESS must be empty with --calibrate, which measures this machine by a job on it, got {address}: "
+            "for a cluster's cards add --gpu-type, then it only answers rows here, to know their lengths"
+        )
     if wanted.gpu_type is None and plan.settings.gpus == 0 and cards_here():
         raise Refused("gpus must be left out with --calibrate, got 0: CUDA_VISIBLE_DEVICES='' measures without cards")
 

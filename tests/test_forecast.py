@@ -158,6 +158,15 @@ def test_what_cannot_be_planned_is_refused(source: Path, flags: list[str], messa
     assert message in capsys.readouterr().err
 
 
+def test_a_cluster_is_not_measured_by_one_machine_of_it(source: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
+    where = ["--input", str(source), "--output", "out", "--model", str(checkpoint()), "--calibrate", "4"]
+    assert main(["plan", *where]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "RAY_ADDRESS must be empty with --calibrate" in line
+    assert "got 10.0.0.7:6379" in line
+
+
 def test_an_input_of_which_every_row_fails_is_refused(source: Path, capsys) -> None:
     write_parquet(source, [bad_row(number, "decode") for number in range(9)])
     where = ["--input", str(source), "--output", "out", "--model", str(checkpoint()), "--gpu-type", "h100"]

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from jobs.__main__ import main
-from pipeline.doctor import NO_OUTPUT, Finding, examine
+from pipeline.doctor import NO_OUTPUT, Finding, examine, open_files
 from schemas.job import JobSettings
 from tests.inputs import good_row, write_parquet
 from tests.tiny import checkpoint
@@ -46,6 +46,24 @@ def test_what_the_settings_need_is_looked_at(settings: dict[str, object], name: 
     assert found.state == "fail"
     assert found.mend is not None
     assert mend in found.mend
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "state", "mend"),
+    [
+        pytest.param(65536, 1048576, "ok", "", id="enough"),
+        pytest.param(1024, 1048576, "look", "ulimit -n 65536  # Ray needs many", id="raised by anybody"),
+        pytest.param(1024, -1, "look", "ulimit -n 65536  # Ray needs many", id="hard without a limit"),
+        pytest.param(-1, -1, "ok", "", id="no limit"),
+        pytest.param(8192, 8192, "ok", "", id="few, but all that there are"),
+        pytest.param(1024, 8192, "look", "ulimit -n 8192  # Ray needs many", id="as far as it goes"),
+        pytest.param(1024, 2048, "look", "ulimit -n 2048  # Ray needs many; docker run", id="both"),
+        pytest.param(1024, 1024, "look", "docker run --ulimit nofile=65536", id="raised by root alone"),
+    ],
+)
+def test_open_files_are_mended_by_who_can(soft: int, hard: int, state: str, mend: str) -> None:
+    found = open_files(soft, hard)
+    assert (found.state, (found.mend or "").startswith(mend), bool(found.mend)) == (state, True, bool(mend))
 
 
 def test_an_output_that_cannot_be_made_fails(tmp_path: Path) -> None:
