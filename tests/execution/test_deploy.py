@@ -69,11 +69,25 @@ def test_the_set_up_of_a_machine_can_be_run_again(name: str, tmp_path: Path) -> 
         for command in load(name)["setup_commands"]:
             subprocess.run(["bash", "-euc", command], env=environment, check=True, timeout=20)
     made, installed, again = (home / "log").read_text().splitlines()
-    assert made == f"venv --quiet --python 3.12 {home}/venv"
+    assert made == f"venv --quiet --managed-python --python 3.12 {home}/venv"
     assert installed == again
     assert f"-c {home}/llava-batch/constraints.txt -e {home}/llava-batch[" in installed
     bashrc = (home / ".bashrc").read_text().splitlines()
     assert (len(bashrc), bashrc[0].split()[:2]) == (2, ["export", "PATH=$HOME/venv/bin:$PATH"])
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("cluster.yaml", "boto3"), ("deploy/gcp.yaml", "google-api-python-client")]
+)
+def test_a_head_has_what_rays_autoscaler_starts_machines_by(name: str, package: str) -> None:
+    (install,) = [command for command in load(name)["setup_commands"] if "pip install" in command]
+    assert install.split()[-1] == package  # neither Ray nor a client of the store brings it
+    assert f"\n{package}==" in (ROOT / "constraints.txt").read_text()
+
+
+def test_on_google_cloud_the_head_keeps_the_account_that_may_start_machines() -> None:
+    types = load("deploy/gcp.yaml")["available_node_types"]
+    assert [name for name, type in types.items() if "serviceAccounts" not in type["node_config"]] == ["head"]
 
 
 def test_no_setting_of_aws_is_empty_and_every_machine_has_an_image_a_role_and_a_disk() -> None:
