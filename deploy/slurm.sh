@@ -62,12 +62,14 @@ NODE
 )
 status=$(mktemp)
 trap 'rm -f "$status"' EXIT
-srun --export=ALL --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 \
-    bash -c "$on_each_node" "$status" "$@" &
+on_all=(srun --export=ALL --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpu-bind=none)
+"${on_all[@]}" --kill-on-bad-exit=1 bash -c "$on_each_node" "$status" "$@" &
 ray=$!
 trap 'kill -TERM "$ray"; wait "$ray"' TERM  # a minute before the end of its time: what is done stays
 wait "$ray" || true
 if ! [[ -s $status ]]; then
+    # Where Slurm knows processes by their parents, Ray's outlive a step that is killed, and the next job would meet them.
+    timeout 60 "${on_all[@]}" ray stop --force > /dev/null 2>&1 || true
     echo "error: the job did not come to an end of its own; the same sbatch goes on where it was" >&2
     exit 1
 fi

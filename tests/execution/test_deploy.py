@@ -153,7 +153,9 @@ for _ in 1 2; do wait -n || { code=$?; kill -9 -- ${nodes[@]/#/-} 2> /dev/null; 
 """
 # As Ray does: a Ray that does not start is a line, a minute or ten on the other nodes and exit status 0.
 _SYMMETRIC_RUN = r"""
-if [[ " ${FAILS_ON:-} " == *" $SLURMD_NODENAME "* ]]; then
+if [[ $1 == stop ]]; then
+    echo "$SLURMD_NODENAME" >> "$STOPPED"
+elif [[ " ${FAILS_ON:-} " == *" $SLURMD_NODENAME "* ]]; then
     printf '%b' "${SAYS:-}"
     printf 'Failed to start Ray: returned non-zero exit status 1.\nDid not find any active Ray processes.\n' >&2
 elif [[ ${FAILS_ON:-} ]]; then
@@ -194,6 +196,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_JOB_ID": "7",
         "SLURM_CPUS_ON_NODE": "8",
+        "STOPPED": str(tmp_path / "stopped"),
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {**kept, **given, "SLURM_SUBMIT_DIR": str(tmp_path), "PATH": f"{bin}:{os.environ['PATH']}"}
@@ -241,6 +244,7 @@ def test_on_slurm_a_node_whose_ray_does_not_start_ends_the_job_at_once_and_says_
     assert done.returncode == 1
     assert re.search(rf"^error: node ({node.replace(' ', '|')}) did not start its Ray: {why}", done.stderr, re.M)
     assert "error: the job did not come to an end of its own" in done.stderr
+    assert sorted(Path(slurm["STOPPED"]).read_text().split()) == ["node-1", "node-2"]  # and no Ray is left
 
 
 def test_on_slurm_a_folder_that_is_no_checkout_is_refused(slurm: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """deploy/slurm.sh on a real Slurm of two nodes of this machine."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,10 +31,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         yield slurm
 
 
-def sbatch(slurm: Slurm, log: Path, *job: str) -> str:
+def sbatch(slurm: Slurm, log: Path, *job: str, project: Path = ROOT) -> str:
     """Submit a job as deploy/slurm.sh says; return its number."""
     words = ["sbatch", "--parsable", "--nodes=2", "--gpus-per-node=1", f"--output={log}", "deploy/slurm.sh"]
-    return slurm.command(*words, *job, cwd=ROOT).strip()
+    return slurm.command(*words, *job, cwd=project).strip()
 
 
 def wait_for(slurm: Slurm, job: str, log: Path) -> tuple[str, str]:
@@ -71,3 +72,22 @@ def test_a_job_that_is_refused_fails_by_its_own_status(slurm: Slurm, tmp_path: P
     log = tmp_path / "log"
     job = ["caption", "--input", str(tmp_path / "gone.parquet"), "--output", str(tmp_path / "out"), "--gpus", "0"]
     assert wait_for(slurm, sbatch(slurm, log, *job), log) == ("FAILED", "2"), log.read_text()
+
+
+def test_a_node_whose_ray_does_not_start_ends_the_job_and_says_why(slurm: Slurm, tmp_path: Path) -> None:
+    project, log = tmp_path / "project", tmp_path / "log"
+    bin = project / ".venv" / "bin"
+    bin.mkdir(parents=True)
+    for one in ("jobs", "pipeline", "schemas", "deploy"):
+        (project / one).symlink_to(ROOT / one)
+    (bin / "ray").write_text(
+        '#!/bin/bash\n[[ $1 != start || $(hostname) != n2 ]] || set -- "$@" --no-such-option\n'
+        f'exec {sys.executable} -m ray.scripts.scripts "$@"\n'
+    )
+    (bin / "ray").chmod(0o755)
+    job = ["caption", "--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out"), "--gpus", "0"]
+    assert wait_for(slurm, sbatch(slurm, log, *job, project=project), log) == ("FAILED", "1"), log.read_text()
+    said = log.read_text()
+    assert "error: node n2 did not start its Ray: " in said
+    assert "No such option: --no-such-option" in said.partition("did not start its Ray: ")[2]
+    assert "Timed out" not in said  # nobody waits for it
