@@ -64,9 +64,9 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
 
 
 @contextmanager
-def job(nodes: Nodes, folder: Path, rows: int) -> Iterator[tuple[Scene, Any]]:
+def job(nodes: Nodes, folder: Path, rows: int, *settings: str) -> Iterator[tuple[Scene, Any]]:
     scene = Scene(folder=folder, rows=rows, address=nodes.address, program="tests.faults.nodes_driver")
-    with scene.driver() as run:
+    with scene.driver(*settings) as run:
         yield scene, run
 
 
@@ -125,3 +125,15 @@ def test_machines_come_and_go_all_the_time(nodes: Nodes, tmp_path: Path, draw: r
                 nodes.kill(draw.randrange(len(nodes.there)))
         nodes.add()
         assert_good_end(scene, run)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("settings", "fewest", "most"), [((), 1, 2), (("slow_preprocess=1",), 3, 5)])
+def test_preprocessing_grows_until_the_engines_are_fed_and_no_further(
+    nodes: Nodes, tmp_path: Path, settings: tuple[str, ...], fewest: int, most: int
+) -> None:
+    nodes.add(cpus=4)
+    with job(nodes, tmp_path, 480, *settings) as (scene, run):
+        assert_good_end(scene, run)
+    assert "1 preprocessing actor to begin with, 1 GPU" in scene.log()
+    assert fewest <= len(scene.workers("preprocess")) <= most
