@@ -51,7 +51,7 @@ on_each_node=$(cat <<'NODE'
             sleep 1
         done
     elif ((code != 143)); then
-        why=$(grep -vE '^(On (head|worker) node|Failed to start Ray|std(out|err):|Did not find any active Ray|$)' "$said" |
+        why=$(grep -vE '^(On (head|worker) node|Failed to start Ray|std(out|err):|$)|Did not find any active Ray' "$said" |
             awk '/^[A-Za-z_.]*(Error|Exception)/ {kept = ""} {$1 = $1; kept = kept $0 " "} END {print substr(kept, 1, 1000)}')
         echo "error: node ${SLURMD_NODENAME:-$(hostname)} did not start its Ray: $why" >&2
         code=1
