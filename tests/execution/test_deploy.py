@@ -157,7 +157,7 @@ if [[ $1 == stop ]]; then
     echo "$SLURMD_NODENAME" >> "$STOPPED"
 elif [[ " ${FAILS_ON:-} " == *" $SLURMD_NODENAME "* ]]; then
     printf '%b' "${SAYS:-}"
-    printf 'Failed to start Ray: returned non-zero exit status 1.\n2026-11-26 INFO -- Did not find any active Ray processes.\n' >&2
+    printf 'Failed to start Ray: exit status 1.\n2026-11-26 INFO -- Did not find any active Ray processes.\n' >&2
 elif [[ ${FAILS_ON:-} ]]; then
     exec sleep 1000
 elif [[ $SLURMD_NODENAME == node-2 ]]; then
