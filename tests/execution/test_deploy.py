@@ -76,6 +76,18 @@ def test_the_set_up_of_a_machine_can_be_run_again(name: str, tmp_path: Path) -> 
     assert (len(bashrc), bashrc[0].split()[:2]) == (2, ["export", "PATH=$HOME/venv/bin:$PATH"])
 
 
+@pytest.mark.parametrize("name", CLUSTERS)
+@pytest.mark.parametrize(("kind", "where"), [("head", "--head --port=6379"), ("worker", "--address=10.0.0.1:6379")])
+def test_ray_is_started_as_its_commands_say(name: str, kind: str, where: str, tmp_path: Path) -> None:
+    (tmp_path / "ray").write_text('#!/bin/bash\necho "$*"\n')
+    (tmp_path / "ray").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RAY_HEAD_IP": "10.0.0.1"}
+    commands = load(name)[f"{kind}_start_ray_commands"]
+    said = [subprocess.check_output(["bash", "-c", one], env=environment, text=True) for one in commands]
+    assert said[0] == "stop\n"
+    assert re.fullmatch(rf"start {where} --object-manager-port=8076 .*--object-store-memory=\d{{9,}}\n", said[1])
+
+
 @pytest.mark.parametrize(
     ("name", "package"), [("cluster.yaml", "boto3"), ("deploy/gcp.yaml", "google-api-python-client")]
 )
