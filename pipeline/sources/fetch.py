@@ -172,7 +172,7 @@ def _read(uri: str, max_bytes: int, waits_s: Sequence[float]) -> bytes:
     try:
         return fs.read_bytes(uri, max_bytes + 1, waits_s)
     except (FileNotFoundError, NotADirectoryError) as error:
-        on = "" if "://" in uri else f" on {socket.gethostname()}"  # others may see other disks
+        on = "" if fs.local_path(uri) is None else f" on {socket.gethostname()}"  # others may see other disks
         raise RowError("fetch", "FileNotFound", f"{_short(uri)} is not there{on}: check the path") from error
     except PermissionError as error:
         message = f"{_short(uri)} may not be read ({error}): check its permissions and the keys in the environment"

@@ -5,6 +5,7 @@ import socket
 import pyarrow as pa
 
 from pipeline.sources.source import RowRange
+from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import WAITS_S, is_transient
 from schemas.errors import Failure
 
@@ -15,7 +16,7 @@ def why_unread(row_range: RowRange, error: OSError | pa.ArrowException) -> Failu
     """Return the failure of all rows of a range."""
     said = str(error) if len(str(error)) <= SHOWN else f"{str(error)[:SHOWN]}..."
     if isinstance(error, FileNotFoundError):
-        on = "" if "://" in row_range.url else f" on {socket.gethostname()}"  # others may see other disks
+        on = "" if fs.local_path(row_range.url) is None else f" on {socket.gethostname()}"  # others may see other disks
         return Failure(stage="read", type="FileNotFound", message=f"{row_range} are not there any more{on}: {said}")
     if isinstance(error, PermissionError):
         return Failure(stage="read", type="PermissionDenied", message=f"{row_range} may not be read: {said}")

@@ -1,5 +1,6 @@
 """Machines that come and go, in our words, and a disk that is one machine's own."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,11 @@ import pytest
 from pipeline.execution.machines import Machines, check_shared
 from pipeline.execution.ray_errors import RunFailed
 from pipeline.run_folder.units import unit_path
+from pipeline.sources.fetch import fetch
+from pipeline.sources.source import RowRange
+from pipeline.sources.unreadable import why_unread
 from pipeline.storage import filesystem as fs
+from schemas.errors import RowError
 
 
 def node(id: str, *, alive: bool = True, **resources: float) -> dict[str, object]:
@@ -37,3 +42,16 @@ def test_an_output_that_another_machine_does_not_share_is_said_after_its_first_u
         check_shared(str(tmp_path), 3, "m7", within_s=0.01)
     fs.write_atomic(unit_path(str(tmp_path), 3), b"answers")
     check_shared(str(tmp_path), 3, "m7", within_s=0.01)
+
+
+@pytest.mark.parametrize("url", ["/no/such.jpg", "file:///no/such.jpg"])
+def test_a_file_of_a_disk_that_a_machine_does_not_see_is_named_with_the_machine(url: str) -> None:
+    with pytest.raises(RowError, match=f" is not there on {socket.gethostname()}:"):
+        fetch(url, 1000)
+    assert f" on {socket.gethostname()}:" in why_unread(range_of(url), FileNotFoundError(url)).message
+    in_store = why_unread(range_of("s3://b/such.jpg"), FileNotFoundError("gone"))
+    assert socket.gethostname() not in in_store.message
+
+
+def range_of(url: str) -> RowRange:
+    return RowRange(url=url, name=url, start=0, num_rows=9)
