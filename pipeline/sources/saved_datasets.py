@@ -88,6 +88,8 @@ def _state_of(folder: str) -> Mapping[str, Any]:
         state = json.loads(fs.read_bytes(fs.join(folder, "state.json")))
     except (FileNotFoundError, ValueError):
         return {}
+    except OSError as error:
+        raise Refused(f"--input {printable(folder)} has a state.json that cannot be read: {one_line(error)}") from error
     return state if isinstance(state, dict) else {}
 
 

@@ -47,7 +47,7 @@ def failures(requests: list[Request]) -> list[tuple[str, str] | None]:
     return [one.failure and (one.id, one.failure.type) for one in requests]
 
 
-ROWS = [{"id": f"{n:03}", "image": f"{n}.jpg", "prompt": "x" * (n * 7 % 50)} for n in range(200)]
+ROWS = [{"id": f"{n:03}", "image": f"{n}.jpg", "prompt": "x" * (n * 7 % 50)} for n in range(100)]
 TEXTS = {
     "a.jsonl": json_lines(ROWS),
     "crlf.jsonl": json_lines(ROWS).replace(b"\n", b"\r\n \r\n"),
