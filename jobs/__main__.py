@@ -11,10 +11,11 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 from cyclopts.config import Dict
 from pydantic import ValidationError
 
@@ -126,14 +127,18 @@ def build_app() -> App:
             there += [f"--storage-option={option}" for option in storage_option]
             return app(own_and_job((*tokens, *there)), exit_on_error=False, print_error=False)
         file = config or file_in(tokens)
-        settings = read_config(file) if file else None
-        if options := (*(storage_options(settings) if settings else ()), *storage_option):
+        if options := _options(file, storage_option):
             from pipeline.storage.options import use_options
 
             use_options(options)
         return app(configured(app, tokens, config), exit_on_error=False, print_error=False)
 
     return app
+
+
+def _options(file: Path | None, flags: tuple[str, ...]) -> tuple[str, ...]:
+    """Return how stores are reached by the file and, over it, the flags."""
+    return (*(storage_options(read_config(file)) if file else ()), *flags)
 
 
 def configured(app: App, tokens: tuple[str, ...], config: Path | None) -> tuple[str, ...]:
@@ -147,10 +152,15 @@ def configured(app: App, tokens: tuple[str, ...], config: Path | None) -> tuple[
 
 def bind(tokens: Sequence[str]) -> dict[str, Any]:
     """Return the arguments that a command line has, checked as where it runs; raise Refused for what is wrong."""
+    from pipeline.storage.options import check_option
+
     app = build_app()
     try:
         _, call, _ = app.meta.parse_args(tokens, exit_on_error=False, print_error=False)
-        own = configured(app, call.arguments["tokens"], call.arguments.get("config"))
+        rest, config = call.arguments["tokens"], call.arguments.get("config")
+        for option in _options(config or file_in(rest), call.arguments.get("storage_option", ())):
+            check_option(option)
+        own = configured(app, rest, config)
         _, bound, _ = app.parse_args(own, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise Refused(find_unknown(app, tokens) or describe(error)) from error
@@ -159,7 +169,7 @@ def bind(tokens: Sequence[str]) -> dict[str, Any]:
 
 def file_in(tokens: Sequence[str]) -> Path | None:
     """Return the file of a command that has a --config of its own, as a sweep, None where none is named."""
-    for token, value in zip(tokens, (*tokens[1:], ""), strict=True):
+    for token, value in zip_longest(tokens, tokens[1:], fillvalue=""):
         flag, equals, here = token.partition("=")
         if flag == "--config" and (here or value):
             return Path(here if equals else value)
@@ -179,6 +189,8 @@ def settings_of(config: Config) -> Callable[[App, tuple[str, ...], ArgumentColle
             if key not in hints:
                 near = did_you_mean(key, hints)
                 raise Refused(f"{config.at(name)}: {name} is no setting of {' '.join(commands)}{near}")
+            if key in settings:
+                raise Refused(f"{config.at(name)}: {name} is there twice, with _ and with -")
             settings[key] = _read_setting(config, name, hints[key])
         given = {name: value for name, value in settings.items() if value is not None}
         Dict(given, use_commands_as_keys=False)(app, commands, arguments)
@@ -211,7 +223,7 @@ def find_unknown(app: App, tokens: Sequence[str]) -> str | None:
         return None
     known = {name for argument in app[command].assemble_argument_collection() for name in argument.names}
     known |= {"--config", "--storage-option", "--help", "--version"}
-    for token in tokens:
+    for token in own_and_job(tokens) if command == "submit" else tokens:
         if token == "--":
             return None
         flag = token.partition("=")[0]
@@ -223,9 +235,21 @@ def find_unknown(app: App, tokens: Sequence[str]) -> str | None:
 def describe(error: CycloptsError) -> str:
     """Return one line for each thing that is wrong, naming the flag, the rule and the value."""
     cause = error.__cause__ or error
+    if isinstance(error, MissingArgumentError) and error.argument is not None and not _is_given(error):
+        name = error.argument.name
+        return f"{name if error.argument.field_info.is_keyword_only else name[2:].upper()} is required"
+    if isinstance(error, UnusedCliTokensError):
+        command, surplus = (" ".join(tokens or ()) for tokens in (error.command_chain, error.unused_tokens))
+        return f"{command} takes no more arguments, got {surplus}"
     if not isinstance(cause, ValidationError):
         return " ".join(str(error).split())
     return "\n".join(describe_settings(cause, spell=_flag))
+
+
+def _is_given(error: MissingArgumentError) -> bool:
+    """Return whether the flag is there and only its value is missing."""
+    assert error.argument is not None
+    return any(token.partition("=")[0] in error.argument.names for token in error.root_input_tokens or ())
 
 
 def _key(flag: str) -> str:

@@ -144,6 +144,7 @@ def _check_nodes(path: Path, root: yaml.Node) -> None:
         if id(node) in seen:
             continue
         seen.add(id(node))
+        _check_text(path, node)
         if node.tag not in _TAGS:
             raise Refused(f"--config {path}{_line(node)}: a setting has no tag, got {node.tag}")
         if isinstance(node, yaml.MappingNode):
@@ -153,9 +154,16 @@ def _check_nodes(path: Path, root: yaml.Node) -> None:
             waiting += node.value
 
 
+def _check_text(path: Path, node: yaml.Node) -> None:
+    r"""Refuse half of a surrogate pair, which "\ud800" is in quotes: no text, and no file or output may hold it."""
+    if isinstance(node, yaml.ScalarNode) and node.value.encode("utf-8", "ignore").decode() != node.value:
+        raise Refused(f"--config {path}{_line(node)}: it must be text that can be written as UTF-8, got {node.value!r}")
+
+
 def _check_keys(path: Path, node: yaml.MappingNode) -> None:
     names: set[str] = set()
     for key, _ in node.value:
+        _check_text(path, key)
         if key.tag == _MERGE:
             continue
         if key.tag != _TEXT:
@@ -203,6 +211,9 @@ def _line_of(error: yaml.YAMLError) -> str:
 
 
 def _reason_of(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"it must be UTF-8 text, {error.reason} at byte {error.position}"
+
     def parts() -> Iterator[str | None]:
         yield from (getattr(error, name, None) for name in ("context", "problem", "reason"))
 

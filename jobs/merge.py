@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from jobs.answer import fail
 from jobs.flags import under
+from schemas.errors import Refused
 
 
 def merge(
@@ -25,13 +26,12 @@ def merge(
     llava-batch caption --input in/ --shard 2/2 --output out/2
     llava-batch merge out/1 out/2 --output out/all
     """
-    from jobs.answer import report  # pyarrow takes a second that help need not wait for
-    from pipeline.join import join_shards
-    from pipeline.preflight import check_writable
-    from schemas.errors import Refused
-
     if not shards:
         raise Refused("merge needs the run folders of all shards, as in llava-batch merge out/1 out/2 --output out/all")
+    from jobs.answer import report  # pyarrow takes a second that what is wrong with a flag need not wait for
+    from pipeline.join import join_shards
+    from pipeline.preflight import check_writable
+
     try:
         check_writable(output)
         return report(join_shards(shards, output), 1.0)

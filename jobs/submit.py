@@ -17,7 +17,9 @@ from jobs.config import read_config
 from jobs.flags import read_prompt
 from jobs.sweep import read_settings
 from schemas.errors import Refused
+from schemas.job import TEMPLATE_SUFFIXES
 from schemas.sweep import SweepSettings
+from schemas.wording import did_you_mean
 
 JOBS = (
     "caption",
@@ -70,12 +72,14 @@ def submit(
     from pipeline.execution.submission import Submission, environment_of, follow, stop_submission
 
     check_job(job)
+    if not python.strip():
+        raise Refused(f"--python must not be empty, got {python!r}: is a variable of the shell unset?")
     submission = Submission(address=address, id=submission_id(job), python=python)
     if stop:
         return stop_submission(submission)
     given = settings_in(job[0], bind(job))
     check_places(job[0], given)
-    check_prompts(given)
+    check_files(given)
     environment = environment_of(env)
     with staged(job, files_in(file_in(job)), demo=may_need_demo(job[0], given)) as (upload, arguments):
         return follow(submission, upload, shlex.join(arguments), environment, detach=detach)
@@ -96,6 +100,9 @@ def submission_id(job: Sequence[str]) -> str:
 
 def check_job(job: Sequence[str]) -> None:
     """Raise Refused for what is no job."""
+    if job and job[0] not in JOBS and job[0].startswith("-"):
+        near = did_you_mean(job[0], ("--address", "--env", "--python", "--stop", "--detach"))
+        raise Refused(f"{job[0]} is no flag of submit, and those of the job stand behind its name{near}")
     if not job or job[0] not in JOBS:
         raise Refused(f"submit must be given one of {', '.join(JOBS)}, got {job[0] if job else 'nothing'}")
 
@@ -153,11 +160,20 @@ def may_need_demo(job: str, given: Sequence[tuple[str, str]]) -> bool:
     return "demo" in models or (not models and job in _WITH_MODEL)
 
 
-def check_prompts(given: Sequence[tuple[str, str]]) -> None:
-    """Raise Refused for a prompt's file that is not here, unless it may be the cluster's own."""
+def check_files(given: Sequence[tuple[str, str]]) -> None:
+    """Raise Refused for a file of a prompt, template or list that is not here, unless it may be the cluster's own, and
+    for a --notify that is no URL."""
+    from jobs.upload import is_file
+    from pipeline.notify import check_url
+
     for name, text in given:
+        if name == "notify":
+            check_url(text)
         if name == "prompt" and not Path(text.partition("@")[2]).is_absolute():
             read_prompt(text)
+        named = name == "openings" or (name == "chat_template" and text.endswith(TEMPLATE_SUFFIXES))
+        if named and not Path(text).is_absolute() and not is_file(text):
+            raise Refused(f"{_spelled(name)} {text}: there is no such file here, which would go along")
 
 
 def files_in(config: Path | None) -> list[str]:

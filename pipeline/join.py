@@ -40,8 +40,10 @@ from pipeline.sources.duplicates import refuse_duplicate_ids
 from pipeline.storage import filesystem as fs
 from pipeline.verify import plan_of
 from schemas.errors import Refused
+from schemas.run import STATE
 
 _SHOWN = 8  # of what is missing or differs
+_WRITTEN = (STATE, "answers", "units")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ class Shard:
 def join_shards(folders: Sequence[str], output: str) -> Summary:
     """Make one complete run of the folders of all shards; raise Refused where they are not that. Folders stay as they
     are."""
+    _check_apart(folders, output)
     shards = sorted((_shard_in(folder) for folder in folders), key=lambda one: one.number)
     _check_all_there(shards)
     _check_same(shards)
@@ -97,6 +100,19 @@ def join_shards(folders: Sequence[str], output: str) -> Summary:
         write_manifest(output, manifest)
         clear_work(output)
         return summarise(with_scores(plan.settings, manifest), output, None)
+
+
+def _check_apart(folders: Sequence[str], output: str) -> None:
+    """Raise Refused where what is written would be in a shard, or a shard where a run keeps, and deletes, its own."""
+    whole = fs.real(output)
+    for folder in folders:
+        if not folder.strip():
+            raise Refused(f"a shard must not be empty, got {folder!r}: is a variable of the shell unset?")
+        shard = fs.real(folder)
+        if fs.is_within(whole, shard):
+            raise Refused(f"--output must be outside of the shards' folders, {output} is within {folder}")
+        if any(fs.is_within(shard, fs.join(whole, name)) for name in _WRITTEN):
+            raise Refused(f"a shard must be outside of what a run keeps of its own, {folder} is within {output}")
 
 
 def _shard_in(folder: str) -> Shard:

@@ -20,7 +20,7 @@ from pipeline.weights.hub import locate
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from schemas.packages import install_line
-from schemas.wording import one_line
+from schemas.wording import lacks_bucket, one_line
 
 
 def check_output(plan: Plan, *, continue_with_changes: bool = False) -> None:
@@ -45,6 +45,10 @@ def check_changes(plan: Plan) -> None:
 
 def check_writable(folder: str, flag: str = "--output") -> None:
     """Raise Refused where a folder cannot be made or written to, or the scheme is only for reading."""
+    if not folder.strip():
+        raise Refused(f"{flag} must not be empty, got {folder!r}: is a variable of the shell unset?")
+    if lacks_bucket(folder):
+        raise Refused(f"{flag} must name a bucket, got {folder!r}: is a variable of the shell unset?")
     if fs.scheme_of(folder) in ("http", "https"):
         raise Refused(f"{flag} must be a local folder or in an object store, got {folder}")
     path = fs.local_path(folder)

@@ -15,7 +15,7 @@ from schemas.engine import KvCacheDtype, Quantize
 from schemas.errors import Refused
 from schemas.form import Form, read_json_schema
 from schemas.setting_kinds import Heading, Kind, kinds_of, names_where
-from schemas.wording import credentials_in, redacted
+from schemas.wording import credentials_in, lacks_bucket, redacted
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -24,6 +24,7 @@ EngineName = Literal["own", "transformers"]
 
 _WEB: Heading = "Images of the web"
 
+TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")  # of a --chat-template that is a file
 ROWS_BEFORE_BUDGET = 100  # that are counted before an error budget can be spent
 
 
@@ -104,7 +105,6 @@ class JobSettings(BaseModel):
     )
     shard: Annotated[str | None, Kind("Input", "rows", fixed=True, of_sweep=True)] = Field(
         None,
-        pattern=r"^[1-9][0-9]{0,4}/[1-9][0-9]{0,4}$",
         description="I/N: answer the I-th of N parts of the input only, in a folder of its own; `merge` joins them.",
     )
 
@@ -308,6 +308,14 @@ class JobSettings(BaseModel):
     def _spell(cls, url: object) -> object:
         return _in_utf_8(url) if isinstance(url, str) else url
 
+    @field_validator("shard")
+    @classmethod
+    def _check_shard(cls, shard: str | None) -> str | None:
+        found = _SHARD.fullmatch("1/1" if shard is None else shard)
+        if found is None or int(found[1]) > int(found[2]):
+            raise Refused(f"--shard must be I/N, the I-th of N parts from 1/N to N/N, as 2/8, got {shard!r}")
+        return shard
+
     @field_validator("user_agent")
     @classmethod
     def _check_user_agent(cls, name: str | None) -> str | None:
@@ -407,6 +415,8 @@ class JobSettings(BaseModel):
                 raise Refused(f"{flag} must not be empty, got {url!r}: is a variable of the shell unset?")
             if "\0" in url:
                 raise Refused(f"{flag} must not hold a null character, got {url!r}")
+            if lacks_bucket(url):
+                raise Refused(f"{flag} must name a bucket, got {url!r}: is a variable of the shell unset?")
             if (secret := credentials_in(url)) is not None:
                 raise Refused(
                     f"{flag} {redacted(url)} must not hold {secret}, as the run's files and messages name it: "
@@ -435,8 +445,6 @@ class JobSettings(BaseModel):
             raise Refused(
                 f"min_new_tokens must be at most max_new_tokens ({self.max_new_tokens}), got {self.min_new_tokens}"
             )
-        if self.shard and self.shard_number > self.num_shards:
-            raise Refused(f"shard must be at most {self.num_shards}/{self.num_shards}, got {self.shard}")
         if self.gpus and self.gpus % self.gpus_per_model:
             raise Refused(f"gpus must be a multiple of gpus_per_model ({self.gpus_per_model}), got {self.gpus}")
         asked = [name for name in ("prompt", "prompt_column", "messages_column") if getattr(self, name)]
@@ -451,6 +459,7 @@ class JobSettings(BaseModel):
         return self
 
 
+_SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
 _FORMS = ("json_schema", "regex", "choices")
 KINDS = kinds_of(JobSettings)
 # Settings that change where and how fast a job runs, never what it answers: free to differ on a resume.

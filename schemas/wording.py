@@ -22,13 +22,15 @@ def describe_settings(
 
     def describe(one: "ErrorDetails") -> str:
         rule = one["msg"].removeprefix("Value error, ")
-        if not one["loc"]:  # a rule about several settings names them
+        if not one["loc"] or rule.startswith("--"):  # a rule that names the settings it is about
             return rule
         setting = spell(".".join(map(str, one["loc"])))
         if one["type"] == "extra_forbidden":
             return f"{setting} is no setting of {of}{did_you_mean(str(one['loc'][-1]), known)}"
         if one["type"] == "missing":
             return f"{setting} is required"
+        if one["type"] == "too_short" and not one["input"]:
+            return f"{setting} must be given a value"
         return f"{setting}: {rule[0].lower()}{rule[1:]}, got {one['input']!r}"
 
     return [describe(one) for one in error.errors()]
@@ -87,6 +89,13 @@ def credentials_in(url: str) -> str | None:
     return "a key or signature" if has_query and _QUERY.search(rest) else None
 
 
+def lacks_bucket(url: str) -> bool:
+    """Return whether a URL of a store does not say which bucket or repository, as `s3://$BUCKET/in` without BUCKET."""
+    scheme, slashes, rest = url.partition("://")
+    return bool(slashes) and scheme.lower() in _STORES and rest[:1] in ("", "/")
+
+
+_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 # Up to the last @ before a slash; but Azure has container@account there, the hub repository@revision. Or a password
 # that has slashes, as keys of S3 do, and is no port and its path.

@@ -131,6 +131,35 @@ def test_a_folder_with_answers_of_its_own_is_not_joined_into(made: Path, tmp_pat
         join_shards(shards, f"{made}/other")
 
 
+@pytest.mark.parametrize(
+    ("shards", "output", "said"),
+    [
+        (["1", "2"], "1", "--output must be outside of the shards' folders, .*1 is within"),
+        (["1", "2"], "link/all", "--output must be outside of the shards' folders, .*link/all is within"),
+        (["all/units/1", "2"], "all", "a shard must be outside of what a run keeps of its own, .*units/1 is within"),
+        (["", "2"], "all", "a shard must not be empty, got ''"),
+    ],
+)
+def test_the_whole_and_its_shards_are_apart(tmp_path: Path, shards: list[str], output: str, said: str) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "1")
+    with pytest.raises(Refused, match=said):
+        join_shards([name and f"{tmp_path}/{name}" for name in shards], f"{tmp_path}/{output}")
+
+
+def test_a_whole_may_be_around_its_shards(tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    join_shards(shards_of(tmp_path / "all"), f"{tmp_path}/all")
+    assert verify_run(f"{tmp_path}/all") == []
+    assert verify_run(f"{tmp_path}/all/shard-2") == []
+
+
+@pytest.mark.parametrize(("output", "said"), [("", "must not be empty"), ("s3:///x", "must name a bucket")])
+def test_an_output_that_is_none_is_refused(made: Path, output: str, said: str, capsys) -> None:
+    assert main(["merge", f"{made}/half-1", f"{made}/half-2", "--output", output]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output {said}")
+
+
 def test_what_retries_of_shards_have_replaced_stands_beside_the_whole(tmp_path: Path) -> None:
     shards, output = shards_of(tmp_path, 2), f"{tmp_path}/all"
     run, manifest = read_run(shards[1]), read_manifest(shards[1])

@@ -28,25 +28,27 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\%]")
 Part = Callable[[], Iterable[bytes]]  # what a part of a file is written from
 
 
-def check_destination(destination: str) -> None:
-    """Raise Refused for a DEST that names nothing that can be written."""
+def check_destination(destination: str, name: str = "DEST") -> None:
+    """Raise Refused for a DEST, or what else it is called, that names nothing that can be written."""
     if not destination.strip():
-        raise Refused(f"DEST must not be empty, got {destination!r}: is a variable of the shell unset?")
+        raise Refused(f"{name} must not be empty, got {destination!r}: is a variable of the shell unset?")
     if "\0" in destination:
-        raise Refused(f"DEST must not hold a null character, got {destination!r}")
+        raise Refused(f"{name} must not hold a null character, got {destination!r}")
     if (secret := credentials_in(destination)) is not None:
-        raise Refused(f"DEST {redacted(destination)} must not hold {secret}: keys belong in the environment")
+        raise Refused(f"{name} {redacted(destination)} must not hold {secret}: keys belong in the environment")
     if fs.scheme_of(destination) in ("http", "https", "hf", "data"):
-        raise Refused(f"DEST must be a path of this machine or of an object store, got {destination}")
+        raise Refused(f"{name} must be a path of this machine or of an object store, got {destination}")
+    path = fs.local_path(destination)
+    above = "" if path is None else os.path.dirname(path)
+    while above and not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if above and not os.path.isdir(above):
+        raise Refused(f"{name} must be below a folder, {above} is none, got {destination}")
 
 
 def check_apart(folder: str, destination: str) -> None:
     """Raise Refused where DEST is the run folder, or something in it."""
-    folders = []
-    for url in (folder, destination):
-        path = fs.local_path(url)
-        folders.append(fs.absolute(url) if path is None else os.path.realpath(path))
-    if f"{folders[1]}/".startswith(f"{folders[0]}/"):
+    if fs.is_within(fs.real(destination), fs.real(folder)):
         raise Refused(f"DEST must be outside of the run folder {folder}, got {destination}")
 
 

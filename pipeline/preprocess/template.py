@@ -11,6 +11,7 @@ from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.formats import FORMATS, published_format, render_format
 from pipeline.preprocess.own import difference, named_templates, render_jinja
 from schemas.errors import Refused
+from schemas.job import TEMPLATE_SUFFIXES
 
 if TYPE_CHECKING:
     from transformers import LlavaNextProcessor, PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ def choose_template(choice: str, facts: ModelFacts, processor: "LlavaNextProcess
         return _own_or(format, facts, processor or load_processor(facts.model, facts.revision))
     if choice == CHECKPOINT or choice in FORMATS or is_template(choice):
         return choice
-    if choice.endswith((".jinja", ".jinja2", ".j2")):
+    if choice.endswith(TEMPLATE_SUFFIXES):
         return _read_template(choice)
     known = ", ".join(("auto", CHECKPOINT, *FORMATS))
     raise Refused(f"--chat-template must be one of {known}, or a .jinja file, got {choice!r}")

@@ -41,11 +41,11 @@ def write_report(
     """Write the page of a complete run, over one that is there; return where it is."""
     if not 1 <= rows <= MOST_ROWS:
         raise Refused(f"--rows must be from 1 to {MOST_ROWS}, got {rows}")
+    run = open_run(folder)
     target = state_path(folder, "report.html") if destination is None else destination
-    check_destination(target)
+    check_destination(target, "--to")
     if fs.exists(target) and not _is_page(target):
         raise Refused(f"--to must be a new file or a page that a report was, {target} is something else")
-    run = open_run(folder)
     other = None if compared is None else compare(run, open_run(compared), rows)
     put_file(target, report(run, rows, other).encode("utf-8", "replace"))
     return fs.absolute(target)

@@ -314,7 +314,7 @@ _NOTHING = object()  # no file; null is something
 def _read_json(path: str, advice: str) -> object:
     try:
         return json.loads(fs.read_bytes(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return _NOTHING
     except (PermissionError, NotRegular) as error:
         raise RunMismatch(f"{path} must be a file that can be read ({one_line(error)}): {advice}") from error

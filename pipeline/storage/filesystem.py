@@ -25,7 +25,7 @@ from pipeline.storage import local_files
 from pipeline.storage.backoff import WAITS_S, with_retries
 from pipeline.storage.store_errors import store_errors
 from schemas.errors import Refused
-from schemas.wording import credentials_in, one_line
+from schemas.wording import credentials_in, lacks_bucket, one_line
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -190,7 +190,9 @@ def remove_exactly(url: str, content: bytes) -> bool:
 
 def join(url: str, *parts: str) -> str:
     """Return `url` with `parts` below it, one slash between each."""
-    base = url.rstrip("/") if url.strip("/") else url[:1]
+    scheme = _SCHEME.match(url)
+    is_bare = scheme is not None and not url[scheme.end() :].strip("/")  # `remote` refuses it, s3:/ is a folder here
+    base = scheme[0] if scheme and is_bare else url.rstrip("/") if url.strip("/") else url[:1]
     return "/".join([base if base != "/" else "", *(part.strip("/") for part in parts if part.strip("/"))]) or "/"
 
 
@@ -204,6 +206,17 @@ def absolute(url: str) -> str:
         return as_url(path)
     filesystem, key = remote(url)
     return str(filesystem.unstrip_protocol(key))
+
+
+def real(url: str) -> str:
+    """Return the one spelling of a path or URL, on this machine without links: two of one place are the same."""
+    path = local_path(url)
+    return absolute(url) if path is None else os.path.realpath(path)
+
+
+def is_within(url: str, folder: str) -> bool:
+    """Return whether one `real` spelling is another, or below it."""
+    return f"{url}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def scheme_of(url: str) -> str:
@@ -252,6 +265,8 @@ def remote(url: str) -> tuple[AbstractFileSystem, str]:
     """Return the filesystem of `url` and its path there; `::` is part of a key, never fsspec's chain of filesystems."""
     if (secret := credentials_in(url)) is not None:
         raise UnsupportedScheme(f"a URL must not hold {secret}: keys belong in the environment")
+    if lacks_bucket(url):
+        raise UnsupportedScheme(f"a URL of a store must name its bucket, got {url}")
     scheme = scheme_of(url)
     try:
         kind = fsspec.get_filesystem_class(scheme)

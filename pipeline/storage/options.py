@@ -27,7 +27,7 @@ def use_options(options: Sequence[str]) -> None:
     """Have this process and those that it starts reach stores by these options; raises Refused for what is none."""
     added: dict[str, dict[str, Any]] = {}
     for option in options:
-        store, name, value = _parse(option)
+        store, name, value = check_option(option)
         for protocol in STORES[store]:
             added.setdefault(protocol, {})[name] = value
     for protocol, own in added.items():
@@ -42,7 +42,8 @@ def given_options() -> dict[str, str]:
     return {_variable(protocol): json.dumps(own) for protocol, own in given.items()}
 
 
-def _parse(option: str) -> tuple[str, str, object]:
+def check_option(option: str) -> tuple[str, str, object]:
+    """Return the store, the name and the value of an option; raise Refused for what is none, or holds a key."""
     shown = redacted(option.partition("=")[0])
     found = _FORM.fullmatch(option)
     if found is None:

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.__main__ import main
 from pipeline.exports.destination import MARK, begin_folder, check_inside, safe_name, write_file
-from pipeline.exports.export import FORMATS, ExportOptions, export
+from pipeline.exports.export import FORMATS, ExportOptions, Format, export
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from tests.exports.runs import make_images, make_run, tree
@@ -49,6 +49,13 @@ def test_a_file_goes_on_behind_its_last_whole_part(tmp_path: Path, killed_in: in
     write_file(str(again), "key", parts(3, written=written))
     assert written == list(range(killed_in, 3))
     assert tree(again.parent) == {"file": whole.read_bytes()}
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_destination_below_a_file_is_refused(tmp_path: Path, to: Format) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match=f"DEST must be below a folder, {tmp_path}/file is none"):
+        export(str(tmp_path), f"{tmp_path}/file/x/y", to, ExportOptions())
 
 
 def test_what_another_export_has_left_is_written_anew(tmp_path: Path) -> None:

@@ -96,6 +96,11 @@ def test_ocr_asks_its_own_question_and_leaves_room_for_long_answers(source: str,
             "--tempreature is no flag of caption; did you mean --temperature?",
             id="unknown flag",
         ),
+        pytest.param(["--shard", "0/4"], "--shard must be I/N, the I-th of N parts from 1/N to N/N", id="no part"),
+        pytest.param(["--shard", "5/4"], "as 2/8, got '5/4'", id="a part too many"),
+        pytest.param(["--shard", ""], "as 2/8, got ''", id="part of a shell's unset variable"),
+        pytest.param(["--input", "s3:///in"], "--input must name a bucket, got 's3:///in'", id="no bucket"),
+        pytest.param(["--json-schema", "gone"], "error: --json-schema gone: the file cannot be read", id="said once"),
         pytest.param(["--limit", "x"], "--limit: input should be a valid integer", id="not a number"),
         pytest.param(
             ["--min-new-tokens", "999"], "min_new_tokens must be at most max_new_tokens (256), got 999", id="both"
@@ -218,12 +223,40 @@ def test_the_version_is_that_of_the_project(capsys) -> None:
             "--max-new-tokens: input should be a valid integer",
         ),
         (["--input", "a"], "--output is required"),
-        ([], "parameter --input requires an argument"),
+        (["--input", "--output", "b"], "--input must be given a value"),
+        (["--input", "a", "--output"], "parameter --output requires an argument"),
+        (["b", "c", "--input", "a", "--output", "b"], "caption takes no more arguments, got b c"),
+        ([], "error: --input is required"),
     ],
 )
 def test_a_flag_that_is_wrong_or_missing_is_named(flags: list[str], message: str, capsys) -> None:
     assert main(["caption", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["verify"], "OUT is required"),
+        (["verify", "a", "b"], "verify takes no more arguments, got b"),
+        (["merge", "a", "b"], "--output is required"),
+        (["submit", "caption", "--input", "a"], "--address is required"),
+        (["submit", "--adress", "a", "caption", "--input", "a"], "--adress is no flag of submit; did you mean --addr"),
+        (["retry-failed", __file__], f"OUT must be a complete run, {__file__} is not"),
+    ],
+)
+def test_other_commands_say_what_is_wrong_in_a_line(command: list[str], message: str, capsys, monkeypatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}")
+    assert len(said.splitlines()) == 1
+
+
+def test_without_a_command_there_is_help(capsys) -> None:
+    assert main([]) == 0
+    assert "Usage: llava-batch COMMAND" in capsys.readouterr().out
 
 
 def test_every_setting_stands_under_a_heading(capsys) -> None:

@@ -33,7 +33,9 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in PAIR
         pytest.param("a: 1\n---\nb: 2\n", ", line 2: not YAML: expected a single document", id="two documents"),
         pytest.param("a: " + "9" * 5000, "has a number that cannot be read", id="digits"),
         pytest.param("a:\n  <<: 3\n", "for merging, but found scalar", id="merge"),
-        pytest.param("a: \0\n", "not YAML: special characters are not allowed", id="zero byte"),
+        pytest.param("a: \0\n", "it must be UTF-8 text, special characters are not allowed", id="zero byte"),
+        pytest.param('a: 1\nb: ["\\ud800"]\n', ", line 2: it must be text that can be written", id="half a letter"),
+        pytest.param('"\\ud800": 1\n', ", line 1: it must be text that can be written", id="half a letter's key"),
     ],
 )
 def test_what_is_no_file_of_settings_is_refused_in_a_line(tmp_path: Path, text: str, message: str) -> None:
@@ -52,7 +54,7 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None
     with pytest.raises(Refused, match="cannot be read: Is a directory"):
         read_config(tmp_path)
     (tmp_path / "bytes.yaml").write_bytes(b"a: \xff\xfe\n")
-    with pytest.raises(Refused, match="bytes.yaml: not YAML: "):
+    with pytest.raises(Refused, match="bytes.yaml: not YAML: it must be UTF-8 text, .* at byte 3"):
         read_config(tmp_path / "bytes.yaml")
 
 
@@ -77,6 +79,7 @@ def test_dates_are_text_and_merges_are_followed(tmp_path: Path) -> None:
         ("limit: yes", "line 3: limit: input should be a valid integer, got yes"),
         ("dry_run: 1", "line 3: dry_run: input should be a valid boolean, got 1"),
         ("model: {a: b}", "line 3: model: input should be a valid string, got a mapping"),
+        ("max-new-tokens: 1\nmax_new_tokens: 2", "line 4: max_new_tokens is there twice, with _ and with -"),
         ("temprature: 1", "line 3: temprature is no setting of caption; did you mean temperature?"),
     ],
 )

@@ -6,9 +6,9 @@ import pytest
 
 from jobs.__main__ import bind, main
 from jobs.submit import (
+    check_files,
     check_job,
     check_places,
-    check_prompts,
     files_in,
     may_need_demo,
     own_and_job,
@@ -29,7 +29,7 @@ def checked(*job: str) -> None:
     check_job(job)
     given = settings_in(job[0], bind(job))
     check_places(job[0], given)
-    check_prompts(given)
+    check_files(given)
 
 
 def test_flags_before_the_job_are_submits_own_and_those_behind_it_the_jobs() -> None:
@@ -59,6 +59,11 @@ def test_flags_before_the_job_are_submits_own_and_those_behind_it_the_jobs() -> 
         pytest.param((*JOB, "--temperature", "-1"), "--temperature: input should be greater", id="no value"),
         pytest.param((*JOB, "--prompt", "@gone.txt"), "--prompt @gone.txt: the file cannot be read", id="no file"),
         pytest.param(("caption", "--output", "/out"), "--input", id="nothing to read"),
+        pytest.param((*JOB, "--chat-template", "gone.jinja"), "--chat-template gone.jinja: there is no", id="template"),
+        pytest.param(("export", "/o", "/d", "--to", "csv", "--openings", "gone"), "--openings gone: there", id="list"),
+        pytest.param((*JOB, "--notify", "me"), "--notify must be an http:// or https:// URL", id="notify"),
+        pytest.param((*JOB, "--storage-option", "s3.key=x"), "--storage-option s3.key must not hold a key", id="key"),
+        pytest.param(("--detahc", *JOB), "--detahc is no flag of submit.*; did you mean --detach", id="submit's own"),
     ],
 )
 def test_what_the_cluster_could_only_refuse_is_refused_here(job: tuple[str, ...], message: str) -> None:
@@ -72,6 +77,7 @@ def test_what_the_cluster_could_only_refuse_is_refused_here(job: tuple[str, ...]
         pytest.param(JOB, id="stores"),
         pytest.param((*JOB[:5], "--model", "owner/name", "--prompt", "@/there/q.txt"), id="files of the cluster"),
         pytest.param((*JOB, "--prompt", "@@home", "--prompt", "me@home"), id="no files"),
+        pytest.param((*JOB, "--chat-template", "/there/t.jinja"), id="a template of the cluster"),
         pytest.param(("export", "/out", "/x.csv", "--to", "csv"), id="a form"),
         pytest.param(("doctor",), id="nothing"),
         pytest.param(("plan", "--input", "/in", "--output", "/out", "--json"), id="plan"),

@@ -155,7 +155,7 @@ def test_the_page_stands_in_the_run_and_is_written_over(run: str, capsys: pytest
         pytest.param(["OUT", "--rows", "0"], "--rows must be from 1 to 2000", id="no rows"),
         pytest.param(["OUT", "--to", "OUT/.run/run.json"], "is something else", id="another file"),
         pytest.param(["OUT", "--to", "OUT"], "is something else", id="a folder"),
-        pytest.param(["OUT", "--to", "https://x/y.html"], "DEST must be a path", id="http"),
+        pytest.param(["OUT", "--to", "https://x/y.html"], "--to must be a path", id="http"),
         pytest.param(["OUT", "--compare", "nowhere"], "nowhere has none", id="nothing to compare"),
     ],
 )

@@ -206,6 +206,8 @@ def test_local_paths_have_one_spelling(tmp_path: Path) -> None:
         pytest.param(("/", "a"), "/a", id="root"),
         pytest.param(("s3://b/", "/x/", "y"), "s3://b/x/y", id="bucket"),
         pytest.param(("s3://b", ""), "s3://b", id="nothing to add"),
+        pytest.param(("s3:", "x"), "s3:/x", id="a folder of that name"),
+        pytest.param(("file:///", "x"), "file:///x", id="root as a URI"),
     ],
 )
 def test_parts_are_joined_by_one_slash(parts: tuple[str, ...], joined: str) -> None:
@@ -226,6 +228,13 @@ def test_an_unknown_scheme_is_named() -> None:
 def test_a_store_that_needs_more_than_a_url_is_refused_by_name(url: str) -> None:
     with pytest.raises(fs.UnsupportedScheme, match=f"{url.partition(':')[0]}:// paths cannot be opened .*, got {url}"):
         fs.exists(url)
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///x", "gs://", "hf://"])
+def test_a_store_without_a_bucket_is_refused_and_no_folder_of_this_machine(url: str) -> None:
+    assert not fs.is_local(fs.join(url, "x"))
+    with pytest.raises(fs.UnsupportedScheme, match="a URL of a store must name its bucket, got"):
+        fs.exists(fs.join(url, "x"))
 
 
 def test_nothing_is_written_to_http() -> None:
