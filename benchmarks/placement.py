@@ -2,6 +2,7 @@
 
     python -m benchmarks.placement 34b 72b:2                          a shape, and over how many cards
     python -m benchmarks.placement 34b::fp8 34b::4bit 110b:2          and in how many bits: fp8, 8bit or 4bit
+    python -m benchmarks.placement 34b:2 --kv-cache-dtype int8        keys and values in 8 bits
     python -m benchmarks.placement tiny:2 --device cpu --images 4     a try without a GPU
 
 Each runs in a process of its own, so that no memory of another is left; one that fails says why, and the others go on.
@@ -25,7 +26,7 @@ import torch
 from benchmarks.random_model import SHAPES, write_model
 from benchmarks.workload import make_items, prepared
 from pipeline.engine.engine import Engine
-from schemas.engine import Dtype, EngineSettings, Quantize, Sampling
+from schemas.engine import Dtype, EngineSettings, KvCacheDtype, Quantize, Sampling
 from schemas.sample import Sample
 
 TINY_SCALE = 0.1  # of images and answers, for the tiny shape
@@ -43,6 +44,7 @@ class Case:
     dtype: Dtype
     images: int
     prefill_tokens: int | None
+    kv_cache_dtype: KvCacheDtype | None
 
     def settings(self) -> EngineSettings:
         """Return the engine's settings; answers have the length that the workload forces."""
@@ -53,6 +55,7 @@ class Case:
             quantize=self.quantize,
             capacity=None if self.shape == "tiny" else CAPACITY,
             prefill_tokens=self.prefill_tokens,
+            kv_cache_dtype=self.kv_cache_dtype,
             sampling=Sampling(ignore_eos=True),
         )
 
@@ -149,6 +152,7 @@ def _answer(engine: Engine, rows: Sequence[Sample]) -> float:
 
 def _in_own_process(text: str, flags: argparse.Namespace) -> dict[str, object]:
     options = ["--images", str(flags.images), "--device", flags.device, "--dtype", flags.dtype]
+    options += ["--kv-cache-dtype", flags.kv_cache_dtype] if flags.kv_cache_dtype else []
     options += ["--prefill-tokens", str(flags.prefill_tokens)] if flags.prefill_tokens else []
     command = [sys.executable, "-m", "benchmarks.placement", text, *options]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -173,6 +177,7 @@ def _case(text: str, flags: argparse.Namespace) -> Case:
         dtype=flags.dtype,
         images=flags.images,
         prefill_tokens=flags.prefill_tokens,
+        kv_cache_dtype=flags.kv_cache_dtype,
     )
 
 
@@ -183,6 +188,7 @@ def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prefill-tokens", type=int, help="of one prefill; None: as the engine chooses")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=get_args(Dtype), default="bfloat16")
+    parser.add_argument("--kv-cache-dtype", choices=get_args(KvCacheDtype))
     return parser.parse_args(arguments)
 
 
