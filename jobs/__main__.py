@@ -33,6 +33,7 @@ from jobs.ocr import ocr
 from jobs.plan import plan
 from jobs.report import report
 from jobs.retry import retry_failed
+from jobs.streams import keep_streams
 from jobs.submit import own_and_job, submit
 from jobs.sweep import sweep
 from jobs.verify import verify
@@ -85,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """Run one job as a process of its own."""
+    keep_streams()
     end_process(main())
 
 

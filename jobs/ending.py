@@ -5,6 +5,8 @@ import os
 import sys
 from typing import NoReturn
 
+from jobs.streams import heard
+
 
 def end_process(status: int) -> NoReturn:
     """End the process with this exit status, once what is registered for its end is done.
@@ -15,6 +17,7 @@ def end_process(status: int) -> NoReturn:
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
+        status = heard(status)
         sys.stderr.flush()
     except OSError:  # nobody reads any more: Python itself says so, with a status of its own
         sys.exit(status)
