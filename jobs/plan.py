@@ -70,12 +70,18 @@ def plan(
     began = time.monotonic()
     from pipeline.forecast import Wanted
     from pipeline.plan import plan_job
+    from pipeline.preflight import check_place
 
     is_ocr = planned.job == "ocr"
     chosen: JobSettings = checked(settings, OcrSettings) if is_ocr else checked(settings, JobSettings)
-    found_plan = plan_job(planned.job, chosen, ocr_prompt(chosen) if is_ocr else PROMPT)
-    wanted = Wanted(**planned.model_dump(exclude={"job"}), command_s=time.monotonic() - began)
-    return run_to_status(lambda: _forecast(found_plan, planned.job, wanted, as_json=json_))
+    check_place(chosen.output)
+
+    def run() -> int:
+        found_plan = plan_job(planned.job, chosen, ocr_prompt(chosen) if is_ocr else PROMPT)
+        wanted = Wanted(**planned.model_dump(exclude={"job"}), command_s=time.monotonic() - began)
+        return _forecast(found_plan, planned.job, wanted, as_json=json_)
+
+    return run_to_status(run)
 
 
 def _forecast(plan: "Plan", job: Literal["caption", "ocr"], wanted: "Wanted", *, as_json: bool) -> int:

@@ -54,11 +54,13 @@ def sweep(
 def _sweep(settings: SweepSettings, *, dry_run: bool) -> int:
     # Torch and Ray take seconds to import: help and what is wrong with the file are said before.
     from jobs.benchmarks import BENCHMARKS
+    from pipeline.preflight import check_writable
     from pipeline.scoring.packages import check_scoring
     from pipeline.stages.engine_settings import load_engine
     from pipeline.sweep.plan import plan_sweep
     from pipeline.sweep.sweep import run_sweep
 
+    check_writable(settings.output)
     check_scoring("a sweep")
     plan = plan_sweep(settings, BENCHMARKS)
     sys.stderr.write(plan.describe() + "\n")

@@ -45,12 +45,7 @@ def check_changes(plan: Plan) -> None:
 
 def check_writable(folder: str, flag: str = "--output") -> None:
     """Raise Refused where a folder cannot be made or written to, or the scheme is only for reading."""
-    if not folder.strip():
-        raise Refused(f"{flag} must not be empty, got {folder!r}: is a variable of the shell unset?")
-    if lacks_bucket(folder):
-        raise Refused(f"{flag} must name a bucket, got {folder!r}: is a variable of the shell unset?")
-    if fs.scheme_of(folder) in ("http", "https"):
-        raise Refused(f"{flag} must be a local folder or in an object store, got {folder}")
+    check_place(folder, flag)
     path = fs.local_path(folder)
     if path is None:
         _check_store(folder, flag)
@@ -63,6 +58,16 @@ def check_writable(folder: str, flag: str = "--output") -> None:
         raise Refused(f"{flag} must be a folder that can be made, {there} is in the way and is none")
     if not os.access(there, os.W_OK | os.X_OK):
         raise Refused(f"{flag} must be a folder that can be written, {there} cannot be")
+
+
+def check_place(folder: str, flag: str = "--output") -> None:
+    """Raise Refused for what is no place of a folder, whatever is there."""
+    if not folder.strip():
+        raise Refused(f"{flag} must not be empty, got {folder!r}: is a variable of the shell unset?")
+    if lacks_bucket(folder):
+        raise Refused(f"{flag} must name a bucket, got {folder!r}: is a variable of the shell unset?")
+    if fs.scheme_of(folder) in ("http", "https"):
+        raise Refused(f"{flag} must be a local folder or in an object store, got {folder}")
 
 
 def _check_store(folder: str, flag: str) -> None:

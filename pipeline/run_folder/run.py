@@ -8,6 +8,7 @@ answers/*.parquet     the units merged, in order
 .run/manifest.json    last; its presence means complete, units/ goes after it
 """
 
+import errno
 import hashlib
 import json
 import uuid
@@ -308,6 +309,7 @@ def read_record(path: str, kind: TypeAdapter[T], advice: str) -> T | None:
     return None if value is _NOTHING else _validated(path, value, kind, advice)
 
 
+_NO_FILE = (errno.ENAMETOOLONG,)
 _NOTHING = object()  # no file; null is something
 
 
@@ -316,7 +318,9 @@ def _read_json(path: str, advice: str) -> object:
         return json.loads(fs.read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         return _NOTHING
-    except (PermissionError, NotRegular) as error:
+    except OSError as error:
+        if not isinstance(error, PermissionError | NotRegular) and error.errno not in _NO_FILE:
+            raise  # a disk or a store that fails
         raise RunMismatch(f"{path} must be a file that can be read ({one_line(error)}): {advice}") from error
     except (ValueError, RecursionError) as error:
         raise RunMismatch(f"{path} must be JSON that a run wrote, it is not ({one_line(error)}): {advice}") from error

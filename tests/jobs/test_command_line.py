@@ -242,6 +242,8 @@ def test_a_flag_that_is_wrong_or_missing_is_named(flags: list[str], message: str
         (["merge", "a", "b"], "--output is required"),
         (["submit", "caption", "--input", "a"], "--address is required"),
         (["submit", "--adress", "a", "caption", "--input", "a"], "--adress is no flag of submit; did you mean --addr"),
+        (["retry-failed", "x" * 300], f"{'x' * 300}/.run/run.json must be a file that can be read"),
+        (["plan", "--input", "a", "--output", "http://h/x"], "--output must be a local folder or in an object store"),
         (["retry-failed", __file__], f"OUT must be a complete run, {__file__} is not"),
     ],
 )
