@@ -92,8 +92,7 @@ def assert_good_end(scene: Scene, run: Any) -> None:
 STRANGE = ("Traceback", "WARNING", "ERROR", "raylet", "worker.py", "(pid=", "RayActorError")
 
 
-# A minute alone on a machine, seven beside others: too long for two cores that test all else as well.
-@pytest.mark.soak
+# The quick half of the next: a minute alone on a machine.
 def test_a_machine_that_joins_works_and_one_that_is_killed_costs_nothing(
     nodes: Nodes, tmp_path: Path, draw: random.Random
 ) -> None:
