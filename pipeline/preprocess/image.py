@@ -105,20 +105,13 @@ def tile_image(image: Image.Image, anyres: Anyres, room: Room | None = None) -> 
 def _cut(pixels: Tiles, grid: Size, tiles: Tiles) -> None:
     """Write the pixels, centred on black, to the tiles of a grid."""
     tile, (height, width, _) = tiles.shape[1], pixels.shape
+    if (width, height) != (grid.width, grid.height):
+        tiles[...] = 0
     corners = product(range(0, grid.height, tile), range(0, grid.width, tile))
     for cell, (top, left) in zip(tiles, corners, strict=True):
         rows, own_rows = _shared(top - (grid.height - height) // 2, tile, height)
         columns, own_columns = _shared(left - (grid.width - width) // 2, tile, width)
-        _blacken(cell, own_rows, own_columns)
         _copy(pixels[rows, columns], cell[own_rows, own_columns])
-
-
-def _blacken(cell: Tiles, rows: slice, columns: slice) -> None:
-    """Make black what these rows and columns leave of a tile: memory that is written twice is waited for twice."""
-    cell[: rows.start] = 0
-    cell[rows.stop :] = 0
-    cell[rows, : columns.start] = 0
-    cell[rows, columns.stop :] = 0
 
 
 def _shared(first: int, size: int, whole: int) -> tuple[slice, slice]:
