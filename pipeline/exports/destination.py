@@ -39,11 +39,19 @@ def check_destination(destination: str, name: str = "DEST") -> None:
     if fs.scheme_of(destination) in ("http", "https", "hf", "data"):
         raise Refused(f"{name} must be a path of this machine or of an object store, got {destination}")
     path = fs.local_path(destination)
-    above = "" if path is None else os.path.dirname(path)
-    while above and not os.path.lexists(above):
-        above = os.path.dirname(above)
-    if above and not os.path.isdir(above):
-        raise Refused(f"{name} must be below a folder, {above} is none, got {destination}")
+    if path is not None:
+        _check_writable(path, name)
+
+
+def _check_writable(path: str, name: str) -> None:
+    """Raise Refused where nothing can be written at a local path: what is above it is no folder, or not for us."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise Refused(f"{name} must be below a folder, {folder} is none, got {path}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Refused(f"{name} must be in a folder that can be written, {folder} cannot be")
 
 
 def check_apart(folder: str, destination: str) -> None:
