@@ -92,9 +92,7 @@ def assert_good_end(scene: Scene, run: Any) -> None:
 STRANGE = ("Traceback", "WARNING", "ERROR", "raylet", "worker.py", "(pid=", "RayActorError")
 
 
-# A minute alone on a machine, seven beside others; and a process whose clusters of several nodes have ended ended with
-# status 1 where the next test began a cluster of its own.
-@pytest.mark.soak
+# The quick half of the next: a minute alone on a machine.
 def test_a_machine_that_joins_works_and_one_that_is_killed_costs_nothing(
     nodes: Nodes, tmp_path: Path, draw: random.Random
 ) -> None:
