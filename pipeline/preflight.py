@@ -16,6 +16,7 @@ from pipeline.run_folder.merge import check_mergeable
 from pipeline.run_folder.run import check_run, has_seals, read_run
 from pipeline.stages.engine_settings import engine_settings
 from pipeline.storage import filesystem as fs
+from pipeline.storage.local_files import nearest
 from pipeline.weights.hub import locate
 from schemas.errors import Refused
 from schemas.job import JobSettings
@@ -51,7 +52,7 @@ def check_writable(folder: str, flag: str = "--output") -> None:
         _check_store(folder, flag)
         return
     try:
-        there = _nearest(path)
+        there = nearest(path)
     except (OSError, ValueError) as error:  # a name too long, a link that goes round, a zero byte
         raise Refused(f"{flag} must be a folder that can be made, got {folder!r}: {error}") from error
     if not os.path.isdir(there):
@@ -82,17 +83,6 @@ def _check_store(folder: str, flag: str) -> None:
             f"{flag} must be a folder that can be written, {folder} cannot be ({one_line(error)}): check its bucket, "
             "and the keys in the environment"
         ) from error
-
-
-def _nearest(path: str) -> str:
-    """Return what is there of this path: itself, or the nearest thing above it."""
-    while True:
-        try:
-            os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            path = os.path.dirname(path)
-        else:
-            return path
 
 
 def check_machine(settings: JobSettings, cards: tuple[int, ...]) -> None:

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import with_retries
+from pipeline.storage.local_files import nearest
 from pipeline.storage.store_errors import store_errors
 from schemas.errors import Refused
 from schemas.wording import credentials_in, printable, redacted
@@ -45,9 +46,7 @@ def check_destination(destination: str, name: str = "DEST") -> None:
 
 def _check_writable(path: str, name: str) -> None:
     """Raise Refused where nothing can be written at a local path: what is above it is no folder, or not for us."""
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
+    folder = nearest(path if os.path.isdir(path) else os.path.dirname(path))
     if not os.path.isdir(folder):
         raise Refused(f"{name} must be below a folder, {folder} is none, got {path}")
     if not os.access(folder, os.W_OK | os.X_OK):

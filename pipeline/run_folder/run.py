@@ -309,7 +309,6 @@ def read_record(path: str, kind: TypeAdapter[T], advice: str) -> T | None:
     return None if value is _NOTHING else _validated(path, value, kind, advice)
 
 
-_NO_FILE = (errno.ENAMETOOLONG,)
 _NOTHING = object()  # no file; null is something
 
 
@@ -319,7 +318,7 @@ def _read_json(path: str, advice: str) -> object:
     except (FileNotFoundError, NotADirectoryError):
         return _NOTHING
     except OSError as error:
-        if not isinstance(error, PermissionError | NotRegular) and error.errno not in _NO_FILE:
+        if not isinstance(error, PermissionError | NotRegular) and error.errno != errno.ENAMETOOLONG:
             raise  # a disk or a store that fails
         raise RunMismatch(f"{path} must be a file that can be read ({one_line(error)}): {advice}") from error
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,5 @@
 """Discover: the files that one `--input` names."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -129,20 +128,14 @@ def _check_apart(url: str, output: str) -> None:
     """Refuse to read what the job itself writes."""
     if fs.is_local(url) != fs.is_local(output):
         return
-    folder, named = (_real(one) for one in (output, url))
+    folder, named = fs.real(output), fs.real(url)
     if named == folder:
         raise Refused(f"--output {output} must be another folder than --input {url}, as one named for the answers")
-    if any(f"{named}/".startswith(f"{fs.join(folder, name)}/") for name in _WRITTEN):
+    if any(fs.is_within(named, fs.join(folder, name)) for name in _WRITTEN):
         raise Refused(f"--input {url} must not be what this job writes, it is in --output {output}")
 
 
 _WRITTEN = (".run", "answers", "units", "attempts", "retry", "markers", "input.parquet")
-
-
-def _real(url: str) -> str:
-    """Return the one spelling of a path or URL, on this machine without links."""
-    path = fs.local_path(url)
-    return fs.absolute(url) if path is None else os.path.realpath(path)
 
 
 def common_folder(roots: Sequence[str]) -> str:

@@ -220,7 +220,7 @@ def _images(type: pa.DataType, values: list[Any]) -> pa.Array:
     return pa.array(lists, pa.large_list(type))
 
 
-def _struct(image: Any) -> Any:  # noqa: ANN401  a value of JSON
+def _struct(image: object) -> object:
     """Return an image as a struct. JSON has no bytes: they are base64 there."""
     if isinstance(image, str):
         return {"path": image}

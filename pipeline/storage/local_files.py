@@ -24,6 +24,17 @@ def is_of_the_system(path: str) -> bool:
     return real.startswith(_OF_THE_SYSTEM) and not real.startswith(_BUT)
 
 
+def nearest(path: str) -> str:
+    """Return what is there of a path: itself, or the nearest thing above it."""
+    while True:
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            path = os.path.dirname(path)
+        else:
+            return path
+
+
 def open_regular(path: str) -> IO[bytes]:
     """Open a file that has bytes of its own: a pipe would be waited for, a device has no end."""
 
