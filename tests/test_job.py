@@ -95,6 +95,14 @@ def test_every_image_of_a_folder_is_asked_every_prompt_in_the_order_of_their_nam
     assert [a["prompt"] for a in answers] == ["A?", "B?"] * 5
 
 
+def test_of_a_complete_job_no_process_stays_that_handed_out_its_tasks(album: Plan) -> None:
+    def feeds() -> list[psutil.Process]:
+        mine = psutil.Process().children(recursive=True)
+        return [one for one in mine if "_Feed" in " ".join(one.as_dict(["cmdline"])["cmdline"] or ())]
+
+    assert psutil.wait_procs(feeds(), timeout=30)[1] == []
+
+
 def test_a_complete_job_answers_nothing_again(album: Plan) -> None:
     again = run_job(album, load_echo_engine)
     assert (again.rows, again.images_per_s) == (10, None)
