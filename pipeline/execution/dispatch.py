@@ -57,10 +57,10 @@ class Worker:
             self.since = now
         self.at.add(prepared)
 
-    def take(self, prepared: Prepared, now: float) -> None:
-        """Note that it is through with a unit."""
-        self.at.discard(prepared)
-        self.done += 1
+    def take(self, prepared: Prepared, now: float, *, done: bool) -> None:
+        """Note that a unit that it is at is done, or lost."""
+        self.at.remove(prepared)
+        self.done += done
         if not self.at:
             self.busy_s += now - self.since
 
@@ -184,7 +184,7 @@ class Dispatch:
 
     def add_report(self, name: int, prepared: Prepared, seconds: float) -> bool:
         """Take in that a unit is written, after so many seconds of preparation; return whether that is news."""
-        self._end(name, prepared)
+        self._end(name, prepared, done=True)
         self._here.discard(prepared.key)
         if self._open.pop(prepared.key, None) is None:
             return False
@@ -198,17 +198,21 @@ class Dispatch:
         return True
 
     def add_lost(self, name: int, prepared: Prepared) -> None:
-        """Take in that the samples that a worker was to have are gone."""
-        self._end(name, prepared)
-        self._prepare_again([prepared.key])
+        """Take in that the samples that a worker was to have are gone; where their machine is, that is known."""
+        if self._end(name, prepared, done=False):
+            self._prepare_again([prepared.key])
 
     def lose_machines(self, machines: Collection[str]) -> list[Prepared]:
-        """Take in that machines are gone. Return what workers are at, or wait for in vain, of the samples there.
+        """Take in that machines are gone. Return what workers were at, or waited for in vain, of the samples there.
 
-        All that was on its way to be ready is prepared again, as nobody knows where it was; of two copies one counts.
+        Nobody may hear of these any more, so they take up no worker's room. They are prepared again, and so is all that
+        was on its way to be ready, as nobody knows where it was; of two copies one counts.
         """
         self._lost_machines.update(machines)
-        at_work = [one for worker in self.workers.values() for one in worker.at if one.machine in machines]
+        at_work = list[Prepared]()
+        for name, worker in self.workers.items():
+            there = [one for one in worker.at if one.machine in machines]
+            at_work += [one for one in there if self._end(name, one, done=False)]
         gone = [one for one in self._ready if one.machine in machines]
         self._ready = deque(one for one in self._ready if one.machine not in machines)
         queued = {task.key for task in self._again}
@@ -228,10 +232,14 @@ class Dispatch:
                 self._again.append(self._open[key])
                 self._num_again += 1
 
-    def _end(self, name: int, prepared: Prepared) -> None:
-        if (worker := self.workers.get(name)) is not None:
-            worker.take(prepared, self._clock())
-            self._num_at_work -= 1
+    def _end(self, name: int, prepared: Prepared, *, done: bool) -> bool:
+        """Take in that a worker is at a unit no more; return whether it was."""
+        worker = self.workers.get(name)
+        if worker is None or prepared not in worker.at:
+            return False
+        worker.take(prepared, self._clock(), done=done)
+        self._num_at_work -= 1
+        return True
 
     def _units_a_task(self, room: int) -> int:
         """Return how many small units are prepared by one task, so that tasks are no burden; one near the end."""

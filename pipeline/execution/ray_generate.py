@@ -75,7 +75,8 @@ class Generators:
     def lose_machines(self, machines: Collection[str]) -> None:
         """Have all prepared again that was on machines that are gone, and wait for none of it."""
         for prepared in self.dispatch.lose_machines(machines):
-            ray.cancel(self._reports[prepared])  # of what is at work already this is no end
+            # Of what is at work already this is no end; one that waits for its samples may be heard of never.
+            ray.cancel(self._reports.pop(prepared))
 
     def close(self) -> None:
         """End the actors, whatever they are at."""

@@ -80,8 +80,10 @@ class World:
         name, prepared = pair
         if name not in self.dispatch.workers:
             return
-        if prepared.machine not in self.machines and self.draw.random() < 0.5:  # it had not been copied before
-            self.dispatch.add_lost(name, prepared)
+        gone = prepared.machine not in self.machines
+        if gone and (end := self.draw.choice(["lost", "silent", "done"])) != "done":  # it had not been copied before
+            if end == "lost":
+                self.dispatch.add_lost(name, prepared)
         elif self.dispatch.add_report(name, prepared, self.prepare_s):
             self.reported[prepared.key] += 1
             self.last[name] = self.now
@@ -147,17 +149,62 @@ def test_units_that_take_long_to_prepare_come_one_by_one() -> None:
     assert set(World(num_units=500, paces=[50.0] * 4, prepare_s=1.0).run().lengths) == {1}
 
 
-def test_what_a_dead_worker_was_at_is_prepared_again_where_its_samples_are_gone_as_well() -> None:
-    world = World(num_units=50, paces=[1.0], machines=["a"])
-    while world.now < 5:
-        world.step()
-    at = world.dispatch.lose_machines({"a"})
-    assert set(world.dispatch.remove_worker(0)) == set(at)
-    world.dispatch.add_again(at)
-    world.dispatch.add_worker(1, 4)
-    assert world.dispatch.next_pair() is None
-    (task, *_) = world.dispatch.next_tasks()
-    assert task.attempt >= 1
+def all_at_one_worker(num_units: int) -> tuple[Dispatch, list[Prepared]]:
+    dispatch = Dispatch(tasks(num_units), num_units)
+    dispatch.add_worker(0, num_units)
+    for task in take_all(dispatch):
+        dispatch.add_prepared(Prepared(key=task.key, machine="a"))
+    return dispatch, [pair[1] for _ in range(num_units) if (pair := dispatch.next_pair()) is not None]
+
+
+def take_all(dispatch: Dispatch) -> list[Task]:
+    return [task for _ in range(20) for task in dispatch.next_tasks()]
+
+
+@pytest.mark.parametrize("first", ["machine", "worker"])
+def test_what_a_dead_worker_was_at_is_prepared_again_where_its_samples_are_gone_as_well(first: str) -> None:
+    dispatch, at = all_at_one_worker(5)
+    if first == "machine":
+        assert set(dispatch.lose_machines({"a"})) == set(at)
+        assert dispatch.remove_worker(0) == []
+    else:
+        dispatch.add_again(dispatch.remove_worker(0))
+        assert dispatch.lose_machines({"a"}) == []
+    dispatch.add_worker(1, 5)
+    assert dispatch.next_pair() is None
+    again = take_all(dispatch)
+    assert len(again) == 5
+    assert {(task.key, task.attempt) for task in again} == {(one.key, 1) for one in at}
+
+
+def test_what_a_worker_waits_for_in_vain_takes_up_none_of_its_room() -> None:
+    dispatch, at = all_at_one_worker(5)
+    assert set(dispatch.lose_machines({"a"})) == set(at)  # Ray may never say what came of these
+    assert dispatch.flow().at_work == 0
+    again = take_all(dispatch)
+    for task in again:
+        dispatch.add_prepared(Prepared(key=task.key, machine="b"))
+    given = [dispatch.next_pair() for _ in range(5)]
+    assert [pair and pair[1].key for pair in given] == [task.key for task in again]
+    assert {task.key for task in again} == {one.key for one in at}
+
+
+def test_what_is_heard_late_of_a_machine_that_is_gone_has_nothing_prepared_once_more() -> None:
+    dispatch, at = all_at_one_worker(5)
+    for lost in dispatch.lose_machines({"a"}):
+        dispatch.add_lost(0, lost)
+    again = take_all(dispatch)
+    assert len(again) == 5
+    assert {task.key for task in again} == {one.key for one in at}
+    assert dispatch.flow().at_work == 0
+
+
+def test_what_a_worker_had_of_a_machine_that_is_gone_counts_when_it_comes_after_all() -> None:
+    dispatch, at = all_at_one_worker(5)
+    dispatch.lose_machines({"a"})
+    assert [dispatch.add_report(0, one, 0.1) for one in at] == [True] * 5
+    assert dispatch.num_left == 0
+    assert take_all(dispatch) == []
 
 
 def test_what_a_dead_worker_was_at_goes_first() -> None:

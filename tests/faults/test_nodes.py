@@ -16,6 +16,7 @@ from tests.faults.scene import Scene
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 SMALL: dict[str, Any] = {"object_store_memory": 150 * 2**20, "include_dashboard": False}
 SILENT_S = 90
+STUCK_S = 300
 
 
 class Nodes:
@@ -71,13 +72,17 @@ def job(nodes: Nodes, folder: Path, rows: int, *settings: str) -> Iterator[tuple
 
 
 def watch(scene: Scene, run: Any, until: Any) -> None:
-    """Wait, as long as units come or something is said."""
-    seen, since = (0, 0), time.monotonic()
+    """Wait, as long as units come, and meanwhile something is said."""
+    units, said = 0, 0
+    came, heard = time.monotonic(), time.monotonic()
     while not until() and run.poll() is None:
-        now = (len(scene.units()), len(scene.log()))
-        if now != seen:
-            seen, since = now, time.monotonic()
-        assert time.monotonic() - since < SILENT_S, f"silent for {SILENT_S} s:\n{scene.log()}"
+        now = time.monotonic()
+        if len(scene.units()) != units:
+            units, came = len(scene.units()), now
+        if len(scene.log()) != said:
+            said, heard = len(scene.log()), now
+        assert now - came < STUCK_S, f"no unit for {STUCK_S} s:\n{scene.log()}"
+        assert now - max(came, heard) < SILENT_S, f"silent for {SILENT_S} s:\n{scene.log()}"
         time.sleep(0.1)
 
 
