@@ -56,6 +56,8 @@ def started(start: Callable[[], Any]) -> Any:
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_health_check_period_ms", "1000")  # that a machine is gone is noticed before all is done
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
     nodes = Nodes()
     try:
         yield nodes
