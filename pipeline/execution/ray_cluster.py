@@ -223,6 +223,14 @@ def said_while_waiting(placement: Placement, say: Callable[[str], None], every_s
         thread.join(_STILL_ASKING_S)  # a cluster that has gone away does not answer
 
 
+def connect_no_more() -> None:
+    """Have Ray raise where it is asked for something after its end, as by a thread of its own that has not ended yet.
+
+    It would join or start another cluster by itself.
+    """
+    ray._private.auto_init_hook.enable_auto_connect = False
+
+
 def _quiet_ray(worker_logs: bool) -> None:
     """Leave stderr to the job's own lines; Ray's are in its session folder, and its errors are raised."""
     logging.getLogger("ray").setLevel(logging.ERROR)

@@ -29,6 +29,7 @@ from pipeline.execution.machines import Machines, check_shared
 from pipeline.execution.placement import Load, Placement, units_at_once
 from pipeline.execution.progress import UnitReport
 from pipeline.execution.quarantine import Guard, RowWatch, bounded_loading
+from pipeline.execution.ray_cluster import connect_no_more
 from pipeline.execution.ray_errors import EngineNotLoaded, RunFailed, cause_of, never_ran
 from pipeline.execution.ray_generate import Generators, Handler
 from pipeline.execution.watchdog import Watchdog
@@ -190,7 +191,9 @@ class _Source:
         """Take in no more; what is being prepared is not waited for."""
         self._closed.set()
         self._feed.give.remote(None)
-        self._thread.join(_END_S)  # what it would ask of Ray after its end would start another
+        self._thread.join(_END_S)
+        if self._thread.is_alive():  # as where what it cancels is on a machine that is gone
+            connect_no_more()
 
     def forget(self) -> None:
         """End the process that tasks came through: it would stay, with some 400 MB, till its handle is collected."""

@@ -1,5 +1,9 @@
 """A work unit as one row: nothing that Ray does with rows and blocks can take it apart."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,6 +18,7 @@ from schemas.errors import Refused
 from schemas.job import JobSettings
 from schemas.sample import Prompt, Sample, Size, samples_to_table, table_to_samples
 
+ROOT = Path(__file__).parents[2]
 LOAD = Load(units=1000, prompts=64_000)
 
 
@@ -22,6 +27,24 @@ def a_unit(rows: int = 3) -> pa.Table:
     prompt = Prompt(id="p", text="q", token_ids=np.arange(1, 5, dtype=np.int32))
     sample = Sample(id="s", prompts=(prompt,), image_sizes=(Size(9, 9),), tiles_per_image=(5,), tiles=tiles)
     return samples_to_table([sample] * rows).append_column("keep:n", pa.array(range(rows)))
+
+
+def test_after_the_end_of_a_run_nothing_that_still_asks_connects_to_a_cluster_again() -> None:
+    late = """
+import ray
+from pipeline.execution.ray_cluster import connect_no_more
+connect_no_more()
+try:
+    ray.put(1)
+except ray.exceptions.RaySystemError as error:
+    print(error)
+print(ray.is_initialized())
+"""
+    command = [sys.executable, "-c", late]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd=ROOT)
+    assert "Ray has not been started yet" in run.stdout
+    assert run.stdout.endswith("False\n")
+    assert "Started a local Ray" not in run.stderr
 
 
 def test_a_unit_comes_out_as_it_went_in() -> None:
