@@ -59,7 +59,10 @@ _WATCH_S = 0.5  # between two at the units
 _UNITS_AT_ONCE = 2  # of a preprocessing actor: it never waits for storage
 _WAITING_TASKS = 2  # that an actor has beside these
 _BLOCKS_OF_A_TASK = 64  # that may wait to be taken; Ray Data's own 2 hold back the one task that hands out all
-_END_S = 4.0
+_END_S = (
+    30.0  # that Ray Data's threads have to end once all is done; on a busy machine a step of its loop takes seconds
+)
+_BREAK_OFF_S = 4.0  # that they have otherwise: the cluster may be gone
 _LESS_URGENT = 5  # than generating on the same machine, as `nice` has it
 _HEAD = {"node:__internal_head__": 0.001}  # what is there for all of the run works on the head
 
@@ -126,8 +129,9 @@ class _Run:
 
     def close(self) -> None:
         """End all that works for this pass."""
-        self._source.close()
-        if not self._dispatch.num_left:  # all is done: the cluster is there, and answers
+        all_done = not self._dispatch.num_left
+        self._source.close(_END_S if all_done else _BREAK_OFF_S)
+        if all_done:  # the cluster is there, and answers
             self._source.forget()
         self._generators.close()
 
@@ -153,7 +157,7 @@ class _Run:
         if isinstance(error, ray.exceptions.ActorDiedError):
             if self._prepared_any or not self._starts_left or not never_ran(error):
                 raise EngineNotLoaded(cause_of(error)) from error
-            self._source.close()
+            self._source.close(_BREAK_OFF_S)
             self._dispatch.prepare_again()
             self._source = self._start_source()
             return
@@ -187,12 +191,12 @@ class _Source:
         """Have these units prepared, by one worker."""
         self._feed.give.remote(cloudpickle.dumps(tasks))
 
-    def close(self) -> None:
+    def close(self, within_s: float) -> None:
         """Take in no more; what is being prepared is not waited for."""
         self._closed.set()
         self._feed.give.remote(None)
-        self._thread.join(_END_S)
-        if self._thread.is_alive():  # as where what it cancels is on a machine that is gone
+        self._thread.join(within_s)  # what asks Ray for anything while it is shut down ends the process, with status 1
+        if self._thread.is_alive():
             connect_no_more()
 
     def forget(self) -> None:
