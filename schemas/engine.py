@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from schemas.errors import Refused
 from schemas.form import Form
@@ -226,3 +226,21 @@ def _share_above_0(name: str, value: float) -> None:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise Refused(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+class StepWatch(Protocol):
+    """Is told of an engine's steps; what it does must cost next to nothing."""
+
+    def begin(self) -> None: ...  # a step, which is over where another one begins or the engine rests
+
+    def rest(self) -> None: ...
+
+
+class Unwatched:
+    """A watch that nobody keeps."""
+
+    def begin(self) -> None:
+        """Do nothing."""
+
+    def rest(self) -> None:
+        """Do nothing."""

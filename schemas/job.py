@@ -219,6 +219,13 @@ class JobSettings(BaseModel):
     gpus_per_model: Annotated[int, Kind("Machines", "machines", on_retry=True)] = Field(
         1, ge=1, description="GPUs of one machine that share the layers of one model, where it is too large for one."
     )
+    step_seconds: Annotated[float | None, Kind("Machines", "machines", on_retry=True)] = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="An engine that takes longer for one step, as on a GPU that hangs, is ended and its rows are done "
+        "by another; 0 for no limit. 600 on a GPU when not given, on a CPU none.",
+    )
     preprocess_workers: Annotated[int | None, Kind("Machines", "machines", on_retry=True)] = Field(
         None, ge=1, description="CPU actors; from the cluster's when not given."
     )

@@ -15,7 +15,7 @@ from pipeline.preprocess.parts import ModelParts
 from pipeline.preprocess.row_border import NOBODY, Watch
 from pipeline.stages.preprocess import Preprocess
 from schemas.answer import Answer, Generation, answer_from
-from schemas.engine import EngineStatistics, Sampling
+from schemas.engine import EngineStatistics, Sampling, StepWatch, Unwatched
 from schemas.job import JobSettings
 from schemas.request import Request
 from schemas.sample import Prompt, Sample
@@ -58,23 +58,32 @@ class CountingEngine(EchoEngine):
 
 
 def load_deadly_engine(settings: JobSettings) -> EchoEngine:
-    """An echo engine whose process is killed by every sample called `...kills-generate`."""
+    """An echo engine that every sample called `...kills-generate` or `...hangs-generate` is the end of."""
     return DeadlyEngine()
 
 
 class DeadlyEngine(EchoEngine):
-    """Dies as of a crash in native code, and counts what it answered before."""
+    """Dies as of a crash in native code, or hangs as on a broken GPU, and counts what it answered before."""
 
     def __init__(self) -> None:
         self._answered, self._lock = 0, threading.Lock()
+        self._watch: StepWatch = Unwatched()
+
+    def watch_steps(self, watch: StepWatch) -> None:
+        self._watch = watch
 
     def statistics(self) -> EngineStatistics:
         return EngineStatistics(num_rows=self._answered)
 
     def generate(self, samples: Sequence[Sample]) -> Iterator[Answer]:
         for sample in samples:
-            if sample.id.endswith("kills-generate") and any(not prompt.failure for prompt in sample.prompts):
-                os.kill(os.getpid(), signal.SIGKILL)
+            if any(not prompt.failure for prompt in sample.prompts):
+                self._watch.begin()
+                if sample.id.endswith("kills-generate"):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if sample.id.endswith("hangs-generate"):
+                    ctypes.PyDLL(None).sleep(1000)
+                self._watch.rest()
             with self._lock:
                 self._answered += 1
             yield from super().generate([sample])

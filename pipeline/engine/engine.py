@@ -17,7 +17,7 @@ from pipeline.engine.sequence import Sequence
 from pipeline.engine.shapes import resolve_shapes
 from pipeline.engine.statistics import make_statistics
 from schemas.answer import Answer
-from schemas.engine import EngineSettings, EngineStatistics, Sampling
+from schemas.engine import EngineSettings, EngineStatistics, Sampling, StepWatch, Unwatched
 from schemas.sample import Sample
 
 
@@ -32,6 +32,7 @@ class Engine:
             model.vision.compile_layers()
             if model.compilable:
                 model.decoder.compile_blocks()
+        self._watch: StepWatch = Unwatched()
         self._lock = threading.RLock()  # guards all that follows, which `set_sampling` and `close` replace
         self._runner, self._loop = self._start()
         self._before = EngineStatistics()  # of the runners before this one
@@ -76,6 +77,11 @@ class Engine:
             self._settings = replace(self._settings, sampling=sampling)
             self._runner, self._loop = self._start()
 
+    def watch_steps(self, watch: StepWatch) -> None:
+        """Tell this watch of every step from now on."""
+        with self._lock:
+            self._watch = self._loop.watch = watch
+
     def statistics(self) -> EngineStatistics:
         """Return what has been done so far; any thread may ask at any time."""
         with self._lock:
@@ -110,7 +116,8 @@ class Engine:
             runner.warm_up()
             if self._settings.cuda_graphs and self._model.capturable:
                 runner.capture()
-        return runner, Loop(Scheduler(runner, self.shapes, on_gpu=self._on_gpu), self._model.device)
+        loop = Loop(Scheduler(runner, self.shapes, on_gpu=self._on_gpu), self._model.device, self._watch)
+        return runner, loop
 
     def _enter(self) -> Caller:
         with self._lock:

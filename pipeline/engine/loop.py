@@ -15,6 +15,7 @@ import torch
 from pipeline.engine.prefill_group import PrefillGroup
 from pipeline.engine.scheduler import Scheduler
 from pipeline.engine.sequence import Sequence
+from schemas.engine import StepWatch
 
 _END_S = 30.0  # that the end of a process waits for a step
 _running: "weakref.WeakSet[Loop]" = weakref.WeakSet()
@@ -35,8 +36,8 @@ class Loop:
     takes both between two steps. What ends the thread by an error is raised in every caller, now and later.
     """
 
-    def __init__(self, scheduler: Scheduler, device: torch.device) -> None:
-        self._scheduler, self._device = scheduler, device
+    def __init__(self, scheduler: Scheduler, device: torch.device, watch: StepWatch) -> None:
+        self._scheduler, self._device, self.watch = scheduler, device, watch
         self.waiting_s = 0.0  # callers there, and nothing to do until they hand in more
         self._changed = threading.Condition()  # guards all that follows
         self._callers: set[Caller] = set()
@@ -113,16 +114,21 @@ class Loop:
     def _run(self) -> None:
         on_device = torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
         with _Reporting(self), on_device:
-            while self._take_in():
-                if self._scheduler.step(more_to_come=any(caller.reading for caller in list(self._callers))):
-                    with self._changed:
-                        self._changed.notify_all()
+            try:
+                while self._take_in():
+                    self.watch.begin()
+                    if self._scheduler.step(more_to_come=any(caller.reading for caller in list(self._callers))):
+                        with self._changed:
+                            self._changed.notify_all()
+            finally:
+                self.watch.rest()
 
     def _take_in(self) -> bool:
         """Wait for something to do and hand it to the scheduler; False once nobody waits for an answer any more."""
         with self._changed:
             since = time.perf_counter()
             while not self._added and self._scheduler.is_idle and self._callers and self._error is None:
+                self.watch.rest()
                 self._changed.wait()
             if self._callers:
                 self.waiting_s += time.perf_counter() - since

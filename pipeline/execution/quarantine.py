@@ -26,6 +26,7 @@ Step: TypeAlias = Callable[[pa.Table], pa.Table]
 Read: TypeAlias = Callable[[Failure | None], pa.Table]
 MAX_DEATHS = 1  # of a row that is tried alone, after two of its unit
 MAX_LOADS = 3
+_TELL_S = 1.0
 _READING = -1  # instead of a row
 _KILLED_BY_READING = Failure(
     stage="read",
@@ -69,6 +70,25 @@ class RowWatch:
     def keep(self, failure: Failure, trace: str) -> None:
         """Hand on a traceback."""
         self._keep(failure, trace)
+
+
+class StepLimit:
+    """Watches an engine's steps: one that takes too long ends the process, and leaves a note of that."""
+
+    def __init__(self, watchdog: Watchdog, seconds: float, note: Note) -> None:
+        self._watchdog, self._seconds, self._note = watchdog, seconds, note
+        self._told = float("-inf")
+
+    def begin(self) -> None:
+        """Start the time of a step. The watchdog is told once a second, as steps take milliseconds."""
+        if (now := time.monotonic()) - self._told >= _TELL_S:
+            self._watchdog.expect("step", now + _TELL_S + self._seconds, self._note)
+            self._told = now
+
+    def rest(self) -> None:
+        """Stop the time: there is nothing to do."""
+        self._watchdog.done("step")
+        self._told = float("-inf")
 
 
 class Guard:
@@ -163,7 +183,7 @@ def _killer(work: Work) -> Failure:
         stage=stage,
         type="WorkerDied",
         message=f"this row killed its worker process in {MAX_DEATHS + 2} tries, the last of them alone (a crash in "
-        "native code, or no memory left): look at its image, then retry it",
+        "native code, no memory left, or a step of the engine beyond --step-seconds): look at its image, then retry it",
     )
 
 

@@ -95,7 +95,7 @@ class _Run:
         first = max(1, placement.models) * units_at_once(plan.settings, load, placement.models)
         self._dispatch = Dispatch(plan.tasks(), plan.num_units, first=first, store_bytes=store_bytes)
         self._generators = Generators(
-            plan=plan, placement=placement, load=load, dispatch=self._dispatch, post=self._posted.put
+            plan=plan, placement=placement, load=load, dispatch=self._dispatch, post=self._posted.put, say=say
         )
         self._plan, self._placement = plan, placement
         self._machines = Machines(say)

@@ -6,6 +6,7 @@ actor is started where there is a GPU.
 """
 
 import itertools
+import os
 import socket
 import time
 import uuid
@@ -21,12 +22,16 @@ import ray
 from pipeline.execution.dispatch import Dispatch, Prepared
 from pipeline.execution.placement import MOST_UNITS, Load, Placement, models_wanted, units_at_once
 from pipeline.execution.progress import UnitReport
-from pipeline.execution.quarantine import MAX_LOADS, Guard
+from pipeline.execution.quarantine import MAX_LOADS, Guard, StepLimit
 from pipeline.execution.ray_errors import EngineNotLoaded, RunFailed, cause_of, died_with_its_machine, failed_to_load
+from pipeline.execution.watchdog import Watchdog
 from pipeline.execution.work_units import BatchPlan, unpack
-from pipeline.run_folder.units import Counts, count_answers
+from pipeline.run_folder.markers import Note
+from pipeline.run_folder.units import Counts, count_answers, trace_path
+from pipeline.stages.engine_settings import step_seconds
 from pipeline.stages.generate import Generate, final_answers
 from pipeline.stages.locks import RWLock
+from schemas.wording import counted
 
 _AHEAD = 1  # unit that an actor has beside those that it works on, so that it never waits for one
 
@@ -48,6 +53,7 @@ class Generators:
     load: Load
     dispatch: Dispatch
     post: Callable[[Handler], None]
+    say: Callable[[str], None]
     actors: dict[int, _Actor] = field(default_factory=dict)
     most: int = 0  # that were ready at the same time
     _names: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -92,7 +98,7 @@ class Generators:
         actor = ray.remote(_GenerateAndWrite).options(
             num_cpus=0, num_gpus=gpus, max_restarts=0, max_concurrency=MOST_UNITS + _AHEAD + 1
         )
-        handle: Any = actor.remote(self._shared)
+        handle: Any = actor.remote(self._shared, on_gpu=self.placement.models > 0)
         self.actors[name] = _Actor(handle=handle)
         room = handle.room.remote(self.load, self.placement.models)
         room.future().add_done_callback(self._posting(partial(self._on_ready, name)))
@@ -150,18 +156,30 @@ class Generators:
         at_work = self.dispatch.remove_worker(name)
         self.dispatch.add_again([replace(one, accused=not innocent) for one in at_work])
         if not innocent:
+            self.say(f"a generate actor has died; what it was at ({counted(len(at_work), 'unit')}) is done elsewhere")
             self._start()
 
 
 class _GenerateAndWrite:
     """Units of samples to reports: a unit's answers are written before anybody hears of it."""
 
-    def __init__(self, plan: BatchPlan) -> None:
+    def __init__(self, plan: BatchPlan, *, on_gpu: bool) -> None:
         self._plan = plan
         self._gate = RWLock()
         self._life = uuid.uuid4().hex  # of this process: another one counts from nothing
         self._machine = socket.gethostname()
         self._generate = Generate(plan.settings, plan.load_engine)
+        if seconds := step_seconds(plan.settings, on_gpu=on_gpu):
+            self._generate.watch_steps(StepLimit(Watchdog(), seconds, self._note(seconds)))
+
+    def _note(self, seconds: float) -> Note:
+        """Return what is left in the run folder where a step takes too long."""
+        text = (
+            f"A step of the engine of process {os.getpid()} on {self._machine} took longer than --step-seconds "
+            f"({seconds:g} s), as on a GPU that hangs. The process was ended, and what it was at was done elsewhere.\n"
+        )
+        folder = self._plan.shards[0].markers.folder
+        return Note(url=trace_path(folder, f"generate-StepTimedOut-{self._machine}"), text=text)
 
     def room(self, load: Load, models: int) -> int:
         """Return how many units the engine works on at once, now that it has found what its card holds."""

@@ -91,8 +91,13 @@ def write_unit(folder: str, run: str, unit: int, answers: pa.Table) -> None:
 
 def keep_trace(folder: str, name: str, trace: str) -> None:
     """Put the first traceback of a kind of error in `errors/` of the folder that keeps the run's state."""
+    fs.create_new(trace_path(folder, name), trace.encode("utf-8", "backslashreplace"))
+
+
+def trace_path(folder: str, name: str) -> str:
+    """Return where the text about a kind of error is, below the folder that keeps the run's state."""
     safe = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:100]
-    fs.create_new(fs.join(folder, "errors", f"{safe}.txt"), trace.encode("utf-8", "backslashreplace"))
+    return fs.join(folder, "errors", f"{safe}.txt")
 
 
 def read_unit_answers(

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pipeline.engine.engine import Engine as TorchEngine
     from pipeline.engine.reference.engine import ReferenceEngine
 
+_STEP_SECONDS = 600.0  # of which a step takes one or two, and where kernels are compiled in it minutes
+
 
 def load_engine(settings: JobSettings) -> "TorchEngine | ReferenceEngine":
     """Load the engine that the settings name, on this process's GPU or on all of its machine's cores."""
@@ -45,6 +47,13 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
         adapter=None if settings.adapter is None else str(adapter_folder(settings.adapter)),
         sampling=sampling_of(settings),
     )
+
+
+def step_seconds(settings: JobSettings, *, on_gpu: bool) -> float:
+    """Return the seconds that a step of the engine may take, 0 for no limit: a CPU takes what it takes."""
+    if settings.step_seconds is None:
+        return _STEP_SECONDS if on_gpu else 0
+    return settings.step_seconds
 
 
 def sampling_of(settings: JobSettings) -> Sampling:

@@ -20,7 +20,7 @@ from pipeline.stages.locks import ModeLock
 from pipeline.stages.reuse import AnswerCache
 from pipeline.stages.strips import join_answers, samples_of_strips
 from schemas.answer import ANSWER_SCHEMA, Answer, answer_from, answers_to_table, logprobs_of
-from schemas.engine import EngineStatistics, Sampling
+from schemas.engine import EngineStatistics, Sampling, StepWatch
 from schemas.errors import Failure
 from schemas.job import JobSettings
 from schemas.sample import SAMPLE_SCHEMA, Prompt, Sample, table_to_samples
@@ -68,6 +68,11 @@ class Generate:
         """Return what the engine has done since it was loaded."""
         statistics = self._engine.statistics()
         return statistics if self._cache is None else replace(statistics, num_reused=self._cache.num_reused)
+
+    def watch_steps(self, watch: StepWatch) -> None:
+        """Have a watch told of the engine's steps, of an engine that has any."""
+        if (follow := getattr(self._engine, "watch_steps", None)) is not None:
+            follow(watch)
 
     def num_slots(self) -> int | None:
         """Return how many sequences the engine generates at once; None where it does not say."""

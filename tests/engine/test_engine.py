@@ -53,6 +53,34 @@ def test_a_window_is_answered_before_the_next_is_read(oracle):
     assert len(read) == 2
 
 
+class NotedSteps:
+    """Notes what it is told, each run of equal words once."""
+
+    def __init__(self):
+        self.told = []
+
+    def begin(self):
+        self.note("step")
+
+    def rest(self):
+        self.note("rest")
+
+    def note(self, word):
+        if self.told[-1:] != [word]:
+            self.told.append(word)
+
+
+def test_a_watch_hears_of_steps_and_of_every_rest(oracle):
+    engine, watch = Engine(oracle.with_text, FP32), NotedSteps()
+    engine.watch_steps(watch)
+    questions = mixed_questions(max_new_tokens=(3,))[:2]
+    assert len(list(engine.generate([oracle.sample(questions[0])]))) == 1
+    engine.set_sampling(replace(FP32.sampling, seed=1))  # with a loop of its own
+    assert len(list(engine.generate([oracle.sample(questions[1])]))) == 1
+    engine.close()
+    assert watch.told[watch.told.index("step") :] == ["step", "rest"] * 2  # it may rest before it is given anything
+
+
 def test_a_failed_prompt_passes_through_beside_an_answered_one(oracle):
     good = oracle.sample(Question(id="a", images=(picture((100, 80)),)))
     failed = Prompt(id="bad", text="?", failure=BROKEN)

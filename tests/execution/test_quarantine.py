@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.execution.quarantine import MAX_LOADS, Guard, RowWatch, bounded_loading
+from pipeline.execution.quarantine import MAX_LOADS, Guard, RowWatch, StepLimit, bounded_loading
 from pipeline.execution.watchdog import Watchdog
 from pipeline.run_folder.markers import Marker, Markers, Note
 from pipeline.storage import filesystem as fs
@@ -199,3 +200,35 @@ def test_loading_is_given_up_after_some_deaths_of_the_same_actor(tmp_path: Path)
     with bounded_loading("generate", "actor-2", markers):
         assert markers.find("loading-actor-2-generate") is not None
     assert markers.find("loading-actor-2-generate") is None
+
+
+class Expected(Watchdog):
+    """Keeps what it is told instead of watching."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, float]] = []
+        self.num_rests = 0
+
+    def expect(self, name: str, until: float, note: Note) -> None:
+        assert note.url == "left.txt"
+        self.told.append((name, until))
+
+    def done(self, name: str) -> None:
+        self.num_rests += 1
+
+
+def test_of_many_short_steps_the_watchdog_hears_once_a_second_and_after_a_rest_at_once() -> None:
+    watchdog = Expected()
+    limit = StepLimit(watchdog, 1000.0, Note(url="left.txt", text=""))
+    began = time.monotonic()
+    for _ in range(100):
+        limit.begin()
+    assert len(watchdog.told) <= 1 + (time.monotonic() - began)
+    (name, until) = watchdog.told[0]
+    assert began + 1000 <= until <= time.monotonic() + 1001
+    limit.rest()
+    limit.begin()
+    assert watchdog.num_rests == 1
+    assert watchdog.told[-1][0] == name
+    assert watchdog.told[-1][1] >= until
+    assert len(watchdog.told) >= 2

@@ -37,20 +37,24 @@ def plan_for(folder: Path, deadly: dict[int, str], rows: int = 40, **changes: ob
 
 
 def test_rows_that_kill_their_worker_become_errors_and_their_neighbours_are_answered(tmp_path: Path) -> None:
-    plan = plan_for(tmp_path, {10: "kills-preprocess", 21: "kills-generate"})
+    deadly = {10: "kills-preprocess", 21: "kills-generate", 34: "hangs-generate"}
+    plan = plan_for(tmp_path, deadly, step_seconds=3)
     summary = run_job(plan, Loaders(engine=load_deadly_engine, preprocess=DeadlyPreprocess))
     answers = pq.read_table(tmp_path / "out" / "answers").to_pylist()
     failed = {a["id"]: (a["error_stage"], a["error_type"]) for a in answers if a["status"] == "error"}
-    assert (summary.rows, summary.errors) == (40, 2)
+    assert (summary.rows, summary.errors) == (40, 3)
     assert failed == {
         "row-10-kills-preprocess": ("decode", "WorkerDied"),
         "row-21-kills-generate": ("generate", "WorkerDied"),
+        "row-34-hangs-generate": ("generate", "WorkerDied"),
     }
     assert len({a["id"] for a in answers}) == 40
     assert not (tmp_path / "out" / ".run" / "markers").exists()
     manifest = read_manifest(str(tmp_path / "out"))
     assert manifest is not None
-    assert manifest["timings"]["engine"]["num_rows"] >= 39  # all lives of the engine together: all rows but the killer
+    assert manifest["timings"]["engine"]["num_rows"] >= 38  # all lives of the engine together: all rows but the killers
+    (left,) = (tmp_path / "out" / ".run" / "errors").glob("generate-StepTimedOut-*.txt")
+    assert "took longer than --step-seconds (3 s)" in left.read_text()
 
 
 def test_a_row_that_holds_its_interpreter_for_ever_is_timed_out_and_its_neighbours_are_answered(tmp_path: Path) -> None:

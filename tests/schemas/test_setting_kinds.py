@@ -46,8 +46,8 @@ def test_what_is_drawn_by_is_what_the_engine_is_told_of_drawing() -> None:
         pytest.param(
             PLACEMENT,
             "output batch_size slots preprocess_workers unit_rows max_error_rate fetch_threads gpus gpus_per_model "
-            "row_seconds dashboard worker_logs wait_for_cluster http_proxy fetch_per_host fetch_connect_seconds "
-            "fetch_read_seconds max_fetch_error_rate reuse_answers",
+            "row_seconds step_seconds dashboard worker_logs wait_for_cluster http_proxy fetch_per_host "
+            "fetch_connect_seconds fetch_read_seconds max_fetch_error_rate reuse_answers",
             id="no answer depends on it",
         ),
         pytest.param(
