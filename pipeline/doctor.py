@@ -18,6 +18,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from pipeline.environment import cards_here, cluster_address, cpus_here, head_address, socket_folder, version_of
 from pipeline.storage import filesystem as fs
+from pipeline.storage.local_files import nearest
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from schemas.packages import FLASH_ATTENTION, Extra, install_line
@@ -174,7 +175,7 @@ def _machine(settings: JobSettings) -> Iterator[Finding]:
     if (output := fs.local_path(settings.output)) is not None and settings.output != NO_OUTPUT:
         folders["disk (output)"] = output
     for name, folder in folders.items():
-        free = shutil.disk_usage(_nearest(folder)).free
+        free = shutil.disk_usage(nearest(os.path.realpath(folder))).free
         state: State = "ok" if free >= _LEAST_DISK else "look"
         mend = None if state == "ok" else f"du -sh {folder}/* | sort -h  # 7B weights are 15 GB, Ray spills to disk"
         yield Finding(name=name, state=state, found=f"{free / GB:.0f} GB free at {folder}", mend=mend)
@@ -214,13 +215,6 @@ def _cache() -> str:
     return os.environ.get("HF_HOME") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache", "huggingface"
     )
-
-
-def _nearest(path: str) -> str:
-    path = os.path.abspath(path)
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    return path
 
 
 def _chosen(settings: JobSettings) -> Iterator[Finding]:

@@ -25,11 +25,11 @@ def is_of_the_system(path: str) -> bool:
 
 
 def nearest(path: str) -> str:
-    """Return what is there of a path: itself, or the nearest thing above it."""
+    """Return what is there of a path, as far as one may look: itself, or the nearest thing above it."""
     while True:
         try:
             os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             path = os.path.dirname(path)
         else:
             return path

@@ -59,10 +59,11 @@ def test_a_destination_below_a_file_is_refused(tmp_path: Path, to: Format) -> No
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_not_ours_to_write_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@pytest.mark.parametrize(("mode", "name"), [(0o500, "x.jsonl"), (0o600, "not/seen/x.jsonl")])
+def test_a_folder_that_is_not_ours_to_write_is_refused(tmp_path: Path, mode: int, name: str) -> None:
+    tmp_path.chmod(mode)
     with pytest.raises(Refused, match=f"DEST must be in a folder that can be written, {tmp_path} cannot be"):
-        export(str(tmp_path), f"{tmp_path}/x.jsonl", "jsonl", ExportOptions())
+        export(str(tmp_path), f"{tmp_path}/{name}", "jsonl", ExportOptions())
 
 
 def test_what_another_export_has_left_is_written_anew(tmp_path: Path) -> None:

@@ -125,3 +125,8 @@ def test_doctor_takes_the_file_of_a_job(tmp_path: Path, capsys) -> None:
     (tmp_path / "job.yaml").write_text(f"input: {tmp_path}\noutput: {tmp_path}/out\nprompt: What?\n")
     assert main(["doctor", "--config", str(tmp_path / "job.yaml")]) == 0
     assert f"{tmp_path} is there" in capsys.readouterr().out
+
+
+def test_an_output_that_is_a_link_to_what_is_not_there_yet_has_a_disk(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "not" / "there" / "yet")
+    assert findings(output=str(tmp_path / "out"))["disk (output)"].found.endswith(f" GB free at {tmp_path}/out")
