@@ -69,7 +69,9 @@ trap 'kill -TERM "$ray"; wait "$ray"' TERM  # a minute before the end of its tim
 wait "$ray" || true
 if ! [[ -s $status ]]; then
     # Where Slurm knows processes by their parents, Ray's outlive a step that is killed, and the next job would meet them.
-    timeout 60 "${on_all[@]}" ray stop --force > /dev/null 2>&1 || true
+    # This job's have its port in their command lines; workers end with the raylet that has started them.
+    ours="[-]-(gcs-address=[^ ]*:|gcs_server_port=)${RAY_ADDRESS##*:}( |\$)"
+    timeout 60 "${on_all[@]}" pkill -KILL -U "$UID" -f "$ours" > /dev/null 2>&1 || true
     echo "error: the job did not come to an end of its own; the same sbatch goes on where it was" >&2
     exit 1
 fi

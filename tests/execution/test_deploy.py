@@ -2,8 +2,13 @@
 
 import os
 import re
+import shutil
+import signal
 import subprocess
+import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +170,7 @@ for _ in 1 2; do wait -n || { code=$?; kill -9 -- ${nodes[@]/#/-} 2> /dev/null; 
 """
 # As Ray does: a Ray that does not start is a line, a minute or ten on the other nodes and exit status 0.
 _SYMMETRIC_RUN = r"""
-if [[ $1 == stop ]]; then
-    echo "$SLURMD_NODENAME" >> "$STOPPED"
-elif [[ " ${FAILS_ON:-} " == *" $SLURMD_NODENAME "* ]]; then
+if [[ " ${FAILS_ON:-} " == *" $SLURMD_NODENAME "* ]]; then
     printf '%b' "${SAYS:-}"
     printf 'Failed to start Ray: exit status 1.\n2026-11-26 INFO -- Did not find any active Ray processes.\n' >&2
 elif [[ ${FAILS_ON:-} ]]; then
@@ -199,6 +202,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "srun": _SRUN,
         "ray": _SYMMETRIC_RUN,
         "python": "exit ${FAILS_WITH:-0}",
+        "pkill": f'echo "$SLURMD_NODENAME" >> "$STOPPED"; exec {shutil.which("pkill")} "$@"',
     }
     for name, text in programs.items():
         (bin / name).write_text(f"#!/bin/bash\n{text}\n")
@@ -212,6 +216,18 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {**kept, **given, "SLURM_SUBMIT_DIR": str(tmp_path), "PATH": f"{bin}:{os.environ['PATH']}"}
+
+
+@contextmanager
+def raylet(port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that tells as much of itself as a raylet whose head is at this port."""
+    words = ["--raylet_socket_name=x", f"--gcs-address=10.0.0.1:{port}", "--session-name=x"]
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)", *words])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def run_slurm(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -252,11 +268,14 @@ def test_on_slurm_the_exit_status_is_the_jobs(slurm: dict[str, str], status: int
 def test_on_slurm_a_node_whose_ray_does_not_start_ends_the_job_at_once_and_says_why(
     slurm: dict[str, str], node: str, said: str, why: str
 ) -> None:
-    done = run_slurm({**slurm, "FAILS_ON": node, "SAYS": said})
+    with raylet(20007) as ours, raylet(20008) as of_another_job:
+        done = run_slurm({**slurm, "FAILS_ON": node, "SAYS": said})
+        assert ours.wait(timeout=20) == -signal.SIGKILL  # no Ray is left
+        assert of_another_job.poll() is None
     assert done.returncode == 1
     assert re.search(rf"^error: node ({node.replace(' ', '|')}) did not start its Ray: {why}", done.stderr, re.M)
     assert "error: the job did not come to an end of its own" in done.stderr
-    assert sorted(Path(slurm["STOPPED"]).read_text().split()) == ["node-1", "node-2"]  # and no Ray is left
+    assert sorted(Path(slurm["STOPPED"]).read_text().split()) == ["node-1", "node-2"]
 
 
 def test_on_slurm_a_folder_that_is_no_checkout_is_refused(slurm: dict[str, str]) -> None:
