@@ -26,19 +26,22 @@ class Machines:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._there: dict[str, str] | None = None  # names by id; None before the first look
+        self._dead = set[str]()
 
     def look(self, nodes: Sequence[dict[str, Any]]) -> Seen:
         """Return what there is, of what `ray.nodes` says."""
         alive = [node for node in nodes if node["Alive"]]
         there = {node["NodeID"]: _described(node) for node in alive}
+        dead = {node["NodeID"] for node in nodes if not node["Alive"]}
         lost = set[str]()
         if self._there is not None:
-            lost = self._there.keys() - there.keys()
-            for id in lost:
+            gone = self._there.keys() - there.keys()
+            lost = gone | (dead - self._dead)  # the others came and went since the last look
+            for id in gone:
                 self._say(f"machine {self._there[id]} is gone; what it was at is done elsewhere")
             for id in there.keys() - self._there.keys():
                 self._say(f"machine {there[id]} has joined")
-        self._there = there
+        self._there, self._dead = there, dead
         return Seen(resources=[node["Resources"] for node in alive], lost=lost)
 
 

@@ -35,6 +35,15 @@ def test_machines_that_come_and_go_are_named_with_what_they_have() -> None:
     assert len(said) == 2
 
 
+def test_a_machine_that_came_and_went_between_two_looks_is_lost_all_the_same() -> None:
+    said: list[str] = []
+    machines = Machines(said.append)
+    assert machines.look([node("1"), node("2", alive=False)]).lost == set()  # gone before anything was there
+    assert machines.look([node("1"), node("2", alive=False), node("3", alive=False)]).lost == {"3"}
+    assert machines.look([node("1"), node("2", alive=False), node("3", alive=False)]).lost == set()
+    assert said == []
+
+
 def test_an_output_that_another_machine_does_not_share_is_said_after_its_first_unit(tmp_path: Path) -> None:
     with pytest.raises(
         RunFailed, match=rf"--output must be on storage that all machines share.*{tmp_path}.*machine m7"
