@@ -142,6 +142,12 @@ class NotedPreprocess(Preprocess):
         note_process(settings, "preprocess")
 
 
+def load_engine_that_takes_long(settings: JobSettings) -> EchoEngine:
+    """An echo engine that takes longer to be there than Ray Data's shortest wait in a test."""
+    time.sleep(5)
+    return EchoEngine()
+
+
 class SlowPreprocess(NotedPreprocess):
     """Takes 400 ms a row, so that a worker with two units at once prepares five rows a second."""
 

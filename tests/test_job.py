@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from ray.data import DataContext
 
 from pipeline.execution.executor import ErrorBudgetSpent, Loaders
 from pipeline.job import run_job
@@ -17,7 +18,7 @@ from pipeline.run_folder.units import done_units
 from pipeline.stages.engine_settings import load_engine
 from pipeline.verify import verify_run
 from schemas.job import JobSettings
-from tests.fakes import load_echo_engine
+from tests.fakes import load_echo_engine, load_engine_that_takes_long
 from tests.inputs import bad_row, good_row, write_parquet
 from tests.pdfs import encrypted_pdf, pdf
 from tests.tiny import checkpoint
@@ -205,3 +206,12 @@ def test_a_file_that_vanishes_after_it_was_listed_costs_its_own_rows(tmp_path: P
     again = retry_failed(str(tmp_path / "out"), Choice(stage="read"), Loaders(engine=load_echo_engine))
     assert [a["id"] for a in answers_in(tmp_path / "out")] == [f"row-{i}" for i in range(40)]
     assert (again.errors, verify_run(str(tmp_path / "out"))) == (0, [])
+
+
+def test_a_job_waits_for_its_engine_longer_than_ray_data_would(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    plan = plan_job("caption", settings_for(source, tmp_path / "out"), "Q?")
+    impatient = DataContext.get_current().copy()
+    impatient.execution_no_progress_timeout_s = 1
+    with DataContext.current(impatient):
+        assert run_job(plan, load_engine_that_takes_long).ok == 1

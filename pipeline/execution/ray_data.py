@@ -374,6 +374,7 @@ def _context(closed: _Closed) -> DataContext:
     context.enable_progress_bars = False
     context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
     context.max_errored_blocks = 0
+    context.execution_no_progress_timeout_s = -1  # no unit for half an hour is no fault: an engine may wait for its GPU
     context.max_consecutive_actor_init_deaths = (
         0  # an error while loading is said at once; for deaths see quarantine.py
     )
