@@ -3,6 +3,7 @@
 import re
 
 from ray.data.exceptions import SystemException
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 
 class RunFailed(RuntimeError):
@@ -25,6 +26,12 @@ def cause_of(error: BaseException) -> str:
 
 
 _RAISED = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Unit|Refused): ")  # the last line of a traceback
+
+
+def is_death(error: BaseException) -> bool:
+    """Return whether the actor that was asked is gone, or out of reach; Ray has an error of its own for one that it has
+    killed as its machine's memory ran out."""
+    return isinstance(error, RayActorError | OutOfMemoryError)
 
 
 def never_ran(error: BaseException) -> bool:

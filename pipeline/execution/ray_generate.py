@@ -23,7 +23,14 @@ from pipeline.execution.dispatch import Dispatch, Prepared
 from pipeline.execution.placement import MOST_UNITS, Load, Placement, models_wanted, units_at_once
 from pipeline.execution.progress import UnitReport
 from pipeline.execution.quarantine import MAX_LOADS, Guard, StepLimit
-from pipeline.execution.ray_errors import EngineNotLoaded, RunFailed, cause_of, died_with_its_machine, failed_to_load
+from pipeline.execution.ray_errors import (
+    EngineNotLoaded,
+    RunFailed,
+    cause_of,
+    died_with_its_machine,
+    failed_to_load,
+    is_death,
+)
 from pipeline.execution.watchdog import Watchdog
 from pipeline.execution.work_units import BatchPlan, unpack
 from pipeline.run_folder.markers import Note
@@ -119,7 +126,7 @@ class Generators:
     def _on_unready_death(self, name: int, error: BaseException) -> None:
         """Start another one in its place, but not again and again where loading is what kills."""
         del self.actors[name]
-        if failed_to_load(error) or not isinstance(error, ray.exceptions.RayActorError):
+        if failed_to_load(error) or not is_death(error):
             raise EngineNotLoaded(cause_of(error)) from error
         if died_with_its_machine(error):
             return
@@ -134,7 +141,7 @@ class Generators:
     def _on_report(self, name: int, prepared: Prepared, future: "Future[Any]") -> UnitReport | None:
         self._reports.pop(prepared, None)
         error = future.exception()
-        if isinstance(error, ray.exceptions.RayActorError):
+        if error is not None and is_death(error):
             self._on_death(name, error)
             return None
         if isinstance(error, ray.exceptions.TaskCancelledError | ray.exceptions.ObjectLostError):

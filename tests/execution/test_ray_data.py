@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, OutOfMemoryError
 
 from pipeline.execution.placement import Load, describe_wait, models_wanted, share_out, units_at_once
 from pipeline.execution.ray_cluster import StartFailures
-from pipeline.execution.ray_errors import RunFailed, never_ran
+from pipeline.execution.ray_errors import RunFailed, is_death, never_ran
 from pipeline.execution.work_units import UNIT_SCHEMA, Spent, UnitKey, keys_of, pack, unpack, with_keys
 from schemas.errors import Refused
 from schemas.job import JobSettings
@@ -219,3 +219,17 @@ def test_an_actor_that_ray_took_back_before_it_ran_has_not_failed_to_load(never_
         never_started=never_started,
     )
     assert never_ran(ActorDiedError(cause)) == never_started
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        pytest.param(ActorDiedError(), True, id="killed"),
+        pytest.param(OutOfMemoryError("Task was killed due to the node running low on memory."), True, id="by Ray"),
+        pytest.param(ActorUnavailableError("no connection", None), True, id="out of reach"),
+        pytest.param(ObjectLostError("00", None, ""), False, id="its samples are lost"),
+        pytest.param(RuntimeError("a bug"), False, id="a bug"),
+    ],
+)
+def test_an_actor_that_ray_kills_for_want_of_memory_has_died_as_any_other(error: Exception, gone: bool) -> None:
+    assert is_death(error) is gone
