@@ -51,7 +51,7 @@ from pipeline.stages.preprocess import Preprocess
 from schemas.errors import Failure
 from schemas.job import JobSettings
 
-_STARTS = 3  # of a run whose actors Ray takes back before they ran
+_STARTS = 3  # in a row, of a source that comes to nothing
 _MOST_TRACES = 1000  # that an actor keeps
 _TICK_S = 1.0
 _LOOK_S = 5.0  # between two looks at the cluster's machines
@@ -59,9 +59,7 @@ _WATCH_S = 0.5  # between two at the units
 _UNITS_AT_ONCE = 2  # of a preprocessing actor: it never waits for storage
 _WAITING_TASKS = 2  # that an actor has beside these
 _BLOCKS_OF_A_TASK = 64  # that may wait to be taken; Ray Data's own 2 hold back the one task that hands out all
-_END_S = (
-    30.0  # that Ray Data's threads have to end once all is done; on a busy machine a step of its loop takes seconds
-)
+_END_S = 30.0  # that Ray Data's threads have once all is done; on a busy machine a step of its loop takes seconds
 _BREAK_OFF_S = 4.0  # that they have otherwise: the cluster may be gone
 _LESS_URGENT = 5  # than generating on the same machine, as `nice` has it
 _HEAD = {"node:__internal_head__": 0.001}  # what is there for all of the run works on the head
@@ -100,8 +98,7 @@ class _Run:
         self._plan, self._placement = plan, placement
         self._machines = Machines(say)
         self._seen_from = set[str]()  # machines whose first unit is where this one sees it
-        self._starts_left = _STARTS
-        self._prepared_any = False
+        self._starts_in_vain = 0
         self._source = self._start_source()
 
     def reports(self, watch: Callable[[Flow], None]) -> Iterator[UnitReport]:
@@ -143,24 +140,27 @@ class _Run:
         return report.beside(self._generators.most)
 
     def _start_source(self) -> "_Source":
-        self._starts_left -= 1
+        self._starts_in_vain += 1
         return _Source(self._plan, self._placement, self._on_prepared, self._on_end, self._posted.put)
 
     def _on_prepared(self, prepared: Prepared) -> None:
-        self._prepared_any = True
+        self._starts_in_vain = 0
         self._dispatch.add_prepared(prepared)
 
     def _on_end(self, error: BaseException | None) -> None:
-        """Begin again where Ray took actors back before they ran, as a cluster does that is only just there."""
-        if error is None:
-            raise RunFailed("Ray Data has ended before its units were prepared")
-        if isinstance(error, ray.exceptions.ActorDiedError):
-            if self._prepared_any or not self._starts_left or not never_ran(error):
-                raise EngineNotLoaded(cause_of(error)) from error
+        """Begin again where the process that gave out tasks has died, or where Ray took actors back before they ran, as
+        a cluster does that is only just there."""
+        died = isinstance(error, ray.exceptions.ActorDiedError)
+        if (error is None or (died and never_ran(error))) and self._starts_in_vain < _STARTS:
             self._source.close(_BREAK_OFF_S)
+            self._source.forget()
             self._dispatch.prepare_again()
             self._source = self._start_source()
             return
+        if error is None:
+            raise RunFailed(f"what hands out units to be prepared has died {_STARTS} times in a row: is memory short?")
+        if died:
+            raise EngineNotLoaded(cause_of(error)) from error
         if isinstance(error, ray.exceptions.RayError):
             raise RunFailed(cause_of(error)) from error
         raise error
@@ -241,6 +241,12 @@ class _Feed:
 
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._begun = False
+
+    def begin(self) -> bool:
+        """Return whether this is the first that is to give tasks out."""
+        first, self._begun = not self._begun, True
+        return first
 
     def give(self, tasks: bytes | None) -> None:
         """Add tasks that one worker is to have; None says that there are no more."""
@@ -256,15 +262,22 @@ class _Feed:
 
 
 def _giving_out(feed: "ActorHandle[_Feed]") -> Callable[[Batch], Iterator[Batch]]:
-    """Return the function that yields rows of tasks as the driver hands them out, in whatever process it runs."""
+    """Return the function that yields rows of tasks as the driver hands them out, in whatever process it runs.
+
+    Where its process dies Ray runs it again in another, and passes over as many rows as there were before, whatever is
+    in them; and the dead one may have taken some that nobody has seen. So there it ends, and with it its source.
+    """
 
     def give_out(_: Batch) -> Iterator[Batch]:
-        while True:
-            given: list[bytes | None] = ray.get(feed.take.remote())
-            for tasks in given:
-                if tasks is None:
-                    return
-                yield pa.table({"tasks": pa.array([tasks], pa.large_binary())})
+        with suppress(ray.exceptions.RayActorError):
+            if not ray.get(feed.begin.remote()):
+                return
+            while True:
+                given: list[bytes | None] = ray.get(feed.take.remote())
+                for tasks in given:
+                    if tasks is None:
+                        return
+                    yield pa.table({"tasks": pa.array([tasks], pa.large_binary())})
 
     return give_out
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -61,6 +62,19 @@ def test_killed_workers_are_replaced_and_lose_nothing(scene: Scene) -> None:
         kill(scene.workers("generate"))
         kill(scene.workers("preprocess")[:1])
         assert run.wait(timeout=180) == 0, scene.log()
+    scene.assert_whole()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("title", ["ray::_Feed", "ray::MapBatches(give_out)"])
+def test_what_hands_out_units_may_die(tmp_path: Path, cluster: None, title: str) -> None:
+    scene = Scene(folder=tmp_path, rows=1600, address=ray.get_runtime_context().gcs_address)
+    with scene.driver() as run:
+        assert scene.wait_for(lambda: len(scene.units()) >= 2, run)
+        found = [one.pid for one in psutil.Process().children(recursive=True) if title in " ".join(one.cmdline())]
+        assert len(found) == 1
+        kill(found)
+        assert run.wait(timeout=300) == 0, scene.log()
     scene.assert_whole()
 
 
