@@ -33,7 +33,7 @@ class Prepared:
     block: Any = None  # their reference
     machine: str = ""  # that holds them
     num_bytes: int = 0
-    accused: bool = True  # whether a marker that is found speaks against the unit
+    attempt: int = 0  # as its task has it: which markers speak against the unit
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,9 +83,9 @@ class Dispatch:
         self.num_left = num_units  # without a report
         self._tasks, self._first, self._store_bytes, self._clock = tasks, first, store_bytes, clock
         self._num_new = num_units  # tasks that were never handed out
-        self._again = deque[Task]()
         self._open: dict[UnitKey, Task] = {}  # handed out, not reported
-        self._here = set[UnitKey]()  # of these, those that are ready, or at a worker
+        self._again: dict[UnitKey, Task] = {}  # of these, those to be handed out again
+        self._here = set[UnitKey]()  # and those that are ready, or at a worker
         self._ready = deque[Prepared]()
         self._lost_machines = set[str]()
         self.workers: dict[int, Worker] = {}
@@ -129,15 +129,17 @@ class Dispatch:
 
     def add_prepared(self, prepared: Prepared) -> None:
         """Take in a unit that is ready for a worker, unless another copy of it is, or was."""
-        if prepared.key not in self._open or prepared.key in self._here:
+        key = prepared.key
+        if key not in self._open or key in self._here:
             return
         if prepared.machine in self._lost_machines:  # it has gone meanwhile
-            self._prepare_again([prepared.key])
+            self._prepare_again([key])
             return
         self._num_prepared += 1
         self._bytes += (prepared.num_bytes - self._bytes) / min(_MEAN_OF, self._num_prepared)
-        self._here.add(prepared.key)
-        self._ready.append(prepared)
+        self._again.pop(key, None)
+        self._here.add(key)
+        self._ready.append(replace(prepared, attempt=self._open[key].attempt))
 
     def add_worker(self, name: int, room: int) -> int:
         """Take in a worker that is ready for so many units at once; return how many workers there are."""
@@ -155,15 +157,21 @@ class Dispatch:
         self._paces_until = 0.0
         return list(worker.at)
 
-    def add_again(self, prepared: Sequence[Prepared]) -> None:
-        """Take in what a worker that is gone was at: what is still there goes to others before anything else."""
+    def add_again(self, prepared: Sequence[Prepared], *, innocent: bool = False) -> None:
+        """Take in what a worker that is gone was at: what is still there goes to others before anything else.
+
+        Where it is innocent of that, as its machine is gone, this is a new attempt.
+        """
         for one in prepared:
             if one.machine in self._lost_machines:
                 self._prepare_again([one.key])
-            elif one.key in self._open:
+            elif (task := self._open.get(one.key)) is not None:
                 self._num_again += 1
+                self._again.pop(one.key, None)
                 self._here.add(one.key)
-                self._ready.appendleft(one)
+                if innocent:
+                    self._open[one.key] = replace(task, attempt=task.attempt + 1)
+                self._ready.appendleft(replace(one, attempt=task.attempt + 1) if innocent else one)
 
     def next_pair(self) -> tuple[int, Prepared] | None:
         """Return a worker and the unit that it has from now on; None where none should have one now."""
@@ -184,10 +192,13 @@ class Dispatch:
 
     def add_report(self, name: int, prepared: Prepared, seconds: float) -> bool:
         """Take in that a unit is written, after so many seconds of preparation; return whether that is news."""
-        self._end(name, prepared, done=True)
-        self._here.discard(prepared.key)
-        if self._open.pop(prepared.key, None) is None:
+        key, was_at = prepared.key, self._end(name, prepared, done=True)
+        if (task := self._open.pop(key, None)) is None:
             return False
+        if not was_at or task.attempt:  # another copy may be ready, which nobody needs now
+            self._ready = deque(one for one in self._ready if one.key != key)
+        self._again.pop(key, None)
+        self._here.discard(key)
         self.num_left -= 1
         self._num_reported += 1
         self._seconds += (seconds - self._seconds) / min(_MEAN_OF, self._num_reported)
@@ -215,8 +226,7 @@ class Dispatch:
             at_work += [one for one in there if self._end(name, one, done=False)]
         gone = [one for one in self._ready if one.machine in machines]
         self._ready = deque(one for one in self._ready if one.machine not in machines)
-        queued = {task.key for task in self._again}
-        on_the_way = [key for key in self._open if key not in self._here and key not in queued]
+        on_the_way = [key for key in self._open if key not in self._here and key not in self._again]
         self._prepare_again([*(one.key for one in (*gone, *at_work)), *on_the_way])
         return at_work
 
@@ -228,8 +238,7 @@ class Dispatch:
         for key in keys:
             self._here.discard(key)
             if (task := self._open.get(key)) is not None:
-                self._open[key] = replace(task, attempt=task.attempt + 1)
-                self._again.append(self._open[key])
+                self._open[key] = self._again[key] = replace(task, attempt=task.attempt + 1)
                 self._num_again += 1
 
     def _end(self, name: int, prepared: Prepared, *, done: bool) -> bool:
@@ -247,10 +256,8 @@ class Dispatch:
         return max(1, min(long_enough, _MOST_A_TASK, room // 8, self._num_new // 64))
 
     def _take(self, most: int) -> list[Task]:
-        while self._again:
-            task = self._again.popleft()
-            if task.key in self._open and task.key not in self._here:  # it may have come meanwhile
-                return [task]
+        for key in self._again:
+            return [self._again.pop(key)]
         tasks = list(islice(self._tasks, most))
         self._num_new -= len(tasks)
         return tasks

@@ -101,10 +101,7 @@ class Guard:
         fail_rows: Callable[[pa.Table, Failure], pa.Table],
         gate: "RWLock | None" = None,
         watch: RowWatch | None = None,
-        *,
-        accused: bool = True,
     ) -> None:
-        self._accused = accused  # or a marker that is there was left by a machine that went with all that it was at
         self._work = work
         self._markers = markers
         self._fail_rows = fail_rows
@@ -117,7 +114,7 @@ class Guard:
         Where reading itself kills, `read` is given the failure that all rows are to have.
         """
         name = f"unit-{unit:08d}-{self._work}"
-        left = self._markers.find(name) if self._accused else None
+        left = self._markers.find(name)
         try:
             if left is None or left.accuses_nobody:
                 with self._gate.shared() if left is None else self._gate.alone():

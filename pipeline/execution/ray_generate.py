@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -81,7 +81,7 @@ class Generators:
         """Give units that are prepared to actors that have room for them."""
         while (pair := self.dispatch.next_pair()) is not None:
             name, prepared = pair
-            report = self.actors[name].handle.answer.remote(prepared.block, accused=prepared.accused)
+            report = self.actors[name].handle.answer.remote(prepared.block, attempt=prepared.attempt)
             self._reports[prepared] = report
             report.future().add_done_callback(self._posting(partial(self._on_report, name, prepared)))
 
@@ -161,7 +161,7 @@ class Generators:
         ray.kill(actor.handle)  # one that only cannot be reached would go on
         innocent = died_with_its_machine(error)
         at_work = self.dispatch.remove_worker(name)
-        self.dispatch.add_again([replace(one, accused=not innocent) for one in at_work])
+        self.dispatch.add_again(at_work, innocent=innocent)
         if not innocent:
             self.say(f"a generate actor has died; what it was at ({counted(len(at_work), 'unit')}) is done elsewhere")
             self._start()
@@ -192,13 +192,14 @@ class _GenerateAndWrite:
         """Return how many units the engine works on at once, now that it has found what its card holds."""
         return units_at_once(self._plan.settings, load, models, self._generate.num_slots())
 
-    def answer(self, batch: pa.Table, *, accused: bool) -> UnitReport:
+    def answer(self, batch: pa.Table, *, attempt: int) -> UnitReport:
         """Answer a unit, write it, and report it."""
         key, samples = unpack(batch)
         counts, began, write_s = Counts(), time.monotonic(), 0.0
         if samples.num_columns:
             shard = self._plan.shards[key.shard]
-            guard = Guard("generate", shard.markers, self._generate.fail_rows, self._gate, accused=accused)
+            markers = shard.markers.of_attempt(attempt)
+            guard = Guard("generate", markers, self._generate.fail_rows, self._gate)
             with self._generate.sampling(shard.settings):
                 began = time.monotonic()
                 answers = final_answers(guard(key.unit, lambda _: samples, self._generate), shard.settings)

@@ -34,14 +34,17 @@ class World:
     draw: random.Random = field(default_factory=lambda: random.Random(0))
     store_bytes: float = 1e12
     unit_bytes: int = 1
+    twice_share: float = 0.0  # of units that come a second time
     now: float = 0.0
     reported: Counter[UnitKey] = field(default_factory=Counter)
+    given: Counter[UnitKey] = field(default_factory=Counter)
     last: dict[int, float] = field(default_factory=dict)  # when a worker's last unit came
     lengths: list[int] = field(default_factory=list)  # of tasks, in units
     most_ahead: int = 0
     dispatch: Dispatch = field(init=False)
     events: list[tuple[float, int, str, Any]] = field(default_factory=list)
     busy_until: dict[int, float] = field(default_factory=dict)
+    not_noticed: set[str] = field(default_factory=set)  # machines that are gone
     numbers: "count[int]" = field(default_factory=count)
 
     def __post_init__(self) -> None:
@@ -50,30 +53,38 @@ class World:
         for name in range(len(self.paces)):
             self.dispatch.add_worker(name, self.room)
 
-    def at(self, moment: float, kind: str, what: object) -> None:
+    def at(self, moment: float, kind: str, what: object = None) -> None:
         heapq.heappush(self.events, (moment, next(self.numbers), kind, what))
 
     def step(self) -> bool:
         """Hand out what can be, and let the next thing happen; False where nothing will."""
         while handed := self.dispatch.next_tasks():
             self.lengths.append(len(handed))
-            machine = self.draw.choice(self.machines)
-            for number, task in enumerate(handed, start=1):
-                self.at(self.now + number * self.prepare_s, "prepared", (task.key, machine))
+            self.prepare([task.key for task in handed])
         while (pair := self.dispatch.next_pair()) is not None:
-            name, _ = pair
+            name, prepared = pair
+            self.given[prepared.key] += 1
             self.busy_until[name] = max(self.now, self.busy_until.get(name, 0.0)) + 1 / self.paces[name]
             self.at(self.busy_until[name], "report", pair)
         self.most_ahead = max(self.most_ahead, self.dispatch.num_ahead)
+        flow = self.dispatch.flow()
+        assert min(flow.preparing, flow.at_work) >= 0
         if not self.events:
             return False
         self.now, _, kind, what = heapq.heappop(self.events)
         getattr(self, f"on_{kind}")(what)
         return True
 
+    def prepare(self, keys: list[UnitKey]) -> None:
+        machine = self.draw.choice(self.machines)
+        for number, key in enumerate(keys, start=1):
+            self.at(self.now + number * self.prepare_s, "prepared", (key, machine))
+            if self.draw.random() < self.twice_share:
+                self.at(self.now + self.draw.uniform(0, 90), "prepared", (key, machine))
+
     def on_prepared(self, what: tuple[UnitKey, str]) -> None:
         key, machine = what
-        if machine in self.machines:
+        if machine in self.machines or self.draw.random() < 0.2:  # that it was there is heard after it is gone
             self.dispatch.add_prepared(Prepared(key=key, machine=machine, num_bytes=self.unit_bytes))
 
     def on_report(self, pair: tuple[int, Prepared]) -> None:
@@ -89,17 +100,31 @@ class World:
             self.last[name] = self.now
 
     def on_lose(self, machine: str) -> None:
+        """A machine goes and another one comes; that it is gone is noticed at the next look."""
         self.machines = [one for one in self.machines if one != machine] + [f"{machine}'"]
-        self.dispatch.lose_machines({machine})
+        self.not_noticed.add(machine)
+        self.at(self.now + self.draw.uniform(0, 5), "look")
+
+    def on_look(self, _: object) -> None:
+        self.dispatch.lose_machines(self.not_noticed)
+        self.not_noticed = set()
+
+    def on_looks(self, _: object) -> None:
+        self.on_look(None)
+        self.at(self.now + 5, "looks")
 
     def on_die(self, name: int) -> None:
-        self.dispatch.add_again(self.dispatch.remove_worker(name))
-        self.paces.append(self.paces[name])
+        self.dispatch.add_again(self.dispatch.remove_worker(name), innocent=self.draw.random() < 0.5)
+        self.on_join(self.paces[name])
+
+    def on_join(self, pace: float) -> None:
+        self.paces.append(pace)
         self.dispatch.add_worker(len(self.paces) - 1, self.room)
 
-    def run(self) -> "World":
+    def run(self, until_s: float = 1e5) -> "World":
         while self.dispatch.num_left:
             assert self.step(), f"{self.dispatch.num_left} units are left, and nothing is under way"
+            assert self.now < until_s, f"{self.dispatch.num_left} units are left after {until_s} s"
         return self
 
 
@@ -113,6 +138,29 @@ def test_every_unit_is_reported_once_whatever_machines_and_workers_do(seed: int)
         world.at(draw.uniform(0, 40), "die", name)
     assert set(world.run().reported.values()) == {1}
     assert len(world.reported) == 300
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_every_unit_is_reported_once_though_some_come_twice_and_others_late(seed: int) -> None:
+    draw = random.Random(seed)
+    twice_share = draw.choice([0, 0.1, 0.5])
+    store_bytes = draw.choice([1e12, 3.0])  # room for all, or for one at a time
+    world = World(
+        num_units=100,
+        paces=[5.0, 3.0, 0.5],
+        machines=["a", "b"],
+        draw=draw,
+        store_bytes=store_bytes,
+        twice_share=twice_share,
+    )
+    world.at(0, "looks")
+    for machine in draw.sample(["a", "b", "a'", "b'"], 3):
+        world.at(draw.uniform(0, 40), "lose", machine)
+    for name in draw.sample([0, 1, 2], 2):
+        world.at(draw.uniform(0, 40), "die", name)
+    world.at(draw.uniform(0, 60), "join", draw.uniform(0.5, 5))
+    assert set(world.run(until_s=5000).reported.values()) == {1}
+    assert len(world.reported) == 100
 
 
 @pytest.mark.parametrize("slow", [0.3, 1.0, 3.0])
@@ -217,3 +265,32 @@ def test_what_a_dead_worker_was_at_goes_first() -> None:
     pair = world.dispatch.next_pair()
     assert pair is not None
     assert pair[1] in at
+
+
+def test_a_copy_that_is_ready_when_another_is_reported_is_given_to_nobody() -> None:
+    dispatch, at = all_at_one_worker(5)
+    dispatch.lose_machines({"a"})
+    for task in take_all(dispatch):
+        dispatch.add_prepared(Prepared(key=task.key, machine="b"))
+    assert [dispatch.add_report(0, one, 0.1) for one in at[:4]] == [True] * 4  # it had them, though they are lost
+    pair = dispatch.next_pair()
+    assert pair is not None
+    assert pair[1].key == at[4].key
+    assert dispatch.next_pair() is None
+    assert dispatch.num_ahead == 0
+
+
+@pytest.mark.parametrize("innocent", [True, False])
+@pytest.mark.parametrize("samples", ["there", "gone"])
+def test_no_unit_is_accused_of_what_happened_to_its_machine(samples: str, innocent: bool) -> None:
+    dispatch, at = all_at_one_worker(1)
+    if samples == "gone":
+        dispatch.lose_machines({"a"})
+    dispatch.add_again(dispatch.remove_worker(0), innocent=innocent)
+    dispatch.add_worker(1, 1)
+    for task in take_all(dispatch):
+        dispatch.add_prepared(Prepared(key=task.key, machine="b"))
+    pair = dispatch.next_pair()
+    assert pair is not None
+    assert pair[1].key == at[0].key
+    assert pair[1].attempt == (1 if innocent or samples == "gone" else 0)
