@@ -23,6 +23,8 @@ _MOST_A_TASK = 16
 _SHORTEST_S = 0.05
 _MEAN_OF = 32  # units, of a mean that moves along
 _PACE_S = 30.0  # over which the pace of all is taken
+_LATE_S = 180.0  # that a unit is waited for at least before another copy of it is made
+_LATE = 4  # times the longest that any took
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -86,6 +88,8 @@ class Dispatch:
         self._open: dict[UnitKey, Task] = {}  # handed out, not reported
         self._again: dict[UnitKey, Task] = {}  # of these, those to be handed out again
         self._here = set[UnitKey]()  # and those that are ready, or at a worker
+        self._since: dict[UnitKey, float] = {}  # when they were handed out, or given to a worker
+        self._longest_s = {"prepare": 0.0, "answer": 0.0}
         self._ready = deque[Prepared]()
         self._lost_machines = set[str]()
         self.workers: dict[int, Worker] = {}
@@ -124,7 +128,9 @@ class Dispatch:
         room = self.room_ahead
         together = self._units_a_task(room)
         tasks = self._take(together) if room - self.num_ahead >= together else []
+        now = self._clock()
         self._open.update((task.key, task) for task in tasks)
+        self._since.update((task.key, now) for task in tasks)
         return tasks
 
     def add_prepared(self, prepared: Prepared) -> None:
@@ -137,6 +143,7 @@ class Dispatch:
             return
         self._num_prepared += 1
         self._bytes += (prepared.num_bytes - self._bytes) / min(_MEAN_OF, self._num_prepared)
+        self._took("prepare", key)
         self._again.pop(key, None)
         self._here.add(key)
         self._ready.append(replace(prepared, attempt=self._open[key].attempt))
@@ -186,6 +193,7 @@ class Dispatch:
             return None
         prepared = self._ready.popleft()
         self.workers[best].give(prepared, now)
+        self._since[prepared.key] = now
         self._began = min(self._began, now)
         self._num_at_work += 1
         return best, prepared
@@ -197,6 +205,8 @@ class Dispatch:
             return False
         if not was_at or task.attempt:  # another copy may be ready, which nobody needs now
             self._ready = deque(one for one in self._ready if one.key != key)
+        self._took("answer", key)
+        del self._since[key]
         self._again.pop(key, None)
         self._here.discard(key)
         self.num_left -= 1
@@ -233,6 +243,27 @@ class Dispatch:
     def prepare_again(self) -> None:
         """Take in that nothing that was handed out and is not ready will come."""
         self.lose_machines(())
+
+    def repeat_late(self) -> int:
+        """Have another copy made of units that do not come though others did, where a worker has nothing else to do;
+        return how many.
+
+        A process may be stopped, or wait for a disk that is gone, and nobody hears of that. Every copy is waited for
+        twice as long as the one before; of all that come one counts.
+        """
+        if self._ready or all(len(worker.at) >= worker.room for worker in self.workers.values()):
+            return 0
+        now = self._clock()
+        late = [key for key in self._since if key not in self._again and now - self._since[key] > self._wait_s(key)]
+        self._prepare_again(late)
+        return len(late)
+
+    def _wait_s(self, key: UnitKey) -> float:
+        longest_s = self._longest_s["answer" if key in self._here else "prepare"]
+        return max(_LATE_S, _LATE * longest_s) * 2.0 ** self._open[key].attempt if longest_s else float("inf")
+
+    def _took(self, what: str, key: UnitKey) -> None:
+        self._longest_s[what] = max(self._longest_s[what], self._clock() - self._since[key])
 
     def _prepare_again(self, keys: Sequence[UnitKey]) -> None:
         for key in keys:

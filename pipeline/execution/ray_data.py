@@ -50,6 +50,7 @@ from pipeline.stages.locks import RWLock
 from pipeline.stages.preprocess import Preprocess
 from schemas.errors import Failure
 from schemas.job import JobSettings
+from schemas.wording import counted
 
 _STARTS = 3  # in a row, of a source that comes to nothing
 _MOST_TRACES = 1000  # that an actor keeps
@@ -96,7 +97,7 @@ class _Run:
             plan=plan, placement=placement, load=load, dispatch=self._dispatch, post=self._posted.put, say=say
         )
         self._plan, self._placement = plan, placement
-        self._machines = Machines(say)
+        self._say, self._machines = say, Machines(say)
         self._seen_from = set[str]()  # machines whose first unit is where this one sees it
         self._starts_in_vain = 0
         self._source = self._start_source()
@@ -123,6 +124,8 @@ class _Run:
         if seen.lost:
             self._generators.lose_machines(seen.lost)
         self._generators.follow(seen.resources)
+        if late := self._dispatch.repeat_late():
+            self._say(f"{counted(late, 'unit')} did not come for far too long: prepared once more")
 
     def close(self) -> None:
         """End all that works for this pass."""

@@ -34,6 +34,7 @@ class World:
     draw: random.Random = field(default_factory=lambda: random.Random(0))
     store_bytes: float = 1e12
     unit_bytes: int = 1
+    never_share: float = 0.0  # of tasks that nothing comes of, though no machine is lost
     twice_share: float = 0.0  # of units that come a second time
     now: float = 0.0
     reported: Counter[UnitKey] = field(default_factory=Counter)
@@ -44,6 +45,7 @@ class World:
     dispatch: Dispatch = field(init=False)
     events: list[tuple[float, int, str, Any]] = field(default_factory=list)
     busy_until: dict[int, float] = field(default_factory=dict)
+    stopped: set[int] = field(default_factory=set)  # workers that are there and do nothing
     not_noticed: set[str] = field(default_factory=set)  # machines that are gone
     numbers: "count[int]" = field(default_factory=count)
 
@@ -76,6 +78,8 @@ class World:
         return True
 
     def prepare(self, keys: list[UnitKey]) -> None:
+        if self.draw.random() < self.never_share:
+            return
         machine = self.draw.choice(self.machines)
         for number, key in enumerate(keys, start=1):
             self.at(self.now + number * self.prepare_s, "prepared", (key, machine))
@@ -89,7 +93,7 @@ class World:
 
     def on_report(self, pair: tuple[int, Prepared]) -> None:
         name, prepared = pair
-        if name not in self.dispatch.workers:
+        if name not in self.dispatch.workers or name in self.stopped:
             return
         gone = prepared.machine not in self.machines
         if gone and (end := self.draw.choice(["lost", "silent", "done"])) != "done":  # it had not been copied before
@@ -108,6 +112,7 @@ class World:
     def on_look(self, _: object) -> None:
         self.dispatch.lose_machines(self.not_noticed)
         self.not_noticed = set()
+        self.dispatch.repeat_late()
 
     def on_looks(self, _: object) -> None:
         self.on_look(None)
@@ -120,6 +125,10 @@ class World:
     def on_join(self, pace: float) -> None:
         self.paces.append(pace)
         self.dispatch.add_worker(len(self.paces) - 1, self.room)
+
+    def on_stop(self, name: int) -> None:
+        """A worker stays, and does nothing any more."""
+        self.stopped.add(name)
 
     def run(self, until_s: float = 1e5) -> "World":
         while self.dispatch.num_left:
@@ -141,23 +150,18 @@ def test_every_unit_is_reported_once_whatever_machines_and_workers_do(seed: int)
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_every_unit_is_reported_once_though_some_come_twice_and_others_late(seed: int) -> None:
+def test_every_unit_is_reported_once_though_some_are_never_heard_of(seed: int) -> None:
     draw = random.Random(seed)
-    twice_share = draw.choice([0, 0.1, 0.5])
+    shares = {"never_share": draw.choice([0, 0.02, 0.2]), "twice_share": draw.choice([0, 0.1, 0.5])}
     store_bytes = draw.choice([1e12, 3.0])  # room for all, or for one at a time
     world = World(
-        num_units=100,
-        paces=[5.0, 3.0, 0.5],
-        machines=["a", "b"],
-        draw=draw,
-        store_bytes=store_bytes,
-        twice_share=twice_share,
+        num_units=100, paces=[5.0, 3.0, 0.5], machines=["a", "b"], draw=draw, store_bytes=store_bytes, **shares
     )
     world.at(0, "looks")
     for machine in draw.sample(["a", "b", "a'", "b'"], 3):
         world.at(draw.uniform(0, 40), "lose", machine)
     for name in draw.sample([0, 1, 2], 2):
-        world.at(draw.uniform(0, 40), "die", name)
+        world.at(draw.uniform(0, 40), draw.choice(["die", "stop"]), name)
     world.at(draw.uniform(0, 60), "join", draw.uniform(0.5, 5))
     assert set(world.run(until_s=5000).reported.values()) == {1}
     assert len(world.reported) == 100
@@ -294,3 +298,54 @@ def test_no_unit_is_accused_of_what_happened_to_its_machine(samples: str, innoce
     assert pair is not None
     assert pair[1].key == at[0].key
     assert pair[1].attempt == (1 if innocent or samples == "gone" else 0)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_unit_that_does_not_come_is_prepared_again_once_a_worker_waits_for_it() -> None:
+    clock = Clock()
+    dispatch = Dispatch(tasks(2), 2, clock=clock)
+    first, second = take_all(dispatch)
+    dispatch.add_worker(0, 1)
+    clock.now = 1000
+    assert dispatch.repeat_late() == 0  # nothing has come: what prepares may be loading
+    dispatch.add_prepared(Prepared(key=first.key))
+    clock.now = 4001  # four times as long as the longest so far
+    assert dispatch.repeat_late() == 0  # something is ready
+    assert dispatch.next_pair() is not None
+    assert dispatch.repeat_late() == 0  # nobody waits
+    dispatch.add_worker(1, 1)
+    assert dispatch.repeat_late() == 1
+    assert [task.key for task in take_all(dispatch)] == [second.key]
+    clock.now = 4001 + 2 * 4000
+    assert dispatch.repeat_late() == 0
+    clock.now += 1  # each is waited for twice as long as the one before
+    assert dispatch.repeat_late() == 1
+
+
+def test_what_a_worker_does_not_come_back_from_goes_to_another_and_counts_once() -> None:
+    clock = Clock()
+    dispatch = Dispatch(tasks(2), 2, clock=clock)
+    dispatch.add_worker(0, 2)
+    for task in take_all(dispatch):
+        dispatch.add_prepared(Prepared(key=task.key))
+    quick, stuck = dispatch.next_pair(), dispatch.next_pair()
+    assert quick is not None
+    assert stuck is not None
+    clock.now = 1
+    assert dispatch.add_report(*quick, 0.1)
+    dispatch.add_worker(1, 1)
+    clock.now = 181
+    assert dispatch.repeat_late() == 1
+    (again,) = take_all(dispatch)
+    dispatch.add_prepared(Prepared(key=again.key))
+    other = dispatch.next_pair()
+    assert other is not None
+    assert (other[0], other[1].key) == (1, stuck[1].key)
+    assert [dispatch.add_report(*other, 0.1), dispatch.add_report(*stuck, 0.1)] == [True, False]
+    assert dispatch.num_left == 0

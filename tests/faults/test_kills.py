@@ -79,6 +79,15 @@ def test_what_hands_out_units_may_die(tmp_path: Path, cluster: None, title: str)
 
 
 @pytest.mark.soak
+def test_a_worker_that_is_stopped_for_ever_holds_up_nothing(scene: Scene) -> None:
+    with scene.driver() as run:
+        assert scene.wait_for(lambda: len(scene.units()) >= 2, run)
+        os.kill(scene.workers("preprocess")[0], signal.SIGSTOP)
+        assert run.wait(timeout=500) == 0, scene.log()
+    scene.assert_whole()
+
+
+@pytest.mark.soak
 def test_a_second_driver_and_another_prompt_and_another_input_are_refused(scene: Scene) -> None:
     with scene.driver() as run:
         assert scene.wait_for(lambda: bool(scene.units()), run)
