@@ -83,7 +83,8 @@ class Dispatch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.num_left = num_units  # without a report
-        self._tasks, self._first, self._store_bytes, self._clock = tasks, first, store_bytes, clock
+        self.store_bytes = store_bytes  # of the cluster as it is
+        self._tasks, self._first, self._clock = tasks, first, clock
         self._num_new = num_units  # tasks that were never handed out
         self._open: dict[UnitKey, Task] = {}  # handed out, not reported
         self._again: dict[UnitKey, Task] = {}  # of these, those to be handed out again
@@ -120,7 +121,7 @@ class Dispatch:
         """Return how many units may be prepared, or be on their way there, and at no worker yet."""
         pace = self._pace()
         wanted = _AHEAD_S * pace if pace else max(self._first, self._room)
-        fitting = _STORE_SHARE * self._store_bytes / max(1.0, self._bytes)
+        fitting = _STORE_SHARE * self.store_bytes / max(1.0, self._bytes)
         return int(max(1, min(max(_FEWEST_AHEAD, wanted), fitting)))
 
     def next_tasks(self) -> list[Task]:

@@ -90,9 +90,8 @@ class _Run:
 
     def __init__(self, plan: BatchPlan, placement: Placement, load: Load, say: Callable[[str], None]) -> None:
         self._posted: queue.SimpleQueue[Handler] = queue.SimpleQueue()
-        store_bytes = ray.cluster_resources().get("object_store_memory", 0.0)
         first = max(1, placement.models) * units_at_once(plan.settings, load, placement.models)
-        self._dispatch = Dispatch(plan.tasks(), plan.num_units, first=first, store_bytes=store_bytes)
+        self._dispatch = Dispatch(plan.tasks(), plan.num_units, first=first)
         self._generators = Generators(
             plan=plan, placement=placement, load=load, dispatch=self._dispatch, post=self._posted.put, say=say
         )
@@ -124,6 +123,7 @@ class _Run:
         if seen.lost:
             self._generators.lose_machines(seen.lost)
         self._generators.follow(seen.resources)
+        self._dispatch.store_bytes = sum(one.get("object_store_memory", 0.0) for one in seen.resources)
         if late := self._dispatch.repeat_late():
             self._say(f"{counted(late, 'unit')} did not come for far too long: prepared once more")
 

@@ -190,6 +190,15 @@ def test_no_more_is_prepared_ahead_than_the_object_store_has_room_for() -> None:
     assert World(num_units=300, paces=[50.0], unit_bytes=10**8).run().most_ahead > 50
 
 
+def test_fewer_are_prepared_ahead_once_machines_have_gone_with_their_memory() -> None:
+    world = World(num_units=300, paces=[50.0], unit_bytes=10**8, store_bytes=1e12)
+    while len(world.reported) < 50:
+        world.step()
+    assert world.dispatch.room_ahead > 50
+    world.dispatch.store_bytes = 2e9
+    assert world.dispatch.room_ahead == 6
+
+
 def test_small_units_are_prepared_together_until_few_are_left() -> None:
     lengths = World(num_units=5000, paces=[50.0] * 4, prepare_s=0.01).run().lengths
     assert max(lengths) > 8
