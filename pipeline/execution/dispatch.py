@@ -246,13 +246,13 @@ class Dispatch:
         self.lose_machines(())
 
     def repeat_late(self) -> int:
-        """Have another copy made of units that do not come though others did, where a worker has nothing else to do;
-        return how many.
+        """Have another copy made of units that do not come though others did, where a worker has nothing to do; return
+        how many. A worker that is slow is not given its own units once more.
 
         A process may be stopped, or wait for a disk that is gone, and nobody hears of that. Every copy is waited for
         twice as long as the one before; of all that come one counts.
         """
-        if self._ready or all(len(worker.at) >= worker.room for worker in self.workers.values()):
+        if self._ready or all(worker.at for worker in self.workers.values()):
             return 0
         now = self._clock()
         late = [key for key in self._since if key not in self._again and now - self._since[key] > self._wait_s(key)]

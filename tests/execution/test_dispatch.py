@@ -348,8 +348,9 @@ def test_what_a_worker_does_not_come_back_from_goes_to_another_and_counts_once()
     assert stuck is not None
     clock.now = 1
     assert dispatch.add_report(*quick, 0.1)
-    dispatch.add_worker(1, 1)
     clock.now = 181
+    assert dispatch.repeat_late() == 0  # it has room, and nobody else has
+    dispatch.add_worker(1, 1)
     assert dispatch.repeat_late() == 1
     (again,) = take_all(dispatch)
     dispatch.add_prepared(Prepared(key=again.key))
