@@ -139,6 +139,11 @@ async def _to_another(ask: Ask) -> AsyncIterator[bytes]:
     yield response("302 Found", b"", f"Location: //other.test:{ask.headers['host'].split(':')[1]}/ok")
 
 
+async def _to_what_is_asked(ask: Ask) -> AsyncIterator[bytes]:
+    """`/to?https://a.test/b` leads there."""
+    yield response("302 Found", b"", f"Location: {ask.path.partition('?')[2]}")
+
+
 def _to(place: str) -> Script:
     return sends(response("302 Found", b"", f"Location: {place}"))
 
@@ -217,6 +222,7 @@ SCRIPTS: dict[str, Script] = {
     "/to-metadata": _to("http://169.254.169.254/latest/meta-data/"),
     "/to-loopback": _to("//127.0.0.1:9/"),
     "/to-a-file": _to("file:///etc/passwd"),
+    "/to": _to_what_is_asked,
     "/to-another": _to_another,
     "/to-rubbish": _to("http://[/"),
 }

@@ -1,7 +1,10 @@
 """Images of the web, from a server on loopback that answers well, badly, slowly, for ever or not at all."""
 
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -224,6 +227,52 @@ def test_a_server_that_vouches_for_itself_is_asked_nothing(tmp_path: Path, clien
         failure = failure_of(client(), web.url("/ok", "localhost").replace("http", "https"))
         assert failure.type == "BadCertificate"
         assert web.asks == []
+
+
+_FETCH = """
+import dataclasses, sys
+from pipeline.sources.web.client import WebClient
+from pipeline.sources.web.limits import WebLimits
+from schemas.errors import RowError
+client = WebClient(WebLimits(allow_private=True, waits_s=(), seconds=60, user_agent="x"))
+try:
+    sys.stdout.buffer.write(client.image(sys.argv[1], 1_000_000))
+except RowError as error:
+    sys.stdout.write(error.failure.type)
+client.close()
+"""
+
+
+def fetched_trusting(certificate: Path, url: str) -> bytes:
+    """The image, or what is wrong, that a process gets which trusts a certificate: it reads them once, as it starts."""
+    environment = {**os.environ, "SSL_CERT_FILE": str(certificate)}
+    return subprocess.run([sys.executable, "-c", _FETCH, url], env=environment, stdout=subprocess.PIPE).stdout
+
+
+def test_redirects_lead_from_https_to_http_and_back_and_take_no_password_along(web: Web, tmp_path: Path) -> None:
+    with serving(own_certificate(tmp_path, "localhost")) as secure:
+        there = secure.url("/ok", "localhost").replace("http", "https")
+        back = web.url(f"/to?{there}", "localhost")
+        start = secure.url(f"/to?{back}", "user:pw@localhost").replace("http:", "https:", 1)
+        assert fetched_trusting(tmp_path / "server.pem", start) == PNG
+        first, third = (ask.headers for ask in secure.asks)
+        (second,) = (ask.headers for ask in web.asks)
+    assert "authorization" in first
+    assert "authorization" not in {**second, **third}
+
+
+def test_a_certificate_of_another_host_is_not_believed(tmp_path: Path) -> None:
+    with serving(own_certificate(tmp_path, "another.test")) as secure:
+        url = secure.url("/ok", "localhost").replace("http", "https")
+        assert fetched_trusting(tmp_path / "server.pem", url) == b"BadCertificate"
+        assert secure.asks == []
+
+
+def test_a_redirect_to_a_server_that_vouches_for_itself_is_not_followed(web: Web, tmp_path: Path, client: Make) -> None:
+    with serving(own_certificate(tmp_path, "localhost")) as secure:
+        there = secure.url("/ok", "localhost").replace("http", "https")
+        assert failure_of(client(), web.url(f"/to?{there}")).type == "BadCertificate"
+        assert secure.asks == []
 
 
 def test_two_hundred_hosts_are_asked_by_name(web: Web, client: Make) -> None:
