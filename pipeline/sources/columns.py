@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -102,10 +102,11 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSchema:
-    """The schema that one file's footer states."""
+    """The schema that one file's footer states, and why columns in it are not what they seem."""
 
     url: str
     schema: pa.Schema
+    disputed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def find_columns(files: Sequence[FileSchema], choices: ColumnChoices, convention: Convention = CONVENTION) -> Columns:
@@ -238,6 +239,8 @@ def _check_file(file: FileSchema, columns: Columns, found: _Found) -> None:
             raise Refused(
                 f"{file.url} must have one column {name!r} as {found.url_of(name)} has, got {_listed(file.schema)}"
             )
+        if name in file.disputed:
+            raise Refused(f"column {name!r} of {file.url} {file.disputed[name]}")
         here, there = file.schema.field(name).type, found.type_of(name)
         if types.is_null(here) or here == there:
             continue

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
 
+import pyarrow as pa
+
 from pipeline.sources.finding import DELTA, Found, LeftOut, find_files
 from pipeline.sources.parquet import PARQUET_SUFFIXES, partitions_of
 from pipeline.storage import filesystem as fs
@@ -53,7 +55,7 @@ def find_delta(url: str) -> Found | None:
             return None
     with _opened(url, folder, version) as table:
         _check_readable(url, table)
-        partitions = list(table.metadata().partition_columns)
+        partitions, schema = list(table.metadata().partition_columns), pa.schema(table.schema())
         paths = [unquote(path) for path in _paths(table)]
     there = {file.url: file for file in find_files(folder, PARQUET_SUFFIXES).files}
     urls = [fs.join(fs.absolute(folder), path) for path in paths]
@@ -70,7 +72,7 @@ def find_delta(url: str) -> Found | None:
     for one in there.keys() - set(urls):
         left_out.add(f"not in version {version} of the table", one.rsplit("/", 1)[1])
     files = tuple(there[one] for one in sorted(urls))
-    return Found(root=fs.absolute(folder), files=files, left_out=left_out, is_table=True)
+    return Found(root=fs.absolute(folder), files=files, left_out=left_out, is_table=True, schema=schema)
 
 
 def is_table(url: str) -> bool:

@@ -16,6 +16,7 @@ from glob import escape
 from heapq import heappop, heappush
 from typing import Any
 
+import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from pipeline.storage import filesystem as fs
@@ -82,6 +83,7 @@ class Found:
     left_out: LeftOut = field(default_factory=LeftOut)
     is_folder: bool = False  # it is a folder's name, no file's and no pattern
     is_table: bool = False  # what these files are is said by a table's log, not by their names
+    schema: pa.Schema | None = None  # of such a table; None where its files alone say what columns it has
 
 
 def find_files(url: str, suffixes: tuple[str, ...], output: str | None = None) -> Found:

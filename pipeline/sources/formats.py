@@ -9,7 +9,7 @@ from pipeline.sources.image_files import FILE_SUFFIXES, ImageFiles
 from pipeline.sources.json_arrays import JsonArrays
 from pipeline.sources.json_lines import JsonLines
 from pipeline.sources.lance import SUFFIX, LanceTables
-from pipeline.sources.parquet import PARQUET_SUFFIXES, Parquet
+from pipeline.sources.parquet import PARQUET_SUFFIXES, Parquet, Table
 from pipeline.sources.path_lists import PathLists
 from pipeline.sources.records import Records
 from pipeline.sources.saved_datasets import SUFFIX as SAVED
@@ -130,6 +130,9 @@ def source_of(found: Sequence[Found]) -> Source:
             f"{printable(there)}; name one kind by a glob, as in --input 'folder/*.parquet'"
         )
     format = format_of(files[0].url)
+    tables = tuple(Table(root=one.root, schema=one.schema) for one in found if one.schema is not None)
+    if tables and isinstance(format.source, Parquet):
+        return replace(format.source, tables=tables)
     if format.of_folders is not None and all(_is_metadata(file.url) for file in files):
         return format.of_folders
     return format.source

@@ -248,7 +248,9 @@ def _find_columns(listed: Sequence[FileRows], source: Source, choices: ColumnCho
     rows = np.array([file.num_rows for file in listed], np.int64)
     before = np.cumsum(rows) - rows
     decide = (rows > 0) & (before < (limit or np.inf))  # files without rows in the job say nothing of its columns
-    schemas = [FileSchema(url=file.url, schema=file.schema) for file in compress(listed, decide)]
+    schemas = [
+        FileSchema(url=file.url, schema=file.schema, disputed=file.disputed) for file in compress(listed, decide)
+    ]
     return find_columns(schemas, choices, source.convention) if schemas else Columns()
 
 

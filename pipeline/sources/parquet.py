@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import IO, Any, TypeAlias
 from urllib.parse import unquote
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from pipeline.sources.arrow_types import is_text
+from pipeline.sources.arrow_types import is_text, plain_type
 from pipeline.sources.columns import Columns
 from pipeline.sources.convention import CONVENTION, Convention
 from pipeline.sources.source import FileRows, RowRange, Rows, Unread
@@ -38,6 +39,14 @@ _FOOTERS_AHEAD = 256  # read before it is looked whether --limit has its rows
 _File: TypeAlias = tuple[IO[bytes] | str, pq.FileMetaData, list[str]]  # an open file or its URL, a footer, columns
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table in a folder whose columns its log says: a file that was written before one was added has it null."""
+
+    root: str
+    schema: pa.Schema
+
+
 @dataclass(frozen=True, slots=True)
 class Parquet:
     """Parquet files. Row groups of more than `whole_read_bytes` are streamed page by page: a unit of a few rows must
@@ -47,20 +56,21 @@ class Parquet:
     name: str = "parquet"
     is_table: bool = True
     convention: Convention = CONVENTION
+    tables: tuple[Table, ...] = ()
 
     def list(self, files: Sequence[FileInfo], limit: int | None) -> list[FileRows]:
         """Read the footers of all files, or of the first ones that have `limit` rows together."""
         footers: list[FileRows] = []
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
             for start in range(0, len(files), _FOOTERS_AHEAD):
-                footers += pool.map(_read_footer, files[start : start + _FOOTERS_AHEAD])
+                footers += pool.map(partial(_read_footer, self.tables), files[start : start + _FOOTERS_AHEAD])
                 if limit is not None and sum(footer.num_rows for footer in footers) >= limit:
                     break
         return footers
 
     def read(self, row_ranges: Sequence[RowRange], columns: Columns) -> Iterator[Rows | Unread]:
         """Yield the rows; of a range that cannot be read as a whole, those of each row group that can be."""
-        reading = _Reading(columns=columns, whole_read_bytes=self.whole_read_bytes)
+        reading = _Reading(columns=columns, whole_read_bytes=self.whole_read_bytes, tables=self.tables)
         for row_range in row_ranges:
             yield from reading.rows_of(row_range)
 
@@ -70,7 +80,7 @@ class Parquet:
             yield Rows(row_range=row_range, batch=pa.RecordBatch.from_pydict({}))
             return
         done = 0
-        for batch in read_range(row_range, [columns.id], self.whole_read_bytes):
+        for batch in read_range(row_range, [columns.id], self.whole_read_bytes, (), self.tables):
             yield Rows(row_range=row_range.part(done, batch.num_rows), batch=batch)
             done += batch.num_rows
 
@@ -81,6 +91,7 @@ class _Reading:
 
     columns: Columns
     whole_read_bytes: int
+    tables: tuple[Table, ...] = ()
     as_stored: frozenset[str] = frozenset()  # columns whose Arrow type is not looked at, see `read_range`
 
     def rows_of(self, row_range: RowRange) -> list[Rows | Unread]:
@@ -109,7 +120,8 @@ class _Reading:
         """Return all of the range, in as many batches as Arrow likes."""
         found: list[Rows] = []
         done = 0
-        for batch in read_range(row_range, self.columns.used(), self.whole_read_bytes, self.as_stored):
+        names = self.columns.used()
+        for batch in read_range(row_range, names, self.whole_read_bytes, self.as_stored, self.tables):
             found.append(Rows(row_range=row_range.part(done, batch.num_rows), batch=batch))
             done += batch.num_rows
         if done < row_range.num_rows:
@@ -130,13 +142,17 @@ class _Reading:
             return None
 
 
-def _read_footer(file: FileInfo) -> FileRows:
+def _read_footer(tables: Sequence[Table], file: FileInfo) -> FileRows:
     try:
         with fs.open_url(file.url) as opened, pq.ParquetFile(opened) as parquet:
-            schema = parquet.schema_arrow
-            for name in partitions_of(file.url).keys() - set(schema.names):
-                schema = schema.append(pa.field(name, pa.string()))
-            return FileRows(url=file.url, num_rows=parquet.metadata.num_rows, schema=schema)
+            schema, metadata = parquet.schema_arrow, parquet.metadata
+            more = _constants(file.url, schema, tables)
+            return FileRows(
+                url=file.url,
+                num_rows=metadata.num_rows,
+                schema=pa.schema([*schema, *(pa.field(name, one.type) for name, one in more.items())]),
+                disputed=_disputed(file.url, metadata, schema),
+            )
     except (OSError, pa.ArrowException) as error:
         why = one_line(error)
         raise Refused(f"{printable(file.url)} must be a Parquet file, its footer cannot be read: {why}") from error
@@ -149,7 +165,11 @@ def _parts(row_range: RowRange, error: OSError | pa.ArrowException) -> list[RowR
 
 
 def read_range(
-    row_range: RowRange, names: list[str], whole_read_bytes: int, as_stored: Collection[str] = ()
+    row_range: RowRange,
+    names: list[str],
+    whole_read_bytes: int,
+    as_stored: Collection[str] = (),
+    tables: Sequence[Table] = (),
 ) -> Iterator[pa.RecordBatch]:
     """Yield these columns of the range's rows, of fewer rows where its file has lost some.
 
@@ -162,7 +182,7 @@ def read_range(
         whole = max((metadata.row_group(group).total_byte_size for group in groups), default=0) <= whole_read_bytes
         options = {"pre_buffer": True} if whole else {"pre_buffer": False, "buffer_size": _STREAM_BUFFER_BYTES}
         schema = metadata.schema.to_arrow_schema()
-        constants = {name: value for name, value in partitions_of(row_range.url).items() if name not in schema.names}
+        constants = _constants(row_range.url, schema, tables)
         missing = set(names) - set(schema.names) - set(constants)
         if missing:
             raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
@@ -180,6 +200,19 @@ def read_range(
                 yield _with_constants(part, constants).select(names)
             if not left:
                 return
+
+
+def _constants(url: str, schema: pa.Schema, tables: Sequence[Table]) -> dict[str, pa.Scalar]:
+    """Return the columns that a file has not and all its rows have all the same: of its folders, and of its table."""
+    states = {name: pa.scalar(value, pa.string()) for name, value in partitions_of(url).items()}
+    added = {
+        field.name: pa.scalar(None, field.type)
+        for table in tables
+        if url.startswith(f"{table.root}/")
+        for field in table.schema
+        if field.nullable
+    }
+    return {name: value for name, value in (added | states).items() if name not in schema.names}
 
 
 def partitions_of(url: str) -> dict[str, str | None]:
@@ -200,9 +233,36 @@ _PARTITION = re.compile(r"([A-Za-z_]\w*)=(.*)")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
-def _with_constants(batch: pa.RecordBatch, constants: Mapping[str, str | None]) -> pa.RecordBatch:
+def _disputed(url: str, metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, str]:
+    """Return the columns that a file has and its folders state as well, where these do not say the same."""
+    states = partitions_of(url)
+    return {
+        field.name: f"must be {printable(states[field.name] or 'null')} in every row, as its folder says, and the "
+        "statistics in its footer do not say so: rename the folder or the column"
+        for field in schema
+        if field.name in states and not _is_always(metadata, field, states[field.name])
+    }
+
+
+def _is_always(metadata: pq.FileMetaData, field: pa.Field, value: str | None) -> bool:
+    """Return whether a file's statistics say that a column has this value in every row."""
+    try:
+        wanted = pa.scalar(value, pa.string()).cast(plain_type(field.type)).as_py()
+    except pa.ArrowException:  # a text that is no value of the type, or a type that no text is
+        return False
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        chunks = (group.column(number) for number in range(group.num_columns))
+        told = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == field.name), None)
+        if told is None or told.null_count != (group.num_rows if value is None else 0):
+            return False
+        if value is not None and not told.min == told.max == wanted:
+            return False
+    return True
+
+
+def _with_constants(batch: pa.RecordBatch, constants: Mapping[str, pa.Scalar]) -> pa.RecordBatch:
     for name, value in constants.items():
-        batch = batch.append_column(name, pa.repeat(pa.scalar(value, pa.string()), batch.num_rows))
+        batch = batch.append_column(name, pa.repeat(value, batch.num_rows))
     return batch
 
 

@@ -55,6 +55,7 @@ class FileRows:
     num_rows: int
     schema: pa.Schema
     index: RowIndex | None = None
+    disputed: Mapping[str, str] = field(default_factory=dict)  # columns that its folders say otherwise, and how
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from pipeline.plan import plan_job
 from pipeline.run_folder.run import begin_run
 from pipeline.sources.columns import ColumnChoices
 from pipeline.sources.delta import needed_of
+from pipeline.sources.kept import restore
 from pipeline.sources.listing import list_input
 from pipeline.sources.versions import at_versions, unversioned
 from pipeline.storage import filesystem as fs
@@ -17,7 +18,7 @@ from pipeline.verify import verify_run
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from tests.inputs import picture
-from tests.listings import CONVENTION, requests_of
+from tests.listings import CONVENTION, read_all, requests_of, write
 from tests.test_verify import run_without_ray
 from tests.tiny import checkpoint
 
@@ -114,6 +115,30 @@ def test_partitions_are_columns(tmp_path: Path) -> None:
     listing = list_input([str(tmp_path / "t")], choices)
     assert listing.num_rows == 4
     assert [kept.name for kept in listing.columns.keep] == ["year"]
+
+
+@pytest.mark.parametrize("partitions", [[], ["year"]])
+def test_a_column_that_was_added_later_is_null_in_files_from_before(tmp_path: Path, partitions: list[str]) -> None:
+    place = str(tmp_path / "t")
+    deltalake.write_deltalake(place, rows(range(2)), partition_by=partitions)
+    later = rows(range(2, 4))
+    added = {"note": ["x", None], "tags": [["a"], []], "prompt": ["Q?", "R?"]}
+    later = pa.table({**{name: later[name] for name in later.column_names}, **added})
+    deltalake.write_deltalake(place, later, mode="append", schema_mode="merge")
+    choices = ColumnChoices(image="image", id="id", prompt="prompt", keep=("note", "tags"), values=("note",))
+    listing = list_input([place], choices)
+    found = {row["id"]: row for row in restore(read_all(listing)).to_pylist()}
+    assert {id: row["keep:note"] for id, row in found.items()} == {"0": None, "1": None, "2": "x", "3": None}
+    assert {id: row["prompt"] for id, row in found.items()} == {"0": None, "1": None, "2": "Q?", "3": "R?"}
+    assert {id: row["keep:tags"] for id, row in found.items()} == {"0": None, "1": None, "2": ["a"], "3": []}
+    assert not any(row["failure"] for row in found.values())
+
+
+def test_loose_parquet_beside_a_table_has_the_columns_that_it_has(tmp_path: Path) -> None:
+    deltalake.write_deltalake(str(tmp_path / "t"), rows(range(2)))
+    write(f"{tmp_path}/loose/0.parquet", rows(range(2, 3)).drop_columns(["year"]))
+    with pytest.raises(Refused, match=r"loose/0.parquet must have one column 'year'"):
+        list_input([f"{tmp_path}/t", f"{tmp_path}/loose"], ColumnChoices(keep=("year",)))
 
 
 def test_a_table_without_a_row_left_is_refused_alone_and_passed_over_beside_others(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import tarfile
 import zlib
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +298,44 @@ def test_folders_of_partitions_are_columns(tmp_path: Path) -> None:
     table = read_all(list_input([str(tmp_path)], ColumnChoices(keep=("year", "kind"), values=("year",))))
     assert table.column("keep:year").to_pylist() == ["2026", "2026", "2027", "2027", "x", "x"]
     assert table.column("keep:kind").to_pylist() == ["a b", "a b", None, None, "%FF", "%FF"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "values"),
+    [
+        pytest.param("x=2026", pa.array([2026, 2026]), id="integers"),
+        pytest.param("x=08", pa.array([8, 8]), id="integers with a zero before them"),
+        pytest.param("x=a%20b", pa.array(["a b", "a b"]), id="texts"),
+        pytest.param("x=2026-01-02", pa.array([date(2026, 1, 2)] * 2), id="dates"),
+        pytest.param("x=a", pa.array(["a", "a"]).dictionary_encode(), id="a dictionary"),
+        pytest.param("x=__HIVE_DEFAULT_PARTITION__", pa.array([None, None], pa.int64()), id="null"),
+    ],
+)
+def test_a_column_that_its_folder_states_as_well_is_the_files_own(
+    tmp_path: Path, folder: str, values: pa.Array
+) -> None:
+    write(f"{tmp_path}/{folder}/0.parquet", pa.table({"image": [b"1", b"2"], "x": values}))
+    listing = list_input([str(tmp_path)], ColumnChoices(keep=("x",)))
+    assert restore(read_all(listing)).column("keep:x").to_pylist() == values.to_pylist()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(pa.array([2026, 1999]), id="another value"),
+        pytest.param(pa.array([2026, None]), id="null"),
+        pytest.param(pa.array(["2026", "a"]), id="texts"),
+        pytest.param(pa.array([[2026], [2026]]), id="lists"),
+        pytest.param(pa.array([date(2026, 1, 1)] * 2), id="a type that the folder's text is none of"),
+    ],
+)
+def test_a_column_that_says_otherwise_than_its_folder_is_refused_where_it_is_used(
+    tmp_path: Path, values: pa.Array
+) -> None:
+    write(f"{tmp_path}/x=2026/0.parquet", pa.table({"image": [b"1", b"2"], "x": values}))
+    with pytest.raises(Refused, match=r"column 'x' of .*x=2026/0.parquet must be 2026 in every row, as its folder"):
+        list_input([str(tmp_path)], ColumnChoices(keep=("x",)))
+    assert list_input([str(tmp_path)], CONVENTION).num_rows == 2
 
 
 def test_folders_and_texts_beside_images_are_columns(root: str) -> None:
