@@ -130,6 +130,7 @@ class _Reference:
         self.tokenizer: PreTrainedTokenizerFast = processor.tokenizer
         self._scale = read_scale(processor.image_processor)
         self._stop_ids = stop_ids_of(self._network, self.tokenizer, ())
+        self._network.generation_config = GenerationConfig()  # `generate` would fill in what the settings do not ask
         self._load_s, self._answer_s = time.monotonic() - began, 0.0
 
     def answer(self, sample: Sample, prompt: Prompt) -> _Answered | None:

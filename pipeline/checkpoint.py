@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.preprocess.files import load_generation_config
+from pipeline.preprocess.generation import describe_unfollowed
 from pipeline.weights import hub
 from pipeline.weights.adapter import CONFIG, WEIGHTS, read_lora
 from pipeline.weights.companions import check_tokens, template_in
@@ -124,6 +126,13 @@ def prove(settings: JobSettings, model: Pin) -> Pin:
     own = pin_folder(folder)
     both = hashlib.sha256(f"{model.hash} {own.hash}".encode()).hexdigest()
     return Pin(hash=both, files={**model.files, **{f"adapter: {name}": hash for name, hash in own.files.items()}})
+
+
+def describe_generation(settings: JobSettings) -> str | None:
+    """Return what is to be said of a checkpoint whose generation config asks for more than the job does."""
+    generation = load_generation_config(locate(settings.model), settings.revision)
+    said = describe_unfollowed(generation, settings)
+    return said and f"model {settings.model} has a generation config that asks for {said}"
 
 
 def place_of(model: str, commit: str) -> str:

@@ -13,6 +13,7 @@ from pipeline.checkpoint import (
     Pin,
     at_its_commit,
     at_their_folders,
+    describe_generation,
     hash_code,
     pin,
     prove,
@@ -176,7 +177,10 @@ def resolve_model(settings: JobSettings) -> tuple[JobSettings, Pin]:
     model = pin(settings.model, settings.revision)
     settings = at_its_commit(settings, model)
     settings = _with_chat_template(with_adapters_template(settings))
-    return settings, prove(settings, model)
+    proof = prove(settings, model)
+    if (said := describe_generation(settings)) is not None:
+        sys.stderr.write(f"{said}\n")
+    return settings, proof
 
 
 def _begun_input(run: dict[str, Any] | None) -> tuple[str, ...]:

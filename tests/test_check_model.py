@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from demo.checkpoint import Shape
 from jobs.__main__ import main
 from jobs.check_model import status_of
 from pipeline.check_model import Checked, Comparison, Cost
 from pipeline.check_questions import check_samples, draw
 from pipeline.stages.preprocess import Preprocess
 from schemas.job import JobSettings
-from tests.tiny import checkpoint
+from tests.checkpoints import edit
+from tests.tiny import build, checkpoint
 
 COST = Cost(load_s=1.0, answer_s=2.0, num_tokens=8, memory_bytes=10**9)
 EQUAL = Comparison(question="one picture", ours=(1, 2, 3), theirs=(1, 2, 3))
@@ -46,6 +48,13 @@ def test_the_bundle_has_configs_and_no_weights_and_no_paths(seen: tuple[int, Pat
     assert not [name for name in bundle.namelist() if name.endswith((".safetensors", ".png"))]
     assert not [name for name in bundle.namelist() if str(checkpoint("qwen2").parent) in bundle.read(name).decode()]
     assert json.loads(bundle.read("versions.json"))["transformers"]
+
+
+def test_what_a_generation_config_asks_for_is_said_and_neither_side_does_it(capsys) -> None:
+    folder = build(Shape())
+    edit(folder / "generation_config.json", lambda content: content.update(repetition_penalty=1.5))
+    assert main(["check-model", str(folder), "--max-new-tokens", "6"]) == 0
+    assert "asks for repetition_penalty 1.5, which this job does not follow" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def read_facts(model: str, revision: str | None) -> ModelFacts:
     _check_feature_layers(config.vision_feature_layer, vision.num_hidden_layers)
     ends = end_token_ids(generation, text)
     _check_ids("eos_token_id", ends, rows)
-    pads = _token_ids(generation, text, "pad_token_id")
+    pads = _token_ids(generation, "pad_token_id")
     if text.pad_token_id is not None and not -rows <= text.pad_token_id < rows:  # torch refuses it as well, and later
         raise _no_row("pad_token_id", text.pad_token_id, rows)
     return ModelFacts(
@@ -91,9 +91,9 @@ def text_facts(text: "PreTrainedConfig") -> TextFacts:
     )
 
 
-def end_token_ids(generation: "GenerationConfig | None", text: "PreTrainedConfig") -> tuple[int, ...]:
+def end_token_ids(generation: "GenerationConfig", text: "PreTrainedConfig") -> tuple[int, ...]:
     """Return the tokens that end an answer: those that the configs state, and those known of a published checkpoint."""
-    stated = _token_ids(generation, text, "eos_token_id")
+    stated = _token_ids(generation, "eos_token_id")
     more = _MORE_END_TOKENS.get(published_format(text_facts(text)) or "", ()) if stated else ()
     return tuple(dict.fromkeys((*stated, *more)))
 
@@ -168,11 +168,10 @@ def _no_row(name: str, id: int, rows: int) -> Refused:
     return Refused(f"{name} must be a token of the network, whose embedding table has {rows} rows, got {id}")
 
 
-def _token_ids(generation: "GenerationConfig | None", text: "PreTrainedConfig", name: str) -> tuple[int, ...]:
-    """Return the ids that the generation config states under this name, else the text config's."""
-    stated = [getattr(config, name, None) for config in (generation, text)]
-    value: Any = next((one for one in stated if one is not None), [])
-    ids = value if isinstance(value, list | tuple) else [value]
+def _token_ids(generation: "GenerationConfig", name: str) -> tuple[int, ...]:
+    """Return the ids that the configs state under this name."""
+    value: Any = getattr(generation, name)
+    ids = [] if value is None else value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
         raise Refused(f"{name} must be a token's id or a list of them, got {value!r}")
     return tuple(ids)

@@ -1,6 +1,5 @@
 """Load a checkpoint: transformers' network, its tokenizer, and the few numbers that the engine needs of them."""
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
-    GenerationConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
     PreTrainedConfig,
@@ -26,6 +24,7 @@ from pipeline.engine.network.memory import check_memory
 from pipeline.engine.network.partition import device_map, devices_of, move_to_devices, partition
 from pipeline.engine.network.vision import Vision
 from pipeline.preprocess.facts import end_token_ids
+from pipeline.preprocess.files import load_generation_config
 from pipeline.preprocess.pixels import read_scale
 from pipeline.weights.merging import merged_tensors
 from pipeline.weights.proof import check_loaded
@@ -113,15 +112,8 @@ def _load_network(
             loaded = LlavaNextForConditionalGeneration.from_pretrained(None, config=config, state_dict=tensors, **told)
     network, report = cast(tuple[LlavaNextForConditionalGeneration, dict[str, Any]], loaded)
     check_loaded(report, config, model)
-    if settings.adapter is not None:
-        _set_generation(network, model, settings)
+    network.generation_config = load_generation_config(model, settings.revision)
     return network
-
-
-def _set_generation(network: LlavaNextForConditionalGeneration, model: str, settings: EngineSettings) -> None:
-    """Give the network the base's generation_config.json, which transformers looks for only where it finds weights."""
-    with contextlib.suppress(OSError):  # a checkpoint need not have one
-        network.generation_config = GenerationConfig.from_pretrained(model, revision=settings.revision or "main")
 
 
 def make_ready(

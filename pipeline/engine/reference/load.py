@@ -17,6 +17,7 @@ from transformers import (
 from pipeline.engine.kernels.packages import check_packages
 from pipeline.engine.network.forms import Forms
 from pipeline.engine.network.load import in_fewer_bits, stop_ids_of
+from pipeline.preprocess.files import load_generation_config
 from pipeline.preprocess.pixels import PixelScale, read_scale
 from pipeline.weights.proof import check_loaded
 from schemas.engine import EngineSettings
@@ -62,6 +63,7 @@ def load_reference(model: str, settings: EngineSettings) -> ReferenceModel:
     network.requires_grad_(False).eval()
     processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
     tokenizer = processor.tokenizer
+    network.generation_config = load_generation_config(model, settings.revision)
     stop_ids = stop_ids_of(network, tokenizer, settings.sampling.stop)
     network.generation_config = GenerationConfig()  # `generate` would fill in what the settings do not ask
     num_tokens = min(max(tokenizer.get_vocab().values()) + 1, config.get_text_config().vocab_size)
