@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.preprocess.files import load_generation_config
+from pipeline.preprocess.files import load_generation_config, load_processor
 from pipeline.preprocess.generation import describe_unfollowed
 from pipeline.weights import hub
 from pipeline.weights.adapter import CONFIG, WEIGHTS, read_lora
@@ -93,9 +93,7 @@ def with_adapters_template(settings: JobSettings) -> JobSettings:
     folder = None if settings.adapter is None else adapter_folder(settings.adapter)
     if folder is None or not any((folder / name).exists() for name in _PROMPTS):
         return settings
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(locate(settings.model), revision=settings.revision, backend="pil")
+    processor = load_processor(locate(settings.model), settings.revision)
     check_tokens(folder, processor.tokenizer.get_vocab())
     template = template_in(folder)
     if template in (None, processor.chat_template, processor.tokenizer.chat_template):

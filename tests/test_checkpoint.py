@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from jobs.__main__ import main
 from pipeline.checkpoint import (
@@ -168,6 +169,15 @@ def test_an_adapter_is_asked_by_the_template_it_was_trained_with(tmp_path: Path,
     assert capsys.readouterr().err.count("not asked for") == 1
 
 
+def test_a_base_whose_tokenizer_cannot_be_read_is_refused_in_a_line_where_an_adapter_has_a_template(tmp_path) -> None:
+    base = copy_of(tmp_path)
+    (base / "tokenizer.json").write_text("{")
+    adapter = write_adapter(tmp_path / "adapter", attention_pairs())
+    shutil.copy(checkpoint() / "chat_template.jinja", adapter)
+    with pytest.raises(Refused, match="must have a tokenizer and a processor config"):
+        with_adapters_template(settings_of(base, adapter=str(adapter)))
+
+
 def test_an_adapter_with_tokens_of_its_own_is_refused(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", attention_pairs())
     (adapter / "added_tokens.json").write_text(json.dumps({"<box>": 262}))
@@ -198,6 +208,14 @@ def test_a_folder_is_found_from_anywhere_and_the_hub_is_left_alone(
     assert (settings.model, settings.adapter) == (found.format(here=here),) * 2
 
 
+def pack(file: Path) -> None:
+    """Give a product of the text network the name and the type that GPTQ's packed numbers have."""
+    weights = load_file(file)
+    name = "language_model.model.layers.0.mlp.up_proj.weight"
+    weights[name.replace("weight", "qweight")] = weights.pop(name).int()
+    save_file(weights, file, {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("method", "words"),
     [
@@ -208,6 +226,7 @@ def test_a_folder_is_found_from_anywhere_and_the_hub_is_left_alone(
 def test_a_quantised_checkpoint_that_cannot_be_loaded_here_is_refused(tmp_path: Path, method: Any, words: str) -> None:
     config = copy_of(tmp_path) / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": method}))
+    pack(config.parent / "model.safetensors")
     source = write_parquet(tmp_path / "in.parquet", [good_row(0)])
     with pytest.raises(Refused, match=words):
         check_machine(plan_job("caption", settings_of(config.parent, input=(str(source),)), "Q?").settings, ())

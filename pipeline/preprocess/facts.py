@@ -46,6 +46,8 @@ def read_facts(model: str, revision: str | None) -> ModelFacts:
     text: Any = config.text_config
     generation = load_generation_config(model, revision)
     strategy = _checked_strategy(model, vision.model_type, config.vision_feature_select_strategy)
+    for name in ("image_size", "patch_size"):
+        _check_side(name, getattr(vision, name))
     _check_text(model, text)
     rows = text.vocab_size
     _check_ids("image_token_index", [config.image_token_index], rows)
@@ -127,6 +129,12 @@ def _checked_strategy(model: str, tower: str, strategy: str) -> str:
         known = ", ".join(f"{name} with {needed!r}" for name, needed in STRATEGIES.items())
         raise Refused(f"the vision tower must be {known}, got {tower} with {strategy!r} in {model!r}")
     return strategy
+
+
+def _check_side(name: str, value: object) -> None:
+    """Raise Refused for tiles or patches that are not square, or of no stated size."""
+    if type(value) is not int:
+        raise Refused(f"the vision tower's {name} must be one whole number, got {value!r}")
 
 
 def _check_text(model: str, text: "PreTrainedConfig") -> None:

@@ -1,8 +1,8 @@
 """Files: the parts of a checkpoint that transformers reads before any weight, or in one line why it cannot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from schemas.errors import Refused
 
@@ -19,13 +19,39 @@ def load_config(model: str, revision: str | None) -> "LlavaNextConfig":
     """Load the config of a folder or a hub id; raise Refused where there is none, or another model's."""
     from transformers import AutoConfig, LlavaNextConfig  # here and below: who preprocesses has read it all before
 
+    rule = f"model {model!r} must be a checkpoint's folder or a hub id"
+    stated, _ = _read(rule, lambda: LlavaNextConfig.get_config_dict(model, revision=revision or "main"))
+    if "mm_vision_tower" in stated and stated.get("model_type") != LlavaNextConfig.model_type:
+        raise Refused(f"model {model!r} must be {_of_llavas_own_code(stated)}")
     config = _read(
-        f"model {model!r} must be a checkpoint's folder or a hub id",
-        lambda: AutoConfig.from_pretrained(model, revision=revision or "main", trust_remote_code=False),
+        rule, lambda: AutoConfig.from_pretrained(model, revision=revision or "main", trust_remote_code=False)
     )
     if not isinstance(config, LlavaNextConfig):
         raise Refused(f"model {model!r} must be a LLaVA-NeXT checkpoint (llava_next), got {config.model_type!r}")
     return config
+
+
+# What a config of LLaVA's own code says of its text network: the published conversion.
+_CONVERTED: dict[tuple[object, ...], str] = {
+    ("llava_mistral", 4096, 14336): "llava-v1.6-mistral-7b-hf",
+    ("llava", 4096, 11008): "llava-v1.6-vicuna-7b-hf",
+    ("llava", 5120, 13824): "llava-v1.6-vicuna-13b-hf",
+    ("llava", 7168, 20480): "llava-v1.6-34b-hf",
+    ("llava_llama", 4096, 14336): "llama3-llava-next-8b-hf",
+    ("llava_qwen", 8192, 24576): "llava-next-72b-hf",
+    ("llava_qwen", 8192, 49152): "llava-next-110b-hf",
+}
+
+
+def _of_llavas_own_code(stated: Mapping[str, Any]) -> str:
+    """Return what a config of LLaVA's own code should be, and what the checkpoint is called where it is that."""
+    kind = str(stated.get("model_type"))
+    got = f"it is in that of LLaVA's own code ({kind})"
+    if not stated.get("image_grid_pinpoints"):
+        return f"a LLaVA-NeXT checkpoint in transformers' format (llava_next), {got} and knows no grids of tiles"
+    name = _CONVERTED.get((kind, stated.get("hidden_size"), stated.get("intermediate_size")), "llava-v1.6-*-hf")
+    script = "convert_llava_next_weights_to_hf.py"
+    return f"in transformers' format (llava_next), {got}: take llava-hf/{name}, or convert it by transformers' {script}"
 
 
 def load_generation_config(model: str, revision: str | None) -> "GenerationConfig":

@@ -15,6 +15,10 @@ from pipeline.weights.network import LAYERS, Network, network_of, quantization_o
 from schemas.errors import Refused
 
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_PLAIN = _FLOATS[:4]
+# Parts of names that PEFT leaves around layers, and those that training's wrappers put before all of a model.
+_ADAPTED = re.compile(r"\.(lora_[A-Za-z_]+|base_layer)\.")
+_PREFIXES = ("module.", "_orig_mod.", "base_model.model.", "_forward_module.", "_fsdp_wrapped_module.")
 _LAYER = re.compile(re.escape(LAYERS) + r"(\d+)\.")
 
 
@@ -29,6 +33,7 @@ def prove_checkpoint(folder: str, config: PreTrainedConfig) -> None:
     packed = quantization_of(config) is not None
     if packed:
         _check_method(folder, quantization_of(config))
+        _check_packed(folder, stored)
     problems = list(_problems(stored, network, packed))
     if problems:
         raise Refused(f"{folder} must have the tensors that its config.json describes: {_first_of(problems)}")
@@ -66,7 +71,17 @@ def _check_method(folder: str, stored: object) -> None:
         raise Refused(f"{folder} must be quantised by a method that transformers knows, its config.json has {method!r}")
 
 
+def _check_packed(folder: str, stored: Mapping[str, Stored]) -> None:
+    """Refuse weights that are not packed though their config says so: a merge leaves it behind."""
+    if all(tensor.dtype in _PLAIN for tensor in stored.values()):
+        raise Refused(
+            f"{folder} must hold packed weights as the quantization_config in its config.json says, all of them are "
+            "plain numbers: take quantization_config out (--quantize packs them as they are loaded)"
+        )
+
+
 def _problems(stored: Mapping[str, Stored], network: Network, packed: bool) -> Iterator[str]:
+    yield from _wrapped(stored, network)
     names: dict[str, list[str]] = defaultdict(list)
     for name in stored:
         names[network.name_of(name)].append(name)
@@ -78,7 +93,7 @@ def _problems(stored: Mapping[str, Stored], network: Network, packed: bool) -> I
         elif name in network.shapes:
             yield from _differing(network.shapes[name], sources[0], stored[sources[0]], packed)
         elif not network.is_unused(name) and not (packed and _of_a_module(name, network)):
-            yield _extra(sources[0], name, stored[sources[0]])
+            yield _extra(sources[0], name, stored[sources[0]], network)
 
 
 def _lacking(network: Network, names: Mapping[str, list[str]], packed: bool) -> Iterator[str]:
@@ -104,9 +119,23 @@ def _of_a_module(name: str, network: Network) -> bool:
     return any(name[: at.start()] + ".weight" in network.shapes for at in re.finditer(r"\.", name))
 
 
-def _extra(source: str, name: str, stored: Stored) -> str:
+def _wrapped(stored: Mapping[str, Stored], network: Network) -> Iterator[str]:
+    """Yield what is there of a model that was saved from within something else, which its names show."""
+    for name, tensor in stored.items():
+        if _ADAPTED.search(name):
+            yield f"{name} in {tensor.file} is of an adapter that is not merged: save what merge_and_unload() returns"
+            return
+        prefix = next((one for one in _PREFIXES if name.startswith(one)), None)
+        if prefix and network.name_of(name) not in network.shapes:
+            whole = name.removeprefix(prefix)
+            yield f"{name} in {tensor.file} must be {whole}: save the model itself, not what is around it"
+            return
+
+
+def _extra(source: str, name: str, stored: Stored, network: Network) -> str:
     layer = _LAYER.match(name)
-    why = f"the config has no text layer {layer[1]}" if layer else "the network has no such tensor"
+    is_known = layer is None or any(one.startswith(layer[0]) for one in network.shapes)
+    why = "the network has no such tensor" if layer is None or is_known else f"the config has no text layer {layer[1]}"
     return f"{source} {describe_shape(stored.shape)} in {stored.file} is one too many, {why}"
 
 

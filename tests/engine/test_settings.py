@@ -83,6 +83,17 @@ def test_a_capacity_beyond_the_models_context_is_refused() -> None:
     [
         ({"hidden_act": "gelu"}, "hidden_act must be silu, got 'gelu'"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope_type must be one of"),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "linear",
+                    "factor": 2.0,
+                    "rope_theta": 1e4,
+                    "partial_rotary_factor": 0.5,
+                }
+            },
+            "partial_rotary_factor must be 1 with rope_type linear, got 0.5",
+        ),
     ],
 )
 def test_a_text_network_that_the_decoder_is_not_is_refused(fields, message) -> None:

@@ -49,6 +49,56 @@ def test_a_config_that_does_not_suit_its_network_is_refused_by_name(changes: dic
         load(config(**changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"image_size": [56, 56]}, r"image_size must be one whole number, got \[56, 56\]", id="tiles"),
+        pytest.param({"patch_size": [14, 14]}, r"patch_size must be one whole number, got \[14, 14\]", id="patches"),
+        pytest.param({"image_size": None}, "image_size must be one whole number, got None", id="no size"),
+    ],
+)
+def test_tiles_and_patches_that_are_not_one_number_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    folder = changed("config.json", lambda content: content["vision_config"].update(changes))
+    with pytest.raises(Refused, match=f"the vision tower's {message}"):
+        read_facts(str(folder), None)
+
+
+OWN_CODE = {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "image_grid_pinpoints": [[336, 672]]}
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        pytest.param(
+            {"model_type": "llava_mistral", "hidden_size": 4096, "intermediate_size": 14336},
+            "take llava-hf/llava-v1.6-mistral-7b-hf, or convert it by transformers' convert_llava_next",
+            id="mistral",
+        ),
+        pytest.param(
+            {"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"], "hidden_size": 5120}
+            | {"intermediate_size": 13824},
+            "take llava-hf/llava-v1.6-vicuna-13b-hf",
+            id="a type that transformers has as well",
+        ),
+        pytest.param(
+            {"model_type": "llava_qwen", "hidden_size": 8192, "intermediate_size": 49152},
+            "take llava-hf/llava-next-110b-hf",
+            id="qwen",
+        ),
+        pytest.param({"model_type": "llava_gemma"}, r"take llava-hf/llava-v1.6-\*-hf", id="another"),
+        pytest.param(
+            {"model_type": "llava_llama", "image_grid_pinpoints": None},
+            r"\(llava_next\), it is in that of LLaVA's own code \(llava_llama\) and knows no grids of tiles",
+            id="LLaVA-1.5",
+        ),
+    ],
+)
+def test_a_checkpoint_of_llavas_own_code_is_told_its_conversion(stated: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message) as caught:
+        read_facts(str(written("config.json", json.dumps({**OWN_CODE, **stated}))), None)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("layer", [-4, 3, 0, [-2, 1]], ids=str)
 def test_every_layer_of_the_tower_can_be_taken(layer: int | list[int]) -> None:
     assert load(config(vision_feature_layer=layer)).facts.context == 1024

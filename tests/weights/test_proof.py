@@ -23,6 +23,7 @@ from tests.published import PUBLISHED, Published
 from tests.tiny import build, checkpoint
 
 Weights = dict[str, Tensor]
+UP = "language_model.model.layers.0.mlp.up_proj.weight"
 
 
 def prove(folder: Path) -> None:
@@ -164,6 +165,26 @@ def test_what_no_answer_depends_on_is_not_refused(tmp_path: Path, change: Callab
             id="an adapter not merged",
         ),
         pytest.param(
+            add(language_model__model__layers__0__self_attn__q_proj__lora_A__default__weight=torch.zeros(4, 64)),
+            "q_proj.lora_A.default.weight in model.safetensors is of an adapter that is not merged",
+            id="an adapter not merged, named",
+        ),
+        pytest.param(
+            lambda weights: rename(weights, (UP, UP.replace(".weight", ".base_layer.weight"))),
+            "up_proj.base_layer.weight in model.safetensors is of an adapter that is not merged",
+            id="a layer inside an adapter",
+        ),
+        pytest.param(
+            add(language_model__model__layers__0__mlp__up_proj__weight_scale=torch.zeros(192, 1)),
+            "up_proj.weight_scale (192, 1) in model.safetensors is one too many, the network has no such tensor",
+            id="a scale of weights that are not packed",
+        ),
+        pytest.param(
+            lambda weights: rename(weights, ("", "module.")),
+            "must be image_newline: save the model itself",
+            id="saved with what was around it",
+        ),
+        pytest.param(
             lambda weights: weights.update(image_newline=torch.zeros(64, dtype=torch.int64)), "I64", id="integers"
         ),
     ],
@@ -224,6 +245,22 @@ def test_bitsandbytes_own_tensors_pass_and_a_layer_less_does_not(tmp_path: Path,
     drop("layers.1.mlp.up_proj.")(weights)
     save_file(weights, tmp_path / SINGLE, {"format": "pt"})
     assert "layers.1.mlp.up_proj.weight (192, 64) is missing" in refusal_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param({"quant_method": "bitsandbytes", "load_in_4bit": True}, id="4 bits"),
+        pytest.param({"quant_method": "gptq", "bits": 4}, id="gptq"),
+    ],
+)
+@pytest.mark.parametrize("place", ["config", "text_config"])
+def test_plain_weights_that_the_config_calls_packed_are_refused(tmp_path: Path, method: Any, place: str) -> None:
+    """As a merge into a base in 16 bits leaves the training's config behind."""
+    told = {"quantization_config": method}
+    folder = changed(tmp_path / "m", dict, **({place: told} if place == "text_config" else told))
+    assert "must hold packed weights" in refusal_of(folder)
+    assert "take quantization_config out" in refusal_of(folder)
 
 
 def test_a_load_that_made_weights_up_or_left_some_over_is_refused() -> None:

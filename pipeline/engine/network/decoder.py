@@ -1,6 +1,6 @@
 """The text network: one block for mistral, llama and qwen2, over the weights that transformers loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -150,9 +150,7 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
         raise Refused(f"the text backbone must be one of {', '.join(BACKBONES)}, got {text.model_type!r}")
     if text.hidden_act != "silu":
         raise Refused(f"the text backbone's hidden_act must be silu, got {text.hidden_act!r}")
-    rope = (text.rope_parameters or {}).get("rope_type", "default")
-    if rope not in ROPE_TYPES:
-        raise Refused(f"the text backbone's rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope!r}")
+    _check_rope(text.rope_parameters or {})
     return DecoderShape(
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
@@ -163,3 +161,12 @@ def decoder_shape(config: PreTrainedConfig) -> DecoderShape:
         context=text.max_position_embeddings,
         window=attention_window(config),
     )
+
+
+def _check_rope(told: Mapping[str, Any]) -> None:
+    """Raise Refused for rotary angles that Block does not turn by."""
+    rope, share = told.get("rope_type", "default"), told.get("partial_rotary_factor") or 1.0
+    if rope not in ROPE_TYPES:
+        raise Refused(f"the text backbone's rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope!r}")
+    if rope != "default" and share != 1:  # without a stretch none of the backbones looks at it
+        raise Refused(f"the text backbone's partial_rotary_factor must be 1 with rope_type {rope}, got {share}")
