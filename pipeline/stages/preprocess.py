@@ -20,7 +20,7 @@ from pipeline.sources.fetch import fetcher_of
 from pipeline.sources.kept import beside
 from pipeline.sources.named_images import images_of
 from pipeline.stages.ahead import Ahead, Room
-from pipeline.stages.tile_memory import TileMemory
+from pipeline.stages.tile_memory import TileBuffer, TileMemory
 from pipeline.weights.hub import locate
 from schemas.errors import Failure, RowError
 from schemas.job import JobSettings, NamedPrompt, fill, parse_prompts
@@ -69,8 +69,7 @@ class Preprocess:
             samples = []
             for row, (request, own) in enumerate(zip(requests, images, strict=True)):
                 fetched = own if isinstance(own, Failure) else self._ahead.take(jobs[row])
-                sample = self._sample(row, request, fetched, buffer.room, watch)
-                samples.append(replace(sample, tiles=buffer.put(sample.tiles)))
+                samples.append(self._sample(row, request, fetched, buffer, watch))
         watch.end()
         return beside(_sample_table(samples, watch), table.drop_columns(REQUEST_SCHEMA.names))
 
@@ -106,14 +105,14 @@ class Preprocess:
         return attempt("fetch", lambda: self._fetch_image(image, room), watch)
 
     def _sample(
-        self, row: int, request: Request, fetched: Iterator[EncodedImage] | Failure, room: TileRoom, watch: Watch
+        self, row: int, request: Request, fetched: Iterator[EncodedImage] | Failure, buffer: TileBuffer, watch: Watch
     ) -> Sample:
         """Return the row's sample. Its time begins with its first image, whose fetching has a time of its own."""
         images: Images | Failure
         if isinstance(fetched, Failure):
             images = fetched
         else:
-            images = attempt("decode", lambda: self._load(_begun(fetched, row, watch), room), watch)
+            images = attempt("decode", lambda: self._load(_begun(fetched, row, watch), buffer.room), watch)
         watch.begin(row, "prompt")
         if isinstance(images, Failure):
             return self._failed(request, images, watch)
@@ -128,7 +127,7 @@ class Preprocess:
             ),
             image_sizes=images.image_sizes,
             tiles_per_image=images.tiles_per_image,
-            tiles=images.tiles,
+            tiles=buffer.put(images.tiles),
             image_sha256=images.image_sha256,
             strips=images.strips,
         )

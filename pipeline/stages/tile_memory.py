@@ -41,18 +41,22 @@ class TileBuffer:
     def __init__(self, memory: npt.NDArray[np.uint8]) -> None:
         self._memory = memory
         self._used = 0
+        self._lent: Tiles | None = None  # the room that was asked for last
 
     def room(self, shape: tuple[int, ...]) -> Tiles:
         """Return where the next tiles will lie, for them to be made there; it is theirs once they are put."""
         here = self._next(shape)
-        return np.empty(shape, np.uint8) if here is None else here
+        if here is None:
+            return np.empty(shape, np.uint8)
+        self._lent = here
+        return here
 
     def put(self, tiles: Tiles) -> Tiles:
         """Return the tiles as they lie here; themselves where there is no room for them."""
-        here = self._next(tiles.shape)
+        here = tiles if tiles is self._lent else self._next(tiles.shape)
         if here is None:
             return tiles
-        if not _is_same(here, tiles):
+        if here is not tiles:
             here[...] = tiles
         self._used += tiles.size
         return here
@@ -60,7 +64,3 @@ class TileBuffer:
     def _next(self, shape: tuple[int, ...]) -> Tiles | None:
         end = self._used + math.prod(shape)
         return self._memory[self._used : end].reshape(shape) if end <= len(self._memory) else None
-
-
-def _is_same(here: Tiles, tiles: Tiles) -> bool:
-    return tiles.flags.c_contiguous and here.__array_interface__["data"] == tiles.__array_interface__["data"]
