@@ -3,7 +3,7 @@
     python -m benchmarks.preprocess [--images 60] [--rounds 5]
 
 Every round runs all contenders over the same images one after the other, so that a busy machine slows all of them; the
-median of the rounds counts. The last line of stdout is one JSON object.
+median of the rounds counts. Seconds are this process's CPU time. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -94,10 +94,10 @@ def measure(contenders: dict[str, Preprocess], images: list[bytes], rounds: int)
     row_bytes = {name: sum(map(run, images)) // len(images) for name, run in contenders.items()}
     for _ in range(rounds):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for image in images:
                 run(image)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     pil = seconds["transformers pil"]
     return [
         Result(
