@@ -177,9 +177,11 @@ class Dispatch:
                 self._num_again += 1
                 self._again.pop(one.key, None)
                 self._here.add(one.key)
-                if innocent:
-                    self._open[one.key] = replace(task, attempt=task.attempt + 1)
-                self._ready.appendleft(replace(one, attempt=task.attempt + 1) if innocent else one)
+                attempt = task.attempt + innocent
+                self._open[one.key] = replace(task, attempt=attempt)
+                self._ready.appendleft(
+                    replace(one, attempt=attempt)
+                )  # another, as of that one something may yet be heard
 
     def next_pair(self) -> tuple[int, Prepared] | None:
         """Return a worker and the unit that it has from now on; None where none should have one now."""

@@ -268,7 +268,7 @@ def test_what_a_worker_had_of_a_machine_that_is_gone_counts_when_it_comes_after_
     assert take_all(dispatch) == []
 
 
-def test_what_a_dead_worker_was_at_goes_first() -> None:
+def test_what_a_dead_worker_was_at_goes_first_and_is_told_from_what_was_given_before() -> None:
     world = World(num_units=50, paces=[1.0])
     while world.now < 5:
         world.step()
@@ -277,7 +277,8 @@ def test_what_a_dead_worker_was_at_goes_first() -> None:
     world.dispatch.add_worker(1, 4)
     pair = world.dispatch.next_pair()
     assert pair is not None
-    assert pair[1] in at
+    assert pair[1].key in {one.key for one in at}
+    assert pair[1] not in at
 
 
 def test_a_copy_that_is_ready_when_another_is_reported_is_given_to_nobody() -> None:
