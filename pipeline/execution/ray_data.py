@@ -122,7 +122,7 @@ class _Run:
         seen = self._machines.look(ray.nodes())
         if seen.lost:
             self._generators.lose_machines(seen.lost)
-        self._generators.follow(seen.resources)
+        self._generators.follow(seen.resources, just_lost=bool(seen.lost))
         self._dispatch.store_bytes = sum(one.get("object_store_memory", 0.0) for one in seen.resources)
         if late := self._dispatch.repeat_late():
             self._say(f"{counted(late, 'unit')} did not come for far too long: prepared once more")

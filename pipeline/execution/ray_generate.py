@@ -68,12 +68,15 @@ class Generators:
     _reports: dict[Prepared, Any] = field(default_factory=dict)  # that are to come
     _unready_deaths: int = 0  # since an actor was ready
 
-    def follow(self, machines: list[dict[str, float]]) -> None:
-        """Start actors for GPUs that have come, and wait no more for those that have gone."""
+    def follow(self, machines: list[dict[str, float]], *, just_lost: bool = False) -> None:
+        """Start actors for GPUs that have come, and wait no more for those that have gone.
+
+        Where a machine is only just lost, its own actors may count still: another that loads is none too many.
+        """
         lacking = models_wanted(machines, self.placement) - len(self.actors)
         for _ in range(lacking):
             self._start()
-        waiting = [name for name, actor in self.actors.items() if not actor.ready]
+        waiting = [name for name, actor in self.actors.items() if not actor.ready and not just_lost]
         for name in waiting[: max(0, -lacking)]:
             ray.kill(self.actors.pop(name).handle)
 

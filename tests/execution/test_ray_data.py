@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from pipeline.execution.placement import Load, describe_wait, models_wanted, share_out, units_at_once
 from pipeline.execution.ray_cluster import StartFailures
 from pipeline.execution.ray_errors import RunFailed, is_death, never_ran
+from pipeline.execution.ray_generate import Generators
 from pipeline.execution.work_units import UNIT_SCHEMA, Spent, UnitKey, keys_of, pack, unpack, with_keys
 from schemas.errors import Refused
 from schemas.job import JobSettings
@@ -233,3 +236,14 @@ def test_an_actor_that_ray_took_back_before_it_ran_has_not_failed_to_load(never_
 )
 def test_an_actor_that_ray_kills_for_want_of_memory_has_died_as_any_other(error: Exception, gone: bool) -> None:
     assert is_death(error) is gone
+
+
+def test_an_engine_that_loads_is_kept_while_those_of_a_machine_that_is_just_lost_count_still() -> None:
+    unused: Any = None
+    one_gpu = share_out([{"CPU": 8.0, "GPU": 1.0}], JobSettings(input=("a",), output="o"), LOAD)
+    actors: Any = {0: SimpleNamespace(ready=True), 1: SimpleNamespace(ready=False)}
+    generators = Generators(
+        plan=unused, placement=one_gpu, load=LOAD, dispatch=unused, post=unused, say=unused, actors=actors
+    )
+    generators.follow([{"GPU": 1.0}], just_lost=True)
+    assert set(generators.actors) == {0, 1}
