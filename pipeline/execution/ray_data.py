@@ -317,6 +317,9 @@ class _Closed(threading.Event):
     def __reduce__(self) -> tuple[type["_Closed"], tuple[()]]:
         return _Closed, ()
 
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Closed":
+        return self  # every operator of a dataset has a copy of its context
+
 
 class _Steps(ExecutionCallback):
     """Is called at every step of Ray Data's loop."""
@@ -391,9 +394,7 @@ def _context(closed: _Closed) -> DataContext:
     context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
     context.max_errored_blocks = 0
     context.execution_no_progress_timeout_s = -1  # no unit for half an hour is no fault: an engine may wait for its GPU
-    context.max_consecutive_actor_init_deaths = (
-        0  # an error while loading is said at once; for deaths see quarantine.py
-    )
+    context.max_consecutive_actor_init_deaths = 0  # an error while loading is said at once; deaths: quarantine.py
     context._max_num_blocks_in_streaming_gen_buffer = _BLOCKS_OF_A_TASK
     context.custom_execution_callback_classes = [cast("type[ExecutionCallback]", partial(_Steps, closed))]
     return context

@@ -14,6 +14,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 
 from pipeline.execution.placement import Load, describe_wait, models_wanted, share_out, units_at_once
 from pipeline.execution.ray_cluster import StartFailures
+from pipeline.execution.ray_data import _Closed, _context
 from pipeline.execution.ray_errors import RunFailed, is_death, never_ran
 from pipeline.execution.ray_generate import Generators
 from pipeline.execution.work_units import UNIT_SCHEMA, Spent, UnitKey, keys_of, pack, unpack, with_keys
@@ -247,3 +248,13 @@ def test_an_engine_that_loads_is_kept_while_those_of_a_machine_that_is_just_lost
     )
     generators.follow([{"GPU": 1.0}], just_lost=True)
     assert set(generators.actors) == {0, 1}
+
+
+def test_ray_datas_loop_ends_once_its_source_is_closed_however_often_its_context_is_copied() -> None:
+    closed = _Closed()
+    (make,) = _context(closed).copy().copy().custom_execution_callback_classes
+    steps = make()
+    steps.on_execution_step(None)
+    closed.set()
+    with pytest.raises(RuntimeError, match="closed"):
+        steps.on_execution_step(None)
