@@ -3,6 +3,7 @@
 Both are transformers' own: its module tree on the meta device, and the renamings that it loads by.
 """
 
+import copy
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -50,15 +51,30 @@ class Network:
         return [name for name in self.shapes if name not in there and not self.is_unused(name)]
 
 
+def without_wishes(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return a config that says what its network is and no more how it is run, which is the job's matter.
+
+    The attention that somebody trained with need not be installed here, and ours returns no weights of attention.
+    """
+    plain: Any = copy.deepcopy(config)
+    plain._attn_implementation = "eager"
+    plain.output_attentions = False
+    return cast(PreTrainedConfig, plain)
+
+
 def network_of(config: PreTrainedConfig) -> Network:
     """Return what a checkpoint of this config needs; raise Refused where there can be no such network."""
     try:
-        with torch.device("meta"):
-            built: Any = LlavaNextForConditionalGeneration(cast(LlavaNextConfig, config))
+        return tensors_of(empty_network(config))
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())
         raise Refused(f"config.json must describe a network, this one cannot be built: {reason}") from error
-    return tensors_of(built)
+
+
+def empty_network(config: PreTrainedConfig) -> LlavaNextForConditionalGeneration:
+    """Return the network of a config without any numbers."""
+    with torch.device("meta"):
+        return LlavaNextForConditionalGeneration(cast(LlavaNextConfig, without_wishes(config)))
 
 
 def tensors_of(built: LlavaNextForConditionalGeneration) -> Network:

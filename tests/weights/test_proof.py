@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from demo.checkpoint import Shape
 from pipeline.engine.network.load import load_model
+from pipeline.engine.reference.load import load_reference
 from pipeline.weights.headers import SINGLE
 from pipeline.weights.proof import check_loaded, prove_checkpoint
 from schemas.errors import Refused
@@ -234,6 +235,17 @@ def test_a_published_config_passes_with_the_hubs_names(published: Published, tmp
     prove(tmp_path)
     edit_config(tmp_path, text_config={"num_hidden_layers": published.text["num_hidden_layers"] + 1})
     assert "is missing (and 8 more)" in refusal_of(tmp_path) or published.text["model_type"] == "qwen2"
+
+
+@pytest.mark.parametrize(
+    "wish", [{"attn_implementation": "flash_attention_2"}, {"output_attentions": True, "output_hidden_states": True}]
+)
+def test_how_a_config_wants_its_network_run_is_the_jobs_matter(tmp_path: Path, wish: dict[str, Any]) -> None:
+    folder = changed(tmp_path / "m", dict, **wish)
+    prove(folder)
+    for load in (load_model, load_reference):
+        config: Any = load(str(folder), FP32).network.config
+        assert (config._attn_implementation, config.output_attentions) == ("sdpa", False)
 
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])

@@ -27,6 +27,7 @@ from pipeline.preprocess.facts import end_token_ids
 from pipeline.preprocess.files import load_generation_config
 from pipeline.preprocess.pixels import read_scale
 from pipeline.weights.merging import merged_tensors
+from pipeline.weights.network import without_wishes
 from pipeline.weights.proof import check_loaded
 from schemas.engine import EngineSettings
 from schemas.errors import Refused
@@ -84,7 +85,7 @@ def load_network(model: str, settings: EngineSettings) -> LlavaNextForConditiona
         raise Refused(f"quantize must be left out, {model!r} is quantised already ({_method(stored)})")
     if devices[0].type == "cuda":
         check_memory(config, settings, min(torch.cuda.mem_get_info(device)[0] for device in devices))
-    network = _load_network(model, config, devices, settings)
+    network = _load_network(model, without_wishes(config), devices, settings)
     if getattr(network, "is_loaded_in_8bit", False):  # it would warn at every product that it rounds to float16
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     network.requires_grad_(False).eval()
@@ -106,7 +107,7 @@ def _load_network(
     loaded: Any
     if settings.adapter is None:
         hub = {"revision": settings.revision, "trust_remote_code": False}
-        loaded = AutoModelForImageTextToText.from_pretrained(model, **hub, **told)
+        loaded = AutoModelForImageTextToText.from_pretrained(model, config=config, **hub, **told)
     else:
         with merged_tensors(model, settings.revision, config, settings.adapter) as tensors:
             loaded = LlavaNextForConditionalGeneration.from_pretrained(None, config=config, state_dict=tensors, **told)

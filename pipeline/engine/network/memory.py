@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from pipeline.engine.kernels.pages import num_pages
 from pipeline.engine.network.block import DecoderShape
 from pipeline.engine.network.decoder import decoder_shape
 from pipeline.engine.network.kv_cache import CacheShape
+from pipeline.weights.network import empty_network
 from schemas.engine import EngineSettings, KvCacheDtype
 from schemas.errors import Refused
 
@@ -46,8 +47,7 @@ def memory_of(config: PreTrainedConfig, settings: EngineSettings) -> Memory:
     """Compute what a model of this config needs on a GPU; raises Refused for a network that the engine cannot run."""
     shape = decoder_shape(config.get_text_config())
     longest, itemsize = max_sequence_length(shape, settings), getattr(torch, settings.dtype).itemsize
-    with torch.device("meta"):
-        network: Any = LlavaNextForConditionalGeneration(cast(LlavaNextConfig, config))
+    network: Any = empty_network(config)
     text = network.model.language_model
     layer = _layer_bytes(text.layers[0], itemsize, _bits(config, settings))
     last = sum(weight.numel() for part in (network.lm_head, text.norm) for weight in part.parameters()) * itemsize

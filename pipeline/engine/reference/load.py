@@ -19,6 +19,7 @@ from pipeline.engine.network.forms import Forms
 from pipeline.engine.network.load import in_fewer_bits, stop_ids_of
 from pipeline.preprocess.files import load_generation_config
 from pipeline.preprocess.pixels import PixelScale, read_scale
+from pipeline.weights.network import without_wishes
 from pipeline.weights.proof import check_loaded
 from schemas.engine import EngineSettings
 from schemas.errors import Refused
@@ -48,6 +49,7 @@ def load_reference(model: str, settings: EngineSettings) -> ReferenceModel:
     check_reference(config, settings, model)
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         model,
+        config=without_wishes(config),
         revision=settings.revision,
         trust_remote_code=False,
         use_safetensors=True,
