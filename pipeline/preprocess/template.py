@@ -9,7 +9,7 @@ from pipeline.preprocess.conversation import Conversation
 from pipeline.preprocess.facts import ModelFacts
 from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.formats import FORMATS, published_format, render_format
-from pipeline.preprocess.own import difference, named_templates, render_jinja
+from pipeline.preprocess.own import difference, named_templates, own_template, render_jinja
 from schemas.errors import Refused
 from schemas.job import TEMPLATE_SUFFIXES
 
@@ -54,13 +54,18 @@ def _own_or(format: str, facts: ModelFacts, processor: "LlavaNextProcessor") -> 
 def describe_template(template: str, facts: ModelFacts, processor: "LlavaNextProcessor") -> str:
     """Describe what `choose_template` chose, and how a checkpoint of a published one's shape differs from it."""
     if is_template(template):
-        return f"a Jinja template of {len(template)} characters"
+        return f"a Jinja template of {len(template)} characters{_by_the_clock(template)}"
     format = published_format(facts.text)
     differs = difference(format, facts, processor) if format else None
     if template == CHECKPOINT:
         asks = f" ({differs}, which --chat-template {format} asks in)" if differs else ""
-        return f"the checkpoint's own template{asks}"
+        return f"the checkpoint's own template{_by_the_clock(own_template(processor))}{asks}"
     return f"format {template}" + (f" (the checkpoint may be asked otherwise: {differs})" if differs else "")
+
+
+def _by_the_clock(jinja: str | None) -> str:
+    """Return what is to be said of a template that asks for the time, as Llama-3.1's does."""
+    return ", which writes the date: rows of another day are asked otherwise" if "strftime_now" in (jinja or "") else ""
 
 
 def is_template(text: str) -> bool:

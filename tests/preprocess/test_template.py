@@ -15,6 +15,7 @@ from pipeline.preprocess.preprocessor import Chat, Images, Preprocessor
 from pipeline.preprocess.template import choose_template, describe_template
 from schemas.errors import RowError
 from schemas.sample import Size
+from tests.checkpoints import written
 from tests.tiny import checkpoint
 
 JINJA = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{{ p.text or '<image>' }}{% endfor %}|{% endfor %}"
@@ -55,6 +56,18 @@ def test_a_jinja_file_is_chosen_as_its_text(tmp_path: Path) -> None:
         describe_template(JINJA, facts(), load_processor(str(checkpoint()), None))
         == f"a Jinja template of {len(JINJA)} characters"
     )
+
+
+def test_a_template_that_writes_the_date_is_said_to() -> None:
+    dated = "Today is {{ strftime_now('%d %b %Y') }}. " + JINJA
+    assert describe_template(dated, facts(), load_processor(str(checkpoint()), None)).endswith(
+        "which writes the date: rows of another day are asked otherwise"
+    )
+    processor = load_processor(str(written("chat_template.jinja", dated)), None)
+    assert describe_template("checkpoint", facts(), processor).startswith(
+        "the checkpoint's own template, which writes the date"
+    )
+    assert describe_template("checkpoint", facts(), load_processor(str(checkpoint()), None)).endswith("own template")
 
 
 def test_what_is_no_template_is_refused(tmp_path: Path) -> None:
