@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.answer import report, run_to_status
+from jobs.ending import end_process
 from pipeline.execution.executor import Loaders
 from pipeline.job import run_job
 from pipeline.plan import plan_job
@@ -26,4 +27,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.answer import run_to_status
+from jobs.ending import end_process
 from jobs.sweep import report
 from pipeline.sweep.plan import plan_sweep
 from pipeline.sweep.sweep import run_sweep
@@ -28,4 +29,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))
