@@ -24,20 +24,23 @@ class Nodes:
 
     def __init__(self) -> None:
         self._cluster = started(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **SMALL}))
-        self.there: list[Any] = []
+        self.there: list[tuple[Any, int]] = []  # with the number of their GPUs
 
     @property
     def address(self) -> str:
         return str(self._cluster.address)
 
     def add(self, cpus: int = 1, gpus: int = 1) -> None:
-        self.there.append(started(lambda: self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, **SMALL)))
+        self.there.append((started(lambda: self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, **SMALL)), gpus))
 
     def kill(self, number: int) -> None:
-        self._cluster.remove_node(self.there.pop(number), allow_graceful=False)
+        self._cluster.remove_node(self.there.pop(number)[0], allow_graceful=False)
+
+    def num_gpus(self) -> int:
+        return sum(gpus for _, gpus in self.there)
 
     def close(self) -> None:
-        for node in [*self.there, self._cluster.head_node]:
+        for node in [*(node for node, _ in self.there), self._cluster.head_node]:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
@@ -129,6 +132,8 @@ def test_machines_come_and_go_all_the_time(nodes: Nodes, tmp_path: Path, draw: r
                 nodes.add(cpus=draw.randrange(1, 3), gpus=draw.randrange(2))
             else:
                 nodes.kill(draw.randrange(len(nodes.there)))
+            if not nodes.num_gpus():  # no unit would come
+                nodes.add()
         nodes.add()
         assert_good_end(scene, run)
 
