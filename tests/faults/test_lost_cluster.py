@@ -69,7 +69,7 @@ def assert_ended(scene: Scene, run: subprocess.Popen[str], lost: str) -> None:
     lines = [line for line in scene.log().splitlines() if line]
     assert lines[-2].startswith(f"error: {lost}"), scene.log()
     assert lines[-1] == "What is done stays; run the same command again to go on."
-    known = ("resuming: ", "answers", "loading the model", "waiting for", "error: ", "What is done stays")
+    known = ("resuming: ", "answers", "loading the model", "waiting for", "error: ", "What is done stays", "has died")
     assert [line for line in lines if not any(word in line for word in known)] == []
     assert not (scene.output / ".run" / "driver.lock").exists()
     assert scene.units()
