@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shlex
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -179,8 +181,25 @@ def _machine(settings: JobSettings) -> Iterator[Finding]:
         state: State = "ok" if free >= _LEAST_DISK else "look"
         mend = None if state == "ok" else f"du -sh {folder}/* | sort -h  # 7B weights are 15 GB, Ray spills to disk"
         yield Finding(name=name, state=state, found=f"{free / GB:.0f} GB free at {folder}", mend=mend)
+    yield bytecode()
     yield _shared_memory()
     yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
+
+
+def bytecode(package: str = "torch") -> Finding:
+    """Return whether a package's modules lie there compiled, or can: else every worker compiles them as it starts."""
+    spec = find_spec(package)
+    if spec is None or spec.cached is None:
+        return Finding(name="bytecode", state="ok", found=f"{package} has none")
+    if os.path.exists(spec.cached):
+        return Finding(name="bytecode", state="ok", found=f"{package}'s is there")
+    if not sys.dont_write_bytecode and os.access(nearest(os.path.realpath(spec.cached)), os.W_OK):
+        return Finding(name="bytecode", state="ok", found=f"{package}'s is written by the first worker")
+    library = os.path.dirname(os.path.dirname(str(spec.origin)))
+    why = "PYTHONDONTWRITEBYTECODE is set" if sys.dont_write_bytecode else "its folder may not be written"
+    found = f"{package} has none and {why}: every worker that starts compiles it again, for seconds"
+    mend = f"python -m compileall -q -j 0 {shlex.quote(library)}  # as the packages' owner"
+    return Finding(name="bytecode", state="look", found=found, mend=mend)
 
 
 def open_files(soft: int, hard: int) -> Finding:

@@ -1,12 +1,14 @@
 """doctor and init: what a machine lacks is named with the command that mends it; a file to begin with is taken."""
 
+import compileall
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from jobs.__main__ import main
-from pipeline.doctor import NO_OUTPUT, Finding, examine, open_files
+from pipeline.doctor import NO_OUTPUT, Finding, bytecode, examine, open_files
 from schemas.job import JobSettings
 from tests.inputs import good_row, write_parquet
 from tests.tiny import checkpoint
@@ -64,6 +66,26 @@ def test_what_the_settings_need_is_looked_at(settings: dict[str, object], name: 
 def test_open_files_are_mended_by_who_can(soft: int, hard: int, state: str, mend: str) -> None:
     found = open_files(soft, hard)
     assert (found.state, (found.mend or "").startswith(mend), bool(found.mend)) == (state, True, bool(mend))
+
+
+def test_packages_without_bytecode_that_no_worker_may_write_are_named(tmp_path: Path, monkeypatch) -> None:
+    library = tmp_path / "the library"
+    (library / "heavy_one").mkdir(parents=True)
+    (library / "heavy_one" / "__init__.py").write_text("ANSWER = 42\n")
+    monkeypatch.syspath_prepend(str(library))
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = bytecode("heavy_one")
+    assert (found.state, found.mend) == (
+        "look",
+        f"python -m compileall -q -j 0 '{library}'  # as the packages' owner",
+    )
+    assert "PYTHONDONTWRITEBYTECODE is set" in found.found
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert bytecode("heavy_one").found == "heavy_one's is written by the first worker"
+    assert compileall.compile_dir(library, quiet=1)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert bytecode("heavy_one") == Finding(name="bytecode", state="ok", found="heavy_one's is there")
 
 
 def test_an_output_that_cannot_be_made_fails(tmp_path: Path) -> None:
