@@ -132,6 +132,7 @@ def _cards(settings: JobSettings) -> Iterator[Finding]:
         return
     names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
     yield Finding(name="torch on cards", state="ok", found=f"CUDA {built}, {', '.join(sorted(names))}")
+    yield from _lacks(settings)
     if torch.cuda.get_device_capability() == (9, 0) and version_of("quack-kernels") is None:
         yield Finding(
             name="kernels",
@@ -139,6 +140,20 @@ def _cards(settings: JobSettings) -> Iterator[Finding]:
             found="a prefill's fused kernels for this card are not installed: captions are some 4 % slower",
             mend=install_line("hopper"),
         )
+
+
+def _lacks(settings: JobSettings) -> Iterator[Finding]:
+    """Yield what cards lack for the precision of these settings."""
+    import torch
+
+    from pipeline.engine.network.card import Card
+    from pipeline.stages.engine_settings import dtype_of
+
+    cards = {Card.of(torch.device("cuda", number)) for number in range(torch.cuda.device_count())}
+    lacks = {card.why_not(dtype_of(settings, on_gpu=True), settings.quantize) for card in cards}
+    for lack in sorted(filter(None, lacks)):
+        mend = "--dtype float16, --quantize 4bit, or a PyTorch for this card: https://pytorch.org/get-started"
+        yield Finding(name="precision", state="fail", found=lack, mend=mend)
 
 
 def _driver() -> Iterator[Finding]:

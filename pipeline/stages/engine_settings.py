@@ -31,9 +31,8 @@ def load_engine(settings: JobSettings) -> "TorchEngine | ReferenceEngine":
 
 def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
     """Return the engine's part of a job's settings, with nothing left open; raises Refused."""
-    best: Dtype = "bfloat16" if on_gpu else "float32"
     return EngineSettings(
-        dtype=best if settings.dtype == "auto" else settings.dtype,
+        dtype=dtype_of(settings, on_gpu=on_gpu),
         device="cuda" if on_gpu else "cpu",
         num_devices=settings.gpus_per_model if on_gpu else 1,
         attention=settings.attention,
@@ -47,6 +46,13 @@ def engine_settings(settings: JobSettings, *, on_gpu: bool) -> EngineSettings:
         adapter=None if settings.adapter is None else str(adapter_folder(settings.adapter)),
         sampling=sampling_of(settings),
     )
+
+
+def dtype_of(settings: JobSettings, *, on_gpu: bool) -> Dtype:
+    """Return the precision that is asked for, or the best where that is left open."""
+    if settings.dtype != "auto":
+        return settings.dtype
+    return "bfloat16" if on_gpu else "float32"
 
 
 def step_seconds(settings: JobSettings, *, on_gpu: bool) -> float:

@@ -21,6 +21,7 @@ from pipeline.engine.network.kv_cache import write_plainly
 from pipeline.engine.network.load import load_model
 from schemas.engine import EngineSettings, Sampling
 from tests.engine import prefixes
+from tests.engine.kernels.cards import SHARED
 from tests.engine.oracle import Oracle, Question, mixed_questions
 from tests.engine.prefixes import TEXTS, exact
 from tests.engine.test_forms import RECEIPT, WORD, YES_NO, is_of, with_forms
@@ -100,10 +101,11 @@ def test_a_prefix_that_is_run_once_changes_no_bit_in_any_batch(folder, quantize,
     assert plain.statistics().num_prefix_tokens == 0
 
 
+@pytest.mark.parametrize("shared_bytes", [None, SHARED["T4"]])
 @pytest.mark.parametrize("width", [1, 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (8, 8, 64), (4, 1, 16), (64, 8, 128)])
-def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, head_dim, width) -> None:
+def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, head_dim, width, shared_bytes) -> None:
     from pipeline.engine.kernels.triton_kernels import attend_pages
 
     torch.manual_seed(0)
@@ -113,7 +115,7 @@ def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, 
     firsts, tables, positions = (one.cuda() for one in (torch.arange(6) * width, tables, positions))
     blocks = QueryBlocks(firsts=firsts, tables=tables, positions=positions, width=width)
     found, expected = torch.zeros_like(queries), torch.zeros_like(queries, dtype=torch.float32)
-    attend_pages(queries, *map(stored, (keys, values)), blocks, found)
+    attend_pages(queries, *map(stored, (keys, values)), blocks, found, shared_bytes=shared_bytes)
     attend_one_by_one(queries.float(), *(stored(one.float()) for one in (keys, values)), blocks, expected)
     error = (found.float() - expected).norm() / expected.norm()
     assert error.item() < (1e-5 if dtype == torch.float32 else 1e-2)
@@ -121,7 +123,7 @@ def test_the_triton_kernel_agrees_with_masked_attention(dtype, heads, kv_heads, 
     keys, values = (one.unflatten(1, (80, PAGE))[:, moved.argsort()].flatten(1, 2) for one in (keys, values))
     again = torch.zeros_like(queries)
     there = replace(blocks, tables=moved.to(queries.device)[blocks.tables])
-    attend_pages(queries, *map(stored, (keys, values)), there, again)
+    attend_pages(queries, *map(stored, (keys, values)), there, again, shared_bytes=shared_bytes)
     assert torch.equal(again, found)
 
 

@@ -2,7 +2,10 @@
 gates of an 8-bit feed-forward, quantised row by row."""
 
 # mypy: disable-error-code="import-not-found, untyped-decorator, no-any-return"
-# Triton comes with torch for GPUs alone; nothing imports this module elsewhere.
+# Triton comes with torch for GPUs alone; elsewhere only a test imports this module.
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 import triton
@@ -16,23 +19,37 @@ from pipeline.engine.kernels.pages import PAGE
 from pipeline.engine.kernels.stored import LARGEST_INT8, LEAST, Stored
 
 _TOKENS = 16  # written at once
+_FUSED = True  # products with their sums, as by default until Triton 3.10: the same numbers whatever version runs
 _LEAST_ROWS = 16  # of a product on tensor cores; heads that share keys are padded to it
+_MOST_ROWS = 128
+_LARGE_SHARED = 160 * 2**10  # bytes of shared memory: so many rows of 32 bits take all of it
 
 
-def attend_pages(queries: Tensor, keys: Stored, values: Stored, blocks: QueryBlocks, out: Tensor) -> None:
+def attend_pages(
+    queries: Tensor,
+    keys: Stored,
+    values: Stored,
+    blocks: QueryBlocks,
+    out: Tensor,
+    *,
+    shared_bytes: int | None = None,
+) -> None:
     """Let every block's tokens attend to the pages of their sequence, up to their own positions.
 
     `keys` and `values` are the cache's; `queries` and `out` are (tokens, heads, head_dim), contiguous. One program
-    walks over the keys of one block and head group in order, a page at a time: what other sequences hold, how long they
-    are, or where the pages are, changes no bit of the result.
+    walks over the keys of one block and head group, or of a part of its rows, in order, a page at a time: what other
+    sequences hold, how long they are, or where the pages are, changes no bit of the result. `shared_bytes` is the
+    shared memory of a processor; the device's own where it is left out.
     """
     _, heads, head_dim = queries.shape
     kv_heads, num_entries, _ = keys.numbers.shape
     scaled = keys.scales is not None
     group = heads // kv_heads
-    rows = max(_LEAST_ROWS, triton.next_power_of_2(blocks.width * group))
-    with torch.cuda.device(queries.device):  # where triton launches, whatever device the tensors are on
-        _walk[(len(blocks.tables), kv_heads)](
+    most = most_rows(queries.dtype.itemsize, shared_bytes or _shared_bytes(queries.device))
+    rows = min(most, max(_LEAST_ROWS, triton.next_power_of_2(blocks.width * group)))
+    parts = triton.cdiv(blocks.width * group, rows)
+    with _launching_on(queries.device):
+        _walk[(len(blocks.tables), kv_heads, parts)](
             queries,
             keys.numbers,
             values.numbers,
@@ -50,12 +67,35 @@ def attend_pages(queries: Tensor, keys: Stored, values: Stored, blocks: QueryBlo
             group=group,
             width=blocks.width,
             rows=rows,
+            parts=parts,
             head_dim=head_dim,
             page_size=PAGE,
             scaled=scaled,
             num_warps=4 if rows <= 64 else 8,
             num_stages=_stages(rows, keys.numbers.dtype.itemsize),
+            enable_fp_fusion=_FUSED,
         )
+
+
+def _launching_on(device: torch.device) -> AbstractContextManager[None]:
+    """Launch on this device, where Triton would on the current one; without a GPU its interpreter runs kernels."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+@cache
+def _shared_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _LARGE_SHARED
+    found = torch.cuda.get_device_properties(device)
+    return int(getattr(found, "shared_memory_per_block_optin", found.shared_memory_per_block))  # AMD's have no other
+
+
+def most_rows(itemsize: int, shared_bytes: int) -> int:
+    """Return how many rows of queries one program takes, so that they fit beside the pages in the shared memory of its
+    processor: 64 KB before compute capability 8.0, 99 on most cards since, 163 on an A100 and 227 on an H100."""
+    if shared_bytes >= _LARGE_SHARED:
+        return _MOST_ROWS
+    return _MOST_ROWS // (2 if itemsize <= 2 else 4)
 
 
 def _stages(rows: int, itemsize: int) -> int:
@@ -84,6 +124,7 @@ def _walk(
     group: tl.constexpr,
     width: tl.constexpr,
     rows: tl.constexpr,
+    parts: tl.constexpr,
     head_dim: tl.constexpr,
     page_size: tl.constexpr,
     scaled: tl.constexpr,
@@ -93,6 +134,8 @@ def _walk(
     position = tl.load(positions + block).to(tl.int32)
     length = tl.minimum(position + width, capacity)
     row = tl.arange(0, rows)
+    if parts > 1:
+        row += tl.program_id(2) * rows
     dim = tl.arange(0, head_dim)
     offset = tl.arange(0, page_size)
     real = (row < width * group)[:, None]
@@ -140,7 +183,7 @@ def write_pages(stored_keys: Stored, stored_values: Stored, keys: Tensor, values
     """Write new keys and values to the cache, see kv_cache.Write."""
     num, (kv_heads, num_entries, head_dim) = len(moves.sources), stored_keys.numbers.shape
     scaled = stored_keys.scales is not None
-    with torch.cuda.device(keys.device):
+    with _launching_on(keys.device):
         _write[(triton.cdiv(num, _TOKENS), kv_heads)](
             stored_keys.numbers,
             stored_values.numbers,
@@ -161,6 +204,7 @@ def write_pages(stored_keys: Stored, stored_values: Stored, keys: Tensor, values
             scaled=scaled,
             largest_int8=LARGEST_INT8,
             least=LEAST,
+            enable_fp_fusion=_FUSED,
         )
 
 
@@ -223,9 +267,16 @@ def gate_and_quantise(states: Tensor) -> tuple[Tensor, Tensor]:
     width = states.shape[1] // 2
     fed = states.new_empty((len(states), width), dtype=torch.float8_e4m3fn)
     scales = states.new_empty((len(states), 1), dtype=torch.float32)
-    with torch.cuda.device(states.device):
+    with _launching_on(states.device):
         _gate_row[(len(states),)](
-            states, fed, scales, width, largest_number=LARGEST, columns=triton.next_power_of_2(width), num_warps=16
+            states,
+            fed,
+            scales,
+            width,
+            largest_number=LARGEST,
+            columns=triton.next_power_of_2(width),
+            num_warps=16,
+            enable_fp_fusion=_FUSED,
         )
     return fed, scales
 

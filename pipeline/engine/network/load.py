@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from pipeline.engine.kernels.packages import check_packages
+from pipeline.engine.network.card import check_cards
 from pipeline.engine.network.decoder import Decoder, decoder_shape
 from pipeline.engine.network.forms import Forms
 from pipeline.engine.network.memory import check_memory
@@ -77,7 +78,7 @@ def load_network(model: str, settings: EngineSettings) -> LlavaNextForConditiona
     """Load transformers' network alone, checked as a job checks it, on its devices."""
     check_packages(settings)
     devices = devices_of(settings)
-    _check_fp8(settings, devices[0])
+    check_cards(settings, devices)
     config = AutoConfig.from_pretrained(model, revision=settings.revision, trust_remote_code=False)
     if config.model_type != "llava_next":
         raise Refused(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
@@ -141,12 +142,6 @@ def make_ready(
 def stopping_at(model: LoadedModel, stop: tuple[str, ...]) -> LoadedModel:
     """Return the same weights with other strings that end an answer."""
     return replace(model, stop_ids=stop_ids_of(model.network, model.tokenizer, stop))
-
-
-def _check_fp8(settings: EngineSettings, device: torch.device) -> None:
-    if settings.quantize == "fp8" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        name = torch.cuda.get_device_name(device)
-        raise Refused(f"quantize 'fp8' needs a GPU of compute capability 8.9 or more, {name} has less; use '4bit'")
 
 
 def _method(stored: object) -> str:
