@@ -36,11 +36,14 @@ PROJECTOR = "multi_modal_projector.linear_1"
 
 
 def answers_of(model: Path, settings: EngineSettings) -> list[Any]:
+    """Every number of three rows, each asked for once the one before is answered.
+
+    bitsandbytes' 8 bits look for outliers in all rows of a product. Handed over together, rows would share one or not
+    as threads have it.
+    """
     oracle = Oracle(load_model(str(model), settings), str(checkpoint()))
-    questions = mixed_questions()[:3]
-    return [
-        (one.text, one.mean_logprob) for one in Engine(oracle.model, settings).generate(map(oracle.sample, questions))
-    ]
+    engine, rows = Engine(oracle.model, settings), map(oracle.sample, mixed_questions()[:3])
+    return [(one.text, one.mean_logprob) for row in rows for one in engine.generate([row])]
 
 
 def summed(tensors: dict[str, Tensor], module: str, weight: str, scale: float) -> dict[str, Tensor]:
