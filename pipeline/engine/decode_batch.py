@@ -97,6 +97,9 @@ class DecodeBatch:
                     self._run(number, span)
         if self._samples_apart:
             self._sample_apart(stopwatch, make_masks)
+        if self._graphs is None:  # last: a step that ran out of memory before can be run again
+            for positions in self._positions:
+                positions.advance()
         self._sampled = event_on(self._tokens.token_ids.device)
         return HostCopy(*self._tokens.newest(self.num_slots).parts)
 
@@ -117,7 +120,7 @@ class DecodeBatch:
 
     def capture(self) -> None:
         """Record each part of the step as a CUDA graph; to be called after warming up, while every slot is idle."""
-        steps = [partial(self._run, number, self._num_pages * PAGE) for number in range(len(self._positions))]
+        steps = [partial(self._run_recorded, number) for number in range(len(self._positions))]
         devices = [positions.device for positions in self._positions]
         graphs = [_captured(step, device) for step, device in zip(steps, devices, strict=True)]
         if self._samples_apart:
@@ -148,7 +151,11 @@ class DecodeBatch:
             self._logits = self._decoder.logits(x)
             if not self._samples_apart:
                 self._sample()
-        here.advance()
+
+    def _run_recorded(self, number: int) -> None:
+        """Run one part of the step and go on by a token: a recorded step needs no memory that it could lack."""
+        self._run(number, self._num_pages * PAGE)
+        self._positions[number].advance()
 
     def _sample_apart(self, stopwatch: Stopwatch, make_masks: Callable[[], Tensor | None] | None) -> None:
         """Make the masks, now that the network is at work, and sample behind it."""

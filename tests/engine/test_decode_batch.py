@@ -1,7 +1,7 @@
 """Over several devices: prefills follow each other, decode batches take turns, and no answer changes."""
 
 from dataclasses import replace
-from itertools import groupby
+from itertools import count, groupby
 
 import pytest
 import torch
@@ -10,11 +10,12 @@ from pipeline.engine.admit import admit
 from pipeline.engine.engine import Engine
 from pipeline.engine.kernels.pages import EMPTY, PAGE
 from pipeline.engine.model_runner import ModelRunner
+from pipeline.engine.network.forms import Forms
 from pipeline.engine.network.load import load_model
 from pipeline.engine.prefill_group import group_sequences
 from pipeline.engine.scheduler import Scheduler
 from pipeline.engine.shapes import resolve_shapes
-from schemas.engine import Sampling
+from schemas.engine import BLOCK, Sampling
 from tests.engine.groups import sequence_of
 from tests.engine.oracle import FP32, Oracle, Question
 from tests.engine.test_forms import RECEIPT, WORD, YES_NO, with_forms
@@ -86,6 +87,48 @@ def test_a_step_too_many_writes_to_no_page_but_its_own(halves) -> None:
     for layer in range(halves.model.decoder.shape.layers):
         for stored in runner.cache.of(layer):
             assert torch.count_nonzero(stored.numbers[:, EMPTY * PAGE : (EMPTY + 1) * PAGE]) == 0
+
+
+def test_a_step_that_memory_ends_on_its_second_device_is_made_again_from_the_first(halves) -> None:
+    questions = [Question(id=str(i), texts=("What is this? " * 2,), max_new_tokens=(9,)) for i in range(3)]
+    num_steps = count(1)
+
+    def check(module, inputs) -> None:
+        if len(inputs[0]) == BLOCK and next(num_steps) in (2, 7):  # a prompt has more tokens than a step has rows
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    wanted = list(Engine(halves.model, SETTINGS).generate(map(halves.sample, questions)))
+    handle = halves.model.decoder.blocks[-1].before_attention.register_forward_pre_hook(check)
+    engine = Engine(halves.model, SETTINGS)
+    found = list(engine.generate(map(halves.sample, questions)))
+    handle.remove()
+    assert engine.statistics().num_out_of_memory == 2
+    assert found == wanted
+
+
+class ScarceForms:
+    """Forms with whose second step the memory runs out."""
+
+    def __init__(self, forms: Forms) -> None:
+        self._forms, self._num_steps = forms, count(1)
+
+    def __getattr__(self, name: str):
+        return getattr(self._forms, name)
+
+    def fill(self, matchers, masks):
+        if masks.shape[0] == BLOCK and next(self._num_steps) == 3:  # the first fill is a prefill's
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+        return self._forms.fill(matchers, masks)
+
+
+def test_a_step_that_memory_ends_at_its_sampler_is_made_again_from_the_network(halves) -> None:
+    settings = replace(SETTINGS, num_devices=1, slots=1, sampling=Sampling(form=RECEIPT))
+    sample = halves.sample(Question(id="a", max_new_tokens=(9,)))
+    oracle = Oracle(load_model(str(checkpoint()), settings), str(checkpoint()))
+    (wanted,) = Engine(oracle.model, settings).generate([sample])
+    engine = Engine(replace(oracle.model, forms=ScarceForms(oracle.model.forms)), settings)
+    assert list(engine.generate([sample])) == [wanted]
+    assert engine.statistics().num_out_of_memory == 1
 
 
 def test_answers_with_a_form_are_the_same_where_tokens_are_read_late(halves) -> None:
