@@ -161,6 +161,7 @@ def test_transformers_engine_gives_the_same_answers(oracle: Oracle, samples) -> 
         network=own.network,
         tokenizer=own.tokenizer,
         scale=own.vision._scale,
+        end_ids=own.stop_ids,
         stop_ids=own.stop_ids,
         num_tokens=own.num_tokens,
         forms=own.forms,

@@ -10,9 +10,11 @@ import torch
 from demo.checkpoint import Shape
 from pipeline.engine.engine import Engine
 from pipeline.engine.network.load import load_model
+from pipeline.engine.reference.engine import ReferenceEngine
 from schemas.engine import EngineSettings, Sampling
+from schemas.form import Form
 from tests.engine.oracle import FP32, Oracle, mixed_questions
-from tests.tiny import build
+from tests.tiny import build, checkpoint
 
 WAYS = [
     pytest.param(Sampling(temperature=1.5, top_k=40, seed=3), id="sampled"),
@@ -40,6 +42,19 @@ def test_told_to_sample_otherwise_it_answers_as_one_made_so_and_back_again(oracl
     assert exact(engine, samples) == exact(made(oracle, sampling), samples)
     engine.set_sampling(Sampling())
     assert exact(engine, samples) == plain
+
+
+@pytest.mark.parametrize("engine", [Engine, ReferenceEngine])
+@pytest.mark.parametrize("form", [None, Form(kind="bad_words", text='["k"]')])
+def test_a_special_token_ends_answers_exactly_where_it_is_a_stop_string_of_now(oracle, engine, form) -> None:
+    samples = [oracle.sample(question) for question in mixed_questions(max_new_tokens=(60,))]
+    ways = [Sampling(temperature=5.0, stop=stop, form=form, seed=1) for stop in ((), ("<user>", "<assistant>"))]
+    loaded = [engine.load(str(checkpoint()), settings=replace(FP32, sampling=way)) for way in ways]
+    expected = [exact(one, samples) for one in loaded]
+    for one, way in zip(loaded, reversed(ways), strict=True):
+        one.set_sampling(way)
+    assert [exact(one, samples) for one in reversed(loaded)] == expected
+    assert expected[0] != expected[1]
 
 
 def test_what_was_done_before_stays_counted(oracle) -> None:

@@ -140,8 +140,11 @@ def make_ready(
 
 
 def stopping_at(model: LoadedModel, stop: tuple[str, ...]) -> LoadedModel:
-    """Return the same weights with other strings that end an answer."""
-    return replace(model, stop_ids=stop_ids_of(model.network, model.tokenizer, stop))
+    """Return the same weights with other strings that end an answer; answers with a form may end in them too."""
+    stop_ids = stop_ids_of(model.network, model.tokenizer, stop)
+    if stop_ids == model.stop_ids:
+        return model
+    return replace(model, stop_ids=stop_ids, forms=Forms(model.tokenizer, stop_ids, model.num_tokens))
 
 
 def _method(stored: object) -> str:
@@ -182,9 +185,16 @@ def stop_ids_of(
     """Return the checkpoint's end tokens, and every stop string that is a special token: its text is never decoded."""
     stated = end_token_ids(network.generation_config, network.config.get_text_config())
     own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    added = tokenizer.added_tokens_decoder.items()
-    named = [token_id for token_id, token in added if token.special and token.content in stop]
-    ids = [*(stated or own), *named]
+    ids = with_special_tokens(tuple(stated or own), tokenizer, stop)
     if not ids:
         raise Refused("the checkpoint must name an eos_token_id (generation_config.json or config.json), none found")
-    return tuple(dict.fromkeys(ids))
+    return ids
+
+
+def with_special_tokens(
+    end_ids: tuple[int, ...], tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...]
+) -> tuple[int, ...]:
+    """Return end tokens, and those stop strings that are special tokens."""
+    added = tokenizer.added_tokens_decoder.items()
+    named = [token_id for token_id, token in added if token.special and token.content in stop]
+    return tuple(dict.fromkeys([*end_ids, *named]))

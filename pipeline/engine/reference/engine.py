@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from pipeline.engine.completion import Completion
 from pipeline.engine.reference.inputs import batch_inputs
-from pipeline.engine.reference.load import ReferenceModel, load_reference
+from pipeline.engine.reference.load import ReferenceModel, load_reference, stopping_at
 from pipeline.engine.reference.memory import rows_in_memory
 from pipeline.engine.sampling import Sampler, SamplingState, sequence_seed
 from pipeline.engine.slots import SlotMasks, fill_masks
@@ -76,6 +76,7 @@ class ReferenceEngine:
 
     def set_sampling(self, sampling: Sampling) -> None:
         """Sample otherwise from now on; nobody may be generating."""
+        self._model = stopping_at(self._model, sampling.stop)
         if sampling.takes_forms:
             self._model.forms.prepare(sampling.form)
         self._sampling = sampling

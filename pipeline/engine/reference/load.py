@@ -1,6 +1,6 @@
 """Load a checkpoint for transformers' own generation: any text network that it knows, in any form that it reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -16,7 +16,7 @@ from transformers import (
 
 from pipeline.engine.kernels.packages import check_packages
 from pipeline.engine.network.forms import Forms
-from pipeline.engine.network.load import in_fewer_bits, stop_ids_of
+from pipeline.engine.network.load import in_fewer_bits, stop_ids_of, with_special_tokens
 from pipeline.preprocess.files import load_generation_config
 from pipeline.preprocess.pixels import PixelScale, read_scale
 from pipeline.weights.network import without_wishes
@@ -32,7 +32,8 @@ class ReferenceModel:
     network: LlavaNextForConditionalGeneration
     tokenizer: PreTrainedTokenizerFast
     scale: PixelScale
-    stop_ids: tuple[int, ...]
+    end_ids: tuple[int, ...]  # of the checkpoint
+    stop_ids: tuple[int, ...]  # those, and the special tokens that a job's stop strings name
     num_tokens: int  # embeddings from here on are padding of the table
     forms: Forms
 
@@ -66,17 +67,27 @@ def load_reference(model: str, settings: EngineSettings) -> ReferenceModel:
     processor = AutoProcessor.from_pretrained(model, revision=settings.revision, trust_remote_code=False, backend="pil")
     tokenizer = processor.tokenizer
     network.generation_config = load_generation_config(model, settings.revision)
-    stop_ids = stop_ids_of(network, tokenizer, settings.sampling.stop)
+    end_ids = stop_ids_of(network, tokenizer, ())
     network.generation_config = GenerationConfig()  # `generate` would fill in what the settings do not ask
     num_tokens = min(max(tokenizer.get_vocab().values()) + 1, config.get_text_config().vocab_size)
+    stop_ids = with_special_tokens(end_ids, tokenizer, settings.sampling.stop)
     return ReferenceModel(
         network=network,
         tokenizer=tokenizer,
         scale=read_scale(processor.image_processor),
+        end_ids=end_ids,
         stop_ids=stop_ids,
         num_tokens=num_tokens,
         forms=Forms(tokenizer, stop_ids, num_tokens),
     )
+
+
+def stopping_at(model: ReferenceModel, stop: tuple[str, ...]) -> ReferenceModel:
+    """Return the same weights with other strings that end an answer."""
+    stop_ids = with_special_tokens(model.end_ids, model.tokenizer, stop)
+    if stop_ids == model.stop_ids:
+        return model
+    return replace(model, stop_ids=stop_ids, forms=Forms(model.tokenizer, stop_ids, model.num_tokens))
 
 
 def check_reference(config: PreTrainedConfig, settings: EngineSettings, model: str) -> None:
