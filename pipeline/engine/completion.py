@@ -204,11 +204,11 @@ class Completion:
         return self._prompt.answer_prefix + self._text()
 
     def _text(self) -> str:
+        if self.finish_reason != "stop":  # a stop string that came too early ends nothing
+            return self._decode(self._token_ids[: self._num_kept])
         if self._stop_checker is not None and self._stop_checker.found is not None:
             return self._before(self._stop_checker.found)
-        if self.finish_reason == "stop" and self._token_ids[-1] in self._stop_ids:
-            return self._decode(self._token_ids[:-1])
-        return self._decode(self._token_ids[: self._num_kept])
+        return self._decode(self._token_ids[:-1] if self._token_ids[-1] in self._stop_ids else self._token_ids)
 
     def _before(self, stop: StopPosition) -> str:
         """Decode the text before a stop string, which may begin within a token."""

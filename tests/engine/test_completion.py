@@ -55,6 +55,11 @@ def test_a_stop_string_before_min_new_tokens_is_text(oracle):
     assert completed(oracle, "a.bcde", stop=(".",), min_new_tokens=4).text == "a.bcde"
 
 
+def test_a_stop_string_before_min_new_tokens_is_text_in_an_answer_without_more_room(oracle):
+    generation = completed(oracle, "ab.", max_new_tokens=3, end=False, stop=(".",), min_new_tokens=4)
+    assert (generation.text, generation.finish_reason) == ("ab.", "length")
+
+
 def test_the_last_token_allowed_may_still_be_the_stop(oracle):
     assert completed(oracle, "ab.", max_new_tokens=3, stop=(".",)).finish_reason == "stop"
     assert completed(oracle, "abc", max_new_tokens=3, end=False, stop=(".",)).finish_reason == "length"
