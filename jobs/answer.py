@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from schemas.errors import Refused
 from schemas.job import JobSettings
+from schemas.wording import GO_ON
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan, Summary
@@ -115,7 +116,7 @@ def _answer(job: str, settings: JobSettings, default_prompt: str, *, dry_run: bo
 
 def run_to_status(run: Callable[[], int]) -> int:
     """Return the exit status of a run. Say what stops it in a line, with how to go on."""
-    from pipeline.execution.cluster_watch import GO_ON, ClusterLost
+    from pipeline.execution.cluster_watch import ClusterLost
     from pipeline.execution.executor import ErrorBudgetSpent
     from pipeline.execution.ray_errors import RunFailed
     from pipeline.execution.signals import Stopped
@@ -134,8 +135,6 @@ def run_to_status(run: Callable[[], int]) -> int:
 
 def fail(error: Exception) -> int:
     """Say what ended a run, as a full disk or a store that is away, and how to go on; return the exit status."""
-    from pipeline.execution.cluster_watch import GO_ON
-
     say(f"\nerror: {error}\n{GO_ON}")
     return 1
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
+GO_ON = "What is done stays; run the same command again to go on."
+
 
 def describe_settings(
     error: "ValidationError", *, spell: Callable[[str], str] = str, of: str = "a job", known: Collection[str] = ()

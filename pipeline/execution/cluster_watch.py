@@ -20,6 +20,7 @@ from typing import NoReturn, TypeVar
 from pipeline.environment import head_address
 from pipeline.execution.signals import stop_on_signals
 from schemas.job import JobSettings
+from schemas.wording import GO_ON
 
 T = TypeVar("T")
 
@@ -137,9 +138,6 @@ class Absence:
         """Count one more try; return whether the part is lost."""
         self.tries += 1
         return self.tries >= _LEAST_TRIES and now - self.began >= most_s
-
-
-GO_ON = "What is done stays; run the same command again to go on."
 
 
 @contextlib.contextmanager

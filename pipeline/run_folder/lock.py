@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.run_folder.last_word import LastWord
 from pipeline.run_folder.layout import state_path
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
@@ -63,6 +64,7 @@ class Lock:
         self.url = url
         self.owner = owner
         self.lost = False
+        self.last_word = LastWord(None)
 
     def check(self) -> None:
         """Raise FolderInUse where the folder is no longer ours, as after a machine that slept for a minute."""
@@ -86,10 +88,11 @@ class Lock:
                 fs.write_atomic(self.url, self.owner.to_json())
 
     def release(self) -> None:
-        """Remove the lock, unless it is another's by now."""
+        """Remove the lock, unless it is another's by now. From then on the driver's end is in the middle of nothing."""
         with contextlib.suppress(OSError):  # a store that is away: the lock grows stale, what was done counts
             if not self.lost and _token(_read(self.url)) == self.owner.token:
                 fs.delete(self.url)
+        self.last_word.dismiss()
 
     def _look(self) -> None:
         """Read the lock. One that is gone is lost too: the driver that took it over may have ended by now."""
@@ -103,6 +106,7 @@ def hold(folder: str, timing: Timing | None = None) -> Iterator[Lock]:
     timing = timing or Timing()
     lock = Lock(state_path(folder, NAME), _this_process())
     _acquire(lock, timing)
+    lock.last_word = LastWord.begin()
     done = threading.Event()
     beating = threading.Thread(target=_keep_beating, args=(lock, done, timing.beat_s), daemon=True)
     beating.start()

@@ -106,6 +106,21 @@ def test_a_lost_ray_of_the_drivers_own_ends_it_alike(tmp_path: Path, name: str) 
         assert_ended(scene, run, LOST[name])
 
 
+# Ray's own code ends the driver then, with status 1: nothing of ours can run in it any more.
+@pytest.mark.soak
+def test_a_raylet_that_ends_in_order_takes_its_driver_along_and_that_is_said(tmp_path: Path) -> None:
+    scene = Scene(folder=tmp_path)
+    with scene.driver() as run:
+        assert scene.wait_for(lambda: len(scene.units()) >= 2, run)
+        send("raylet", signal.SIGTERM, psutil.Process(run.pid))
+        assert run.wait(timeout=SAID_S) == 1, scene.log()
+    lines = scene.log().splitlines()
+    assert lines[-2].startswith(f"error: the driver (process {run.pid}) has ended in the middle"), scene.log()
+    assert lines[-1] == "What is done stays; run the same command again to go on."
+    scene.finish()
+    assert "units are done" in scene.log()
+
+
 @pytest.mark.soak
 def test_a_head_that_is_stopped_is_lost_as_one_that_is_gone(tmp_path: Path) -> None:
     scene = Scene(folder=tmp_path, rows=800)
