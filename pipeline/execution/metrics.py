@@ -139,7 +139,10 @@ class RunMetrics:
                 self._publish(metric, labels, value)
 
     def _publish(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        tags = {"run": self.run, **dict(zip(metric.labels, labels, strict=True))}
+        found = {"run": self.run, **dict(zip(metric.labels, labels, strict=True))}
+        tags = {
+            name: label.encode("ascii", "backslashreplace").decode() for name, label in found.items()
+        }  # or Ray raises
         if metric.kind == "gauge":
             self._metric(metric).set(value, tags=tags)
             return

@@ -52,6 +52,13 @@ def published(*reports: UnitReport, ends: bool = True) -> dict[str, Kept]:
     return made
 
 
+def test_ray_takes_the_name_of_any_folder_and_of_any_type() -> None:
+    progress = Progress(total_rows=4, out=io.StringIO(), gauges=RunMetrics(run="/data/b\u00fcro \U0001f600"))
+    failed = Counts(rows=1, errors=1, by_type=(ErrorType(stage="fetch", type="F\u00e4hler", rows=1),))
+    progress.add(UnitReport(counts=failed, worker="a", engine=WORK))
+    progress.end()
+
+
 def test_every_metric_is_published_and_counters_add_up() -> None:
     failed = Counts(rows=10, errors=2, by_type=(ErrorType(stage="fetch", type="TimedOut", rows=2),))
     more = EngineStatistics(num_rows=20, num_answer_tokens=100, num_retries=1, num_reused=2, num_images=5)
