@@ -93,17 +93,34 @@ class _Shared:
 def main() -> None:
     """Watch the process whose number is given, until it ends or is ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker's matter
-    shared, last, waits_until = _Shared(int(sys.argv[2])), time.monotonic(), 0.0
+    worker, shared = int(sys.argv[1]), _Shared(int(sys.argv[2]))
+    last, waits_until, stopped_s = time.monotonic(), 0.0, 0.0
     while not select.select([0], [], [], _POLL_S)[0]:  # it has the worker's other end: readable is that it is gone
         now = time.monotonic()
-        if now > last + 4 * _POLL_S:  # this very process did not run, and the worker did not either
-            waits_until = now + (now - last)
+        is_stopped = _is_stopped(worker)
+        if is_stopped or now > last + 4 * _POLL_S:  # this very process did not run, and the worker did not either
+            stopped_s += now - last
+            waits_until = now + stopped_s
+        else:
+            stopped_s = 0.0
         last = now
         expected = json.loads(shared.read() or b"[]")
         late = [(url, text) for until, url, text in expected if until < now]
-        if late and now > waits_until:
-            _put_down(int(sys.argv[1]), *late[0])
+        if late and is_stopped:  # what it is at is not to blame, and is done elsewhere
+            os.kill(worker, signal.SIGKILL)
             return
+        if late and now > waits_until:
+            _put_down(worker, *late[0])
+            return
+
+
+def _is_stopped(worker: int) -> bool:
+    """Return whether the worker is held, as by SIGSTOP or a debugger."""
+    try:
+        with open(f"/proc/{worker}/stat", "rb") as file:
+            return file.read().rsplit(b") ", 1)[1][:1] in b"Tt"
+    except OSError:  # not Linux, or just gone
+        return False
 
 
 def _put_down(worker: int, url: str, text: str) -> None:
