@@ -11,7 +11,7 @@ from pipeline.engine.reference.load import check_reference
 from pipeline.environment import check_gpus, cluster_address
 from pipeline.plan import Plan
 from pipeline.preprocess.files import load_config
-from pipeline.run_folder.layout import RUN, state_path
+from pipeline.run_folder.layout import RUN, check_apart, state_path
 from pipeline.run_folder.merge import check_mergeable
 from pipeline.run_folder.run import check_run, has_seals, read_run
 from pipeline.stages.engine_settings import engine_settings
@@ -45,8 +45,10 @@ def check_changes(plan: Plan) -> None:
 
 
 def check_writable(folder: str, flag: str = "--output") -> None:
-    """Raise Refused where a folder cannot be made or written to, or the scheme is only for reading."""
+    """Raise Refused where a folder cannot be made or written to, is a part of a run, or its scheme is only for
+    reading."""
     check_place(folder, flag)
+    check_apart(folder)
     path = fs.local_path(folder)
     if path is None:
         _check_store(folder, flag)

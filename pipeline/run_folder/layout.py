@@ -8,16 +8,22 @@ Readers of Parquet pass over names that begin with a dot, but not every glob doe
 the answers: a folder of theirs stays as it is.
 """
 
+import contextlib
+
 from pipeline.storage import filesystem as fs
+from schemas.errors import Refused
 from schemas.run import STATE
 
 RUN = "run.json"
 _RETRY = "retry"
+_PARTS = (STATE, "units", "answers", "attempts", "markers", "errors", _RETRY)
 
 
 def state_folder(folder: str) -> str:
     """Return where the folder's state is kept: in the folder itself where an earlier release began its run."""
     kept = fs.join(folder, STATE)
+    if fs.real(folder).rsplit("/", 1)[-1] == STATE:  # what is in there is the state of the folder above
+        return kept
     earlier = not fs.exists(fs.join(kept, RUN)) and fs.exists(fs.join(folder, RUN))
     return fs.join(folder) if earlier else kept
 
@@ -46,6 +52,22 @@ def retry_folder(folder: str) -> str:
 def unit_suffix(folder: str) -> str:
     """Return how the names of a folder's units end: those of a retry are no answers yet."""
     return ".pq" if folder.endswith(f"/{STATE}/{_RETRY}") else ".parquet"
+
+
+def check_apart(folder: str) -> None:
+    """Raise Refused where a folder is in one that another run keeps its own files in: what is there goes with it."""
+    names = fs.real(folder).split("/")
+    for number, name in enumerate(names):
+        above = "/".join(names[:number])
+        if name in _PARTS and above and _is_run(above):
+            raise Refused(f"{folder} must not be in what the run in {above} keeps its own files in: is {above} meant?")
+
+
+def _is_run(folder: str) -> bool:
+    with contextlib.suppress(PermissionError):  # a store may show nothing but the folder itself
+        earlier = fs.join(folder, RUN), fs.join(folder, "input.parquet")
+        return fs.exists(fs.join(folder, STATE, RUN)) or all(map(fs.exists, earlier))
+    return False
 
 
 def below(folder: str, url: str) -> str:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pipeline.run_folder.layout import RUN, state_path, state_table
+from pipeline.run_folder.layout import RUN, check_apart, state_path, state_table
 from pipeline.run_folder.units import BrokenTable, read_sealed, read_table, to_sealed
 from pipeline.storage import filesystem as fs
 from pipeline.storage.local_files import NotRegular
@@ -365,7 +365,9 @@ def _fingerprints(run: dict[str, Any]) -> set[str]:
 
 
 def _check_free(folder: str) -> None:
-    """Raise RunMismatch where the folder has answers but no run.json: neither a run to go on with nor a free folder."""
+    """Raise Refused where the folder has answers but no run.json, neither a run to go on with nor a free folder, or is
+    a part of another run."""
+    check_apart(folder)
     state = (_MANIFEST, "attempts")
     for name in (*state, "answers", "units", *(f"{STATE}/{one}" for one in state)):
         if fs.exists(fs.join(folder, name)):

@@ -22,6 +22,7 @@ from pipeline.run_folder.units import (
     write_unit,
 )
 from schemas.answer import ADDED, ANSWER_SCHEMA, Answer, answers_to_table, table_to_answers
+from schemas.errors import Refused
 from schemas.run import STATE
 
 DESCRIPTION = {"identity": {"model": "demo", "prompt": ["What?"]}, "settings": {"gpus": 1}}
@@ -273,6 +274,28 @@ def test_a_folder_whose_run_json_is_gone_is_neither_complete_nor_free(tmp_path: 
     (tmp_path / STATE / "run.json").unlink()
     with pytest.raises(RunMismatch, match="no run.json"):
         begin_run(folder, DESCRIPTION)
+
+
+@pytest.mark.parametrize("part", [".run", ".run/", "units", "answers/mine", ".run/retry", ".run/errors/x"])
+def test_what_a_run_keeps_its_own_files_in_is_no_run_folder(tmp_path: Path, part: str) -> None:
+    folder = begun(tmp_path / "out", units=1)
+    with pytest.raises(Refused, match=f"{part.rstrip('/')}.* must not be in what the run in {folder} keeps"):
+        begin_run(f"{folder}/{part}", DESCRIPTION)
+    assert read_run(f"{folder}/{part}") is None
+
+
+def test_links_and_runs_of_the_first_release_make_no_difference_and_other_names_are_free(tmp_path: Path) -> None:
+    folder = Path(begun(tmp_path / "out"))
+    (tmp_path / "link").symlink_to(folder / STATE)
+    with pytest.raises(Refused, match="must not be in"):
+        begin_run(str(tmp_path / "link"), DESCRIPTION)
+    begun(folder / "other")
+    begun(tmp_path / "units")
+    (folder / STATE).rename(tmp_path / "state")
+    for name in ("run.json", "input.parquet"):
+        (folder / name).write_bytes((tmp_path / "state" / "run.json").read_bytes())
+    with pytest.raises(Refused, match="must not be in"):
+        begin_run(str(folder / "attempts"), DESCRIPTION)
 
 
 def test_a_folder_of_the_first_release_is_read(tmp_path: Path) -> None:
