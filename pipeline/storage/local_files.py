@@ -68,22 +68,33 @@ def write_whole(path: str, data: bytes, *, durable: bool = True) -> None:
     os.makedirs(folder, exist_ok=True)
     half = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")  # hidden from listings
     try:
-        with open(half, "xb") as file:
+        with _said_of(path), open(half, "xb") as file:
             file.write(data)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(half, path)
     except BaseException:  # an interrupt as well must not leave half a file behind
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # not there; or the error is of a disk that takes nothing any more
             os.unlink(half)
+        raise
+
+
+@contextlib.contextmanager
+def _said_of(path: str) -> Iterator[None]:
+    """Have what fails name the file that was to be written: a full disk names none, and a half says nobody anything."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
         raise
 
 
 def create_whole(path: str, data: bytes) -> bool:
     """Put `data` at `path` in one step where nothing is; False where something is."""
     whole = f"{path}.{uuid.uuid4().hex}.tmp"
-    write_whole(whole, data)
+    with _said_of(path):
+        write_whole(whole, data)
     try:
         os.link(whole, path)  # one step, on network drives as well
     except FileExistsError:

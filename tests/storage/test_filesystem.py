@@ -166,7 +166,7 @@ def test_a_reader_never_sees_a_torn_file(tmp_path: Path) -> None:
     assert seen <= contents
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_names_its_file_and_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     url = str(tmp_path / "a.bin")
     fs.write_atomic(url, b"old")
     # a process that may not write a file of more than 1000 bytes fails half-way through, as on a full disk
@@ -174,13 +174,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         import resource, sys
         from pipeline.storage import filesystem as fs
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        try:
-            fs.write_atomic(sys.argv[1], b"new" * 1000)
-        except OSError:
-            sys.exit(7)
+        for write, name in ((fs.write_atomic, "a.bin"), (fs.create_new, "b.bin")):
+            try:
+                write(f"{sys.argv[1]}/{name}", b"new" * 1000)
+            except OSError as error:
+                print(error)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), url], check=False)
-    assert done.returncode == 7
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        f"[Errno 27] File too large: '{tmp_path}/{name}'" for name in ("a.bin", "b.bin")
+    ]
     assert os.listdir(tmp_path) == ["a.bin"]
     assert fs.read_bytes(url) == b"old"
 
