@@ -119,7 +119,7 @@ def run_to_status(run: Callable[[], int]) -> int:
     from pipeline.execution.cluster_watch import ClusterLost
     from pipeline.execution.executor import ErrorBudgetSpent
     from pipeline.execution.ray_errors import RunFailed
-    from pipeline.execution.signals import Stopped
+    from pipeline.execution.signals import Stopped, stopped_line
 
     try:
         return run()
@@ -129,7 +129,7 @@ def run_to_status(run: Callable[[], int]) -> int:
     except (RunFailed, ClusterLost, OSError) as error:
         return fail(error)
     except (Stopped, KeyboardInterrupt) as stop:
-        say(f"stopped; {GO_ON[0].lower()}{GO_ON[1:]}")
+        say(stopped_line())
         return stop.exit_status if isinstance(stop, Stopped) else 130
 
 

@@ -56,7 +56,7 @@ def answer_units(
 
     def answer() -> None:
         load = Load(units=plan.num_units, prompts=total_rows)
-        with on_cluster(wishes, lock.release), stop_on_signals():
+        with on_cluster(wishes, lock.release), stop_on_signals(lock.last_word.dismiss):
             placement = plan_placement(plan.settings, load)
             record_precision(plan.settings, placement, continue_with_changes=continue_with_changes)
             progress.expect(placement.models)

@@ -9,8 +9,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+from schemas.wording import GO_ON
 
 GRACE_S = 8.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -26,10 +28,11 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def stop_on_signals(grace_s: float = GRACE_S) -> Iterator[None]:
+def stop_on_signals(before_end: Callable[[], None] | None = None, grace_s: float = GRACE_S) -> Iterator[None]:
     """Raise Stopped in the main thread on SIGINT or SIGTERM; elsewhere than in the main thread, change nothing.
 
-    The process ends `grace_s` later, whatever it waits for, unless the exception has left `guarded` by then.
+    The process ends `grace_s` later, whatever it waits for, unless the exception has left `guarded` by then; it says so
+    itself, after `before_end`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -39,7 +42,7 @@ def stop_on_signals(grace_s: float = GRACE_S) -> Iterator[None]:
         for one in _SIGNALS:
             signal.signal(one, signal.SIG_DFL)
         sys.stderr.write(f"\nstopping on {signal.Signals(number).name}\n")
-        guard = threading.Timer(grace_s, os._exit, [128 + number])  # a cluster that does not answer
+        guard = threading.Timer(grace_s, _end, [128 + number, before_end])  # a cluster that does not answer
         guard.daemon = True
         guard.start()
         raise Stopped(number, guard)
@@ -50,6 +53,21 @@ def stop_on_signals(grace_s: float = GRACE_S) -> Iterator[None]:
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+
+
+def stopped_line() -> str:
+    """Return what is said where a job has stopped on a signal."""
+    return f"stopped; {GO_ON[0].lower()}{GO_ON[1:]}"
+
+
+def _end(status: int, before: Callable[[], None] | None) -> None:
+    try:
+        if before is not None:
+            before()
+        sys.stderr.write(f"{stopped_line()}\n")
+        sys.stderr.flush()
+    finally:  # whoever does not listen
+        os._exit(status)
 
 
 @contextlib.contextmanager

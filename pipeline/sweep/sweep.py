@@ -41,7 +41,7 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
     """Answer what is not complete, score what is. Raises FolderInUse, Stopped; a cell that fails is in the table."""
     loaders = load if isinstance(load, Loaders) else Loaders(engine=load)
     output = plan.settings.output
-    with guarded(), hold(output) as lock, stop_on_signals():
+    with guarded(), hold(output) as lock, stop_on_signals(lock.last_word.dismiss):
         remove_sweeps_leftovers(output)
         events = Events.of(output)
         with noted(events, cells=len(plan.cells), complete=sum(cell.complete for cell in plan.cells)) as end:

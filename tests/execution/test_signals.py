@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.execution.signals import Stopped, guarded, stop_on_signals
+from schemas.wording import GO_ON
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -48,4 +49,4 @@ with guarded():
 def test_what_does_not_stop_is_ended() -> None:
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", STUCK], cwd=root, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (143, "\nstopping on SIGTERM\n")
+    assert (ended.returncode, ended.stderr) == (143, f"\nstopping on SIGTERM\nstopped; w{GO_ON[1:]}\n")
