@@ -1,5 +1,4 @@
-"""read -> preprocess -> generate -> write: Ray Data streams tasks through preprocessing actors, whose units go to
-whichever generating actor has room.
+"""read -> preprocess -> generate -> write: Ray Data prepares units, which go to whichever generating actor has room.
 
 A unit travels as one row, its samples as one Arrow stream: Ray may retry, move or reorder rows as it likes; a unit
 stays whole and is written under its own name.
@@ -22,6 +21,7 @@ from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.interfaces.ref_bundle import BlockEntry
+from ray.data.exceptions import ExecutionTimeoutError
 
 from pipeline.execution.dispatch import Dispatch, Prepared
 from pipeline.execution.flow import Flow
@@ -185,7 +185,9 @@ class _Source:
         self._feed = cast("ActorHandle[_Feed]", feed)
         self._to_come = dict[int | None, list[UnitKey]]()  # by task, the units that are to come of it
         self._closed = _Closed()
-        with DataContext.current(_context(self._closed)):  # a dataset keeps it; the process's own may serve others
+        with DataContext.current(
+            _context(self._closed, max(1, placement.models))
+        ):  # a dataset keeps it; the process's own may serve others
             self._dataset = _dataset(plan, placement, self._feed)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -322,18 +324,16 @@ class _Closed(threading.Event):
 
 
 class _Steps(ExecutionCallback):
-    """Is called at every step of Ray Data's loop."""
-
     def __init__(self, closed: _Closed) -> None:
         self._closed = closed
 
     def on_execution_step(self, executor: object) -> None:
         """End the loop of a source that is closed; delete statistics of blocks, some KB a unit, that nobody reads."""
-        # Ray 2.60: no setting turns this off. Where a later one keeps them elsewhere they stay: it only costs memory.
+        # Ray 2.60: no setting turns this off. Where a later one keeps them elsewhere it only costs memory.
         for operator in getattr(executor, "_topology", None) or ():
             getattr(operator, "_output_blocks_stats", []).clear()
         if self._closed.is_set():
-            raise RuntimeError("closed")
+            raise ExecutionTimeoutError("closed")  # Ray Data writes on stderr what it raises of other kinds
 
 
 class _ReadAndPreprocess:
@@ -387,10 +387,12 @@ def _actor() -> str:
     return str(ray.get_runtime_context().get_actor_id())
 
 
-def _context(closed: _Closed) -> DataContext:
+def _context(closed: _Closed, more_at_once: int) -> DataContext:
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1  # byte: a block is one row, a unit, however large
     context.enable_progress_bars = False
+    # Not as many as the backlog of a start would keep busy: once it is done they would have nothing to do.
+    context.autoscaling_config.actor_pool_max_upscaling_delta = more_at_once
     context.enable_fallback_to_arrow_object_ext_type = False  # never pickle what should be Arrow
     context.max_errored_blocks = 0
     context.execution_no_progress_timeout_s = -1  # no unit for half an hour is no fault: an engine may wait for its GPU

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.data import DataContext
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, OutOfMemoryError
 
 from pipeline.execution.placement import Load, describe_wait, models_wanted, share_out, units_at_once
@@ -49,6 +51,20 @@ print(ray.is_initialized())
     assert "Ray has not been started yet" in run.stdout
     assert run.stdout.endswith("False\n")
     assert "Started a local Ray" not in run.stderr
+
+
+def test_a_source_that_is_closed_before_its_first_block_ends_without_a_word() -> None:
+    closing = """
+from ray.data.exceptions import omit_traceback_stdout
+from pipeline.execution.ray_data import _Closed, _Steps
+closed = _Closed()
+closed.set()
+omit_traceback_stdout(_Steps(closed).on_execution_step)(None)
+"""
+    command = [sys.executable, "-c", closing]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=ROOT)
+    assert run.stderr.splitlines()[-1].endswith("ExecutionTimeoutError: closed")
+    assert "ERROR" not in run.stderr
 
 
 def test_a_unit_comes_out_as_it_went_in() -> None:
@@ -252,9 +268,15 @@ def test_an_engine_that_loads_is_kept_while_those_of_a_machine_that_is_just_lost
 
 def test_ray_datas_loop_ends_once_its_source_is_closed_however_often_its_context_is_copied() -> None:
     closed = _Closed()
-    (make,) = _context(closed).copy().copy().custom_execution_callback_classes
+    (make,) = _context(closed, 1).copy().copy().custom_execution_callback_classes
     steps = make()
     steps.on_execution_step(None)
     closed.set()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ExecutionTimeoutError, match="closed"):
         steps.on_execution_step(None)
+
+
+def test_preprocessing_grows_by_no_more_at_once_than_there_are_engines() -> None:
+    before = DataContext.get_current().autoscaling_config.actor_pool_max_upscaling_delta
+    assert _context(_Closed(), 3).copy().autoscaling_config.actor_pool_max_upscaling_delta == 3
+    assert DataContext.get_current().autoscaling_config.actor_pool_max_upscaling_delta == before
