@@ -1,4 +1,4 @@
-"""The disk of a run folder is full, without inodes or read-only at each of the files that its end writes; without Ray."""
+"""The disk of a run folder is full, without inodes or read-only, whatever file of its end that meets; without Ray."""
 
 import shutil
 import subprocess
