@@ -56,6 +56,7 @@ def on_cluster(wishes: Wishes, release: Callable[[], None]) -> Iterator[Watch]:
         return
     check_wait(wishes.wait_s)
     _quiet_ray(wishes.worker_logs)
+    name_command()
     try:
         if address := cluster_address():
             _join(address, wishes)
@@ -229,6 +230,14 @@ def connect_no_more() -> None:
     It would join or start another cluster by itself.
     """
     ray._private.auto_init_hook.enable_auto_connect = False
+
+
+def name_command() -> None:
+    """Have Ray tell its cluster this process's command though an argument is not UTF-8: it would not start."""
+    command = ray._private.utils.get_entrypoint_name()
+    sendable = command.encode("utf-8", "backslashreplace").decode()
+    if sendable != command:
+        ray._private.utils.get_entrypoint_name = lambda: sendable
 
 
 def _quiet_ray(worker_logs: bool) -> None:

@@ -53,6 +53,18 @@ print(ray.is_initialized())
     assert "Started a local Ray" not in run.stderr
 
 
+def test_a_command_with_a_name_that_is_not_utf_8_can_be_told_to_a_cluster() -> None:
+    telling = """
+import ray
+from pipeline.execution.ray_cluster import name_command
+name_command()
+print(ray._private.utils.get_entrypoint_name().encode())
+"""
+    command = [sys.executable, "-c", telling, b"caf\xe9"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd=ROOT)
+    assert run.stdout.endswith("caf\\\\udce9'\n")
+
+
 def test_a_source_that_is_closed_before_its_first_block_ends_without_a_word() -> None:
     closing = """
 from ray.data.exceptions import omit_traceback_stdout
