@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 from schemas.errors import Refused
+from schemas.wording import printable
 
 FormKind = Literal["json_schema", "regex", "choices", "bad_words"]
 
@@ -42,21 +43,22 @@ def read_json_schema(given: object) -> object:
     Refused where the file cannot be read."""
     if isinstance(given, Mapping):
         return json.dumps(given)
-    if not isinstance(given, str) or given.lstrip().startswith("{"):
+    if not isinstance(given, str) or not given.strip() or given.lstrip().startswith("{"):
         return given
+    name = printable(given)  # an error of pydantic holds no bytes that are no text
     try:
         with open(given, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise Refused(f"--json-schema {given}: the file cannot be read: {reason}") from error
+        raise Refused(f"--json-schema {name}: the file cannot be read: {reason}") from error
     if len(data) > _MOST_BYTES:
-        raise Refused(f"--json-schema {given} must be at most {_MOST_BYTES:,} bytes, it is larger")
+        raise Refused(f"--json-schema {name} must be at most {_MOST_BYTES:,} bytes, it is larger")
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"--json-schema {given} must be a JSON schema, it is no JSON: {error}") from error
+        raise Refused(f"--json-schema {name} must be a JSON schema, it is no JSON: {error}") from error
     if not isinstance(schema, dict):
-        raise Refused(f"--json-schema {given} must be a JSON schema, an object, it is {text.strip()[:40]}")
+        raise Refused(f"--json-schema {name} must be a JSON schema, an object, it is {text.strip()[:40]}")
     return json.dumps(schema)

@@ -39,13 +39,13 @@ class NamedPrompt:
 class JobSettings(BaseModel):
     """Settings of a caption or OCR job. Field names are the flags (`max_new_tokens` is `--max-new-tokens`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     input: Annotated[tuple[str, ...], Kind("Input", "rows", of_sweep=True)] = Field(
         min_length=1, description="Parquet files, image files, folders or globs, local or s3://, gs://; repeatable."
     )
     output: Annotated[str, Kind("Output", "run", of_sweep=True)] = Field(
-        min_length=1, description="The run folder, local or s3://, gs://."
+        description="The run folder, local or s3://, gs://."
     )
     allow_root: Annotated[tuple[str, ...], Kind("Input", "requests")] = Field(
         (),
@@ -222,7 +222,6 @@ class JobSettings(BaseModel):
     step_seconds: Annotated[float | None, Kind("Machines", "machines", on_retry=True)] = Field(
         None,
         ge=0,
-        allow_inf_nan=False,
         description="An engine that takes longer for one step, as on a GPU that hangs, is ended and its rows are done "
         "by another; 0 for no limit. 600 on a GPU when not given, on a CPU none.",
     )
@@ -241,7 +240,6 @@ class JobSettings(BaseModel):
     wait_for_cluster: Annotated[float, Kind("Machines", "machines", on_retry=True)] = Field(
         0,
         ge=0,
-        allow_inf_nan=False,
         description="Seconds to wait for the cluster that RAY_ADDRESS names, where it is not there yet or goes away.",
     )
     unit_rows: Annotated[int | None, Kind("Machines", "run", fixed=True)] = Field(
@@ -299,10 +297,10 @@ class JobSettings(BaseModel):
         5, ge=0, le=50, description="Redirects of an http(s) URL, each checked anew."
     )
     fetch_connect_seconds: Annotated[float, Kind(_WEB, "run", on_retry=True)] = Field(
-        10, gt=0, allow_inf_nan=False, description="Longest wait for one connection to a host."
+        10, gt=0, description="Longest wait for one connection to a host."
     )
     fetch_read_seconds: Annotated[float, Kind(_WEB, "run", on_retry=True)] = Field(
-        20, gt=0, allow_inf_nan=False, description="Longest wait for the next byte of an http(s) image."
+        20, gt=0, description="Longest wait for the next byte of an http(s) image."
     )
 
     @field_validator("input", "allow_root")
@@ -310,7 +308,7 @@ class JobSettings(BaseModel):
     def _spell_all(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(_in_utf_8, urls))
 
-    @field_validator("output", mode="before")
+    @field_validator("output", "image_root", mode="before")
     @classmethod
     def _spell(cls, url: object) -> object:
         return _in_utf_8(url) if isinstance(url, str) else url
@@ -344,16 +342,17 @@ class JobSettings(BaseModel):
             return tuple(texts[0].split(","))
         return texts
 
-    @field_validator("regex", "choices", "bad_words", "answer_prefix")
+    @field_validator("*")
     @classmethod
-    def _check_texts(cls, given: str | tuple[str, ...] | None, field: ValidationInfo) -> object:
-        """Refuse bytes of a shell that are no text, and an empty one where it would be all that an answer may be."""
+    def _check_texts(cls, given: object, field: ValidationInfo) -> object:
+        """Refuse bytes of a shell that are no text, and an empty one: an unset variable would be as if not asked."""
         flag = f"--{str(field.field_name).replace('_', '-')}"
-        for text in (given,) if isinstance(given, str) else given or ():
-            if not text and field.field_name != "answer_prefix":
-                raise Refused(f"{flag} must not be empty, got {given!r}: is a variable of the shell unset?")
+        texts = (given,) if isinstance(given, str) else given if isinstance(given, tuple) else ()
+        for text in texts:
+            if not text and field.field_name not in _MAY_BE_EMPTY:
+                raise Refused(f"{flag} must not be empty, got {text!r}: is a variable of the shell unset?")
             if text.encode("utf-8", "ignore").decode() != text:
-                raise Refused(f"{flag} must be text that can be written as UTF-8, got {given!r}")
+                raise Refused(f"{flag} must be text that can be written as UTF-8, got {text!r}")
         return given
 
     @model_validator(mode="after")
@@ -429,6 +428,11 @@ class JobSettings(BaseModel):
                     f"{flag} {redacted(url)} must not hold {secret}, as the run's files and messages name it: "
                     "put keys in the environment, or copy a file that is behind http(s) to this machine"
                 )
+            if name in ("model", "adapter") and (longest := max(map(len, map(os.fsencode, url.split("/"))))) > _LONGEST:
+                raise Refused(
+                    f"{flag} must be a folder or a hub id, of names of at most {_LONGEST} bytes, got one of {longest}: "
+                    f"{url[:60]}..."
+                )
         return self
 
     @property
@@ -466,6 +470,8 @@ class JobSettings(BaseModel):
         return self
 
 
+_LONGEST = 255  # bytes of a name in a file system: looking for a longer one is an OSError, as where a disk is away
+_MAY_BE_EMPTY = frozenset({"system", "answer_prefix", "stop"})  # the engine says itself what an empty stop is
 _SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
 _FORMS = ("json_schema", "regex", "choices")
 KINDS = kinds_of(JobSettings)

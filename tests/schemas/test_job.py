@@ -1,5 +1,6 @@
 """What the settings take, and what they say when they refuse."""
 
+import math
 import os
 
 import pytest
@@ -51,6 +52,21 @@ def test_settings_are_frozen() -> None:
         pytest.param({"image_tokens": 0}, "greater than 0", id="no image tokens"),
         pytest.param({"image_tokens": 0.4, "strips": "auto"}, "left out with --strips auto", id="fewer, strips"),
         pytest.param({"image_tokens": 0.4, "engine": "transformers"}, "left out with --engine", id="fewer, other"),
+        pytest.param({"temperature": math.inf}, "temperature\\n  Input should be a finite number", id="infinite heat"),
+        pytest.param({"row_seconds": math.inf}, "row_seconds\\n  Input should be a finite number", id="endless row"),
+        pytest.param({"prompt": ("\udcff",)}, "--prompt must be text that can be written", id="a prompt of bytes"),
+        pytest.param({"system": "\udcff"}, "--system must be text that can be written", id="a system of bytes"),
+        pytest.param({"revision": "\udcff"}, "--revision must be text that can be written", id="a commit of bytes"),
+        pytest.param(
+            {"json_schema": "\udcff"}, r"--json-schema \\udcff: the file cannot be read", id="a file of bytes"
+        ),
+        pytest.param({"json_schema": ""}, "--json-schema must not be empty, got ''", id="an empty schema"),
+        pytest.param({"output": ""}, "--output must not be empty, got ''", id="an empty output"),
+        pytest.param({"id_column": ""}, "--id-column must not be empty, got ''", id="an empty column"),
+        pytest.param({"image_column": ""}, "--image-column must not be empty, got ''", id="an empty image column"),
+        pytest.param({"revision": ""}, "--revision must not be empty, got ''", id="an empty revision"),
+        pytest.param({"allow_hosts": ("",)}, "--allow-hosts must not be empty, got ''", id="an empty host"),
+        pytest.param({"model": "a/" + "x" * 300}, "--model must be a folder or a hub id, of names of at", id="long"),
         pytest.param({"bad_words": ("",)}, "--bad-words must not be empty", id="an empty word"),
         pytest.param({"choices": ("a", "")}, "--choices must not be empty", id="an empty choice"),
         pytest.param({"regex": ""}, "--regex must not be empty", id="an empty expression"),
