@@ -15,7 +15,16 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
+from cyclopts import (
+    App,
+    ArgumentCollection,
+    ConsumeMultipleError,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    RepeatArgumentError,
+    UnusedCliTokensError,
+)
 from cyclopts.config import Dict
 from pydantic import ValidationError
 
@@ -92,7 +101,7 @@ def run() -> NoReturn:
 
 def build_app() -> App:
     """Return the commands, and --config before any of them."""
-    lists = Parameter(negative_iterable=(), consume_multiple=True)
+    lists = Parameter(negative_iterable=(), consume_multiple=(1, None))  # --allow-root $ROOTS without ROOTS is no list
     app = App(
         name="llava-batch",
         version=version,
@@ -237,6 +246,10 @@ def find_unknown(app: App, tokens: Sequence[str]) -> str | None:
 def describe(error: CycloptsError) -> str:
     """Return one line for each thing that is wrong, naming the flag, the rule and the value."""
     cause = error.__cause__ or error
+    if isinstance(error, ConsumeMultipleError) and error.argument is not None:
+        return f"{error.argument.name} must be given a value, it has none: is a variable of the shell unset?"
+    if isinstance(error, RepeatArgumentError):
+        return f"{error.token.keyword} must be given once, it is there twice"
     if isinstance(error, MissingArgumentError) and error.argument is not None and not _is_given(error):
         name = error.argument.name
         return f"{name if error.argument.field_info.is_keyword_only else name[2:].upper()} is required"

@@ -57,10 +57,20 @@ def answer(
 ) -> int:
     """Run one job; return the exit status, which `notify` is told. The last line of stdout is one JSON object."""
     return told(
-        None if dry_run else notify,
+        notify_of(notify, dry_run=dry_run),
         settings.output,
         lambda: _answer(job, settings, default_prompt, dry_run=dry_run, continue_with_changes=continue_with_changes),
     )
+
+
+def notify_of(notify: str | None, *, dry_run: bool) -> str | None:
+    """Return the URL that is told of the end; a dry run tells nobody, and refuses what is no URL all the same."""
+    if notify is None or not dry_run:
+        return notify
+    from pipeline.notify import check_url
+
+    check_url(notify)
+    return None
 
 
 def told(notify: str | None, folder: str, run: Callable[[], int]) -> int:

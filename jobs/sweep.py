@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from pydantic import BaseModel, Field, ValidationError
 
-from jobs.answer import Notify, run_to_status, told
+from jobs.answer import Notify, notify_of, run_to_status, told
 from jobs.config import is_storage_option, read_config
 from schemas.errors import Refused
 from schemas.sweep import SweepSettings
@@ -47,8 +47,11 @@ def sweep(
     """Answer benchmarks with models, prompts and settings, score each cell and write out/results.{parquet,md,html}."""
     flags = {"output": output, **bounds.model_dump()}
     settings = read_settings(config, {name: value for name, value in flags.items() if value is not None})
-    url = None if dry_run else notify
-    return told(url, settings.output, lambda: run_to_status(lambda: _sweep(settings, dry_run=dry_run)))
+    return told(
+        notify_of(notify, dry_run=dry_run),
+        settings.output,
+        lambda: run_to_status(lambda: _sweep(settings, dry_run=dry_run)),
+    )
 
 
 def _sweep(settings: SweepSettings, *, dry_run: bool) -> int:

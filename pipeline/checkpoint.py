@@ -54,6 +54,14 @@ def at_their_folders(settings: JobSettings) -> JobSettings:
     return settings.model_copy(update=found)
 
 
+def check_revision(settings: JobSettings) -> None:
+    """Raise Refused for a revision of a folder: it would hold what the folder has, whatever was asked for."""
+    if settings.revision is not None and Path(locate(settings.model)).is_dir():
+        raise Refused(
+            f"--revision is for a model of the hub, got {settings.revision!r} for {settings.model!r}, which is a folder"
+        )
+
+
 def _whole(model: str) -> str:
     path = os.path.abspath(os.path.expanduser(model))
     return path if model != "demo" and os.path.isdir(path) else model

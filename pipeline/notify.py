@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pipeline.run_folder.events import last_event
 from schemas.errors import Refused
-from schemas.wording import one_line, redacted
+from schemas.wording import one_line, redacted, shortened
 
 _WAIT_S = 10.0
 _REFUSED = 2  # the exit status of what was found before anything started
@@ -19,13 +19,16 @@ _GRAIN = timedelta(milliseconds=1)  # of an event's time
 
 def check_url(url: str) -> None:
     """Raise Refused for what is no http(s) URL; its path may be a secret, and is not said."""
-    parts = urlsplit(url)
+    scheme = url.partition("://")[0] if "://" in url else "no"
     try:
-        port = parts.port or 0
-    except ValueError:
-        port = -1
-    if parts.scheme not in ("http", "https") or not parts.hostname or port < 0 or not url.isascii() or " " in url:
-        raise Refused(f"--notify must be an http:// or https:// URL, got one of {parts.scheme or 'no'!r} scheme")
+        parts = urlsplit(url)
+        is_whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError as error:  # which names what may be a password
+        raise Refused("--notify must be an http:// or https:// URL, got one whose host or port is none") from error
+    if scheme.lower() not in ("http", "https") or not is_whole:
+        raise Refused(f"--notify must be an http:// or https:// URL, got one of {shortened(scheme, 20)!r} scheme")
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        raise Refused("--notify must be a URL of visible ASCII characters, got one with others")
 
 
 def notify(url: str, folder: str, status: int, began: datetime) -> bool:

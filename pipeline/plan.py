@@ -13,6 +13,7 @@ from pipeline.checkpoint import (
     Pin,
     at_its_commit,
     at_their_folders,
+    check_revision,
     describe_generation,
     hash_code,
     pin,
@@ -173,7 +174,9 @@ def _with_whole_roots(settings: JobSettings) -> JobSettings:
 def resolve_model(settings: JobSettings) -> tuple[JobSettings, Pin]:
     """Return the settings with nothing left open about the model, and the proof of it; raise Refused where it cannot be
     loaded as it is."""
-    settings = at_their_folders(with_base(at_their_folders(settings)))  # whose base an adapter may name
+    settings = at_their_folders(settings)
+    check_revision(settings)
+    settings = at_their_folders(with_base(settings))  # whose base an adapter may name
     model = pin(settings.model, settings.revision)
     settings = at_its_commit(settings, model)
     settings = _with_chat_template(with_adapters_template(settings))

@@ -42,10 +42,38 @@ def test_who_cannot_be_told_is_named_without_the_path(hook, tmp_path: Path, path
     assert "secret" not in said
 
 
-@pytest.mark.parametrize("url", ["", "ftp://h/x", "file:///etc/passwd", "http://", "hooks.slack.com/x", "http://h:x/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ftp://h/x",
+        "file:///etc/passwd",
+        "http://",
+        "hooks.slack.com/x",
+        "http://h:x/",
+        "http://[::1",
+        "http://u:secret",
+    ],
+)
 def test_what_is_no_url_of_the_web_is_refused(url: str) -> None:
-    with pytest.raises(Refused, match="--notify must be an http:// or https:// URL"):
+    with pytest.raises(Refused, match="--notify must be an http:// or https:// URL") as refused:
         check_url(url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["http://h/a b", "http://h/\n", "http://h/\udcff"])
+def test_a_url_of_other_letters_than_a_request_can_have_is_refused(url: str) -> None:
+    with pytest.raises(Refused, match="--notify must be a URL of visible ASCII characters"):
+        check_url(url)
+
+
+def test_a_dry_run_refuses_what_its_run_would_and_tells_nobody(hook, tmp_path: Path, capsys) -> None:
+    write_parquet(tmp_path / "in.parquet", [good_row(0)])
+    where = ["--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out"), "--model", str(checkpoint())]
+    assert main(["caption", *where, "--dry-run", "--notify", "nowhere"]) == 2
+    assert "--notify must be" in capsys.readouterr().err
+    assert main(["caption", *where, "--dry-run", "--notify", hook[0]]) == 0
+    assert hook[1] == []
 
 
 def test_an_output_that_cannot_be_opened_keeps_nothing_from_being_told(hook, tmp_path: Path, capsys) -> None:
