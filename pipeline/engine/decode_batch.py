@@ -114,7 +114,7 @@ class DecodeBatch:
             for _ in range(3):  # lets libraries allocate what they would not while recording
                 for number in range(len(self._positions)):
                     self._take_over(number)
-                    self._run(number, self._num_pages * PAGE)
+                    self._run_recorded(number)  # idle slots stay where they are
                 if self._samples_apart:
                     self._sample()
 
@@ -153,7 +153,7 @@ class DecodeBatch:
                 self._sample()
 
     def _run_recorded(self, number: int) -> None:
-        """Run one part of the step and go on by a token: a recorded step needs no memory that it could lack."""
+        """Run one part of the step and go on by a token: once recorded it needs no memory that it could lack."""
         self._run(number, self._num_pages * PAGE)
         self._positions[number].advance()
 

@@ -185,9 +185,8 @@ class _Source:
         self._feed = cast("ActorHandle[_Feed]", feed)
         self._to_come = dict[int | None, list[UnitKey]]()  # by task, the units that are to come of it
         self._closed = _Closed()
-        with DataContext.current(
-            _context(self._closed, max(1, placement.models))
-        ):  # a dataset keeps it; the process's own may serve others
+        context = _context(self._closed, max(1, placement.models))
+        with DataContext.current(context):  # a dataset keeps it; the process's own may serve others
             self._dataset = _dataset(plan, placement, self._feed)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -324,6 +323,8 @@ class _Closed(threading.Event):
 
 
 class _Steps(ExecutionCallback):
+    """Is called at every step of Ray Data's loop."""
+
     def __init__(self, closed: _Closed) -> None:
         self._closed = closed
 
