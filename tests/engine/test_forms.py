@@ -11,6 +11,8 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from pipeline.engine.completion import Completion
 from pipeline.engine.engine import Engine
@@ -148,6 +150,25 @@ def test_rows_with_and_without_a_form_have_the_numbers_they_have_alone(oracle: O
     for sample in mixed:
         form, (text, *_, reason, _) = sample.prompts[0].form, together[sample.id]
         assert form is None or reason == "length" or is_of(form, text)
+
+
+def test_a_vocabulary_that_leaves_ids_out_writes_forms_with_its_last_tokens_too() -> None:
+    letters = {letter: 1000 + i for i, letter in enumerate("yesnotwa")}
+    spelling = Tokenizer(models.BPE(vocab={"<s>": 0, **letters, "</s>": 1100}, merges=[]))
+    spelling.decoder = decoders.ByteLevel()
+    spelling.add_special_tokens(["<s>", "</s>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=spelling, eos_token="</s>")
+    model = SimpleNamespace(tokenizer=tokenizer, stop_ids=(1100,), forms=Forms(tokenizer, (1100,), 1101))
+    prompt = Prompt(id="p", text="?", token_ids=np.array([0], np.int32), max_new_tokens=9, form=YES_NO)
+    completion = Completion(model, Sampling(row_forms=True), prompt)
+    masks = SlotMasks(1, model.forms.num_words, pinned=False)
+    allowed = []
+    for token in (letters["y"], letters["e"], letters["s"]):
+        words = fill_masks(masks, model.forms, {0: completion})
+        allowed.append(np.flatnonzero(np.unpackbits(words[0].numpy().view(np.uint8), bitorder="little")).tolist())
+        completion.append(token, -0.5)
+    assert allowed == [sorted((letters["y"], letters["n"])), [letters["e"]], [letters["s"]]]
+    assert (completion.finish_reason, completion.failure) == ("stop", None)
 
 
 def test_the_form_of_a_job_is_that_of_every_row_without_its_own(oracle: Oracle, samples) -> None:

@@ -1,5 +1,6 @@
 """Forms at work: which tokens may come next in an answer that has one, as bit masks for all slots of a step at once."""
 
+import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ ALL = -1  # a word of a mask in which every token is allowed
 _WORD = 32  # tokens
 _MOST_GRAMMARS = 256  # kept at once: rows may each have their own
 _MOST_THREADS = 16
+_SPECIAL = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
 
 
 def num_words(num_tokens: int) -> int:
@@ -183,10 +185,22 @@ class Forms:
 
 
 def _plain(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Return the tokenizer's JSON without what only matters to batches of texts."""
+    """Return the tokenizer's JSON without what only matters to batches of texts, and with a token for every id.
+
+    llguidance takes the tokens' number for the largest id: of a vocabulary that leaves ids out it would lose the last.
+    What fills these is special, and so in no text.
+    """
     from tokenizers import Tokenizer
 
     copied = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     copied.no_padding()
     copied.no_truncation()
-    return str(copied.to_str())
+    ids = set(tokenizer.get_vocab().values())
+    missing = sorted(set(range(max(ids))) - ids)
+    if not missing:
+        return str(copied.to_str())
+    content = json.loads(copied.to_str())
+    for id in missing:
+        content["model"]["vocab"][name := f"<no token {id}>"] = id
+        content["added_tokens"].append({**_SPECIAL, "id": id, "content": name})
+    return json.dumps(content)
