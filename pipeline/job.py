@@ -45,7 +45,7 @@ def run_job(
         if (complete := find_complete(plan, held=True)) is not None:  # by another driver until now
             return complete
         run = begin(plan, stage.preprocessor.describe(), continue_with_changes=continue_with_changes)
-        events = Events.of(folder)
+        events = Events.of(folder, lock.confirm)
         shard = Shard(
             settings=plan.settings,
             read=unit_reader(plan.listing),

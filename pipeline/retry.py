@@ -126,7 +126,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
             batch_plan = BatchPlan.of([shard], [units], loaders.engine)
             return answer_units(batch_plan, rows, lock, events, continue_with_changes=changes)
 
-        events = Events.of(folder)
+        events = Events.of(folder, lock.confirm)
         with noted(events, retry=retry.number, answers=len(retry.positions), units=len(retry.rows)) as end:
             progress = _answer_rows(retry, answer)
             manifest.pop("scores", None)  # of the answers as they were

@@ -3,6 +3,7 @@ budget spent, finished."""
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -32,19 +33,23 @@ _FLUSH_S = 10.0
 
 @dataclass(slots=True, kw_only=True)
 class Events:
-    """Writes the events of a folder. Stores cannot append: the file is small, and replaced whole."""
+    """Writes the events of a folder. Stores cannot append: the file is small, and replaced whole.
+
+    `confirm` raises FolderInUse where the folder is another driver's by now, whose events these would replace.
+    """
 
     folder: str
+    confirm: Callable[[], None] | None = None
     lines: list[str] = field(default_factory=list)
     written: int = 0  # lines
     written_at: float = float("-inf")
     is_broken: bool = False  # it cannot be written, and that has been said
 
     @classmethod
-    def of(cls, folder: str) -> "Events":
+    def of(cls, folder: str, confirm: Callable[[], None] | None = None) -> "Events":
         """Return those of a run folder, behind the ones that are there."""
         lines = read_lines(folder)
-        return cls(folder=folder, lines=lines, written=len(lines))
+        return cls(folder=folder, confirm=confirm, lines=lines, written=len(lines))
 
     def add(self, event: Kind, now: float, **values: object) -> None:
         """Note an event, and write it: at once, or where such come often, in ten seconds at the latest or with the
@@ -59,6 +64,8 @@ class Events:
 
     def _write(self, now: float) -> None:
         try:
+            if self.confirm is not None:
+                self.confirm()
             fs.write_atomic(state_path(self.folder, NAME), "".join(f"{line}\n" for line in self.lines).encode())
         except OSError as error:  # answers matter more; who reads events is told once
             if not self.is_broken:

@@ -43,7 +43,7 @@ def run_sweep(plan: SweepPlan, load: Callable[[JobSettings], Engine] | Loaders) 
     output = plan.settings.output
     with guarded(), hold(output) as lock, stop_on_signals(lock.last_word.dismiss):
         remove_sweeps_leftovers(output)
-        events = Events.of(output)
+        events = Events.of(output, lock.confirm)
         with noted(events, cells=len(plan.cells), complete=sum(cell.complete for cell in plan.cells)) as end:
             call = Call(folder=output, loaders=loaders, lock=lock, limits=_limits(plan), events=events)
             results = _answer_and_score(plan, call)

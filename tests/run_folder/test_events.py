@@ -12,8 +12,9 @@ from pipeline.execution.progress import Progress, UnitReport
 from pipeline.job import noted
 from pipeline.run_folder.events import NAME, Events, Kind, last_event, read_lines
 from pipeline.run_folder.layout import state_path
-from pipeline.run_folder.lock import FolderInUse
+from pipeline.run_folder.lock import FolderInUse, Timing, hold
 from pipeline.run_folder.units import Counts, ErrorType
+from pipeline.storage import filesystem as fs
 from schemas.engine import EngineStatistics
 
 
@@ -47,6 +48,17 @@ def test_a_driver_that_has_lost_its_folder_leaves_the_events_to_the_other(tmp_pa
     with pytest.raises(FolderInUse), noted(Events.of(str(tmp_path))):
         raise FolderInUse("another driver has it")
     assert kinds(tmp_path) == ["started"]
+
+
+def test_a_driver_that_does_not_know_yet_replaces_no_event_of_the_one_that_has_followed_it(tmp_path: Path) -> None:
+    with hold(str(tmp_path), Timing(beat_s=1000)) as lock:
+        first = Events.of(str(tmp_path), lock.confirm)
+        first.add("started", 0.0)
+        Events.of(str(tmp_path)).add("finished", 0.0)  # of another driver, which has taken the lock over
+        fs.write_atomic(lock.url, b"{}")
+        with pytest.raises(FolderInUse, match="was taken over"):
+            first.add("rows_failed", 99.0)
+    assert kinds(tmp_path) == ["started", "finished"]
 
 
 def test_secrets_in_messages_are_not_written(tmp_path: Path) -> None:
