@@ -130,10 +130,11 @@ def run_to_status(run: Callable[[], int]) -> int:
     from pipeline.execution.executor import ErrorBudgetSpent
     from pipeline.execution.ray_errors import RunFailed
     from pipeline.execution.signals import Stopped, stopped_line
+    from pipeline.run_folder.lock import FolderLost
 
     try:
         return run()
-    except ErrorBudgetSpent as error:
+    except (ErrorBudgetSpent, FolderLost) as error:
         say(f"\nerror: {error}")
         return 1
     except (RunFailed, ClusterLost, OSError) as error:

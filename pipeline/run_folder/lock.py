@@ -33,6 +33,10 @@ class FolderInUse(Refused):
     """Another driver works on the folder."""
 
 
+class FolderLost(FolderInUse):
+    """Another driver has taken the folder over from this one, at its work."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """Seconds between two signs of an owner's life, and of the silence that is trusted."""
@@ -67,9 +71,9 @@ class Lock:
         self.last_word = LastWord(None)
 
     def check(self) -> None:
-        """Raise FolderInUse where the folder is no longer ours, as after a machine that slept for a minute."""
+        """Raise FolderLost where the folder is no longer ours, as after a machine that slept for a minute."""
         if self.lost:
-            raise FolderInUse(f"{self.url} was taken over by another driver, or removed, while this one was silent")
+            raise FolderLost(f"{self.url} was taken over by another driver, or removed, while this one was silent")
 
     def confirm(self) -> None:
         """Check by a look at the lock itself, before what only one driver may do.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.answer import run_to_status
 from pipeline.run_folder.lock import NAME, FolderInUse, Timing, hold, still_holds, this_machine
 from pipeline.storage import filesystem as fs
 from schemas.run import STATE
@@ -78,6 +79,19 @@ def test_a_driver_that_was_followed_notices(folder: str) -> None:
         with pytest.raises(FolderInUse, match="was taken over"):
             lock.check()
     assert fs.exists(fs.join(folder, STATE, NAME))  # the other's, and left to it
+
+
+def test_a_command_that_was_followed_at_its_work_has_failed_and_was_no_bad_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> int:
+        with hold(str(tmp_path), Timing(beat_s=1000)) as lock:
+            change_owner(str(tmp_path))
+            lock.confirm()
+        return 0
+
+    assert run_to_status(work) == 1
+    assert "driver.lock was taken over by another driver" in capsys.readouterr().err
 
 
 def test_a_lock_torn_by_a_kill_is_taken_over(tmp_path: Path) -> None:
