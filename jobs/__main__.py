@@ -9,6 +9,8 @@ Exit 0: done within the error budget; 1: failed; 2: bad usage or settings, found
 
 import io
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
@@ -66,6 +68,8 @@ _COMMANDS = (
     init,
     submit,
 )
+_NARROWEST = 40  # columns of a terminal
+_HELP_FLAGS = frozenset({"--help", "-h", "--version"})
 _HELP = """Batch inference for LLaVA-NeXT on Ray Data: images and prompts in Parquet, answers in Parquet.
 
 llava-batch caption --input photos/ --output out/
@@ -81,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; return the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # of names that the terminal's encoding lacks, or that are none
         sys.stdout.reconfigure(errors="backslashreplace")
+    _widen()
     app, tokens = build_app(), list(sys.argv[1:] if argv is None else argv)
     try:
         result = app.meta(tokens, exit_on_error=False, print_error=False)
@@ -91,6 +96,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:  # a setting that only the input or the model could show to be bad
         return _refuse(str(error))
     return result if isinstance(result, int) else 0
+
+
+def _widen() -> None:
+    """Have help written for a terminal of some width: for one of 0 it cannot be, for one of 1 it takes minutes."""
+    columns = os.environ.get("COLUMNS", "")
+    is_narrow = columns.isdecimal() and int(columns) < _NARROWEST
+    if is_narrow or shutil.get_terminal_size().columns < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)
+
+
+def _check_folder(tokens: Sequence[str]) -> None:
+    """Raise Refused where the folder that a command was typed in is gone: paths lead nowhere, and libraries break."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        if not _HELP_FLAGS & set(tokens):
+            raise Refused(f"the current folder must be there, it is not ({error.strerror}): cd to another") from error
 
 
 def run() -> NoReturn:
@@ -133,6 +155,7 @@ def build_app() -> App:
             ),
         ] = (),
     ) -> object:
+        _check_folder(tokens)
         if tokens[:1] == ("submit",):  # all of it is the job's, which runs elsewhere
             there = [f"--config={config}"] if config else []
             there += [f"--storage-option={option}" for option in storage_option]

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from schemas.errors import Refused
+from schemas.wording import typed
 
 _MOST_BYTES = 2**20
 _MOST_VALUES = 100_000  # with every alias written out
@@ -106,7 +107,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise Refused(f"--config {path} cannot be read: {error.strerror}") from error
+        raise Refused(f"--config {typed(path)} cannot be read: {error.strerror}") from error
     if len(data) > _MOST_BYTES:
         raise Refused(f"--config {path} must be at most {_MOST_BYTES:,} bytes, it is larger")
     return data

@@ -1,12 +1,12 @@
 """Flags: under which heading of --help each setting stands, and what is done to a setting before a job has it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Optional, TypeVar
 
 from cyclopts import Group, Parameter
 from pydantic import BaseModel, Field, ValidationError, create_model
 
+from pipeline.storage.local_files import read_text
 from schemas.errors import Refused
 from schemas.job import KINDS, JobSettings
 from schemas.setting_kinds import HEADINGS
@@ -76,8 +76,8 @@ def read_prompt(prompt: str) -> str:
     if rest.startswith("@"):
         return name + rest
     try:
-        text = Path(rest).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(rest)
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise Refused(f"--prompt {prompt}: the file cannot be read: {reason} (@@ begins a text with an @)") from error
     return name + text.rstrip("\n")

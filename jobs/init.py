@@ -13,11 +13,12 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from jobs.flags import under
+from jobs.flags import settings_from, under
 from jobs.ocr import OcrSettings
 from schemas.errors import Refused
 from schemas.job import KINDS, JobSettings
 from schemas.setting_kinds import HEADINGS
+from schemas.wording import typed
 
 Job = Literal["caption", "ocr", "sweep"]
 
@@ -64,20 +65,25 @@ def init(
     llava-batch init caption
     llava-batch init ocr --input scans/ --to ocr.yaml
     """
-    path = to or Path(f"{job}.yaml")
-    texts = {"input": input, "output": output or f"out/{job}", "model": model}
+    path = Path(f"{job}.yaml") if to is None else to
+    if not path.name.strip():
+        raise Refused(f"--to must be the name of a file, got {str(path)!r}: is a variable of the shell unset?")
+    # What a job refuses, as a password in a URL, is not written either.
+    given = {"input": (input,), "output": f"out/{job}" if output is None else output, "model": model}
+    settings = settings_from(given)
+    texts = {"input": settings.input[0], "output": settings.output, "model": settings.model}
     if job == "sweep":
         quoted = {name: json.dumps(text, ensure_ascii=False) for name, text in texts.items()}
         content = _SWEEP.format(to=path, output=quoted["output"], model=quoted["model"])
     else:
         content = "\n".join(_lines(job, path, texts)) + "\n"
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(content)
+        with path.open("xb") as file:
+            file.write(content.encode("utf-8", "backslashreplace"))  # its own name, in a comment, may be no text
     except FileExistsError as error:
         raise Refused(f"--to {path} is there already, and is not written over: choose another name") from error
     except OSError as error:
-        raise Refused(f"--to {path} cannot be written: {error.strerror}") from error
+        raise Refused(f"--to {typed(path)} cannot be written: {error.strerror}") from error
     sys.stdout.write(f"{path}: look through it, then\n  llava-batch {job} --config {path} --dry-run\n")
     return 0
 

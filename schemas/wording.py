@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ def redacted(text: str) -> str:
     return _HUB_TOKEN.sub("***", text)
 
 
+def typed(path: Path) -> str:
+    """Return a path for people, without secrets: of a URL that was typed in its place pathlib keeps one slash, in which
+    `redacted` would see none."""
+    return redacted(_ONE_SLASH.sub(r"\1://", str(path)))
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with what it counts: `1 unit`, `2,000 units`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
@@ -111,6 +118,7 @@ _SECRETS = (
     r"|sig|signature|(?:access_|auth_?|api_?|id_|refresh_)?(?:token|key)|auth|passw(?:or)?d|pwd|secret|client_secret"
 )
 _QUERY = re.compile(rf"([?&;](?:{_SECRETS})=)[^&;\s'\"<>#]+", re.IGNORECASE)
+_ONE_SLASH = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _BEARER = re.compile(r"(\b(?:bearer|basic) )[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 

@@ -46,7 +46,11 @@ def check_destination(destination: str, name: str = "DEST") -> None:
 
 def _check_writable(path: str, name: str) -> None:
     """Raise Refused where nothing can be written at a local path: what is above it is no folder, or not for us."""
-    folder = nearest(path if os.path.isdir(path) else os.path.dirname(path))
+    try:
+        nearest(path)
+        folder = nearest(path if os.path.isdir(path) else os.path.dirname(path))
+    except OSError as error:  # a name too long, links that go round above it
+        raise Refused(f"{name} must be a path that can be made, got {path}: {error.strerror}") from error
     if not os.path.isdir(folder):
         raise Refused(f"{name} must be below a folder, {folder} is none, got {path}")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -95,21 +95,23 @@ class Run:
             return with_added(pq.read_schema(source).empty_table()).schema.remove_metadata()
 
 
-def open_run(folder: str) -> Run:
-    """Return the complete run in a folder; raise Refused where it is not complete, or not whole."""
+def open_run(folder: str, name: str = "OUT") -> Run:
+    """Return the complete run in a folder, which `name` gives; raise Refused where it is not complete, or not whole."""
+    if not folder.strip():
+        raise Refused(f"{name} must not be empty, got {folder!r}: is a variable of the shell unset?")
     try:
         run = read_run(folder)
         if run is None:
-            raise Refused(f"OUT must be a run folder with a .run/run.json, {folder} has none")
+            raise Refused(f"{name} must be a run folder with a .run/run.json, {folder} has none")
         manifest = read_manifest(folder)
         if manifest is None:
-            raise Refused(f"OUT must be a complete run, {folder} is not: run its command again until it is done")
+            raise Refused(f"{name} must be a complete run, {folder} is not: run its command again until it is done")
         if is_retried(folder, manifest):
-            raise Refused(f"OUT must be a complete run, a retry of {folder} was stopped: retry-failed finishes it")
+            raise Refused(f"{name} must be a complete run, a retry of {folder} was stopped: retry-failed finishes it")
         if lost := find_lost(folder, manifest):
-            raise Refused(f"OUT must be whole, {lost[0]}: the run's own command answers that again")
+            raise Refused(f"{name} must be whole, {lost[0]}: the run's own command answers that again")
     except OSError as error:
-        raise Refused(f"OUT must be a folder that can be read, {folder}: {one_line(error)}") from error
+        raise Refused(f"{name} must be a folder that can be read, {folder}: {one_line(error)}") from error
     return Run(folder=folder, description=run, manifest=manifest)
 
 

@@ -13,8 +13,9 @@ from pipeline.exports.destination import check_inside, put_file, safe_name
 from pipeline.exports.names import Collision, find_collision, without_suffix
 from pipeline.exports.rows import Choice, Run
 from pipeline.storage import filesystem as fs
+from pipeline.storage.local_files import read_text
 from schemas.errors import Refused
-from schemas.wording import printable
+from schemas.wording import printable, typed
 
 Exists = Literal["skip", "overwrite", "append", "prepend"]
 PromptsAs = Literal["lines", "files"]
@@ -54,6 +55,9 @@ class Written:
 
 def write_sidecars(run: Run, destination: str, choice: Choice, options: SidecarOptions) -> Written:
     """Write the sidecars of the chosen rows below a folder; the same again changes nothing."""
+    path = fs.local_path(destination)
+    if path is not None and os.path.lexists(path) and not os.path.isdir(path):
+        raise Refused(f"DEST must be a folder, {destination} is none: choose another")
     refuse_same_names(run, choice)
     written = Written()
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -98,10 +102,10 @@ def strip_opening(text: str, openings: Sequence[str]) -> str:
 def read_openings(path: Path) -> tuple[str, ...]:
     """Return the openings that a file lists, the longest first; raises Refused where it cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise Refused(f"--openings {path}: the file cannot be read: {reason}") from error
+        raise Refused(f"--openings {typed(path)}: the file cannot be read: {reason}") from error
     found = {" ".join(line.lower().split()) for line in lines if line.strip() and not line.startswith("#")}
     return tuple(sorted(found, key=lambda opening: (-len(opening), opening)))
 

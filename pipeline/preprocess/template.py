@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.preprocess.conversation import Conversation
@@ -10,6 +9,7 @@ from pipeline.preprocess.facts import ModelFacts
 from pipeline.preprocess.files import load_processor
 from pipeline.preprocess.formats import FORMATS, published_format, render_format
 from pipeline.preprocess.own import difference, named_templates, own_template, render_jinja
+from pipeline.storage.local_files import read_text
 from schemas.errors import Refused
 from schemas.job import TEMPLATE_SUFFIXES
 
@@ -92,7 +92,7 @@ def renderer(template: str, tokenizer: "PreTrainedTokenizerBase", own: str | Non
 
 def _read_template(path: str) -> str:
     try:
-        template = Path(path).read_text(encoding="utf-8")
+        template = read_text(path)
     except (OSError, ValueError) as error:
         raise Refused(f"--chat-template {path} must be a Jinja file: {error}") from error
     if not is_template(template):

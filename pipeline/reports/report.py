@@ -46,7 +46,7 @@ def write_report(
     check_destination(target, "--to")
     if fs.exists(target) and not _is_page(target):
         raise Refused(f"--to must be a new file or a page that a report was, {target} is something else")
-    other = None if compared is None else compare(run, open_run(compared), rows)
+    other = None if compared is None else compare(run, open_run(compared, "--compare"), rows)
     put_file(target, report(run, rows, other).encode("utf-8", "replace"))
     return fs.absolute(target)
 

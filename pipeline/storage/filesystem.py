@@ -25,7 +25,7 @@ from pipeline.storage import local_files
 from pipeline.storage.backoff import WAITS_S, with_retries
 from pipeline.storage.store_errors import store_errors
 from schemas.errors import Refused
-from schemas.wording import credentials_in, lacks_bucket, one_line
+from schemas.wording import credentials_in, lacks_bucket, one_line, redacted
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -264,7 +264,7 @@ def spelled(url: str) -> str:
 def remote(url: str) -> tuple[AbstractFileSystem, str]:
     """Return the filesystem of `url` and its path there; `::` is part of a key, never fsspec's chain of filesystems."""
     if (secret := credentials_in(url)) is not None:
-        raise UnsupportedScheme(f"a URL must not hold {secret}: keys belong in the environment")
+        raise UnsupportedScheme(f"a URL must not hold {secret}, got {redacted(url)}: keys belong in the environment")
     if lacks_bucket(url):
         raise UnsupportedScheme(f"a URL of a store must name its bucket, got {url}")
     scheme = scheme_of(url)

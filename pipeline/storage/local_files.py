@@ -1,6 +1,7 @@
 """Local files: those of this machine, opened only where they have bytes of their own, written and created whole."""
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -13,6 +14,7 @@ class NotRegular(OSError):
     """The path has no bytes of its own: a folder, a pipe, a device."""
 
 
+_MOST_BYTES = 2**20
 # Regular files some of which are the secrets of this process; what else is in /dev is no regular file.
 _OF_THE_SYSTEM = ("/proc/", "/sys/", "/dev/")
 _BUT = "/dev/shm/"
@@ -45,6 +47,16 @@ def open_regular(path: str) -> IO[bytes]:
         os.close(descriptor)
         raise NotRegular(f"{path} is not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return the text of a file that a flag names, of a MiB at most: a device has no end. Raises OSError, and
+    UnicodeDecodeError."""
+    with open(path, "rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it must have at most {_MOST_BYTES:,} bytes, it has more")
+    return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text
 
 
 def files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:

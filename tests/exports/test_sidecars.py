@@ -43,6 +43,27 @@ def test_captions_are_files_of_the_images_names(run: str, tmp_path: Path, option
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param("file", "DEST must be a folder, .*file is none", id="a file"),
+        pytest.param("link", "DEST must be a folder, .*link is none", id="a link to nothing"),
+        pytest.param("x" * 300, "DEST must be a path that can be made, got .*: File name too long", id="a long name"),
+    ],
+)
+def test_captions_need_a_folder(run: str, tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(Refused, match=message):
+        export(run, str(tmp_path / name), "sidecars", ExportOptions())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_openings_of_a_device_without_an_end_are_refused() -> None:
+    with pytest.raises(Refused, match="--openings /dev/zero: the file cannot be read: it must have at most 1,048,576"):
+        read_openings(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
     ("exists", "found"),
     [
         ("skip", "mine"),

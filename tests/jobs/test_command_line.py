@@ -247,6 +247,19 @@ def test_a_flag_that_is_wrong_or_missing_is_named(flags: list[str], message: str
         (["submit", "caption", "--input", "a"], "--address is required"),
         (["submit", "--adress", "a", "caption", "--input", "a"], "--adress is no flag of submit; did you mean --addr"),
         (["retry-failed", "x" * 300], f"{'x' * 300}/.run/run.json must be a file that can be read"),
+        (["verify", "--config", "https://u:secret@h/x"], "--config https://***@h/x cannot be read: No such file"),
+        (["init", "caption", "--to", "https://u:secret@h/x"], "--to https://***@h/x cannot be written: No such file"),
+        (["init", "caption", "--to", ""], "--to must be the name of a file, got '.': is a variable of the shell"),
+        (["init", "ocr", "--to", "/dev/null/x", "--input", ""], "--input must not be empty, got ''"),
+        (
+            ["init", "sweep", "--to", "/dev/null/x", "--output", "s3://u:secret@b/x"],
+            "--output s3://***@b/x must not hold",
+        ),
+        (["verify", "s3://u:secret@b/x"], "a URL must not hold a user or password, got s3://***@b/x"),
+        (
+            ["caption", "--input", "a", "--output", "b", "--prompt", "@/dev/zero"],
+            "--prompt @/dev/zero: the file cannot be",
+        ),
         (["plan", "--input", "a", "--output", "http://h/x"], "--output must be a local folder or in an object store"),
         (["retry-failed", __file__], f"OUT must be a complete run, {__file__} is not"),
     ],
@@ -258,6 +271,30 @@ def test_other_commands_say_what_is_wrong_in_a_line(command: list[str], message:
     said = capsys.readouterr().err
     assert said.startswith(f"error: {message}")
     assert len(said.splitlines()) == 1
+
+
+def test_init_writes_a_file_for_names_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "caption", "--to", "\udcff.yaml", "--input", "caf\udce9"]) == 0
+    assert f'input: ["file://{tmp_path}/caf%E9"]' in Path("\udcff.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "39"])
+def test_help_is_written_for_a_terminal_of_no_width(columns: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["init", "--help"]) == 0
+    assert "Usage: llava-batch init" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_gone_is_said_and_keeps_nobody_from_help(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["init", "--help"]) == 0
+    assert main(["caption", "--input", "/a", "--output", "/b"]) == 2
+    assert "error: the current folder must be there, it is not (No such file" in capsys.readouterr().err
 
 
 def test_without_a_command_there_is_help(capsys) -> None:

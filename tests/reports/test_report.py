@@ -156,7 +156,8 @@ def test_the_page_stands_in_the_run_and_is_written_over(run: str, capsys: pytest
         pytest.param(["OUT", "--to", "OUT/.run/run.json"], "is something else", id="another file"),
         pytest.param(["OUT", "--to", "OUT"], "is something else", id="a folder"),
         pytest.param(["OUT", "--to", "https://x/y.html"], "--to must be a path", id="http"),
-        pytest.param(["OUT", "--compare", "nowhere"], "nowhere has none", id="nothing to compare"),
+        pytest.param(["OUT", "--compare", "nowhere"], "--compare must be a run folder", id="nothing to compare"),
+        pytest.param(["OUT", "--compare", ""], "--compare must not be empty, got ''", id="a variable that is unset"),
     ],
 )
 def test_bad_usage_is_one_line(run: str, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
