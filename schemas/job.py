@@ -471,7 +471,12 @@ class JobSettings(BaseModel):
 
 
 _LONGEST = 255  # bytes of a name in a file system: looking for a longer one is an OSError, as where a disk is away
-_MAY_BE_EMPTY = frozenset({"system", "answer_prefix", "stop"})  # the engine says itself what an empty stop is
+_NONE_OF_ITS_KIND = frozenset(
+    {"image_column", "id_column", "prompt_column", "messages_column"}
+)  # '': the input has none
+_MAY_BE_EMPTY = (
+    frozenset({"system", "answer_prefix", "stop"}) | _NONE_OF_ITS_KIND
+)  # the engine itself says no to a stop
 _SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
 _FORMS = ("json_schema", "regex", "choices")
 KINDS = kinds_of(JobSettings)

@@ -62,8 +62,7 @@ def test_settings_are_frozen() -> None:
         ),
         pytest.param({"json_schema": ""}, "--json-schema must not be empty, got ''", id="an empty schema"),
         pytest.param({"output": ""}, "--output must not be empty, got ''", id="an empty output"),
-        pytest.param({"id_column": ""}, "--id-column must not be empty, got ''", id="an empty column"),
-        pytest.param({"image_column": ""}, "--image-column must not be empty, got ''", id="an empty image column"),
+        pytest.param({"reference_column": ""}, "--reference-column must not be empty, got ''", id="an empty column"),
         pytest.param({"revision": ""}, "--revision must not be empty, got ''", id="an empty revision"),
         pytest.param({"allow_hosts": ("",)}, "--allow-hosts must not be empty, got ''", id="an empty host"),
         pytest.param({"model": "a/" + "x" * 300}, "--model must be a folder or a hub id, of names of at", id="long"),
@@ -160,3 +159,8 @@ def test_the_settings_hold_the_schema_itself_wherever_it_came_from(tmp_path) -> 
 )
 def test_choices_are_one_text_with_commas_or_several(given: object, choices: tuple[str, ...]) -> None:
     assert settings(choices=given).choices == choices
+
+
+@pytest.mark.parametrize("name", ["image_column", "id_column", "prompt_column", "messages_column"])
+def test_an_empty_name_says_that_the_input_has_no_such_column(name: str) -> None:
+    assert getattr(settings(**{name: ""}), name) == ""
