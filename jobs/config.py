@@ -48,18 +48,24 @@ class Config:
         except ValidationError as error:
             first = error.errors()[0]
             rule = first["msg"][0].lower() + first["msg"][1:]
+            advice = self._quoted(name, *first["loc"]) if first["type"] == "string_type" else ""
             path: tuple[str | int, ...] = (name, *(one for one in first["loc"] if isinstance(one, int)))
-            raise Refused(f"{self.at(*path)}: {name}: {rule}, got {self.shown(*path)}") from error
+            raise Refused(f"{self.at(*path)}: {name}: {rule}, got {self.shown(*path)}{advice}") from error
 
     def shown(self, *path: str | int) -> str:
-        """Return a value as it stands in the file, with what to do where YAML reads no text in it."""
+        """Return a value as it stands in the file, and as what YAML reads it where that is no text."""
         node = self._node(path)
         if not isinstance(node, yaml.ScalarNode):
             return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
         if node.tag == _TEXT:
             return repr(node.value)
         kind = node.tag.rpartition(":")[2]
-        return f'{node.value or "nothing"}, which YAML reads as {kind}: text must be in quotes ("{node.value}")'
+        return f"{node.value or 'nothing'}, which YAML reads as {kind}"
+
+    def _quoted(self, *path: str | int) -> str:
+        """Return what to do where a text was wanted and YAML reads none in what stands there."""
+        node = self._node(path)
+        return f': text must be in quotes ("{node.value}")' if isinstance(node, yaml.ScalarNode) else ""
 
     def _node(self, path: tuple[str | int, ...]) -> yaml.Node:
         node = self.root

@@ -36,10 +36,13 @@ def doctor(*, choices: Annotated[Choices, Parameter(name="*")] = _ALL) -> int:
     Each line that fails has the command that mends it below; exit status 1 where any does.
     """
     from pipeline.doctor import NO_INPUT, NO_OUTPUT, examine
+    from pipeline.preprocess.forms import check_job_form
 
     base = {"input": (NO_INPUT,), "output": NO_OUTPUT}
+    settings = settings_from({**base, **choices.model_dump(exclude_none=True)})
+    check_job_form(settings)  # what no answer can be held to is bad usage here as well
     failed = 0
-    for finding in examine(settings_from({**base, **choices.model_dump(exclude_none=True)})):
+    for finding in examine(settings):
         failed += finding.state == "fail"
         sys.stdout.write(f"{finding.state:<4}  {finding.name:<18} {printable(redacted(finding.found))}\n")
         if finding.mend is not None:

@@ -247,6 +247,7 @@ def test_a_flag_that_is_wrong_or_missing_is_named(flags: list[str], message: str
         (["submit", "caption", "--input", "a"], "--address is required"),
         (["submit", "--adress", "a", "caption", "--input", "a"], "--adress is no flag of submit; did you mean --addr"),
         (["retry-failed", "x" * 300], f"{'x' * 300}/.run/run.json must be a file that can be read"),
+        (["doctor", "--regex", "(a"], "--regex must be a form that answers can be held to"),
         (["verify", "--config", "https://u:secret@h/x"], "--config https://***@h/x cannot be read: No such file"),
         (["init", "caption", "--to", "https://u:secret@h/x"], "--to https://***@h/x cannot be written: No such file"),
         (["init", "caption", "--to", ""], "--to must be the name of a file, got '.': is a variable of the shell"),

@@ -76,7 +76,12 @@ def test_dates_are_text_and_merges_are_followed(tmp_path: Path) -> None:
         ("prompt: null", "line 3: prompt: input should be a valid string, got null, which YAML reads as null"),
         ("keep: [url, 1.5]", "line 3: keep: input should be a valid string, got 1.5, which YAML reads as float"),
         ("limit: '5'", "line 3: limit: input should be a valid integer, got '5'"),
-        ("limit: yes", "line 3: limit: input should be a valid integer, got yes"),
+        ("limit: yes", "line 3: limit: input should be a valid integer, got yes, which YAML reads as bool\n"),
+        ("limit: 1.0", "line 3: limit: input should be a valid integer, got 1.0, which YAML reads as float\n"),
+        (
+            "prompt: 3",
+            "line 3: prompt: input should be a valid string, got 3, which YAML reads as int: text must be in ",
+        ),
         ("dry_run: 1", "line 3: dry_run: input should be a valid boolean, got 1"),
         ("model: {a: b}", "line 3: model: input should be a valid string, got a mapping"),
         ("max-new-tokens: 1\nmax_new_tokens: 2", "line 4: max_new_tokens is there twice, with _ and with -"),
