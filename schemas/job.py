@@ -471,12 +471,9 @@ class JobSettings(BaseModel):
 
 
 _LONGEST = 255  # bytes of a name in a file system: looking for a longer one is an OSError, as where a disk is away
-_NONE_OF_ITS_KIND = frozenset(
-    {"image_column", "id_column", "prompt_column", "messages_column"}
-)  # '': the input has none
-_MAY_BE_EMPTY = (
-    frozenset({"system", "answer_prefix", "stop"}) | _NONE_OF_ITS_KIND
-)  # the engine itself says no to a stop
+# No column is called '': that the input has none of that name is said as of any other. An engine refuses a stop itself.
+_COLUMNS = frozenset({"image_column", "id_column", "prompt_column", "messages_column"})
+_MAY_BE_EMPTY = _COLUMNS | {"system", "answer_prefix", "stop"}
 _SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
 _FORMS = ("json_schema", "regex", "choices")
 KINDS = kinds_of(JobSettings)
