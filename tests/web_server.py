@@ -112,6 +112,18 @@ def _without_end(begin: bytes, more: bytes) -> Script:
     return script
 
 
+def _later(begin: bytes, rest: Script) -> Script:
+    """A script that begins so, and goes on once that has been read for itself."""
+
+    async def script(ask: Ask) -> AsyncIterator[bytes]:
+        yield begin
+        await asyncio.sleep(0.2)
+        async for part in rest(ask):
+            yield part
+
+    return script
+
+
 _EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 _CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -200,6 +212,8 @@ SCRIPTS: dict[str, Script] = {
     "/early-hints-for-ever": _without_end(_EARLY, _EARLY * 50),
     "/trailers": sends(_CHUNKED + chunked(PNG)[:-2] + b"X-Checksum: 1\r\n\r\n"),
     "/trailers-for-ever": _without_end(_CHUNKED + chunked(PNG)[:-2], b"X-Checksum: 1\r\n" * 50),
+    "/trailers-for-ever-later": _later(_CHUNKED, _without_end(chunked(PNG)[:-2], b"X-Checksum: 1\r\n" * 50)),
+    "/chunk-of-words": sends(_CHUNKED + b"zz\r\nabc\r\n0\r\n\r\n"),
     "/chunk-without-end": _without_end(_CHUNKED + b"5;", b"x" * 1000),
     "/headers-for-ever": _without_end(b"HTTP/1.1 200 OK\r\n", b"X-Long: " + b"x" * 9000 + b"\r\n"),
     "/status-without-end": _without_end(b"H", b"H" * 1000),

@@ -3,6 +3,7 @@
 import socket
 
 import aiohttp
+from aiohttp.http_exceptions import BadHttpMessage, PayloadEncodingError
 from yarl import URL
 
 from pipeline.sources.web.responses import Transient
@@ -42,11 +43,16 @@ def meaning(error: Exception, url: URL) -> RowError | Transient:
 
 
 def _of_response(error: Exception, url: URL) -> RowError | Transient:
-    if isinstance(error, aiohttp.ClientPayloadError):
+    if isinstance(error, aiohttp.ClientPayloadError) and not _is_malformed(error.__cause__):
         return Transient("Truncated", "the server ended the image too early")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return _failed("ProxyFailed", url, f"the proxy answers {error.status}", "see --http-proxy")
     return _failed("BadResponse", url, "the server does not speak HTTP/1.1", "look at it with another client")
+
+
+def _is_malformed(cause: BaseException | None) -> bool:
+    """Tell whether what came behind the headers is no HTTP, as trailers without end: that passes by no new try."""
+    return isinstance(cause, BadHttpMessage) and not isinstance(cause, PayloadEncodingError)
 
 
 def _of_lookup(cause: object, url: URL) -> RowError | Transient:

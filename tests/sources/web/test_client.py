@@ -91,6 +91,8 @@ def test_an_image_is_fetched_however_it_comes(web: Web, client: Make, path: str)
         ("/image-alone", "BadResponse", 1),
         ("/headers-for-ever", "BadResponse", 1),
         ("/trailers-for-ever", "BadResponse", 1),
+        ("/trailers-for-ever-later", "BadResponse", 1),
+        ("/chunk-of-words", "BadResponse", 1),
         ("/status-without-end", "BadResponse", 1),
         ("/latin-1-headers", "NotFound", 1),
         ("/latin-1-type", "NotAnImage", 1),
