@@ -9,7 +9,6 @@ import torch
 from schemas.engine import Dtype, EngineSettings, Quantize
 from schemas.errors import Refused
 
-_LEAST_BFLOAT16, _LEAST_FP8 = (8, 0), (8, 9)
 _BUILT = re.compile(r"(sm|compute)_(\d+)(\d)(a|f)?")
 
 
@@ -40,9 +39,9 @@ class Card:
         if self.built_for and not any(_runs(one, self.capability) for one in self.built_for):
             kernels = ", ".join(self.built_for)
             return f"PyTorch must be built for the GPU: {its}, torch {torch.__version__} has kernels for {kernels}"
-        if quantize == "fp8" and self.capability < _LEAST_FP8:
+        if quantize == "fp8" and self.capability < (8, 9):
             return f"quantize 'fp8' needs a GPU of compute capability 8.9 or more, {its}; use '4bit'"
-        if dtype == "bfloat16" and self.capability < _LEAST_BFLOAT16:
+        if dtype == "bfloat16" and self.capability < (8, 0):
             return f"dtype 'bfloat16' needs a GPU of compute capability 8.0 or more, {its}; use 'float16'"
         return None
 

@@ -82,6 +82,6 @@ def shared_memory(capability: int, dtype: str, group: int, shared_bytes: int) ->
         constexprs={(names.index(name),): one for name, one in fixed.items()},
     )
     options = {"num_warps": 4 if rows <= 64 else 8, "num_stages": kernels._stages(rows, itemsize)}
-    options |= {"enable_fp_fusion": True}
+    options |= {"enable_fp_fusion": kernels._FUSED}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     return int(compiled.metadata.shared)
