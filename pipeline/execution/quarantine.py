@@ -115,21 +115,24 @@ class Guard:
         """
         name = f"unit-{unit:08d}-{self._work}"
         left = self._markers.find(name)
-        try:
-            if left is None or left.accuses_nobody:
-                with self._gate.shared() if left is None else self._gate.alone():
-                    self._markers.put(name, alone=left is not None)
-                    table = read(None)
-                    self._follow(name, None)
-                    result = step(table)
-            else:
-                with self._gate.alone():
-                    result = self._one_by_one(name, left.after_death(), read, step)
-        finally:
-            if self._watch is not None:
-                self._watch.end()
-        self._markers.remove(name)
-        return result
+        with self._at_work(name, alone=left is not None):
+            if left is not None and not left.accuses_nobody:
+                return self._one_by_one(name, left.after_death(), read, step)
+            self._markers.put(name, alone=left is not None)
+            table = read(None)
+            self._follow(name, None)
+            return step(table)
+
+    @contextmanager
+    def _at_work(self, name: str, *, alone: bool) -> Iterator[None]:
+        """Hold the gate until nothing accuses the unit any more: the next one through may kill at once."""
+        with self._gate.alone() if alone else self._gate.shared():
+            try:
+                yield
+            finally:
+                if self._watch is not None:
+                    self._watch.end()
+            self._markers.remove(name)
 
     def _follow(self, name: str, known: Marker | None, first: int = 0) -> None:
         if self._watch is not None:

@@ -1,10 +1,13 @@
 """The watchdog: a row that takes too long ends its worker, even in C code that no thread of that worker can interrupt.
 
 A small process of its own sees what is worked on. Where that does not end in time it writes down what it was (the
-marker of quarantine.py), then kills the worker; the next try of the unit finds what it wrote.
+marker of quarantine.py), then kills the worker; the next try of the unit finds what it wrote. Where the interpreter is
+held, all that its threads are at is late, and nobody knows which holds it: of several none is accused, as quarantine
+has each done alone next.
 `python -m pipeline.execution.watchdog` is that process: it imports nothing until it has something to write.
 """
 
+import itertools
 import json
 import mmap
 import os
@@ -24,8 +27,12 @@ if TYPE_CHECKING:
     from pipeline.run_folder.markers import Note
 
 _POLL_S = 0.5
-_BYTES = 2**20
-_HEAD = struct.Struct("qq")  # the text's number and its length
+_BEAT_S = 0.1
+_HELD_S = 5 * _BEAT_S  # without a beat
+_NUMBER = struct.Struct("q")
+_NUM_TEXTS, _NUM_BEATS, _HEAD = 0, _NUMBER.size, 2 * _NUMBER.size  # where they lie, before two texts
+_MOST = 2**20  # bytes of a text
+_BYTES = _HEAD + 2 * (_NUMBER.size + _MOST)
 
 
 class Watchdog:
@@ -55,39 +62,67 @@ class Watchdog:
             os.unlink(name)
             os.ftruncate(descriptor, _BYTES)
             self._shared = _Shared(descriptor)
-            self._start(descriptor)
+            self._start(descriptor, self._shared)
             os.close(descriptor)
         self._shared.write(json.dumps(list(self._expected.values())).encode())
 
-    def _start(self, descriptor: int) -> None:
+    def _start(self, descriptor: int, shared: "_Shared") -> None:
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         command = [sys.executable, "-m", "pipeline.execution.watchdog", str(os.getpid()), str(descriptor)]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, pass_fds=[descriptor]
         )
-        weakref.finalize(self, _end, process)
+        ended = threading.Event()
+        threading.Thread(target=shared.beat, args=(ended,), daemon=True).start()
+        weakref.finalize(self, _end, process, ended)
 
 
 class _Shared:
-    """A text in shared memory, written by one process and read by another; its number is odd while it is written."""
+    """A text in shared memory, written by one process and read by another. A new one is written beside the last, which
+    is there until the new one is whole: whatever happens to the writer."""
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, _BYTES)
-        self._number = 0
 
     def write(self, text: bytes) -> None:
         """Replace the text; one that is too long becomes an empty one."""
-        text = text if len(text) <= _BYTES - _HEAD.size else b"[]"
-        _HEAD.pack_into(self._memory, 0, self._number + 1, 0)
-        self._memory[_HEAD.size : _HEAD.size + len(text)] = text
-        self._number += 2
-        _HEAD.pack_into(self._memory, 0, self._number, len(text))
+        text = text if len(text) <= _MOST else b"[]"
+        number = self._number(_NUM_TEXTS) + 1
+        begin = self._begin(number)
+        self._put(begin, len(text))
+        self._memory[begin + _NUMBER.size : begin + _NUMBER.size + len(text)] = text
+        self._put(_NUM_TEXTS, number)
 
     def read(self) -> bytes | None:
-        """Return the text; None while it is being written."""
-        number, length = _HEAD.unpack_from(self._memory)
-        text = self._memory[_HEAD.size : _HEAD.size + length]
-        return text if _HEAD.unpack_from(self._memory) == (number, length) and not number % 2 else None
+        """Return the text; None where it was replaced meanwhile."""
+        number = self._number(_NUM_TEXTS)
+        begin = self._begin(number)
+        text = self._memory[begin + _NUMBER.size : begin + _NUMBER.size + self._number(begin)]
+        return text if self._number(_NUM_TEXTS) == number else None
+
+    def beat(self, ended: threading.Event) -> None:
+        """Show, until it has ended, that the interpreter takes turns."""
+        for number in itertools.count(1):
+            self._put(_NUM_BEATS, number)
+            if ended.wait(_BEAT_S):
+                return
+
+    def is_held(self) -> bool:
+        """Return whether nothing else runs in the writer's interpreter now."""
+        before = self._number(_NUM_BEATS)
+        time.sleep(_HELD_S)
+        return self._number(_NUM_BEATS) == before
+
+    def _begin(self, number: int) -> int:
+        """Return where this text begins, its length first."""
+        return _HEAD + number % 2 * (_NUMBER.size + _MOST)
+
+    def _number(self, place: int) -> int:
+        number: int = _NUMBER.unpack_from(self._memory, place)[0]
+        return number
+
+    def _put(self, place: int, number: int) -> None:
+        _NUMBER.pack_into(self._memory, place, number)
 
 
 def main() -> None:
@@ -110,7 +145,7 @@ def main() -> None:
             os.kill(worker, signal.SIGKILL)
             return
         if late and now > waits_until:
-            _put_down(worker, *late[0])
+            _put_down(worker, late[0] if len(expected) == 1 or not shared.is_held() else None)
             return
 
 
@@ -123,12 +158,13 @@ def _is_stopped(worker: int) -> bool:
         return False
 
 
-def _put_down(worker: int, url: str, text: str) -> None:
-    """Stop the worker where it is, write down why, and kill it whatever comes of that."""
+def _put_down(worker: int, note: tuple[str, str] | None) -> None:
+    """Stop the worker where it is, write down why if that is known, and kill it whatever comes of that."""
     with suppress(ProcessLookupError):
         os.kill(worker, signal.SIGSTOP)
         try:
-            _leave(url, text)
+            if note is not None:
+                _leave(*note)
         finally:
             os.kill(worker, signal.SIGKILL)
 
@@ -139,7 +175,8 @@ def _leave(url: str, text: str) -> None:
     fs.write_atomic(url, text.encode())
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+    ended.set()
     process.kill()
     process.wait()
     with suppress(BrokenPipeError):

@@ -62,6 +62,7 @@ class Preprocess:
     def __call__(self, table: pa.Table, watch: Watch = NOBODY) -> pa.Table:
         requests = _requests(table, watch)
         images = [self._images_of(row, request, watch) for row, request in enumerate(requests)]
+        watch.end()  # what comes next is waiting for units before this one
         wanted = [() if isinstance(own, Failure) else own for own in images]
         most_bytes = sum(map(len, wanted)) * self.preprocessor.facts.anyres.most_bytes
         buffer = self._tile_memory.buffer(min(_MOST_TILE_BYTES, most_bytes))
@@ -217,11 +218,14 @@ def _one_row(sample: Sample, watch: Watch) -> pa.Table:
 
 
 def _begun(fetched: Iterator[EncodedImage], row: int, watch: Watch) -> Iterator[EncodedImage]:
-    """Yield the images, with the row's time running from the moment at which there is one to decode."""
+    """Yield the images, with the row's time running from the moment at which there is one to decode, and not while
+    another is waited for."""
     watch.end()
     for image in fetched:
         watch.begin(row, "decode")
         yield image
+        watch.end()
+    watch.begin(row, "decode")  # a page is rendered once it is known to be alone
 
 
 def _size_of(image: EncodedImage) -> int:

@@ -3,8 +3,8 @@
 import json
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from pipeline.execution.quarantine import MAX_LOADS, Guard, RowWatch, StepLimit, bounded_loading
 from pipeline.execution.watchdog import Watchdog
 from pipeline.run_folder.markers import Marker, Markers, Note
+from pipeline.stages.locks import RWLock
 from pipeline.storage import filesystem as fs
 from schemas.errors import Failure
 
@@ -135,6 +136,50 @@ def test_units_that_were_near_a_death_are_done_whole_each_by_itself(tmp_path: Pa
         result, deaths = try_until_done(attempt)
         assert (result["id"].to_pylist()[:2], deaths) == (["A", "B"], 2 if unit == 5 else 0)
     assert seen == [2] * 5 + [4] + [1] * 3 + [1] * 3 + [2] * 6
+
+
+class Gate(RWLock):
+    """Sees what lies there at the moment in which the next unit may begin, and may kill."""
+
+    def __init__(self, folder: Path, watchdog: "Watching") -> None:
+        super().__init__()
+        self.left: list[list[str]] = []
+        self._folder, self._watchdog = folder, watchdog
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with super().alone():
+            yield
+            self.left.append([*(path.name for path in self._folder.iterdir()), *self._watchdog.expected])
+
+
+@pytest.mark.parametrize("known", [Marker(driver="d"), Marker(driver="d", alone=True), Marker(driver="d", row=1)])
+def test_a_unit_that_is_through_is_accused_of_nothing_that_the_next_one_does(tmp_path: Path, known: Marker) -> None:
+    markers = Markers(folder=str(tmp_path), driver="d")
+    markers.put("unit-00000007-generate", known.row, known, alone=known.alone)
+    gate = Gate(tmp_path / "markers", watchdog := Watching())
+    watch = RowWatch(watchdog, 60, lambda *_: None)
+
+    def step(table: pa.Table) -> pa.Table:
+        watch.begin(0, "decode")
+        return upper(table)
+
+    good = ROWS.slice(0, 2)
+    Guard("generate", markers, fail_rows, gate, watch)(7, lambda _: good, step)
+    assert gate.left == [[]]
+
+
+class Watching(Watchdog):
+    """Keeps the names of what is expected."""
+
+    def __init__(self) -> None:
+        self.expected: set[str] = set()
+
+    def expect(self, name: str, until: float, note: Note) -> None:
+        self.expected.add(name)
+
+    def done(self, name: str) -> None:
+        self.expected.discard(name)
 
 
 class HastyWatchdog(Watchdog):

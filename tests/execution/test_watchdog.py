@@ -1,5 +1,6 @@
 """A process that holds its own interpreter is ended by another one, which leaves a note of what it was at."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,35 @@ ctypes.PyDLL(None).sleep(int(sys.argv[3]))
 """
 
 
+HOLDS_BESIDE = """
+import ctypes, sys, time
+from pipeline.run_folder.markers import Note
+from pipeline.execution.watchdog import Watchdog
+watchdog = Watchdog()
+for name, seconds in (("before", 0.5), ("holds", 1.0), ("after", 99)):
+    watchdog.expect(name, time.monotonic() + seconds, Note(url=sys.argv[1] + f"/{name}.json", text=name))
+(ctypes.PyDLL if sys.argv[2] == "held" else ctypes.CDLL)(None).sleep(1000)
+"""
+
+
+HOLDS_WHILE_TOLD = """
+import ctypes, sys, time
+from pipeline.run_folder.markers import Note
+from pipeline.execution.watchdog import Watchdog
+lines = 0
+def hold(frame, event, _):
+    global lines
+    lines += event == "line"
+    if lines == int(sys.argv[2]):
+        ctypes.PyDLL(None).sleep(1000)
+    return hold
+watchdog = Watchdog()
+watchdog.expect("row", time.monotonic() + 0.3, Note(url=sys.argv[1] + "/row-5.json", text=""))
+sys.settrace(lambda frame, *_: hold if frame.f_code.co_name == "write" else None)
+watchdog.expect("row", time.monotonic() + 99, Note(url=sys.argv[1] + "/row-6.json", text=""))
+"""
+
+
 STOPPED = HOLDS.replace("ctypes.PyDLL(None).sleep(int(sys.argv[3]))", "import os; os.kill(os.getpid(), 19)")
 
 
@@ -30,6 +60,30 @@ def test_a_row_that_takes_too_long_ends_its_process_and_leaves_its_note(tmp_path
     ended = run(tmp_path, 0.2, 1000)
     assert (ended.returncode, ended.stdout, ended.stderr) == (-9, "worked\n", "")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("left.json", "row 3")]
+
+
+def run_script(script: str, *arguments: str) -> int:
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, check=False, cwd=Path(__file__).parents[2], timeout=30).returncode
+
+
+def test_of_several_rows_beside_one_that_holds_the_interpreter_none_is_accused(tmp_path: Path) -> None:
+    assert run_script(HOLDS_BESIDE, str(tmp_path), "held") == -9
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_several_rows_in_a_process_that_takes_turns_the_late_one_is_accused(tmp_path: Path) -> None:
+    assert run_script(HOLDS_BESIDE, str(tmp_path), "free") == -9
+    assert [path.name for path in tmp_path.iterdir()] == ["before.json"]
+
+
+def test_a_process_that_is_held_in_the_middle_of_telling_is_ended_all_the_same(tmp_path: Path) -> None:
+    for line in itertools.count(1):
+        (folder := tmp_path / str(line)).mkdir()
+        if run_script(HOLDS_WHILE_TOLD, str(folder), str(line)) == 0:  # it has no such line
+            break
+        assert [path.name for path in folder.iterdir()] == ["row-5.json"]
+    assert line > 4
 
 
 def test_a_process_that_is_stopped_is_ended_too_and_its_row_is_not_accused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The stages as functions of tables: every row stays, in its place, with an answer or a reason."""
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,13 +13,13 @@ from pipeline.engine.engine import Engine
 from pipeline.preprocess.image import Room
 from pipeline.preprocess.parsed import answer_columns
 from pipeline.preprocess.preprocessor import EncodedImage, Images
-from pipeline.preprocess.row_border import Nobody
+from pipeline.preprocess.row_border import Nobody, Watch
 from pipeline.stages.engine_settings import engine_settings, sampling_of
 from pipeline.stages.generate import Generate, final_answers
 from pipeline.stages.preprocess import Preprocess
 from schemas.answer import ANSWER_SCHEMA, Answer, table_to_answers
 from schemas.engine import EngineSettings
-from schemas.errors import Failure, Refused
+from schemas.errors import Failure, Refused, Stage
 from schemas.job import JobSettings
 from schemas.request import ImageRef, Request, requests_to_table
 from schemas.sample import Sample, table_to_samples
@@ -157,6 +158,76 @@ def test_a_bug_costs_the_rows_in_which_it_shows_and_its_traceback_is_kept() -> N
     samples = table_to_samples(BuggyPreprocess(settings())(requests(GOOD, wide, GOOD), traces))
     assert failures(samples) == [None, ("decode", "ZeroDivisionError"), None]
     assert "in _load" in traces.kept["decode-ZeroDivisionError"]
+
+
+class Clock(Nobody):
+    """Knows whether the time of a row runs."""
+
+    def __init__(self) -> None:
+        self.runs, self.began = False, threading.Event()
+        self._changed = threading.Condition()
+
+    def begin(self, row: int, stage: Stage) -> None:
+        with self._changed:
+            self.runs = True
+            self.began.set()
+
+    def end(self) -> None:
+        with self._changed:
+            self.runs = False
+            self._changed.notify_all()
+
+    def rests(self) -> bool:
+        """Return whether no row's time runs within 10 s."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.runs, timeout=10)
+
+
+class SlowlyFetching(Preprocess):
+    """Fetches `late.png` once another row's time, or an earlier image's, has begun, and notes whether it rests then."""
+
+    clock: Clock
+    rested: bool | None = None
+
+    def _fetch(self, image: ImageRef, room: Room, watch: Watch) -> EncodedImage | Failure:
+        if image.uri == "late.png":
+            assert self.clock.began.wait(10)
+            self.rested = self.clock.rests()
+        return picture(1)
+
+
+LATE = ImageRef(uri="late.png")
+
+
+def test_no_time_of_a_row_runs_while_its_next_image_is_fetched() -> None:
+    preprocess = SlowlyFetching(settings())
+    preprocess.clock = Clock()
+    row = Request(id="a", images=(GOOD, LATE, GOOD), prompt="What?")
+    assert failures(table_to_samples(preprocess(requests_to_table([row]), preprocess.clock))) == [None]
+    assert preprocess.rested
+
+
+def test_no_time_of_a_row_runs_while_the_unit_before_is_prepared() -> None:
+    preprocess = SlowlyFetching(settings())
+    preprocess.clock = Clock()
+    before = threading.Thread(target=preprocess, args=(requests(LATE),))
+    before.start()
+    rows = [Request(id=id, images=(GOOD,), messages=messages([IMAGE, "What?"])) for id in "ab"]
+    assert failures(table_to_samples(preprocess(requests_to_table(rows), preprocess.clock))) == [None, None]
+    before.join()
+    assert preprocess.rested
+
+
+def test_a_page_in_strips_is_rendered_while_its_time_runs() -> None:
+    class Looking(Preprocess):
+        def _load(self, fetched: Iterator[EncodedImage], room: Room) -> Images:
+            images = super()._load(fetched, room)
+            ran.append(clock.runs)
+            return images
+
+    clock, ran = Clock(), list[bool]()
+    Looking(settings(strips="auto"))(requests(GOOD), clock)
+    assert ran == [True]
 
 
 def test_a_file_named_more_often_than_the_context_has_room_for_is_not_fetched() -> None:
