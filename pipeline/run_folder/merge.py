@@ -131,8 +131,8 @@ def merge_parts(units: Units, parts: dict[str, list[int]]) -> tuple[list[dict[st
         tally = _Tally()
         try:
             data = stream_to_parquet(tally.counted(_read_ahead(units, part)))
-        except BrokenUnit:
-            broken |= _find_broken(units, part)
+        except BrokenUnits as error:
+            broken |= {**error.units, **_find_broken(units, part)}  # the first may be read whole the second time
             continue
         if not broken:
             files.append(write_answers(units.folder, path, data, tally.counts.rows))
@@ -170,15 +170,23 @@ class _Tally:
 
 
 def _read_ahead(units: Units, numbers: Sequence[int]) -> Iterator[pa.Table]:
-    """Yield the units in order, a few of them read before they are asked for."""
+    """Yield the units in order, a few of them read before they are asked for; raise BrokenUnits for the first that
+    is."""
     with ThreadPoolExecutor(_UNITS_AHEAD) as pool:
-        reading: deque[Future[pa.Table]] = deque()
+        reading: deque[tuple[int, Future[pa.Table]]] = deque()
         for number in numbers:
-            reading.append(pool.submit(units.read, number))
+            reading.append((number, pool.submit(units.read, number)))
             if len(reading) >= _UNITS_AHEAD:
-                yield reading.popleft().result()
+                yield _whole(*reading.popleft())
         while reading:
-            yield reading.popleft().result()
+            yield _whole(*reading.popleft())
+
+
+def _whole(number: int, reading: "Future[pa.Table]") -> pa.Table:
+    try:
+        return reading.result()
+    except BrokenUnit as error:
+        raise BrokenUnits({number: str(error)}) from error
 
 
 def check_units(units: Units, numbers: Sequence[int]) -> bool:

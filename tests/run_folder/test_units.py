@@ -1,5 +1,6 @@
 """A unit is what its run says: its columns, and what happens to one that has others."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,9 +9,9 @@ import pytest
 
 from pipeline.plan import Plan, plan_job
 from pipeline.preflight import check_output
-from pipeline.run_folder.merge import BrokenUnits, check_mergeable, finish_run
-from pipeline.run_folder.run import RunMismatch, read_run
-from pipeline.run_folder.units import OtherColumns, read_answers, to_parquet, unit_path, write_unit
+from pipeline.run_folder.merge import BrokenUnits, Units, check_mergeable, finish_run
+from pipeline.run_folder.run import RunMismatch, read_manifest, read_run
+from pipeline.run_folder.units import BrokenUnit, OtherColumns, read_answers, to_parquet, unit_path, write_unit
 from pipeline.verify import verify_run
 from tests.inputs import SCHEMA, good_row, write_parquet
 from tests.test_verify import run_without_ray
@@ -55,6 +56,31 @@ def test_a_unit_with_other_columns_is_broken_and_named_by_verify(tmp_path: Path,
     assert set(broken.value.units) == {1}
     (_, problem) = verify_run(units.folder)
     assert problem == broken.value.units[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stumbling(Units):
+    """The units of a run, of which one is torn the first time that it is read, as by a disk that is about to fail."""
+
+    torn: list[int]
+
+    def read(self, unit: int) -> pa.Table:
+        if unit in self.torn:
+            self.torn.remove(unit)
+            raise BrokenUnit(f"unit {unit} is torn")
+        return Units(**{one.name: getattr(self, one.name) for one in fields(Units)}).read(unit)
+
+
+@pytest.mark.parametrize("torn", [[0], [1], [0, 1]])
+def test_a_unit_that_is_torn_only_once_is_never_left_out_of_the_answers(tmp_path: Path, torn: list[int]) -> None:
+    plan, run = answered(tmp_path)
+    whole = plan.units(run)
+    units = Stumbling(**{one.name: getattr(whole, one.name) for one in fields(Units)}, torn=list(torn))
+    with pytest.raises(BrokenUnits) as broken:
+        finish_run(units, "f" * 64, {})
+    assert set(broken.value.units) <= set(torn)
+    assert read_manifest(plan.settings.output) is None
+    assert finish_run(whole, "f" * 64, {})["rows"] == 20
 
 
 def test_what_cannot_be_merged_is_refused_before_it_is_begun(tmp_path: Path) -> None:
