@@ -12,6 +12,7 @@ A kill at any point is mended by the same command: positions are absolute, so th
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -46,7 +47,7 @@ from pipeline.run_folder.mend import (
     retry_marks,
     retry_name,
 )
-from pipeline.run_folder.merge import Units, check_units, clear_work, in_manifest, write_answers
+from pipeline.run_folder.merge import UNITS_AHEAD, Units, check_units, clear_work, in_manifest, write_answers
 from pipeline.run_folder.run import (
     RunMismatch,
     begin_run,
@@ -305,14 +306,16 @@ class Retry:
         }
 
     def _new_answers(self, positions: npt.NDArray[np.int64]) -> pa.Table:
-        """Return the new answer of each of these positions."""
+        """Return the new answer of each of these positions, which are in order, of the units that have them."""
         units, num_prompts = self.units, self.plan.num_prompts
+        answers_a_unit = self.plan.listing.unit_rows * num_prompts
+        wanted = np.unique(positions // answers_a_unit).tolist()
         tables = []
-        for unit, rows in self.rows.items():
-            first = unit * self.plan.listing.unit_rows
-            there = np.repeat((np.array(rows) + first) * num_prompts, num_prompts)
-            there += np.tile(np.arange(num_prompts), len(rows))
-            tables.append(to_travel(units.read(unit)).filter(pa.array(np.isin(there, positions))))
+        with ThreadPoolExecutor(UNITS_AHEAD) as pool:
+            for unit, answers in zip(wanted, pool.map(units.read, wanted), strict=True):
+                there = np.repeat(np.array(self.rows[unit]) * num_prompts, num_prompts)
+                there += np.tile(np.arange(num_prompts), len(self.rows[unit])) + unit * answers_a_unit
+                tables.append(to_travel(answers).filter(pa.array(np.isin(there, positions))))
         return pa.concat_tables(tables)
 
 

@@ -105,6 +105,14 @@ def test_a_retry_that_was_given_up_replaces_nothing_more_and_its_workers_write_n
             shard.write(0, pa.table({}))
 
 
+def test_each_file_is_replaced_by_its_own_units_and_no_other_is_read_for_it(scene: Scene) -> None:
+    manifest, units = manifest_of(scene.plan), Path(scene.retry.units.folder, "units")
+    numbers = iter(sorted(units.iterdir()))
+    scene.retry.finish(manifest, lambda: next(numbers, units / "none").unlink(missing_ok=True))  # once it was read
+    assert attempts(scene) == ONCE
+    assert not units.exists()
+
+
 ONCE = [1 if row == 3 else 2 for row in range(20)]  # row 3 has failed, and was not chosen
 
 

@@ -38,7 +38,7 @@ configs:
 
 The answers of a run of LLaVA-NeXT batch inference are in `answers/`; `run.json` has its settings.
 """
-_UNITS_AHEAD = 16  # read while the one before is written
+UNITS_AHEAD = 16  # read while the one before is written
 
 
 class BrokenUnits(RuntimeError):
@@ -69,7 +69,7 @@ class Units:
 
 def check_mergeable(units: Units) -> None:
     """Raise RunMismatch where a unit that is done has other columns than those that are still to be answered."""
-    with ThreadPoolExecutor(_UNITS_AHEAD) as pool:
+    with ThreadPoolExecutor(UNITS_AHEAD) as pool:
         for error in pool.map(partial(_other_columns, units), sorted(done_units(units.folder))):
             if error is not None:
                 raise RunMismatch(
@@ -172,11 +172,11 @@ class _Tally:
 def _read_ahead(units: Units, numbers: Sequence[int]) -> Iterator[pa.Table]:
     """Yield the units in order, a few of them read before they are asked for; raise BrokenUnits for the first that
     is."""
-    with ThreadPoolExecutor(_UNITS_AHEAD) as pool:
+    with ThreadPoolExecutor(UNITS_AHEAD) as pool:
         reading: deque[tuple[int, Future[pa.Table]]] = deque()
         for number in numbers:
             reading.append((number, pool.submit(units.read, number)))
-            if len(reading) >= _UNITS_AHEAD:
+            if len(reading) >= UNITS_AHEAD:
                 yield _whole(*reading.popleft())
         while reading:
             yield _whole(*reading.popleft())
