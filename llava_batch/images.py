@@ -10,10 +10,12 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from pipeline.storage import filesystem as fs
-from schemas.errors import Refused
+from schemas.errors import Refused, RowError
 from schemas.request import ImageRef
+from schemas.wording import one_line, shortened
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
+_MOST_SAID = 300  # characters of what a library says
 _AS_THEY_ARE = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes that a PNG keeps
 
 
@@ -41,8 +43,21 @@ def reference(picture: Picture) -> ImageRef:
 
 
 def encoded(pixels: Image.Image | npt.NDArray[Any]) -> bytes:
-    """Return a PNG of the pixels, upright where the image says how it was turned."""
-    image = _from_array(pixels) if isinstance(pixels, np.ndarray) else ImageOps.exif_transpose(pixels)
+    """Return a PNG of the pixels, upright where the image says how it was turned.
+
+    Raises Refused for an array of anything else than pixels, and RowError for an image that was opened and cannot be
+    decoded, as Pillow reads a file when it is first looked at.
+    """
+    if isinstance(pixels, np.ndarray):
+        return _as_png(_from_array(pixels))
+    try:
+        return _as_png(ImageOps.exif_transpose(pixels))
+    except Exception as error:  # Pillow's plugins raise whatever they meet
+        message = f"the image cannot be decoded: {shortened(one_line(error), _MOST_SAID)}"
+        raise RowError("decode", "BrokenImage", message) from error
+
+
+def _as_png(image: Image.Image) -> bytes:
     if image.mode not in _AS_THEY_ARE:
         image = image.convert("RGB")
     file = io.BytesIO()

@@ -18,7 +18,7 @@ from pipeline.stages.engine_settings import load_engine
 from pipeline.stages.generate import Generate
 from pipeline.stages.preprocess import Preprocess
 from schemas.answer import Answer, table_to_answers
-from schemas.errors import Refused
+from schemas.errors import Refused, RowError
 from schemas.job import JobSettings
 from schemas.request import Request, requests_to_table
 
@@ -57,8 +57,7 @@ class Model:
         if not rows:
             return []
         requests = [
-            Request(id=str(number), images=tuple(map(reference, row)), prompt=prompt)
-            for number, (row, prompt) in enumerate(zip(rows, asked, strict=True))
+            _request(str(number), row, prompt) for number, (row, prompt) in enumerate(zip(rows, asked, strict=True))
         ]
         return table_to_answers(self._generate(self._preprocess(requests_to_table(requests))))
 
@@ -73,6 +72,13 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _request(id: str, images: list[Picture], prompt: str) -> Request:
+    try:
+        return Request(id=id, images=tuple(map(reference, images)), prompt=prompt)
+    except RowError as error:
+        return Request(id=id, images=(), prompt=prompt, failure=error.failure)
 
 
 def _rows_of(images: Picture | Sequence[Picture | Sequence[Picture] | None]) -> list[list[Picture]]:

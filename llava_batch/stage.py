@@ -5,6 +5,7 @@ dataset.map_batches(llava_batch.Caption("demo"), batch_format="pyarrow", batch_s
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,12 +22,14 @@ from pipeline.sources.reader import KEEP, requests_in
 from pipeline.stages.engine_settings import load_engine
 from pipeline.stages.generate import Engine, Generate, final_answers
 from pipeline.stages.preprocess import Preprocess
-from schemas.errors import Refused
+from schemas.errors import Failure, Refused, RowError
 from schemas.job import JobSettings, columns_in
+from schemas.wording import one_line, shortened
 
 Batch: TypeAlias = Any  # a pyarrow.Table, a dict of numpy arrays or a pandas.DataFrame; what is returned is alike
 _OF_A_RUN = ("keep", "reference_column", "limit")  # settings that say which rows a run's answers have, and with what
 _OF_ROWS = ("id", "prompt")  # of an answer; left out where the batch has columns of these names
+_MOST_SAID = 300  # characters of what a library says
 _ROW = "row"  # the column that says which row an answer is of, while it is made
 
 
@@ -66,24 +69,27 @@ class Stage:
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch with the columns of its answers behind its own."""
         if isinstance(batch, pa.Table):
-            answers = self._answer(_readable(dict(zip(batch.column_names, batch.columns, strict=True))))
+            answers = self._answer(_read(dict(zip(batch.column_names, batch.columns, strict=True))))
             return _beside(batch.take(answers[_ROW]), answers.drop_columns([_ROW]))
         is_frame = hasattr(batch, "iloc")
         columns = {name: batch[name].to_numpy() for name in batch.columns} if is_frame else dict(batch)
-        answers = self._answer(_readable(columns))
+        answers = self._answer(_read(columns))
         rows = answers[_ROW].to_numpy()
         own = {name: values[rows] for name, values in columns.items()}
         whole = own | {name: _objects(answers[name]) for name in answers.column_names if name != _ROW}
         return type(batch)(whole) if is_frame else whole
 
-    def _answer(self, table: pa.Table) -> pa.Table:
+    def _answer(self, read: "_Read") -> pa.Table:
         """Return the columns of the answers, and `row`."""
-        settings = self._settings
-        columns = find_columns([FileSchema(url="the batch", schema=table.schema)], self._choices())
+        settings, table = self._settings, read.table
+        try:
+            columns = find_columns([FileSchema(url="the batch", schema=table.schema)], self._choices())
+        except Refused as error:
+            raise Refused("; ".join([str(error), *read.said()])) from error
         if settings.temperature > 0 and columns.id is None:
             raise Refused("temperature above 0 needs an id column: what is drawn for a row follows from its id")
         rows = pa.array(np.arange(table.num_rows))
-        requests = requests_in(table, columns).append_column(KEEP + _ROW, rows)
+        requests = read.with_failures(requests_in(table, columns), columns.image).append_column(KEEP + _ROW, rows)
         answers = final_answers(self._generate(self._prepare(columns)(requests)), settings)
         answers = answers.drop_columns([name for name in _OF_ROWS if name in table.column_names])
         names = [name if name == _ROW else self._prefix + name for name in answers.column_names]
@@ -115,26 +121,61 @@ class Stage:
             return self._preprocess[prompts]
 
 
-def _readable(columns: Mapping[str, Any]) -> pa.Table:
-    """Return the columns as the files of a run would have them: pixels as encoded images."""
-    arrays = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """The columns of a batch as the files of a run would have them: pixels as encoded images."""
+
+    table: pa.Table
+    failures: Mapping[str, Mapping[int, Failure]]  # by column and row, of values that no image can be made of
+    passed: Mapping[str, str]  # why columns are not in the table: they pass through, and are nothing to be asked
+
+    def said(self) -> list[str]:
+        """Return what stands against columns that nothing was asked of."""
+        failed = {name: next(iter(rows.values())).message for name, rows in self.failures.items() if rows}
+        return [f"column {name!r} is no image column: {what}" for name, what in (failed | dict(self.passed)).items()]
+
+    def with_failures(self, requests: pa.Table, image: str | None) -> pa.Table:
+        """Return the requests, those failed whose value in the image column is none."""
+        if not (failures := self.failures.get(image or "")):
+            return requests
+        place, told = requests.schema.get_field_index("failure"), requests["failure"].to_pylist()
+        told = [one or (asdict(failures[row]) if row in failures else None) for row, one in enumerate(told)]
+        field = requests.schema.field(place)
+        return requests.set_column(place, field, pa.array(told, field.type))
+
+
+def _read(columns: Mapping[str, Any]) -> _Read:
+    arrays, failures, passed = dict[str, Any](), dict[str, dict[int, Failure]](), dict[str, str]()
     for name, values in columns.items():
         if isinstance(values, pa.ChunkedArray) and not isinstance(values.type, pa.BaseExtensionType):
             arrays[name] = values
-        else:
-            plain = [_plain(one.as_py() if isinstance(one, pa.Scalar) else one) for one in values]
-            try:
-                arrays[name] = pa.array(plain)
-            except (pa.ArrowException, TypeError):  # Python objects: they pass through, and are nothing to be asked
-                continue
-    return pa.table(arrays)
+            continue
+        plain, failed = list[object](), dict[int, Failure]()
+        for row, one in enumerate(values):
+            value = _plain(one.as_py() if isinstance(one, pa.Scalar) else one)
+            if isinstance(value, Failure):
+                failed[row], value = value, None
+            plain.append(value)
+        failures[name] = failed
+        try:
+            arrays[name] = pa.array(plain)
+        except (pa.ArrowException, TypeError) as error:  # Python objects, or values of several kinds
+            passed[name] = shortened(one_line(error), _MOST_SAID)
+    return _Read(table=pa.table(arrays), failures=failures, passed=passed)
 
 
 def _plain(value: object) -> object:
+    """Return a value as Arrow takes it, with encoded images instead of pixels; the failure of one that has none."""
     if isinstance(value, Image.Image) or (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim > 1):
-        return encoded(value)
-    if isinstance(value, np.ndarray):
-        return [_plain(one) for one in value]
+        try:
+            return encoded(value)
+        except RowError as error:
+            return error.failure
+        except Refused as error:
+            return Failure(stage="decode", type="NotAnImage", message=str(error))
+    if isinstance(value, np.ndarray | list | tuple):
+        parts = [_plain(one) for one in value]
+        return next((part for part in parts if isinstance(part, Failure)), parts)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -421,4 +421,4 @@ def _kept_type(found: _Found, column: str) -> pa.DataType:
 
 
 def _listed(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({field.type})" for field in schema)
+    return ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"

@@ -1,9 +1,12 @@
 """The stage of a pipeline of one's own: columns in, columns out, errors as columns; rows in are rows out."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from llava_batch.settings import Settings
 from llava_batch.stage import Caption, Stage
@@ -11,6 +14,7 @@ from schemas.answer import ANSWER_SCHEMA
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from tests.fakes import load_echo_engine
+from tests.images import encoded, noise
 from tests.inputs import bad_row, good_row, picture
 from tests.tiny import checkpoint
 
@@ -68,6 +72,61 @@ def test_pixels_are_images() -> None:
     ragged[:] = [pixels[0], pixels[1, :20]]
     assert [text[-5:] for text in stage()({"image": pixels})["text"]] == ["50x30", "50x30"]
     assert [text[-5:] for text in stage()({"image": ragged})["text"]] == ["50x30", "50x20"]
+
+
+def torn_picture() -> Image.Image:
+    """An image as `Image.open` gives it, of a file that ends in its middle: nobody has looked yet."""
+    data = encoded(noise(200, 200), "JPEG")
+    return Image.open(io.BytesIO(data[: len(data) // 2]))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "pandas"])
+@pytest.mark.parametrize(
+    ("bad", "type"),
+    [
+        pytest.param(torn_picture(), "BrokenImage", id="torn"),
+        pytest.param(np.zeros((0, 4, 3), np.uint8), "NotAnImage", id="no pixels"),
+        pytest.param(np.zeros((4, 4, 5), np.uint8), "NotAnImage", id="five channels"),
+        pytest.param([noise(30, 20), torn_picture()], "BrokenImage", id="one of several"),
+    ],
+)
+def test_what_is_no_picture_is_an_error_row_beside_pictures(kind: str, bad: object, type: str) -> None:
+    images = np.empty(3, object)
+    images[0], images[1], images[2] = noise(30, 20), bad, noise(20, 30)
+    if isinstance(bad, list):
+        images[0], images[2] = [images[0]], [images[2]]
+    batch = {"image": images} if kind == "numpy" else pd.DataFrame({"image": list(images)})
+    answered = stage(prompt=("Q?",))(batch)
+    assert list(answered["status"]) == ["ok", "error", "ok"]
+    assert (answered["error_stage"][1], answered["error_type"][1]) == ("decode", type)
+    assert list(answered["prompt"]) == ["Q?"] * 3
+    assert list(answered["image"])[1] is bad
+
+
+def test_pixels_that_nothing_is_asked_of_pass_through() -> None:
+    batch = {"image": np.zeros((2, 30, 50, 3), np.uint8), "video": np.zeros((2, 3, 4, 4, 3), np.uint8)}
+    answered = stage(prompt=("Q?",))(batch)
+    assert list(answered["status"]) == ["ok", "ok"]
+    assert answered["video"].shape == (2, 3, 4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        pytest.param(
+            [np.zeros((4, 4, 5), np.uint8)], "column 'image' is no image column: an image's array must be", id="all"
+        ),
+        pytest.param(
+            [noise(3, 3), 7], "column 'image' is no image column: Expected bytes, got a 'int' object", id="kinds"
+        ),
+    ],
+)
+def test_a_column_that_can_be_no_image_is_refused_with_the_reason(values: list[object], said: str) -> None:
+    images = np.empty(len(values), object)
+    for row, value in enumerate(values):
+        images[row] = value
+    with pytest.raises(Refused, match=f"no image column found.*{said}"):
+        stage(prompt=("Q?",))({"image": images})
 
 
 def test_a_batch_without_rows_has_the_columns_of_answers() -> None:
