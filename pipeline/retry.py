@@ -70,6 +70,7 @@ from pipeline.run_folder.units import (
     to_sealed,
 )
 from pipeline.sources.kept import restore, to_travel
+from pipeline.sources.open_files import OpenFiles
 from pipeline.sources.reader import UnitReader, unit_reader
 from pipeline.stages.preprocess import Preprocess
 from pipeline.storage import filesystem as fs
@@ -211,6 +212,10 @@ class SomeRows:
     def narrowed(self, unit: int) -> UnitReader:
         """Return a reader of this unit's rows alone."""
         return SomeRows(self.read.narrowed(unit), {unit: self.rows[unit]})
+
+    def using(self, files: OpenFiles) -> UnitReader:
+        """Return the same, reading on in files that stay open."""
+        return SomeRows(self.read.using(files), self.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

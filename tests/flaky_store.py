@@ -36,6 +36,7 @@ class Proxy:
     reaches_store: bool = False
     failed: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    num_sent: int = 0  # bytes of the store's own answers
     numbers: Iterator[int] = field(default_factory=count)
 
     def way(self, command: str) -> Way | None:
@@ -75,6 +76,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+            self.proxy.num_sent += 0 if fails else len(data)
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
 

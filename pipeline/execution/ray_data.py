@@ -46,6 +46,7 @@ from pipeline.execution.work_units import (
     with_keys,
 )
 from pipeline.run_folder.units import keep_trace
+from pipeline.sources.open_files import OpenFiles
 from pipeline.stages.locks import RWLock
 from pipeline.stages.preprocess import Preprocess
 from schemas.errors import Failure
@@ -345,6 +346,7 @@ class _ReadAndPreprocess:
         self._loading, self._gate = threading.Lock(), RWLock()
         self._loaded: dict[JobSettings, Preprocess] = {}
         self._watchdog, self._kept = Watchdog(), set[tuple[str, str]]()
+        self._files = OpenFiles()
         if beside_gpus:  # an engine's own thread comes first
             os.nice(_LESS_URGENT)
 
@@ -363,7 +365,8 @@ class _ReadAndPreprocess:
         watch = RowWatch(self._watchdog, shard.settings.row_seconds, partial(self._keep, shard.markers.folder))
         guard = Guard("preprocess", shard.markers.of_attempt(task.attempt), preprocess.fail_rows, self._gate, watch)
         with spent.measured(preprocess.waited_s):
-            return guard(unit, partial(spent.reading(task.read), unit), partial(preprocess, watch=watch))
+            read = spent.reading(task.read.using(self._files))
+            return guard(unit, partial(read, unit), partial(preprocess, watch=watch))
 
     def _keep(self, folder: str, failure: Failure, trace: str) -> None:
         """Put the first traceback of each type in the run folder."""

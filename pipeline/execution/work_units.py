@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline.run_folder.lock import Lock, still_holds
 from pipeline.run_folder.markers import Markers
 from pipeline.run_folder.units import write_unit
+from pipeline.sources.open_files import OpenFiles
 from pipeline.sources.reader import UnitReader
 from pipeline.stages.generate import Engine
 from pipeline.stages.preprocess import Preprocess
@@ -155,6 +156,9 @@ class _NoReader:
 
     def narrowed(self, unit: int) -> UnitReader:
         raise RuntimeError(f"unit {unit} must be read by its task's reader")
+
+    def using(self, files: OpenFiles) -> UnitReader:
+        raise RuntimeError("units must be read by their tasks' readers")
 
 
 def _with_whole_paths(shard: Shard) -> Shard:

@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import IO, Any, TypeAlias
@@ -19,6 +19,7 @@ from pyarrow import types
 from pipeline.sources.arrow_types import is_text, plain_type
 from pipeline.sources.columns import Columns
 from pipeline.sources.convention import CONVENTION, Convention
+from pipeline.sources.open_files import OpenFiles, Wanted
 from pipeline.sources.source import FileRows, RowRange, Rows, Unread
 from pipeline.sources.unreadable import is_no_text, why_unread
 from pipeline.storage import filesystem as fs
@@ -57,6 +58,11 @@ class Parquet:
     is_table: bool = True
     convention: Convention = CONVENTION
     tables: tuple[Table, ...] = ()
+    files: OpenFiles | None = field(default=None, compare=False)  # that a worker reads on; None: each range by itself
+
+    def using(self, files: OpenFiles) -> "Parquet":
+        """Return the same format, read from files that stay open."""
+        return replace(self, files=files)
 
     def list(self, files: Sequence[FileInfo], limit: int | None) -> list[FileRows]:
         """Read the footers of all files, or of the first ones that have `limit` rows together."""
@@ -70,7 +76,9 @@ class Parquet:
 
     def read(self, row_ranges: Sequence[RowRange], columns: Columns) -> Iterator[Rows | Unread]:
         """Yield the rows; of a range that cannot be read as a whole, those of each row group that can be."""
-        reading = _Reading(columns=columns, whole_read_bytes=self.whole_read_bytes, tables=self.tables)
+        reading = _Reading(
+            columns=columns, whole_read_bytes=self.whole_read_bytes, tables=self.tables, files=self.files
+        )
         for row_range in row_ranges:
             yield from reading.rows_of(row_range)
 
@@ -92,6 +100,7 @@ class _Reading:
     columns: Columns
     whole_read_bytes: int
     tables: tuple[Table, ...] = ()
+    files: OpenFiles | None = None
     as_stored: frozenset[str] = frozenset()  # columns whose Arrow type is not looked at, see `read_range`
 
     def rows_of(self, row_range: RowRange) -> list[Rows | Unread]:
@@ -120,8 +129,7 @@ class _Reading:
         """Return all of the range, in as many batches as Arrow likes."""
         found: list[Rows] = []
         done = 0
-        names = self.columns.used()
-        for batch in read_range(row_range, names, self.whole_read_bytes, self.as_stored, self.tables):
+        for batch in self._batches(row_range):
             found.append(Rows(row_range=row_range.part(done, batch.num_rows), batch=batch))
             done += batch.num_rows
         if done < row_range.num_rows:
@@ -131,12 +139,20 @@ class _Reading:
             )
         return found
 
+    def _batches(self, row_range: RowRange) -> Iterable[pa.RecordBatch]:
+        names = self.columns.used()
+        if self.files is not None and not self.as_stored:
+            with suppress(OSError, pa.ArrowException):  # which reading the range by itself will say, if it is so
+                if (batches := read_on(self.files, row_range, names, self.tables)) is not None:
+                    return batches
+        return read_range(row_range, names, self.whole_read_bytes, self.as_stored, self.tables)
+
     def _ids_alone(self, row_range: RowRange) -> pa.Array | None:
         """Return the id column of rows of which another column cannot be read; None where it cannot either."""
         if self.columns.id is None:
             return None
         try:
-            alone = replace(self, columns=self.columns.ids_alone())._read(row_range)
+            alone = replace(self, columns=self.columns.ids_alone(), files=None)._read(row_range)
             return pa.chunked_array([rows.batch.column(0) for rows in alone]).combine_chunks()
         except (OSError, pa.ArrowException):
             return None
@@ -164,6 +180,29 @@ def _parts(row_range: RowRange, error: OSError | pa.ArrowException) -> list[RowR
     return halves(row_range) if too_many else by_row_group(row_range)
 
 
+def read_on(
+    files: OpenFiles, row_range: RowRange, names: list[str], tables: Sequence[Table] = ()
+) -> list[pa.RecordBatch] | None:
+    """Return these columns of the range's rows as `read_range` yields them, from a file that stays open; None where
+    that would be no gain."""
+    choose = partial(_stored, names)
+    found = files.read(
+        Wanted(url=row_range.url, start=row_range.start, num_rows=row_range.num_rows, names=tuple(names), choose=choose)
+    )
+    if found is None:
+        return None
+    schema, batches = found
+    constants = _constants(row_range.url, schema, tables)
+    if not set(names) <= {*schema.names, *constants}:
+        return None
+    return [_with_constants(batch, constants).select(names) for batch in batches]
+
+
+def _stored(names: Sequence[str], schema: pa.Schema) -> list[str]:
+    """Return those of the columns that a file has; one of its own where it has none, for its rows to be counted."""
+    return [name for name in names if name in schema.names] or schema.names[:1]
+
+
 def read_range(
     row_range: RowRange,
     names: list[str],
@@ -188,7 +227,7 @@ def read_range(
             raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
         left = row_range.num_rows
         at_once = _rows_at_once(metadata, groups, row_range.num_rows)
-        there = [name for name in names if name in schema.names] or schema.names[:1]
+        there = _stored(names, schema)
         wanted: list[_File] = [(file, metadata, [name for name in there if name not in as_stored])]
         if as_stored:
             wanted.append((row_range.url, _without_arrow_types(file), [name for name in there if name in as_stored]))

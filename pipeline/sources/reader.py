@@ -19,6 +19,7 @@ from pipeline.sources.columns import Columns, Kept
 from pipeline.sources.kept import travel_field
 from pipeline.sources.listing import FILES_SCHEMA, Listing
 from pipeline.sources.named_images import folder_of, resolve
+from pipeline.sources.open_files import OpenFiles
 from pipeline.sources.source import RowRange, Rows, Source, Unread, made_ids, ranges_of
 from pipeline.sources.unreadable import SHOWN, is_no_text, why_unread
 from pipeline.storage import filesystem as fs
@@ -36,6 +37,8 @@ class UnitReader(Protocol):
 
     def narrowed(self, unit: int) -> "UnitReader": ...  # to what a worker needs for this unit alone
 
+    def using(self, files: OpenFiles) -> "UnitReader": ...  # which the worker keeps open from unit to unit
+
 
 @dataclass(frozen=True, slots=True)
 class ListingReader:
@@ -51,6 +54,10 @@ class ListingReader:
         """Return a reader of this unit alone: some hundred bytes, however long the listing is."""
         ranges = tuple(ranges_of(self.listing.unit(unit)))
         return RangesReader(ranges=ranges, columns=self.listing.columns, source=self.listing.source)
+
+    def using(self, files: OpenFiles) -> UnitReader:
+        """Return the same, reading on in files that stay open."""
+        return ListingReader(replace(self.listing, source=_using(self.listing.source, files)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +75,16 @@ class RangesReader:
     def narrowed(self, unit: int) -> UnitReader:
         """Return the same: it has one unit."""
         return self
+
+    def using(self, files: OpenFiles) -> UnitReader:
+        """Return the same, reading on in files that stay open."""
+        return replace(self, source=_using(self.source, files))
+
+
+def _using(source: Source, files: OpenFiles) -> Source:
+    """Return the source, if its format is one that can read on."""
+    using: Callable[[OpenFiles], Source] | None = getattr(source, "using", None)
+    return source if using is None else using(files)
 
 
 def unit_reader(listing: Listing) -> UnitReader:

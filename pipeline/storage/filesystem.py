@@ -95,6 +95,22 @@ def exists(url: str) -> bool:
     return with_retries(look)
 
 
+def version_of(url: str) -> str | None:
+    """Return what changes whenever the file does; None where its store does not say. Raises OSError."""
+    path = local_path(url)
+    if path is not None:
+        now = with_retries(lambda: os.stat(path))
+        return f"{now.st_dev} {now.st_ino} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
+    filesystem, key = remote(url)
+
+    def look() -> str:
+        filesystem.invalidate_cache()
+        with store_errors(url):
+            return _version(filesystem.info(key))
+
+    return with_retries(look) or None
+
+
 def list_folder(url: str, suffixes: tuple[str, ...] = ("",)) -> list[FileInfo]:
     """List the visible files below a folder of our own, sorted by url; [] where nothing is. Its name is no pattern.
 

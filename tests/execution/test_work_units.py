@@ -11,6 +11,7 @@ from pipeline.run_folder.lock import NAME
 from pipeline.run_folder.markers import Markers
 from pipeline.sources.columns import ColumnChoices
 from pipeline.sources.listing import list_input
+from pipeline.sources.open_files import OpenFiles
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.preprocess import Preprocess
 from schemas.errors import Failure
@@ -24,6 +25,9 @@ class NoReader:
         pytest.fail("nothing is read here")
 
     def narrowed(self, unit: int) -> "NoReader":
+        return self
+
+    def using(self, files: OpenFiles) -> "NoReader":
         return self
 
 
