@@ -15,7 +15,7 @@ from pipeline.engine.decode_batch import DecodeBatch
 from pipeline.engine.kernels.choose import fused_kernels
 from pipeline.engine.kernels.device import HostCopy, Stopwatch, hand_over, to_device
 from pipeline.engine.kernels.layout import Layout, Segment, layout, round_up
-from pipeline.engine.kernels.pages import Allocation, Ints, num_pages
+from pipeline.engine.kernels.pages import PAGE, Allocation, Ints, num_pages
 from pipeline.engine.kernels.torch_attention import Attend, attend_one_by_one
 from pipeline.engine.network.kv_cache import KeyValues, KVCache, Write, write_plainly
 from pipeline.engine.network.load import LoadedModel
@@ -108,10 +108,20 @@ class ModelRunner:
     @torch.inference_mode()
     def prefill(self, batch: Batch, images: Iterable[ImageInputs]) -> InFlight:
         """Run a batch, whose image tokens are those of `images` in order; sample first tokens and start slots."""
+        self._clear_pages(batch)
         self._copy_prefixes(batch)
         hidden = self._run(batch, images)
         with self.stopwatch("prefill", hidden.device):
             return self._start(batch, hidden)
+
+    def _clear_pages(self, batch: Batch) -> None:
+        """Zero the pages that the sequences' answers are to fill.
+
+        Whoever had them may have left what is not finite, without a sign of it in any token that was read: by a step
+        too many, or before it was aborted. Attention multiplies by 0 what is behind a token, which a NaN survives.
+        """
+        pages = [page for one in batch.endings for page in one.allocations[0].pages[one.end // PAGE :]]
+        self.cache.clear(pages)
 
     def _copy_prefixes(self, batch: Batch) -> None:
         """Copy cached prefixes to the pages of the sequences that begin with them; one that is new runs first."""
@@ -262,11 +272,6 @@ class ModelRunner:
         """Make slots idle until their next prefill: no step from now on reads or writes their pages."""
         for number, _, rows in self._by_batch(np.array([allocation.slot for allocation in allocations], np.int64)):
             self._batches[number].release(rows)
-
-    @torch.inference_mode()
-    def clear(self, allocation: Allocation) -> None:
-        """Zero the pages of a sequence that overflowed: they would spoil the next in them, masked or not."""
-        self.cache.clear(allocation)
 
     def _to_device(self, numbers: npt.NDArray[np.int64]) -> Tensor:
         return to_device(numbers, self._device)

@@ -227,8 +227,6 @@ class Scheduler:
         self._runner.release(allocations)
         for sequence in sequences:
             self._running.pop(sequence.allocation.slot, None)
-            if not sequence.completion.is_finite:
-                self._runner.clear(sequence.allocation)
         self._allocator.free(allocations)
 
 

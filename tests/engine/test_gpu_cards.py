@@ -69,9 +69,18 @@ def test_half_of_the_layers_and_the_vocabularys_product_are_on_the_second_card(f
     assert model.capturable
 
 
+def answered_alone(folder: str, settings: EngineSettings):
+    """The answers of rows of one prompt, each by an engine of its own: in bitsandbytes' 8 bits the rows of one product
+    may change each other's numbers, and over two cards others share one, those of idle slots among them."""
+    oracle = Oracle(load_model(folder, settings), folder)
+    samples = [oracle.sample(question) for question in mixed_questions()]
+    return [exact(Engine(oracle.model, settings), [sample]) for sample in samples]
+
+
 @pytest.mark.parametrize("quantize", ["8bit", "4bit", "fp8"])
 def test_fewer_bits_over_two_cards_give_every_number_of_one_card(folder, quantize) -> None:
     if quantize != "fp8":
         pytest.importorskip("bitsandbytes")
+    ask = answered_alone if quantize == "8bit" else answered
     one, both = (replace(PLAIN, quantize=quantize, num_devices=num) for num in (1, 2))
-    assert answered(folder, both) == answered(folder, one)
+    assert ask(folder, both) == ask(folder, one)

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.random_model import SHAPES, full_config
 from pipeline.engine.engine import Engine
+from pipeline.engine.kernels.pages import PAGE
 from pipeline.engine.kernels.stored import Stored, empty_cache, quantise_tokens
 from pipeline.engine.network.load import load_model
 from pipeline.engine.network.memory import memory_of
@@ -59,7 +60,7 @@ def test_a_token_that_is_not_finite_is_read_as_no_number(value) -> None:
     assert cache.read(torch.float32).isnan().all(-1).tolist() == [[True, False, False, False]]
 
 
-def test_entries_are_copied_as_they_are_and_zeroed_with_their_scales() -> None:
+def test_entries_are_copied_as_they_are() -> None:
     cache = empty_cache((2, 6, 8), torch.bfloat16, CPU, int8=True)
     cache.put(torch.arange(6), cache.pack(torch.randn(2, 6, 8)))
     before = cache.read(torch.bfloat16).clone()
@@ -67,8 +68,16 @@ def test_entries_are_copied_as_they_are_and_zeroed_with_their_scales() -> None:
     after = cache.read(torch.bfloat16)
     assert torch.equal(after[:, [4, 5]], before[:, [1, 0]])
     assert torch.equal(after[:, :4], before[:, :4])
-    cache.zero(1, 3)
-    assert cache.read(torch.float32)[:, 1:3].count_nonzero() == cache.scales[:, 1:3].count_nonzero() == 0
+
+
+def test_pages_are_zeroed_with_their_scales_and_no_others() -> None:
+    cache = empty_cache((2, 4 * PAGE, 8), torch.bfloat16, CPU, int8=True)
+    cache.put(torch.arange(4 * PAGE), cache.pack(torch.randn(2, 4 * PAGE, 8)))
+    cache.zero(torch.tensor([3, 1]))
+    for held in (cache.numbers, cache.scales):
+        assert (
+            held.unflatten(1, (4, PAGE)).flatten(2).count_nonzero(2).bool().tolist() == [[True, False, True, False]] * 2
+        )
 
 
 def test_numbers_of_the_networks_type_are_kept_as_they_are() -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.engine.kernels.pages import PAGE
+
 LARGEST_INT8 = 127
 LEAST = 1e-12  # stands for the largest number of a row of zeros
 
@@ -28,11 +30,11 @@ class Stored:
             assert new.scales is not None
             self.scales[:, entries] = new.scales
 
-    def zero(self, first: int, end: int) -> None:
-        """Zero the entries from the first to before the end."""
-        self.numbers[:, first:end].zero_()
-        if self.scales is not None:
-            self.scales[:, first:end].zero_()
+    def zero(self, pages: Tensor) -> None:
+        """Zero all entries of these pages, (n,)."""
+        for held in (self.numbers, self.scales):
+            if held is not None:
+                held.unflatten(1, (-1, PAGE)).index_fill_(1, pages, 0)
 
     def pack(self, new: Tensor) -> "Stored":
         """Return new ones, (kv_heads, n, head_dim), as this cache holds them."""

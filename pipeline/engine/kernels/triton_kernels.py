@@ -175,7 +175,7 @@ def _walk(
 @triton.jit
 def _read(page: tl.tensor, inside: tl.tensor, query: tl.tensor, scaled: tl.constexpr) -> tl.tensor:
     """Load a page in the queries' type. In 8 bits without a mask, which would cost registers: what is behind a sequence
-    is finite, as the engine clears pages that were not, and is multiplied by 0."""
+    is finite, as the engine clears its pages before, and is multiplied by 0."""
     return tl.load(page).to(query.dtype) if scaled else tl.load(page, mask=inside[:, None], other=0.0)
 
 

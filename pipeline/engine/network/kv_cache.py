@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,11 +91,11 @@ class KVCache:
         """Return the keys and values of all entries."""
         return self._keys[layer], self._values[layer]
 
-    def clear(self, allocation: Allocation) -> None:
-        """Zero a sequence's pages, after numbers that overflowed: see `empty_cache`."""
+    def clear(self, pages: Sequence[int]) -> None:
+        """Zero pages that others have had: see `empty_cache`."""
+        there = {device: to_device(np.array(pages, np.int64), device) for device in self._devices}
         for stored in (*self._keys, *self._values):
-            for page in allocation.pages:
-                stored.zero(page * PAGE, (page + 1) * PAGE)
+            stored.zero(there[stored.numbers.device])
 
     @property
     def _devices(self) -> set[torch.device]:

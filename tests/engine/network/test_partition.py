@@ -101,7 +101,7 @@ def test_nothing_meets_a_number_of_another_device() -> None:
             prefilled = decoder.prefill(number, hand_over(prefilled, there), where, cache, attend_shapes)
             positions, tables = torch.zeros(16, device=there).long(), torch.ones(3, 1, device=there).long()
             stepped = decoder.step(number, hand_over(stepped, there), positions, tables, cache, attend)
-        cache.clear(allocation(0))
+        cache.clear(allocation(0).pages)
         states: list[Tensor] = [prefilled, stepped]
         assert {state.device.type for state in states} == {"meta"}
         assert {decoder.logits(state).device.type for state in states} == {"meta"}
