@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -119,3 +120,22 @@ def test_whatever_is_in_the_pages_that_rows_get_they_have_the_numbers_of_new_pag
     engine = AsOnGpu(asked, settings)
     spoil(engine.runner.cache, asked.model.decoder.shape.layers)
     assert engine.answers(samples) == exact(Engine(asked.with_text, settings), samples)
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_question_that_overflows_spoils_none_about_the_same_image(asked, kept, behind) -> None:
+    settings = replace(SETTINGS, kv_cache_dtype=kept)
+    sample = asked.sample(
+        Question(id="a", texts=("Where is all of this #?", "Where is all of this?", "Where is all of?"))
+    )
+    ids = [set(prompt.token_ids.tolist()) for prompt in sample.prompts]
+    (own,) = ids[0] - ids[1] - ids[2]
+    if behind:
+        sample = prefixes.behind(prefixes.SYSTEM, asked, sample)
+    expected = exact(Engine(asked.with_text, settings), [sample])
+    with overflowing(asked, own):
+        found = exact(Engine(asked.with_text, settings), [sample])
+    assert found.pop(("a", "p0")) == (None, None)
+    assert found == {key: expected[key] for key in found}
+    assert np.isfinite([logprob for _, logprob in found.values()]).all()

@@ -41,7 +41,10 @@ def causal_behind_prefix(
     first, end = segment.first - segment.start, segment.first + segment.width
     asked = queries[first:end] if first >= 0 else pad(queries[:end], (0, 0, 0, 0, -first, 0))
     reached = table[: num_pages(len(asked))]
-    held = (paged(one, reached, queries.dtype)[:, : len(asked)].transpose(0, 1) for one in stored)
+    held = [paged(one, reached, queries.dtype)[:, : len(asked)].transpose(0, 1) for one in stored]
+    if not segment.ends:  # behind it the pages have one sequence's own suffix, which the others must not even mask
+        for one in held:
+            one[segment.end :] = 0
     return attend(asked, *held)[segment.start :]
 
 
