@@ -42,8 +42,10 @@ def overflowing(oracle: Oracle, token_id: int) -> Iterator[None]:
     own = oracle.model.decoder.embedding.weight.data[token_id]
     before = own.clone()
     own.fill_(torch.inf)
-    yield
-    own.copy_(before)
+    try:
+        yield
+    finally:
+        own.copy_(before)
 
 
 class AsOnGpu:
