@@ -1,5 +1,7 @@
 """bitsandbytes' 8 and 4 bits: which layers they are in, what they cost the answers, saved and loaded again."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,9 @@ from transformers import AutoProcessor
 
 from pipeline.engine.engine import Engine
 from pipeline.engine.network.load import LoadedModel, load_model
+from pipeline.engine.reference.load import load_reference
 from schemas.engine import EngineSettings
+from schemas.errors import Refused
 from schemas.sample import Sample
 from tests.engine.oracle import FP32, Oracle, mixed_questions
 from tests.tiny import checkpoint
@@ -64,3 +68,18 @@ def test_a_saved_checkpoint_that_is_quantised_gives_the_same_answers(oracle, qua
     assert exact(Engine(again, FP32), samples) == first
     with pytest.raises(ValueError, match=r"quantize must be left out, .* is quantised already \(bitsandbytes\)"):
         load_model(str(tmp_path), quantized)
+
+
+@pytest.mark.parametrize("place", ["config", "text_config"])
+def test_weights_that_either_config_calls_packed_are_packed_no_second_time(
+    tmp_path: Path, quantized, place: str
+) -> None:
+    folder = tmp_path / "packed"
+    shutil.copytree(checkpoint(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    told = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config.get(place, config)["quantization_config"] = told
+    (folder / "config.json").write_text(json.dumps(config))
+    for load in (load_model, load_reference):
+        with pytest.raises(Refused, match="quantize must be left out, .* is quantised already"):
+            load(str(folder), quantized)

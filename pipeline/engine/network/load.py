@@ -28,7 +28,7 @@ from pipeline.preprocess.facts import end_token_ids
 from pipeline.preprocess.files import load_generation_config
 from pipeline.preprocess.pixels import read_scale
 from pipeline.weights.merging import merged_tensors
-from pipeline.weights.network import without_wishes
+from pipeline.weights.network import quantization_of, without_wishes
 from pipeline.weights.proof import check_loaded
 from schemas.engine import EngineSettings
 from schemas.errors import Refused
@@ -82,7 +82,7 @@ def load_network(model: str, settings: EngineSettings) -> LlavaNextForConditiona
     config = AutoConfig.from_pretrained(model, revision=settings.revision, trust_remote_code=False)
     if config.model_type != "llava_next":
         raise Refused(f"model must be a LLaVA-NeXT checkpoint (llava_next), {model!r} is {config.model_type!r}")
-    if settings.quantize and (stored := getattr(config, "quantization_config", None)):
+    if settings.quantize and (stored := quantization_of(config)):
         raise Refused(f"quantize must be left out, {model!r} is quantised already ({_method(stored)})")
     if devices[0].type == "cuda":
         check_memory(config, settings, min(torch.cuda.mem_get_info(device)[0] for device in devices))

@@ -12,7 +12,7 @@ from pipeline.engine.kernels.pages import num_pages
 from pipeline.engine.network.block import DecoderShape
 from pipeline.engine.network.decoder import decoder_shape
 from pipeline.engine.network.kv_cache import CacheShape
-from pipeline.weights.network import empty_network
+from pipeline.weights.network import empty_network, quantization_of
 from schemas.engine import EngineSettings, KvCacheDtype
 from schemas.errors import Refused
 
@@ -119,7 +119,7 @@ def _layer_bytes(layer: nn.Module, itemsize: int, bits: str | None) -> int:
 
 def _bits(config: PreTrainedConfig, settings: EngineSettings) -> str | None:
     """Return how the layers are quantised: as the settings say, or as they were saved."""
-    stored: Any = getattr(config, "quantization_config", None)
+    stored: Any = quantization_of(config)
     if stored is None:
         return settings.quantize
     told = stored if isinstance(stored, dict) else stored.to_dict()
@@ -134,7 +134,7 @@ def _others_that_fit(config: PreTrainedConfig, settings: EngineSettings, card: i
         if settings.num_devices < num <= layers and memory_of(config, wider).least <= card:
             yield f"--gpus-per-model {num}"
             break
-    if getattr(config, "quantization_config", None) is not None:
+    if quantization_of(config) is not None:
         return
     for bits in ("fp8", "4bit"):
         if bits != settings.quantize and memory_of(config, replace(settings, quantize=bits)).least <= card:

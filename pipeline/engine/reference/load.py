@@ -19,7 +19,7 @@ from pipeline.engine.network.forms import Forms
 from pipeline.engine.network.load import in_fewer_bits, stop_ids_of, with_special_tokens
 from pipeline.preprocess.files import load_generation_config
 from pipeline.preprocess.pixels import PixelScale, read_scale
-from pipeline.weights.network import without_wishes
+from pipeline.weights.network import quantization_of, without_wishes
 from pipeline.weights.proof import check_loaded
 from schemas.engine import EngineSettings
 from schemas.errors import Refused
@@ -98,7 +98,7 @@ def check_reference(config: PreTrainedConfig, settings: EngineSettings, model: s
         raise Refused("quantize 'fp8' is of our own engine: with --engine transformers use 8bit or 4bit")
     if settings.kv_cache_dtype is not None:
         raise Refused(f"kv_cache_dtype {settings.kv_cache_dtype!r} is of our own engine: leave it out")
-    if settings.quantize and getattr(config, "quantization_config", None):
+    if settings.quantize and quantization_of(config):
         raise Refused(f"quantize must be left out, {model!r} is quantised already")
     if settings.adapter is not None:
         raise Refused("adapter must be merged into the model's files for --engine transformers, it is not merged here")

@@ -71,3 +71,10 @@ def test_what_fits_is_let_through(shape, settings) -> None:
 def test_a_model_that_nothing_makes_fit_needs_a_larger_card() -> None:
     with pytest.raises(ValueError, match="What would fit: a larger card$"):
         check_memory(config_of("110b"), GPU, 4 * GB)
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["config", "text config"])
+def test_weights_that_either_config_calls_packed_are_counted_as_packed(text: bool) -> None:
+    config = config_of("mistral-7b")
+    (config.text_config if text else config).quantization_config = {"load_in_4bit": True}
+    assert memory_of(config, GPU) == memory_of(config_of("mistral-7b"), replace(GPU, quantize="4bit"))
