@@ -62,7 +62,7 @@ class SlotTokens:
         self._top_logprobs = torch.zeros(num_rows + 1, sampler.num_top, device=device)
         self._seen = torch.zeros(num_rows + 1, num_seen, dtype=torch.bool, device=device) if num_seen else None
         self._penalties = torch.ones(num_rows + 1, device=device) if num_seen else None
-        self._masks = torch.full((num_rows, num_words), -1, dtype=torch.int32, device=device) if num_words else None
+        self._masks = torch.full((num_rows, num_words), ALL, dtype=torch.int32, device=device) if num_words else None
 
     def state(self) -> SamplingState:
         """Return what the sampler must know of the slots, as views."""

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 PAGE = 64  # tokens
 # Two pages belong to no sequence. Behind its own pages a sequence's table names EMPTY, which nothing ever writes to:
-# keys and values that attention masks are multiplied by 0, which a NaN survives. Idle slots write to IDLE.
+# keys and values that attention masks are multiplied by 0, which a NaN survives. For the same reason a sequence's own
+# are zeroed from the end of its prompt on, as it gets them. Idle slots write to IDLE.
 EMPTY, IDLE = 0, 1
 NUM_SPARE = 2
 

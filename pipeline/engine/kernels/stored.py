@@ -24,7 +24,7 @@ class Stored:
         return Stored(numbers=self.numbers[:, entries], scales=scales)
 
     def put(self, entries: Tensor, new: "Stored") -> None:
-        """Write entries, (n,), of another cache's kind of numbers to these."""
+        """Write to these entries, (n,), what is packed as this cache holds it."""
         self.numbers[:, entries] = new.numbers
         if self.scales is not None:
             assert new.scales is not None

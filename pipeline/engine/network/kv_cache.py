@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.engine.kernels.device import to_device
 from pipeline.engine.kernels.layout import Moves, moves_to
-from pipeline.engine.kernels.pages import NUM_SPARE, PAGE, Allocation
+from pipeline.engine.kernels.pages import NUM_SPARE, PAGE, Allocation, Ints
 from pipeline.engine.kernels.stored import Stored, empty_cache
 from pipeline.engine.network.partition import Part
 
@@ -70,8 +70,7 @@ class KVCache:
 
     def read(self, allocation: Allocation, length: int) -> KeyValues:
         """Copy the keys and values of a sequence's first `length` positions."""
-        own = torch.from_numpy(allocation.cache_indices(0, length))
-        there = {device: to_device(own, device) for device in self._devices}
+        there = self._to_devices(allocation.cache_indices(0, length))
 
         def copy(stored: Stored) -> Stored:
             return stored.take(there[stored.numbers.device])
@@ -80,8 +79,7 @@ class KVCache:
 
     def copy_to(self, allocations: Sequence[Allocation], key_values: KeyValues) -> None:
         """Write what `read` returned to the same positions of other sequences."""
-        moves = torch.from_numpy(moves_to(allocations, 0, key_values[0][0].numbers.shape[1]))
-        there = {device: to_device(moves, device) for device in self._devices}
+        there = self._to_devices(moves_to(allocations, 0, key_values[0][0].numbers.shape[1]))
         for own, new in zip(zip(self._keys, self._values, strict=True), key_values, strict=True):
             for stored, copied in zip(own, new, strict=True):
                 sources, targets = there[stored.numbers.device]
@@ -93,10 +91,10 @@ class KVCache:
 
     def clear(self, pages: Sequence[int]) -> None:
         """Zero pages that others have had: see `empty_cache`."""
-        there = {device: to_device(np.array(pages, np.int64), device) for device in self._devices}
+        there = self._to_devices(np.array(pages, np.int64))
         for stored in (*self._keys, *self._values):
             stored.zero(there[stored.numbers.device])
 
-    @property
-    def _devices(self) -> set[torch.device]:
-        return {keys.numbers.device for keys in self._keys}
+    def _to_devices(self, numbers: Ints) -> dict[torch.device, Tensor]:
+        """Copy numbers to every device that has a layer."""
+        return {device: to_device(numbers, device) for device in {keys.numbers.device for keys in self._keys}}

@@ -56,15 +56,8 @@ class ReferenceEngine:
         while rows := list(islice(coming, self._settings.look_ahead)):
             waiting = [row for row in rows if row.completion is not None]
             waiting.sort(key=lambda row: len(row.prompt.token_ids), reverse=True)  # the largest batch comes first
-            while waiting:
-                batch = waiting[: self._batch_size]
-                if self._run(batch):
-                    waiting = waiting[len(batch) :]
-            retried = [row for row in rows if self._retry(row)]
-            while retried:
-                batch = retried[: self._batch_size]
-                if self._run(batch):
-                    retried = retried[len(batch) :]
+            self._run_all(waiting)
+            self._run_all([row for row in rows if self._retry(row)])
             yield from map(self._answer, rows)
 
     def _fitting(self) -> int:
@@ -108,6 +101,13 @@ class ReferenceEngine:
         again = None if row.completion is None or row.failure else row.completion.retry()
         row.completion = again or row.completion
         return again is not None
+
+    def _run_all(self, rows: Sequence[_Row]) -> None:
+        """Generate for these rows in their order, batch by batch."""
+        while rows:
+            batch = rows[: self._batch_size]
+            if self._run(batch):
+                rows = rows[len(batch) :]
 
     def _run(self, batch: Sequence[_Row]) -> bool:
         """Generate for these rows. Where memory runs out halve the batch from now on, and return False; a row that is
