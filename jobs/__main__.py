@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from cyclopts import (
+    UNSET,
     App,
+    Argument,
     ArgumentCollection,
+    CoercionError,
     ConsumeMultipleError,
     CycloptsError,
     MissingArgumentError,
@@ -37,7 +40,7 @@ from jobs.config import Config, is_storage_option, read_config, storage_options
 from jobs.doctor import doctor
 from jobs.ending import end_process
 from jobs.export import export
-from jobs.flags import under
+from jobs.flags import File, under
 from jobs.init import init
 from jobs.merge import merge
 from jobs.ocr import ocr
@@ -51,7 +54,7 @@ from jobs.verify import verify
 from pipeline.environment import version
 from schemas.errors import Refused
 from schemas.job import name_prompt
-from schemas.wording import describe_settings, did_you_mean, printable_lines, redacted
+from schemas.wording import describe_settings, did_you_mean, fitting_lines, printable_lines, redacted
 
 _COMMANDS = (
     caption,
@@ -130,6 +133,7 @@ def build_app() -> App:
         help=_HELP,
         help_format="plaintext",
         default_parameter=lists,
+        config=(keep_texts,),
         group_parameters=under("This call"),
         result_action="return_value",
     )
@@ -141,7 +145,7 @@ def build_app() -> App:
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: Annotated[
-            Path | None,
+            File | None,
             Parameter(show_default=False, group=under("This call"), help="A YAML file of settings; flags override it."),
         ] = None,
         storage_option: Annotated[
@@ -160,28 +164,31 @@ def build_app() -> App:
             there = [f"--config={config}"] if config else []
             there += [f"--storage-option={option}" for option in storage_option]
             return app(own_and_job((*tokens, *there)), exit_on_error=False, print_error=False)
-        file = config or file_in(tokens)
-        if options := _options(file, storage_option):
+        own, options = configured(app, tokens, config)
+        if all_options := (*options, *storage_option):
             from pipeline.storage.options import use_options
 
-            use_options(options)
-        return app(configured(app, tokens, config), exit_on_error=False, print_error=False)
+            use_options(all_options)
+        return app(own, exit_on_error=False, print_error=False)
 
     return app
 
 
-def _options(file: Path | None, flags: tuple[str, ...]) -> tuple[str, ...]:
-    """Return how stores are reached by the file and, over it, the flags."""
-    return (*(storage_options(read_config(file)) if file else ()), *flags)
-
-
-def configured(app: App, tokens: tuple[str, ...], config: Path | None) -> tuple[str, ...]:
-    """Give a command the file of settings that stands before it; return the command."""
-    if config and tokens[:1] == ("sweep",):  # its file has tables in tables, which flags have not
-        return (*tokens, "--config", str(config))
-    if config and (settings := read_config(config)).settings:
-        app.config = (settings_of(settings),)
-    return tokens
+def configured(app: App, tokens: tuple[str, ...], config: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give a command the file of settings that stands before it; return the command, and how stores are reached by its
+    file. That is read once, as what comes from a pipe is gone then."""
+    file = config or file_in(tokens)
+    if file is None:
+        return tokens, ()
+    found = read_config(file)
+    options = storage_options(found)
+    if tokens[:1] == ("sweep",):  # its file has tables in tables, which flags have not, so it reads that itself
+        if file.is_fifo():
+            raise Refused(f"--config of a sweep must be a file, as it is read again, got {file}: write it to one")
+        return (*tokens, "--config", str(config)) if config else tokens, options
+    if config and found.settings:
+        app.config = (settings_of(found), keep_texts)
+    return tokens, options
 
 
 def bind(tokens: Sequence[str]) -> dict[str, Any]:
@@ -192,9 +199,9 @@ def bind(tokens: Sequence[str]) -> dict[str, Any]:
     try:
         _, call, _ = app.meta.parse_args(tokens, exit_on_error=False, print_error=False)
         rest, config = call.arguments["tokens"], call.arguments.get("config")
-        for option in _options(config or file_in(rest), call.arguments.get("storage_option", ())):
+        own, options = configured(app, rest, config)
+        for option in (*options, *call.arguments.get("storage_option", ())):
             check_option(option)
-        own = configured(app, rest, config)
         _, bound, _ = app.parse_args(own, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise Refused(find_unknown(app, tokens) or describe(error)) from error
@@ -205,8 +212,9 @@ def file_in(tokens: Sequence[str]) -> Path | None:
     """Return the file of a command that has a --config of its own, as a sweep, None where none is named."""
     for token, value in zip_longest(tokens, tokens[1:], fillvalue=""):
         flag, equals, here = token.partition("=")
-        if flag == "--config" and (here or value):
-            return Path(here if equals else value)
+        file = here if equals else value
+        if flag == "--config" and file.strip() and "\0" not in file:  # which the command itself refuses
+            return Path(file)
     return None
 
 
@@ -232,6 +240,21 @@ def settings_of(config: Config) -> Callable[[App, tuple[str, ...], ArgumentColle
     return fill_in
 
 
+def keep_texts(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Have lists of texts hold what was typed, as --stop '["a"]': cyclopts 5.4 reads JSON in those of a pydantic model
+    (Argument._json), and no parameter of its own turns that off. What has a value already it leaves alone."""
+    for argument in arguments:
+        if argument.keys and _is_texts(argument.hint):
+            argument.tokens = [
+                token.evolve(implicit_value=[token.value]) if token.implicit_value is UNSET else token
+                for token in argument.tokens
+            ]
+
+
+def _is_texts(hint: object) -> bool:
+    return hint in (tuple[str, ...], tuple[str, ...] | None)
+
+
 def _read_setting(config: Config, name: str, hint: object) -> object:
     """Return a setting's value: prompts may be a mapping of names to texts, and one value may stand for a list of
     it."""
@@ -241,7 +264,7 @@ def _read_setting(config: Config, name: str, hint: object) -> object:
         return [name_prompt(key, text) for key, text in value.items()]
     if _key(name) == "json_schema" and isinstance(value, dict):
         return json.dumps(value)
-    many = hint == tuple[str, ...] or (hint == tuple[str, ...] | None and value is not None)
+    many = hint == tuple[str, ...] or (_is_texts(hint) and value is not None)
     if many and not isinstance(value, list):
         config.check(name, str)
         return [value]
@@ -274,11 +297,12 @@ def describe(error: CycloptsError) -> str:
     if isinstance(error, RepeatArgumentError):
         return f"{error.token.keyword} must be given once, it is there twice"
     if isinstance(error, MissingArgumentError) and error.argument is not None and not _is_given(error):
-        name = error.argument.name
-        return f"{name if error.argument.field_info.is_keyword_only else name[2:].upper()} is required"
+        return f"{_named(error.argument)} is required"
     if isinstance(error, UnusedCliTokensError):
         command, surplus = (" ".join(tokens or ()) for tokens in (error.command_chain, error.unused_tokens))
         return f"{command} takes no more arguments, got {surplus}"
+    if isinstance(cause, Refused) and isinstance(error, CoercionError) and error.argument is not None:
+        return f"{_named(error.argument)} {cause}"
     if not isinstance(cause, ValidationError):
         return " ".join(str(error).split())
     return "\n".join(describe_settings(cause, spell=_flag))
@@ -290,6 +314,11 @@ def _is_given(error: MissingArgumentError) -> bool:
     return any(token.partition("=")[0] in error.argument.names for token in error.root_input_tokens or ())
 
 
+def _named(argument: Argument) -> str:
+    """Return a flag as it is typed, and an argument without one as help has it."""
+    return argument.name if argument.field_info.is_keyword_only else argument.name.removeprefix("--").upper()
+
+
 def _key(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
@@ -299,7 +328,7 @@ def _flag(setting: str) -> str:
 
 
 def _refuse(message: str) -> int:
-    sys.stderr.write(f"error: {printable_lines(redacted(message))}\n")
+    sys.stderr.write(f"error: {fitting_lines(printable_lines(redacted(message)))}\n")
     return 2
 
 

@@ -10,9 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from schemas.errors import Refused
+from schemas.named_files import read_named
 from schemas.wording import typed
 
-_MOST_BYTES = 2**20
 _MOST_VALUES = 100_000  # with every alias written out
 _DEEPEST = 50
 _TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
@@ -110,13 +110,9 @@ def read_config(path: Path) -> Config:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+        return read_named(path)
     except OSError as error:
         raise Refused(f"--config {typed(path)} cannot be read: {error.strerror}") from error
-    if len(data) > _MOST_BYTES:
-        raise Refused(f"--config {path} must be at most {_MOST_BYTES:,} bytes, it is larger")
-    return data
 
 
 def _compose(path: Path, data: bytes) -> yaml.Node | None:

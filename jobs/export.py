@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from cyclopts import Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.flags import under
+from jobs.flags import Folder, under
 from schemas.answer import FinishReason
 from schemas.wording import one_line, printable, redacted
 
@@ -71,8 +71,10 @@ _NOTHING = Options()
 
 
 def export(
-    out: Annotated[str, Parameter(help="The run folder, local or s3://, gs://.", group=under("Input"))],
-    dest: Annotated[str, Parameter(help="What to write: a file or a folder, local or s3://.", group=under("Output"))],
+    out: Annotated[Folder, Parameter(help="The run folder, local or s3://, gs://.", group=under("Input"))],
+    dest: Annotated[
+        Folder, Parameter(help="What to write: a file or a folder, local or s3://.", group=under("Output"))
+    ],
     *,
     to: Annotated[Format, Parameter(help="The form.", group=under("Output"))],
     options: Annotated[Options, Parameter(name="*")] = _NOTHING,

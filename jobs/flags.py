@@ -1,16 +1,17 @@
 """Flags: under which heading of --help each setting stands, and what is done to a setting before a job has it."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Optional, TypeVar
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Optional, TypeAlias, TypeVar
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from pipeline.storage.local_files import read_text
 from schemas.errors import Refused
-from schemas.job import KINDS, JobSettings
+from schemas.job import KINDS, JobSettings, in_utf_8
 from schemas.setting_kinds import HEADINGS
-from schemas.wording import describe_settings
+from schemas.wording import describe_settings, holds_null
 
 Settings = TypeVar("Settings", bound=JobSettings)
 Record = TypeVar("Record", bound=BaseModel)
@@ -43,6 +44,28 @@ def with_options(model: type[Record], names: tuple[str, ...]) -> type[Record]:
         optional: Any = Optional[field.annotation]  # noqa: UP045  a value, not a type that is written down
         fields[name] = (Annotated[optional, _parameter(name, None)], Field(None, description=field.description))
     return create_model(model.__name__, __base__=model, **fields)
+
+
+def _folder(type_: object, tokens: Sequence[Token]) -> str:
+    """Return a folder as a job spells it, bytes that are no text as a URI: all commands name it alike."""
+    folder = tokens[0].value
+    if holds_null(folder):
+        raise Refused(f"must not hold a null character, got {folder!r}")
+    return in_utf_8(folder)
+
+
+def _file(type_: object, tokens: Sequence[Token]) -> Path:
+    file = tokens[0].value
+    if not file.strip():
+        raise Refused(f"must be the name of a file, got {file!r}: is a variable of the shell unset?")
+    if "\0" in file:
+        raise Refused(f"must not hold a null character, got {file!r}")
+    return Path(file)
+
+
+# What they refuse is said behind the name of the flag or argument.
+Folder: TypeAlias = Annotated[str, Parameter(converter=_folder)]  # of a run, or what is made of one
+File: TypeAlias = Annotated[Path, Parameter(converter=_file)]  # of this machine
 
 
 def _parameter(name: str, default: object) -> Parameter:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from jobs.flags import settings_from, under
+from jobs.flags import File, settings_from, under
 from jobs.ocr import OcrSettings
 from schemas.errors import Refused
 from schemas.job import KINDS, JobSettings
@@ -55,7 +55,7 @@ settings:                           # settings of a job, each a column of the ta
 def init(
     job: Annotated[Job, Parameter(help="Which job the file is for.", group=under("This call"))],
     *,
-    to: Annotated[Path | None, Parameter(help="The file; JOB.yaml when not given.", group=under("Output"))] = None,
+    to: Annotated[File | None, Parameter(help="The file; JOB.yaml when not given.", group=under("Output"))] = None,
     input: Annotated[str, Parameter(help="The input to write in it.", group=under("Input"))] = "photos/",
     output: Annotated[str | None, Parameter(help="The output to write in it.", group=under("Output"))] = None,
     model: Annotated[str, Parameter(help="The model to write in it.", group=under("Model"))] = "demo",

@@ -8,16 +8,16 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jobs.answer import fail
-from jobs.flags import under
+from jobs.flags import Folder, under
 from schemas.errors import Refused
 
 
 def merge(
     *shards: Annotated[
-        str, Parameter(help="The run folders of all shards, local or s3://, gs://.", group=under("Input"))
+        Folder, Parameter(help="The run folders of all shards, local or s3://, gs://.", group=under("Input"))
     ],
     output: Annotated[
-        str, Parameter(help="The run folder of the whole, local or s3://, gs://.", group=under("Output"))
+        Folder, Parameter(help="The run folder of the whole, local or s3://, gs://.", group=under("Output"))
     ],
 ) -> int:
     """Join the folders of all shards into one that is as if one submission had answered the input; they stay.

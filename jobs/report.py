@@ -9,20 +9,20 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from jobs.flags import under
+from jobs.flags import Folder, under
 from schemas.errors import Refused
 from schemas.wording import one_line, printable, redacted
 
 
 def report(
-    out: Annotated[str, Parameter(help="The run folder, local or s3://, gs://.", group=under("Input"))],
+    out: Annotated[Folder, Parameter(help="The run folder, local or s3://, gs://.", group=under("Input"))],
     *,
     compare: Annotated[
-        str | None,
+        Folder | None,
         Parameter(help="A second run over the same rows: show where the answers differ.", group=under("Input")),
     ] = None,
     to: Annotated[
-        str | None, Parameter(help="The page; .run/report.html in OUT when not given.", group=under("Output"))
+        Folder | None, Parameter(help="The page; .run/report.html in OUT when not given.", group=under("Output"))
     ] = None,
     rows: Annotated[int, Parameter(help="Show at most so many answers, 2,000 at most.", group=under("Output"))] = 2_000,
 ) -> int:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from pydantic import BaseModel, Field
 
 from jobs.answer import ContinueWithChanges, Notify, report, run_to_status, told
-from jobs.flags import RETRIED, under, with_options
+from jobs.flags import RETRIED, Folder, under, with_options
 from schemas.answer import FinishReason
 from schemas.errors import Stage
 
@@ -40,7 +40,7 @@ _ALL = Choices()
 
 
 def retry_failed(
-    out: Annotated[str, Parameter(help="The run folder, local or s3://, gs://.", group=under("Rows"))],
+    out: Annotated[Folder, Parameter(help="The run folder, local or s3://, gs://.", group=under("Rows"))],
     *,
     choices: Annotated[Choices, Parameter(name="*")] = _ALL,
     continue_with_changes: ContinueWithChanges = False,

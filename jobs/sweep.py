@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from jobs.answer import Notify, notify_of, run_to_status, told
 from jobs.config import is_storage_option, read_config
+from jobs.flags import File, Folder
 from schemas.errors import Refused
 from schemas.sweep import SweepSettings
 from schemas.wording import describe_settings
@@ -36,8 +37,8 @@ _NONE = Bounds()
 
 def sweep(
     *,
-    config: Annotated[Path, Parameter(help="The YAML file of the sweep; flags override it.")],
-    output: Annotated[str | None, Parameter(help="The sweep's folder, local or s3://, gs://.")] = None,
+    config: Annotated[File, Parameter(help="The YAML file of the sweep; flags override it.")],
+    output: Annotated[Folder | None, Parameter(help="The sweep's folder, local or s3://, gs://.")] = None,
     bounds: Annotated[Bounds, Parameter(name="*")] = _NONE,
     dry_run: Annotated[
         bool, Parameter(negative=(), help="Write the inputs, show the cells and what is complete; answer nothing.")

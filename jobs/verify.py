@@ -8,10 +8,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from jobs.flags import Folder
 from schemas.wording import printable, redacted
 
 
-def verify(out: Annotated[str, Parameter(help="The run folder, local or s3://, gs://.")]) -> int:
+def verify(out: Annotated[Folder, Parameter(help="The run folder, local or s3://, gs://.")]) -> int:
     """Check that every row and prompt of the input has exactly one answer, and every file its hash."""
     from pipeline.verify import verify_run  # pyarrow takes a second that help need not wait for
 

@@ -11,7 +11,7 @@ from pipeline.engine.reference.load import check_reference
 from pipeline.environment import check_gpus, cluster_address
 from pipeline.plan import Plan
 from pipeline.preprocess.files import load_config
-from pipeline.run_folder.layout import RUN, check_apart, state_path
+from pipeline.run_folder.layout import RUN, check_apart, check_links, state_path
 from pipeline.run_folder.merge import check_mergeable
 from pipeline.run_folder.run import check_run, has_seals, read_run
 from pipeline.stages.engine_settings import engine_settings
@@ -57,10 +57,28 @@ def check_writable(folder: str, flag: str = "--output") -> None:
         there = nearest(path)
     except (OSError, ValueError) as error:  # a name too long, a link that goes round, a zero byte
         raise Refused(f"{flag} must be a folder that can be made, got {folder!r}: {error}") from error
+    check_links(folder)
     if not os.path.isdir(there):
         raise Refused(f"{flag} must be a folder that can be made, {there} is in the way and is none")
     if not os.access(there, os.W_OK | os.X_OK):
         raise Refused(f"{flag} must be a folder that can be written, {there} cannot be")
+    if os.geteuid() != 0:  # whom no mode keeps out
+        check_umask(_umask())
+
+
+def check_umask(umask: int) -> None:
+    """Raise Refused for a umask under which this process cannot use the folders that it makes."""
+    if umask & 0o700:
+        raise Refused(
+            "umask must leave the owner of a new folder the right to read, write and enter it, as 022 does, got "
+            f"{umask:03o}"
+        )
+
+
+def _umask() -> int:
+    """Return this process's umask, without setting it, as other threads may write meanwhile."""
+    with open("/proc/self/status", "rb") as file:
+        return next((int(line.split()[1], 8) for line in file if line.startswith(b"Umask:")), 0)
 
 
 def check_place(folder: str, flag: str = "--output") -> None:

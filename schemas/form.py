@@ -8,11 +8,10 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 from schemas.errors import Refused
+from schemas.named_files import read_named
 from schemas.wording import printable
 
 FormKind = Literal["json_schema", "regex", "choices", "bad_words"]
-
-_MOST_BYTES = 2**20  # of a schema's file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +46,10 @@ def read_json_schema(given: object) -> object:
         return given
     name = printable(given)  # an error of pydantic holds no bytes that are no text
     try:
-        with open(given, "rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        text = data.decode("utf-8-sig")
+        text = read_named(given).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise Refused(f"--json-schema {name}: the file cannot be read: {reason}") from error
-    if len(data) > _MOST_BYTES:
-        raise Refused(f"--json-schema {name} must be at most {_MOST_BYTES:,} bytes, it is larger")
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:

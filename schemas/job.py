@@ -15,7 +15,7 @@ from schemas.engine import KvCacheDtype, Quantize
 from schemas.errors import Refused
 from schemas.form import Form, read_json_schema
 from schemas.setting_kinds import Heading, Kind, kinds_of, names_where
-from schemas.wording import credentials_in, lacks_bucket, redacted
+from schemas.wording import credentials_in, holds_null, lacks_bucket, redacted
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -306,12 +306,12 @@ class JobSettings(BaseModel):
     @field_validator("input", "allow_root")
     @classmethod
     def _spell_all(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(_in_utf_8, urls))
+        return tuple(map(in_utf_8, urls))
 
     @field_validator("output", "image_root", mode="before")
     @classmethod
     def _spell(cls, url: object) -> object:
-        return _in_utf_8(url) if isinstance(url, str) else url
+        return in_utf_8(url) if isinstance(url, str) else url
 
     @field_validator("shard")
     @classmethod
@@ -419,7 +419,7 @@ class JobSettings(BaseModel):
             flag = f"--{name.replace('_', '-')}"
             if not url.strip():
                 raise Refused(f"{flag} must not be empty, got {url!r}: is a variable of the shell unset?")
-            if "\0" in url:
+            if holds_null(url):
                 raise Refused(f"{flag} must not hold a null character, got {url!r}")
             if lacks_bucket(url):
                 raise Refused(f"{flag} must name a bucket, got {url!r}: is a variable of the shell unset?")
@@ -427,6 +427,11 @@ class JobSettings(BaseModel):
                 raise Refused(
                     f"{flag} {redacted(url)} must not hold {secret}, as the run's files and messages name it: "
                     "put keys in the environment, or copy a file that is behind http(s) to this machine"
+                )
+            if name in ("model", "adapter") and len(os.fsencode(url)) > _LONGEST_PATH:
+                raise Refused(
+                    f"{flag} must be a folder or a hub id, of at most {_LONGEST_PATH:,} bytes, got one of "
+                    f"{len(os.fsencode(url)):,}: {url[:60]}..."
                 )
             if name in ("model", "adapter") and (longest := max(map(len, map(os.fsencode, url.split("/"))))) > _LONGEST:
                 raise Refused(
@@ -470,6 +475,7 @@ class JobSettings(BaseModel):
         return self
 
 
+_LONGEST_PATH = 4_000  # bytes; Linux has 4,096, with what is below a checkpoint's folder
 _LONGEST = 255  # bytes of a name in a file system: looking for a longer one is an OSError, as where a disk is away
 # No column is called '': that the input has none of that name is said as of any other. An engine refuses a stop itself.
 _COLUMNS = frozenset({"image_column", "id_column", "prompt_column", "messages_column"})
@@ -481,7 +487,7 @@ KINDS = kinds_of(JobSettings)
 PLACEMENT = names_where(KINDS, lambda kind: not kind.shapes_answers)
 
 
-def _in_utf_8(path: str) -> str:
+def in_utf_8(path: str) -> str:
     """Return a path of the command line whose bytes are not UTF-8 as the URI of the same file; any other as it is."""
     try:
         path.encode()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
+_BEGINNING, _END, _WORTH_IT = 800, 200, 200  # characters of a line that are shown, and that are left out at least
 GO_ON = "What is done stays; run the same command again to go on."
 
 
@@ -55,6 +56,19 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Return the same of every line of a text that has several of its own."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def fitting_lines(text: str) -> str:
+    """Return a text whose lines have their ends and lack their middle where they are long: a value of thousands of
+    characters hides what is wrong with it."""
+    return "\n".join(map(_fitting, text.split("\n")))
+
+
+def _fitting(line: str) -> str:
+    left_out = len(line) - _BEGINNING - _END
+    if left_out <= _WORTH_IT:
+        return line
+    return f"{line[:_BEGINNING]} ... {left_out:,} characters left out ... {line[-_END:]}"
 
 
 def redacted(text: str) -> str:
@@ -102,6 +116,11 @@ def lacks_bucket(url: str) -> bool:
     """Return whether a URL of a store does not say which bucket or repository, as `s3://$BUCKET/in` without BUCKET."""
     scheme, slashes, rest = url.partition("://")
     return bool(slashes) and scheme.lower() in _STORES and rest[:1] in ("", "/")
+
+
+def holds_null(path: str) -> bool:
+    """Return whether a path or URL has a null character, spelled as %00 in a file: URI: nothing has such a name."""
+    return "\0" in path or (path[:5].lower() == "file:" and "%00" in path)
 
 
 _STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf")

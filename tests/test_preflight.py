@@ -1,5 +1,6 @@
 """What is refused before Ray starts: a package that is missing, cards that are too small."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from benchmarks.random_model import write_model
 from pipeline.engine.kernels.packages import is_there
 from pipeline.environment import cards_here
-from pipeline.preflight import check_machine, describe_needs
+from pipeline.preflight import check_machine, check_umask, check_writable, describe_needs
 from schemas.errors import Refused
 from schemas.job import JobSettings
 from tests.checkpoints import changed
@@ -74,3 +75,25 @@ def test_a_network_that_the_engine_does_not_build_is_refused_here(setting: str, 
     folder = changed("config.json", lambda config: config["text_config"].update({setting: value}))
     with pytest.raises(Refused, match=message):
         check_machine(job(folder), ())
+
+
+@pytest.mark.parametrize("umask", [0o777, 0o277, 0o477, 0o100])
+def test_a_umask_that_locks_out_who_makes_a_folder_is_refused(umask: int) -> None:
+    with pytest.raises(Refused, match=f"umask must leave the owner .*, as 022 does, got {umask:03o}"):
+        check_umask(umask)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_job_is_refused_under_such_a_umask(tmp_path: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        with pytest.raises(Refused, match="umask must leave the owner"):
+            check_writable(str(tmp_path / "out"))
+    finally:
+        os.umask(before)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0])
+def test_other_umasks_are_fine(umask: int) -> None:
+    check_umask(umask)

@@ -20,7 +20,7 @@ from pipeline.storage.backoff import with_retries
 from pipeline.storage.local_files import nearest
 from pipeline.storage.store_errors import store_errors
 from schemas.errors import Refused
-from schemas.wording import credentials_in, printable, redacted
+from schemas.wording import credentials_in, holds_null, printable, redacted
 
 MARK = ".llava-batch-export.json"  # in a folder that an export has begun and not ended
 _LONGEST = 200  # bytes of a name that rows decide; file systems have 255
@@ -33,7 +33,7 @@ def check_destination(destination: str, name: str = "DEST") -> None:
     """Raise Refused for a DEST, or what else it is called, that names nothing that can be written."""
     if not destination.strip():
         raise Refused(f"{name} must not be empty, got {destination!r}: is a variable of the shell unset?")
-    if "\0" in destination:
+    if holds_null(destination):
         raise Refused(f"{name} must not hold a null character, got {destination!r}")
     if (secret := credentials_in(destination)) is not None:
         raise Refused(f"{name} {redacted(destination)} must not hold {secret}: keys belong in the environment")

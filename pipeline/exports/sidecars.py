@@ -103,7 +103,7 @@ def read_openings(path: Path) -> tuple[str, ...]:
     """Return the openings that a file lists, the longest first; raises Refused where it cannot be read."""
     try:
         lines = read_text(path).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise Refused(f"--openings {typed(path)}: the file cannot be read: {reason}") from error
     found = {" ".join(line.lower().split()) for line in lines if line.strip() and not line.startswith("#")}

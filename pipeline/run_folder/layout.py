@@ -9,6 +9,8 @@ the answers: a folder of theirs stays as it is.
 """
 
 import contextlib
+import errno
+import os
 
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
@@ -61,6 +63,24 @@ def check_apart(folder: str) -> None:
         above = "/".join(names[:number])
         if name in _PARTS and above and _is_run(above):
             raise Refused(f"{folder} must not be in what the run in {above} keeps its own files in: is {above} meant?")
+
+
+def check_links(folder: str) -> None:
+    """Raise Refused where a link that stands for a folder, or for a part that a run keeps in it, leads to no folder: a
+    run would begin beside what it cannot see, and end where it first writes there."""
+    for part in (folder, *(fs.join(folder, name) for name in (STATE, "units", "answers"))):
+        path = fs.local_path(part)
+        if path is not None and os.path.islink(path) and not os.path.exists(path):
+            raise Refused(f"{part} must be a folder, it is a link to {_end_of(path)}: mend the link, or remove it")
+
+
+def _end_of(link: str) -> str:
+    try:
+        os.stat(link)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "itself"
+    return f"{os.readlink(link)}, which is not there"
 
 
 def _is_run(folder: str) -> bool:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pipeline.run_folder.layout import RUN, check_apart, state_path, state_table
+from pipeline.run_folder.layout import RUN, check_apart, check_links, state_path, state_table
 from pipeline.run_folder.units import BrokenTable, read_sealed, read_table, to_sealed
 from pipeline.storage import filesystem as fs
 from pipeline.storage.local_files import NotRegular
@@ -85,6 +85,7 @@ def read_run(folder: str) -> dict[str, Any] | None:
     if not folder.strip():
         raise Refused(f"OUT must not be empty, got {folder!r}: is a variable of the shell unset?")
     try:
+        check_links(folder)
         path = _run_path(folder)
     except PermissionError as error:
         raise RunMismatch(

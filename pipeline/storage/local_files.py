@@ -1,7 +1,6 @@
 """Local files: those of this machine, opened only where they have bytes of their own, written and created whole."""
 
 import contextlib
-import errno
 import os
 import shutil
 import stat
@@ -9,12 +8,13 @@ import uuid
 from collections.abc import Iterator
 from typing import IO
 
+from schemas.named_files import read_named
+
 
 class NotRegular(OSError):
     """The path has no bytes of its own: a folder, a pipe, a device."""
 
 
-_MOST_BYTES = 2**20
 # Regular files some of which are the secrets of this process; what else is in /dev is no regular file.
 _OF_THE_SYSTEM = ("/proc/", "/sys/", "/dev/")
 _BUT = "/dev/shm/"
@@ -50,13 +50,8 @@ def open_regular(path: str) -> IO[bytes]:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Return the text of a file that a flag names, of a MiB at most: a device has no end. Raises OSError, and
-    UnicodeDecodeError."""
-    with open(path, "rb") as file:
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise OSError(errno.EFBIG, f"it must have at most {_MOST_BYTES:,} bytes, it has more")
-    return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text
+    """Return the text of a file that a flag names, of a MiB at most. Raises OSError, and UnicodeDecodeError."""
+    return read_named(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text
 
 
 def files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -250,7 +250,7 @@ def test_a_flag_that_is_wrong_or_missing_is_named(flags: list[str], message: str
         (["doctor", "--regex", "(a"], "--regex must be a form that answers can be held to"),
         (["verify", "--config", "https://u:secret@h/x"], "--config https://***@h/x cannot be read: No such file"),
         (["init", "caption", "--to", "https://u:secret@h/x"], "--to https://***@h/x cannot be written: No such file"),
-        (["init", "caption", "--to", ""], "--to must be the name of a file, got '.': is a variable of the shell"),
+        (["init", "caption", "--to", ""], "--to must be the name of a file, got '': is a variable of the shell"),
         (["init", "ocr", "--to", "/dev/null/x", "--input", ""], "--input must not be empty, got ''"),
         (
             ["init", "sweep", "--to", "/dev/null/x", "--output", "s3://u:secret@b/x"],
