@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jobs.flags import Folder
-from schemas.wording import printable, redacted
+from schemas.wording import counted, printable, redacted
 
 
 def verify(out: Annotated[Folder, Parameter(help="The run folder, local or s3://, gs://.")]) -> int:
@@ -19,5 +19,7 @@ def verify(out: Annotated[Folder, Parameter(help="The run folder, local or s3://
     problems = verify_run(out)
     for problem in problems:
         sys.stdout.write(printable(redacted(problem)) + "\n")
-    sys.stdout.write(f"{out}: {len(problems)} problems\n" if problems else f"{out}: every answer is there, once\n")
+    sys.stdout.write(
+        f"{out}: {counted(len(problems), 'problem')}\n" if problems else f"{out}: every answer is there, once\n"
+    )
     return 1 if problems else 0

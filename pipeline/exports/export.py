@@ -16,6 +16,7 @@ from pipeline.exports.rows import Choice, Chosen, Run, check_prompts, open_run
 from pipeline.exports.sidecars import OPENINGS, Exists, PromptsAs, SidecarOptions, read_openings, write_sidecars
 from pipeline.exports.webdataset import write_webdataset
 from schemas.errors import Refused
+from schemas.wording import counted
 
 Format = Literal["jsonl", "csv", "llava", "openai", "sidecars", "webdataset", "dataset", "markdown", "text", "dolma"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -69,7 +70,7 @@ def export(folder: str, destination: str, to: Format, options: ExportOptions) ->
     check_prompts(run, choice)
     if to == "sidecars":
         written = write_sidecars(run, destination, choice, sidecars)
-        return f"{written.files:,} sidecars written, {written.left:,} left as they were"
+        return f"{counted(written.files, 'sidecar')} written, {written.left:,} left as they were"
     return _WRITERS[to](run, destination, choice, options)
 
 
@@ -104,24 +105,28 @@ def _file(
     def write(run: Run, destination: str, choice: Choice, options: ExportOptions) -> str:
         key = run.key({"to": to, "choice": repr(choice), "formulas": options.formulas})
         write_file(destination, key, parts_of(run, choice, lines(run, options), head(run) if head else b""))
-        return "the answers written"
+        return "the answers are written"
 
     return write
 
 
 def _webdataset(run: Run, destination: str, choice: Choice, options: ExportOptions) -> str:
     pictures = None if options.images is False else Pictures(run)
-    return f"{write_webdataset(run, destination, choice, pictures):,} shards written"
+    return f"{counted(write_webdataset(run, destination, choice, pictures), 'shard')} written"
 
 
 def _dataset(run: Run, destination: str, choice: Choice, options: ExportOptions) -> str:
     pictures = Pictures(run) if options.images else None
     card = CardOptions(language=options.language or (), license=options.license)
-    written = f"{write_dataset(run, destination, choice, card, pictures):,} shards and a card written"
+    written = f"{counted(write_dataset(run, destination, choice, card, pictures), 'shard')} and a card written"
     if options.push is not None:  # before the end, so that the same command goes on where the hub was away
         written = f"{written}, {push_dataset(destination, options.push)}"
     end_folder(destination)
     return written
+
+
+def _documents(number: int) -> str:
+    return f"{counted(number, 'document')} written"
 
 
 _WRITERS: dict[str, _Write] = {
@@ -131,7 +136,7 @@ _WRITERS: dict[str, _Write] = {
     "openai": _file("openai", lambda run, options: openai_lines(run)),
     "webdataset": _webdataset,
     "dataset": _dataset,
-    "markdown": lambda run, to, choice, options: f"{write_documents(run, to, choice, 'markdown'):,} documents written",
-    "text": lambda run, to, choice, options: f"{write_documents(run, to, choice, 'text'):,} documents written",
-    "dolma": lambda run, to, choice, options: f"{write_dolma(run, to, choice):,} documents written",
+    "markdown": lambda run, to, choice, _: _documents(write_documents(run, to, choice, "markdown")),
+    "text": lambda run, to, choice, _: _documents(write_documents(run, to, choice, "text")),
+    "dolma": lambda run, to, choice, _: _documents(write_dolma(run, to, choice)),
 }

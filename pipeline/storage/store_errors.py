@@ -13,6 +13,8 @@ _NUMBERS = (  # of errors that clients raise without one
     (FileExistsError, errno.EEXIST),
     (TimeoutError, errno.ETIMEDOUT),
 )
+# What clients raise that find no keys on this machine, or half of them: no other try finds them either.
+_KEYLESS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError")
 
 
 @contextlib.contextmanager
@@ -28,7 +30,7 @@ def store_errors(url: str) -> Iterator[None]:
         raise _named(url, error) from error
     except _client_errors() as error:
         refused = getattr(error, "status_code", getattr(error, "code", None)) in (401, 403)
-        kind = PermissionError if refused else OSError
+        kind = PermissionError if refused or type(error).__name__ in _KEYLESS else OSError
         raise kind(f"{url}: {type(error).__name__}: {one_line(error)}") from error
 
 

@@ -154,3 +154,23 @@ def test_the_path_of_a_model_may_be_as_long_as_a_path(flag: str, capsys) -> None
     path = "/".join(["x" * 200] * 25)
     said = refused(["caption", "--input=a", "--output=b", flag, "{}"], path, capsys)
     assert said.startswith(f"error: {flag} must be a folder or a hub id, of at most 4,000 bytes, got one of 5,024: xxx")
+
+
+def test_one_problem_and_one_document_are_counted_as_one(tmp_path: Path, capsys) -> None:
+    run_without_ray(tmp_path)
+    assert main(["export", f"{tmp_path}/out", f"{tmp_path}/all.jsonl", "--to", "dolma"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/all.jsonl: 1 document written\n"
+    (tmp_path / "in.parquet").unlink()
+    assert main(["verify", f"{tmp_path}/out"]) == 1
+    assert capsys.readouterr().out.endswith(f"{tmp_path}/out: 1 problem\n")
+
+
+def test_an_output_in_a_store_without_keys_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    keyless = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment = {**keyless, "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+    argv = [sys.executable, "-m", "jobs", "caption", "--input", "in", "--output", "s3://b/out"]
+    ran = subprocess.run(argv, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "error: --output must be a folder that can be written, s3://b/out cannot be" in ran.stderr
+    assert "NoCredentialsError" in ran.stderr
+    assert "check its bucket, and the keys in the environment" in ran.stderr

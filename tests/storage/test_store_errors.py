@@ -28,6 +28,14 @@ def test_an_error_without_its_url_gets_it_and_stays_what_it_was(raised: OSError,
     assert is_transient(caught.value) == is_transient(raised)
 
 
+@pytest.mark.parametrize("name", ["NoCredentialsError", "ProfileNotFound"])
+def test_keys_that_are_not_there_are_no_permission(name: str) -> None:
+    exceptions = pytest.importorskip("botocore.exceptions")
+    raised = getattr(exceptions, name)(profile="work")
+    with pytest.raises(PermissionError, match=f"{URL}: {name}"), store_errors(URL):
+        raise raised
+
+
 def test_an_error_that_names_its_url_is_left_alone() -> None:
     said = PermissionError(f"{URL}: Forbidden")
     with pytest.raises(PermissionError) as caught, store_errors(URL):
