@@ -101,7 +101,8 @@ def _answer_tokens(plan: Plan, work: Work, wanted: Wanted, calibration: Calibrat
         return calibration.answer_tokens, f"answer tokens: mean of {calibration.rows:,} rows that were answered"
     if wanted.answer_tokens is not None:
         tokens = float(min(wanted.answer_tokens, most))
-        return Interval(low=tokens, mid=tokens, high=tokens), "answer tokens: as given by --answer-tokens"
+        cut = f", but no more than --max-new-tokens {most}" if wanted.answer_tokens > most else ""
+        return Interval(low=tokens, mid=tokens, high=tokens), f"answer tokens: as given by --answer-tokens{cut}"
     tokens = float(min(_ASSUMED[work], most))
     between = Interval(low=tokens / 2, mid=tokens, high=min(2 * tokens, float(most)))
     return (

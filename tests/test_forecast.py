@@ -172,3 +172,10 @@ def test_an_input_of_which_every_row_fails_is_refused(source: Path, capsys) -> N
     where = ["--input", str(source), "--output", "out", "--model", str(checkpoint()), "--gpu-type", "h100"]
     assert main(["plan", *where]) == 2
     assert "all 9 rows that were looked at fail, as decode/BrokenImage: row-" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("most", "said"), [("64", ", but no more than --max-new-tokens 64\n"), ("300", "\n")])
+def test_answers_are_not_longer_than_the_job_lets_them_be(source: Path, most: str, said: str, capsys) -> None:
+    flags = ["--input", str(source), "--output", f"{source.parent}/out", "--model", str(checkpoint())]
+    main(["plan", *flags, "--gpu-type", "h100", "--answer-tokens", "300", "--max-new-tokens", most])
+    assert f"answer tokens: as given by --answer-tokens{said}" in capsys.readouterr().out
