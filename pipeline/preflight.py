@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from contextlib import suppress
 from typing import Any
 
 from pipeline.engine.kernels.packages import check_packages, check_quantised, is_there
@@ -76,9 +77,11 @@ def check_umask(umask: int) -> None:
 
 
 def _umask() -> int:
-    """Return this process's umask, without setting it, as other threads may write meanwhile."""
-    with open("/proc/self/status", "rb") as file:
+    """Return this process's umask, without setting it, as other threads may write meanwhile; 0 where that is not
+    told, as on a system that is not Linux."""
+    with suppress(OSError), open("/proc/self/status", "rb") as file:
         return next((int(line.split()[1], 8) for line in file if line.startswith(b"Umask:")), 0)
+    return 0
 
 
 def check_place(folder: str, flag: str = "--output") -> None:

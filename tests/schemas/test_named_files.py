@@ -10,10 +10,16 @@ from schemas.named_files import read_named
 _READ = "import sys; from schemas.named_files import read_named; print(read_named(sys.argv[1]))"
 
 
-def test_a_pipe_that_nobody_writes_to_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_pipe_that_nobody_writes_to_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="a pipe that nobody writes to, with nothing in it"):
         read_named(tmp_path / "pipe")
+
+
+def test_a_pipe_whose_writer_waits_for_a_reader_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["sh", "-c", f"echo one > '{tmp_path}/pipe'"]):  # which opens once somebody reads
+        assert read_named(tmp_path / "pipe") == b"one\n"
 
 
 def test_a_pipe_is_read_to_the_end_of_what_its_writer_writes_late(tmp_path: Path) -> None:
