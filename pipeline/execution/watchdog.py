@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from pipeline.run_folder.markers import Note
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 _POLL_S = 0.5
 _BEAT_S = 0.1
 _HELD_S = 5 * _BEAT_S  # without a beat
+_STOPPED_S = 1.0  # at most, until a worker that is told to stop does
 _NUMBER = struct.Struct("q")
 _NUM_TEXTS, _NUM_BEATS, _HEAD = 0, _NUMBER.size, 2 * _NUMBER.size  # where they lie, before two texts
 _MOST = 2**20  # bytes of a text
 _BYTES = _HEAD + 2 * (_NUMBER.size + _MOST)
+_Expected: TypeAlias = tuple[float, str, str]  # until when, and the note: its url and text
 
 
 class Watchdog:
@@ -40,7 +42,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._expected: dict[str, tuple[float, str, str]] = {}
+        self._expected: dict[str, _Expected] = {}
         self._shared: _Shared | None = None  # from the first that is expected
 
     def expect(self, name: str, until: float, note: "Note") -> None:
@@ -139,14 +141,20 @@ def main() -> None:
         else:
             stopped_s = 0.0
         last = now
-        expected = json.loads(shared.read() or b"[]")
-        late = [(url, text) for until, url, text in expected if until < now]
+        late = _late(shared, now)
         if late and is_stopped:  # what it is at is not to blame, and is done elsewhere
             os.kill(worker, signal.SIGKILL)
             return
-        if late and now > waits_until:
-            _put_down(worker, late[0] if len(expected) == 1 or not shared.is_held() else None)
+        if late and now > waits_until and _put_down(worker, shared, now):
             return
+
+
+def _expected(shared: _Shared) -> list[_Expected]:
+    return [(until, url, text) for until, url, text in json.loads(shared.read() or b"[]")]
+
+
+def _late(shared: _Shared, now: float) -> list[_Expected]:
+    return [one for one in _expected(shared) if one[0] < now]
 
 
 def _is_stopped(worker: int) -> bool:
@@ -158,15 +166,25 @@ def _is_stopped(worker: int) -> bool:
         return False
 
 
-def _put_down(worker: int, note: tuple[str, str] | None) -> None:
-    """Stop the worker where it is, write down why if that is known, and kill it whatever comes of that."""
+def _put_down(worker: int, shared: _Shared, now: float) -> bool:
+    """Stop the worker where it is, write down why if that is known, and kill it whatever comes of that. Return False,
+    and let it go on, where what was late has come to its end meanwhile: what is at work by now is not to blame.
+    """
+    is_held = len(_expected(shared)) > 1 and shared.is_held()
     with suppress(ProcessLookupError):
         os.kill(worker, signal.SIGSTOP)
+        ends = time.monotonic() + _STOPPED_S
+        while not _is_stopped(worker) and time.monotonic() < ends:  # a signal takes its time
+            time.sleep(_STOPPED_S / 1000)
+        if not (late := _late(shared, now)):
+            os.kill(worker, signal.SIGCONT)
+            return False
         try:
-            if note is not None:
-                _leave(*note)
+            if not is_held:
+                _leave(*late[0][1:])
         finally:
             os.kill(worker, signal.SIGKILL)
+    return True
 
 
 def _leave(url: str, text: str) -> None:

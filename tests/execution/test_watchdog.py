@@ -3,7 +3,12 @@
 import itertools
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+import pytest
+
+from pipeline.execution.watchdog import _put_down, _Shared
 
 HOLDS = """
 import ctypes, sys, time
@@ -97,3 +102,32 @@ def test_a_row_that_ends_in_time_leaves_nothing(tmp_path: Path) -> None:
     ended = run(tmp_path, 60, 1)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert not list(tmp_path.iterdir())
+
+
+class Overtaken(_Shared):
+    """Is told, at the moment in which it is looked whether the interpreter is held, what is at work by then."""
+
+    def __init__(self, descriptor: int, by_then: str) -> None:
+        super().__init__(descriptor)
+        self._by_then = by_then
+
+    def is_held(self) -> bool:
+        self.write(self._by_then.encode())
+        return False
+
+
+@pytest.mark.parametrize(("by_then", "ends"), [('[[99, "{}/late", ""]]', False), ('[[1, "{}/late", ""]]', True)])
+def test_a_process_whose_late_row_ends_before_it_can_be_put_down_goes_on(
+    tmp_path: Path, by_then: str, ends: bool
+) -> None:
+    with tempfile.TemporaryFile() as memory, subprocess.Popen(["sleep", "600"]) as worker:
+        memory.truncate(2**22)
+        shared = Overtaken(memory.fileno(), by_then.format(tmp_path))
+        shared.write(b'[[1, "late", ""], [99, "beside", ""]]')
+        try:
+            assert _put_down(worker.pid, shared, now=2) == ends
+            worker.terminate()  # which one that is stopped does not hear
+            assert worker.wait(30) == (-9 if ends else -15)
+            assert [path.name for path in tmp_path.iterdir()] == ["late"] * ends
+        finally:
+            worker.kill()
