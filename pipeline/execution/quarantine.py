@@ -162,19 +162,23 @@ class Guard:
 
 
 @contextmanager
-def bounded_loading(work: Work, actor: str, markers: Markers) -> Iterator[None]:
-    """Let an actor load, but not again and again where that kills its process: Ray would restart it for ever."""
+def bounded_loading(work: Work, actor: str, markers: Markers, gate: RWLock) -> Iterator[None]:
+    """Let an actor load, but not again and again where that kills its process: Ray would restart it for ever.
+
+    No unit is at work meanwhile: one that kills would be taken for the loading, or the loading for it.
+    """
     name = f"loading-{actor}-{work}"
-    left = markers.find(name)
-    known = left.after_death() if left else None
-    if known is not None and sum(known.deaths.values()) >= MAX_LOADS:
-        raise RuntimeError(
-            f"a {work} actor died {MAX_LOADS} times while it was loading: its process was killed, as when memory runs "
-            "out or native code crashes; Ray's session logs have its last words"
-        )
-    markers.put(name, 0, known)
-    yield
-    markers.remove(name)
+    with gate.alone():
+        left = markers.find(name)
+        known = left.after_death() if left else None
+        if known is not None and sum(known.deaths.values()) >= MAX_LOADS:
+            raise RuntimeError(
+                f"a {work} actor died {MAX_LOADS} times while it was loading: its process was killed, as when memory "
+                "runs out or native code crashes; Ray's session logs have its last words"
+            )
+        markers.put(name, 0, known)
+        yield
+        markers.remove(name)
 
 
 def _killer(work: Work) -> Failure:

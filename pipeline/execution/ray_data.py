@@ -343,7 +343,7 @@ class _ReadAndPreprocess:
 
     def __init__(self, plan: BatchPlan, beside_gpus: bool) -> None:
         self._plan = plan
-        self._loading, self._gate = threading.Lock(), RWLock()
+        self._gate = RWLock()
         self._loaded: dict[JobSettings, Preprocess] = {}
         self._watchdog, self._kept = Watchdog(), set[tuple[str, str]]()
         self._files = OpenFiles()
@@ -355,7 +355,9 @@ class _ReadAndPreprocess:
         for task in tasks:
             spent = Spent()
             samples = self._prepare(task, spent)
-            yield with_keys(pack(task.key, samples, spent), [one.key for one in tasks])
+            with self._gate.shared():  # what kills here must not count for a unit that is alone
+                packed = with_keys(pack(task.key, samples, spent), [one.key for one in tasks])
+            yield packed
 
     def _prepare(self, task: Task, spent: Spent) -> pa.Table:
         shard, unit = self._plan.shards[task.key.shard], task.key.unit
@@ -379,11 +381,11 @@ class _ReadAndPreprocess:
         """Load what prepares the shard's rows, or return that of another shard which asks in the same way."""
         shard = self._plan.shards[number]
         key = shard.settings.model_copy(update={"input": (), "output": ""})
-        with self._loading:
-            if key not in self._loaded:
-                with bounded_loading("preprocess", _actor(), shard.markers):
+        if key not in self._loaded:
+            with bounded_loading("preprocess", _actor(), shard.markers, self._gate):
+                if key not in self._loaded:  # as another thread has meanwhile
                     self._loaded[key] = shard.load_preprocess(shard.settings)
-            return self._loaded[key]
+        return self._loaded[key]
 
 
 def _actor() -> str:

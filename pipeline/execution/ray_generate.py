@@ -205,10 +205,12 @@ class _GenerateAndWrite:
             guard = Guard("generate", markers, self._generate.fail_rows, self._gate)
             with self._generate.sampling(shard.settings):
                 began = time.monotonic()
-                answers = final_answers(guard(key.unit, lambda _: samples, self._generate), shard.settings)
-            written = time.monotonic()
-            shard.write(key.unit, answers)
-            write_s = time.monotonic() - written
+                answers = guard(key.unit, lambda _: samples, self._generate)
+            with self._gate.shared():  # what kills here must not count for a unit that is alone
+                answers = final_answers(answers, shard.settings)
+                written = time.monotonic()
+                shard.write(key.unit, answers)
+                write_s = time.monotonic() - written
             counts = count_answers(answers)
         return UnitReport(
             counts=counts,

@@ -169,6 +169,18 @@ def test_a_unit_that_is_through_is_accused_of_nothing_that_the_next_one_does(tmp
     assert gate.left == [[]]
 
 
+def test_no_unit_is_at_work_while_its_actor_loads(tmp_path: Path) -> None:
+    markers, gate = Markers(folder=str(tmp_path), driver="d"), RWLock()
+    guard, done = Guard("preprocess", markers, fail_rows, gate), list[str]()
+    beside = threading.Thread(target=guard, args=(7, lambda _: done.append("read") or ROWS.slice(0, 1), upper))
+    with bounded_loading("preprocess", "actor", markers, gate):
+        beside.start()
+        beside.join(0.05)  # long enough for a unit that does not wait
+        done.append("loaded")
+    beside.join()
+    assert done == ["loaded", "read"]
+
+
 class Watching(Watchdog):
     """Keeps the names of what is expected."""
 
@@ -234,7 +246,7 @@ def test_loading_is_given_up_after_some_deaths_of_the_same_actor(tmp_path: Path)
     markers = Markers(folder=str(tmp_path), driver="d")
 
     def load() -> None:
-        with bounded_loading("generate", "actor-1", markers):
+        with bounded_loading("generate", "actor-1", markers, RWLock()):
             raise Died
 
     for _ in range(MAX_LOADS):
@@ -242,7 +254,7 @@ def test_loading_is_given_up_after_some_deaths_of_the_same_actor(tmp_path: Path)
             load()
     with pytest.raises(RuntimeError, match="a generate actor died 3 times while it was loading"):
         load()
-    with bounded_loading("generate", "actor-2", markers):
+    with bounded_loading("generate", "actor-2", markers, RWLock()):
         assert markers.find("loading-actor-2-generate") is not None
     assert markers.find("loading-actor-2-generate") is None
 
