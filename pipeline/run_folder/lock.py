@@ -69,6 +69,7 @@ class Lock:
         self.owner = owner
         self.lost = False
         self.last_word = LastWord(None)
+        self._turn = threading.Lock()  # a beat that is on its way must not come after the end
 
     def check(self) -> None:
         """Raise FolderLost where the folder is no longer ours, as after a machine that slept for a minute."""
@@ -85,7 +86,7 @@ class Lock:
 
     def beat(self) -> None:
         """Show that the owner lives, unless another has taken over."""
-        with contextlib.suppress(OSError):  # a store that is away for a moment; the next beat tells
+        with self._turn, contextlib.suppress(OSError):  # a store that is away for a moment; the next beat tells
             self._look()
             if not self.lost:
                 self.owner = replace(self.owner, beat=self.owner.beat + 1)
@@ -93,9 +94,10 @@ class Lock:
 
     def release(self) -> None:
         """Remove the lock, unless it is another's by now. From then on the driver's end is in the middle of nothing."""
-        with contextlib.suppress(OSError):  # a store that is away: the lock grows stale, what was done counts
-            if not self.lost and _token(_read(self.url)) == self.owner.token:
-                fs.delete(self.url)
+        with self._turn, contextlib.suppress(OSError):  # a store that is away: it grows stale, what was done counts
+            found = _read(self.url)
+            if not self.lost and found is not None and _token(found) == self.owner.token:
+                _remove(self.url, found)
         self.last_word.dismiss()
 
     def _look(self) -> None:
@@ -109,16 +111,17 @@ def hold(folder: str, timing: Timing | None = None) -> Iterator[Lock]:
     """Own the folder for the block. Raises FolderInUse where another driver does."""
     timing = timing or Timing()
     lock = Lock(state_path(folder, NAME), _this_process())
-    _acquire(lock, timing)
-    lock.last_word = LastWord.begin()
     done = threading.Event()
     beating = threading.Thread(target=_keep_beating, args=(lock, done, timing.beat_s), daemon=True)
-    beating.start()
-    try:
+    try:  # from the first: a stop may come at any line, and this process may live on, as a notebook's does
+        _acquire(lock, timing)
+        lock.last_word = LastWord.begin()
+        beating.start()
         yield lock
     finally:
         done.set()
-        beating.join()
+        if beating.ident is not None:
+            beating.join()
         lock.release()
 
 
@@ -159,10 +162,18 @@ def _create(url: str, mine: bytes) -> bool:
 
 def _replace_local(url: str, found: bytes | None, mine: bytes) -> None:
     """Take a dead owner's lock away and put ours there; of many drivers that try at once, one does."""
-    if found is not None and not fs.remove_exactly(url, found):
-        raise FolderInUse(_in_use(url, _read(url) or b""))
+    if found is not None and not fs.remove_exactly(url, found) and (now := _read(url)) is not None:
+        raise FolderInUse(_in_use(url, now))
     if not fs.create_new(url, mine):
         raise FolderInUse(_in_use(url, _read(url) or b""))
+
+
+def _remove(url: str, found: bytes) -> None:
+    """Remove a lock of our own, and on a disk no other that has come there since it was read."""
+    if fs.local_path(url) is None:
+        fs.delete(url)
+    else:
+        fs.remove_exactly(url, found)
 
 
 def _keep_beating(lock: Lock, done: threading.Event, beat_s: float) -> None:

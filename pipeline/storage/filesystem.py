@@ -183,16 +183,23 @@ def delete(url: str) -> None:
 def remove_exactly(url: str, content: bytes) -> bool:
     """Remove a local file that holds just `content`; return False where it holds something else or is not there.
 
-    Of many processes at once one is told True: the file is renamed before it is looked at, and put back where it is
-    another's.
+    Of many processes at once one is told True: of one file one alone has the lock. Where a file system has none the
+    file is renamed before it is looked at once more, and put back where it is another's.
     """
     path = local_path(url)
     assert path is not None, "stores cannot do this in one step"
-    aside = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
-        os.rename(path, aside)
-    except FileNotFoundError:
+        with local_files.open_regular(path) as file:
+            local_files.keep_alone(file)
+            is_there = file.read() == content and local_files.is_at(path, file)
+            return is_there and _remove_exactly(path, content)
+    except (FileNotFoundError, BlockingIOError):
         return False
+
+
+def _remove_exactly(path: str, content: bytes) -> bool:
+    aside = f"{path}.{uuid.uuid4().hex}.tmp"
+    os.rename(path, aside)
     try:
         if read_bytes(aside) == content:
             return True

@@ -1,6 +1,8 @@
 """Local files: those of this machine, opened only where they have bytes of their own, written and created whole."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -18,6 +20,7 @@ class NotRegular(OSError):
 # Regular files some of which are the secrets of this process; what else is in /dev is no regular file.
 _OF_THE_SYSTEM = ("/proc/", "/sys/", "/dev/")
 _BUT = "/dev/shm/"
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF})
 
 
 def is_of_the_system(path: str) -> bool:
@@ -110,6 +113,26 @@ def create_whole(path: str, data: bytes) -> bool:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(whole)
     return True
+
+
+def keep_alone(file: IO[bytes]) -> None:
+    """Lock an open file until it is closed, or its process has ended; raise BlockingIOError where another has it.
+
+    Where the file system knows no such locks nobody is kept away.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def is_at(path: str, file: IO[bytes]) -> bool:
+    """Return whether an open file is the one at this path, no matter what was renamed since it was opened."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def delete_all(path: str) -> None:

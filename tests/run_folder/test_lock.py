@@ -5,14 +5,17 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from jobs.answer import run_to_status
+from pipeline.run_folder import lock as lock_module
 from pipeline.run_folder.lock import NAME, FolderInUse, Timing, hold, still_holds, this_machine
 from pipeline.storage import filesystem as fs
 from schemas.run import STATE
+from tests.lines import Lines, each_line
 
 pytest_plugins = ["tests.object_store"]
 
@@ -179,3 +182,83 @@ def test_a_worker_writes_only_while_its_own_driver_holds_the_folder(tmp_path: Pa
         assert still_holds(lock.url, lock.owner.token)
         assert not still_holds(lock.url, "another's")
     assert not still_holds(lock.url, lock.owner.token)
+
+
+DEAD = 2**31 - 1  # no process has this id
+
+
+def test_of_two_that_take_over_at_any_line_one_is_let_in_and_its_lock_is_never_away(tmp_path: Path) -> None:
+    def run(number: int) -> Lines:
+        folder, let_in, lost = str(tmp_path / str(number)), [], list[str]()
+        change_owner(folder, machine=this_machine(), pid=DEAD)
+        with ExitStack() as held:
+
+            def take(name: str) -> None:
+                with suppress(FolderInUse):
+                    lock = held.enter_context(hold(folder))
+                    let_in.append(name)
+                    lines.after = lambda: None if still_holds(lock.url, lock.owner.token) else lost.append(name)
+
+            lines = Lines((lock_module, fs), number, lambda: take("second"))
+            lines.run(lambda: take("first"))
+            assert (len(let_in), lost) == (1, [])
+        return lines
+
+    assert len(list(each_line(run))) > 30
+
+
+def test_a_folder_that_is_let_go_of_while_it_is_looked_at_is_free(tmp_path: Path) -> None:
+    def run(number: int) -> Lines:
+        folder = str(tmp_path / str(number))
+        change_owner(folder)
+        url = fs.join(folder, STATE, NAME)
+        lines = Lines((lock_module,), number, lambda: still_holds(url, "other") and fs.delete(url))
+
+        def take() -> None:
+            with hold(folder, Timing(stale_s=0.0)):
+                lines.end()
+
+        lines.run(take)
+        return lines
+
+    assert len(list(each_line(run))) > 30
+
+
+def test_a_stop_at_any_line_leaves_no_lock_to_a_process_that_lives_on(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    def run(number: int) -> Lines:
+        folder = str(tmp_path / str(number))
+        lines = Lines((lock_module,), number, stop)
+
+        def take() -> None:
+            with hold(folder):
+                lines.end()
+
+        with suppress(KeyboardInterrupt):
+            lines.run(take)
+        with hold(folder) as lock:
+            lock.confirm()
+        return lines
+
+    assert len(list(each_line(run))) > 30
+
+
+def test_a_beat_that_is_on_its_way_does_not_come_after_the_end(tmp_path: Path) -> None:
+    def run(number: int) -> Lines:
+        with hold(str(tmp_path / str(number))) as lock:
+            ending = threading.Thread(target=lock.release)
+
+            def end() -> None:
+                ending.start()
+                ending.join(0.05)  # long enough for one that does not wait
+
+            lines = Lines((lock_module,), number, end)
+            lines.run(lock.beat)
+            if ending.ident is not None:
+                ending.join()
+                assert not fs.exists(lock.url)
+        return lines
+
+    assert len(list(each_line(run))) > 5
