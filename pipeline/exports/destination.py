@@ -6,7 +6,6 @@ command. Nothing is written outside of the destination, whatever rows are called
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from typing import IO, Any
 
 from pipeline.storage import filesystem as fs
 from pipeline.storage.backoff import with_retries
-from pipeline.storage.local_files import nearest
+from pipeline.storage.local_files import is_at, keep_alone, nearest
 from pipeline.storage.store_errors import store_errors
 from schemas.errors import Refused
 from schemas.wording import credentials_in, holds_null, printable, redacted
@@ -80,6 +79,9 @@ def write_file(destination: str, key: str, parts: Iterable[Part]) -> None:
     half = _half_of(path)
     journal = f"{half}.json"
     with _locked(half, destination) as file:
+        if fs.exists(destination):  # by another process, since that was looked at first
+            os.unlink(half)
+            raise exists(destination)
         done, size = _resume_at(journal, key)
         if size > os.fstat(file.fileno()).st_size:  # the half was torn by more than a kill
             done = size = 0
@@ -106,10 +108,11 @@ def whole_file(url: str) -> Iterator[IO[bytes]]:
     if path is not None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         half = _half_of(path)
-        with _new(half) as file:
+        with _locked(half, url) as file:
+            file.truncate(0)
             yield file
             _flush(file)
-        os.replace(half, path)
+            os.replace(half, path)
         return
     filesystem, key = fs.remote(url)
     with tempfile.NamedTemporaryFile() as spool:
@@ -197,22 +200,20 @@ def _half_of(path: str) -> str:
     return os.path.join(folder, f".{name}.part")
 
 
-def _new(half: str) -> IO[bytes]:
-    """Open a new file under a hidden name; what a kill has left there is removed, a link is not followed."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(half)
-    return open(half, "xb")
-
-
 @contextlib.contextmanager
 def _locked(half: str, destination: str) -> Iterator[IO[bytes]]:
-    """Open the half that a kill has left, or a new one, for this process alone."""
+    """Open the half that a kill has left, or a new one, for this process alone; a link there is not followed."""
+    if os.path.islink(half):
+        os.unlink(half)
     descriptor = os.open(half, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     with os.fdopen(descriptor, "r+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Refused(f"another process is exporting to {destination}: wait for it, or stop it") from error
+            keep_alone(file)
+            is_half = is_at(half, file)  # or another has made the whole of it since it was opened
+        except BlockingIOError:
+            is_half = False
+        if not is_half:
+            raise Refused(f"another process is exporting to {destination}: wait for it, or stop it")
         yield file
 
 

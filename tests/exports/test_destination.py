@@ -6,18 +6,20 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from jobs.__main__ import main
-from pipeline.exports.destination import MARK, begin_folder, check_inside, safe_name, write_file
+from pipeline.exports import destination as destination_module
+from pipeline.exports.destination import MARK, begin_folder, check_inside, put_file, safe_name, write_file
 from pipeline.exports.export import FORMATS, ExportOptions, Format, export
 from pipeline.storage import filesystem as fs
 from schemas.errors import Refused
 from tests.exports.runs import make_images, make_run, tree
+from tests.lines import Lines, each_line
 
 pytest_plugins = ["tests.exports.complete", "tests.object_store"]
 
@@ -49,6 +51,34 @@ def test_a_file_goes_on_behind_its_last_whole_part(tmp_path: Path, killed_in: in
     write_file(str(again), "key", parts(3, written=written))
     assert written == list(range(killed_in, 3))
     assert tree(again.parent) == {"file": whole.read_bytes()}
+
+
+@pytest.mark.parametrize("write", [lambda url: write_file(url, "key", parts(2)), lambda url: put_file(url, b"whole")])
+def test_of_two_exports_at_once_one_writes_and_no_half_of_it_shows(
+    tmp_path: Path, write: Callable[[str], None]
+) -> None:
+    write(str(tmp_path / "alone"))
+    whole = (tmp_path / "alone").read_bytes()
+
+    def run(number: int) -> Lines:
+        path = tmp_path / str(number) / "file"
+        seen = list[bytes]()
+
+        def attempt() -> None:
+            with suppress(Refused):
+                write(str(path))
+
+        def look() -> None:
+            seen.extend(path.read_bytes() for _ in range(1) if path.exists())
+
+        lines = Lines((destination_module,), number, attempt)
+        lines.after = look
+        lines.run(attempt)
+        assert set(seen) <= {whole}
+        assert tree(path.parent) == {"file": whole}
+        return lines
+
+    assert len(list(each_line(run))) > 20
 
 
 @pytest.mark.parametrize("to", FORMATS)
