@@ -158,7 +158,8 @@ class Ahead(Generic[T]):
 
     def _left(self, job: Job[T]) -> float:
         assert self._seconds is not None
-        return self._seconds if job.began is None else max(0.0, job.began + self._seconds - time.monotonic())
+        began = job.began  # once: its thread may change it at any moment
+        return self._seconds if began is None else max(0.0, began + self._seconds - time.monotonic())
 
     def _drop(self, job: Job[T] | Here[T]) -> None:
         if isinstance(job, Job):
@@ -189,13 +190,14 @@ class Ahead(Generic[T]):
             return
 
         def room(num_bytes: int) -> None:
+            job.began = None  # what counts is the fetch, not the wait for room
             self._budget.hold(job.number, num_bytes)
-            job.began = time.monotonic()  # what counts is the fetch, not the wait for room
+            job.began = time.monotonic()
 
         job.began = time.monotonic()
         result = job.fetch(job.image, room)
         if not isinstance(result, Failure):
-            self._budget.hold(job.number, self._size(result))
+            room(self._size(result))
         if not job.dropped:
             job.result = result
 

@@ -1,11 +1,12 @@
 """Images are fetched ahead of their use: in order, never too many bytes at once, and one that hangs costs itself."""
 
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 
-from pipeline.stages.ahead import Ahead, Room
+from pipeline.stages.ahead import Ahead, Job, Room
 from schemas.errors import Failure, RowError
 from schemas.request import ImageRef
 
@@ -112,3 +113,23 @@ def test_a_unit_that_ends_in_an_exception_leaves_nothing_behind() -> None:
     with pytest.raises(KeyError), one.unit([refs("90"), refs("90")], store.fetch):
         raise KeyError
     assert used(one, Store(), [refs("90"), refs("80")]) == [[90], [80]]
+
+
+def test_no_time_of_a_fetch_runs_while_it_waits_for_room() -> None:
+    one, asked = ahead(), threading.Event()
+
+    def fetch(image: ImageRef, room: Room) -> bytes | Failure:
+        if image.uri == "20":
+            asked.set()
+        room(int(image.uri or ""))
+        return bytes(int(image.uri or ""))
+
+    with one.unit([refs("90"), refs("20")], fetch) as (first, second):
+        (waiting,) = second
+        assert isinstance(waiting, Job)
+        assert asked.wait(60)
+        until = time.monotonic() + 10
+        while waiting.began is not None and time.monotonic() < until:  # its thread is just about to
+            time.sleep(0.001)
+        assert waiting.began is None
+        assert [[len(data) for data in one.take(row)] for row in (first, second)] == [[90], [20]]
