@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipeline.preprocess.facts import read_facts, with_image_tokens
 from pipeline.preprocess.forms import check_job_form
 from pipeline.preprocess.parsed import answer_columns
 from pipeline.preprocess.template import choose_template
+from pipeline.run_folder.events import Events, last_event
 from pipeline.run_folder.mend import find_gone, is_retried
 from pipeline.run_folder.merge import Units
 from pipeline.run_folder.run import is_complete, read_manifest, read_run
@@ -219,13 +221,26 @@ def find_complete(plan: Plan, *, held: bool = False) -> Summary | None:
     units = fs.join(folder, "units")  # a kill may have come between the manifest and their end
     if held:
         fs.delete(units)
-    elif fs.exists(units):
+        note_end(folder, manifest)
+    elif fs.exists(units) or _lacks_end(folder, manifest):
         return None
     manifest = with_scores(plan.settings, manifest)
     sys.stderr.write(f"already complete: {manifest['rows']:,} answers in {folder}\n")
     if is_retried(folder, manifest):
         sys.stderr.write("a retry of its failed rows was stopped: retry-failed finishes it\n")
     return summarise(manifest, folder, None)
+
+
+def note_end(folder: str, manifest: dict[str, Any]) -> None:
+    """Note that a complete run has finished where a kill has come between its manifest and that event."""
+    if _lacks_end(folder, manifest):
+        counts = {name: manifest[name] for name in ("rows", "ok", "errors")}
+        Events.of(folder).add("finished", time.monotonic(), **counts)
+
+
+def _lacks_end(folder: str, manifest: dict[str, Any]) -> bool:
+    event = last_event(folder)
+    return event is not None and event.get("event") != "finished" and not is_retried(folder, manifest)
 
 
 def with_scores(settings: JobSettings, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from pipeline.execution.ray_errors import RunFailed
 from pipeline.execution.signals import guarded
 from pipeline.execution.work_units import BatchPlan, Owned, Shard
 from pipeline.job import noted
-from pipeline.plan import Plan, Summary, summarise, with_scores
+from pipeline.plan import Plan, Summary, note_end, summarise, with_scores
 from pipeline.run_folder.answer_files import LostFile, read_stated, read_tables
 from pipeline.run_folder.events import Events
 from pipeline.run_folder.layout import below, retry_folder, state_folder
@@ -118,6 +118,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
         retry = begin_retry(plan, run, manifest, choice)
         if retry is None:
             say("no rows of that kind: nothing to try again")
+            note_end(folder, manifest)
             # A kill between the manifest and its scores left none.
             return summarise(with_scores(plan.settings, manifest), folder, None)
         say(retry.describe())  # before Ray starts, which takes its time

@@ -10,12 +10,14 @@ import pytest
 from pipeline.execution.executor import ErrorBudgetSpent
 from pipeline.execution.progress import Progress, UnitReport
 from pipeline.job import noted
+from pipeline.plan import find_complete
 from pipeline.run_folder.events import NAME, Events, Kind, last_event, read_lines
 from pipeline.run_folder.layout import state_path
 from pipeline.run_folder.lock import FolderInUse, Timing, hold
 from pipeline.run_folder.units import Counts, ErrorType
 from pipeline.storage import filesystem as fs
 from schemas.engine import EngineStatistics
+from tests.run_folder.test_mend import three_files
 
 
 def kinds(folder: Path) -> list[str]:
@@ -110,3 +112,17 @@ def test_lines_that_are_no_events_are_passed_over(tmp_path: Path, text: str) -> 
 def test_the_documented_events_are_those_that_there_are() -> None:
     page = (Path(__file__).parents[2] / "docs" / "watching.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)) == set(get_args(Kind))
+
+
+def test_a_run_that_was_killed_before_its_last_event_has_finished_in_the_next_call(tmp_path: Path) -> None:
+    plan, _ = three_files(tmp_path)
+    folder = plan.settings.output
+    Events.of(folder).add("started", 0.0)
+    assert find_complete(plan) is None  # left to a driver that holds the folder
+    for _ in range(2):
+        assert find_complete(plan, held=True) is not None
+    assert [json.loads(line)["event"] for line in read_lines(folder)] == ["started", "finished"]
+    event = last_event(folder)
+    assert event is not None
+    assert (event["rows"], event["errors"]) == (20, 1)
+    assert find_complete(plan) is not None
