@@ -63,8 +63,10 @@ def begin_run(
         if files is not None:
             fs.write_atomic(_listing_path(folder), to_sealed(files))
         started = {"run": uuid.uuid4().hex, "begun": _now(), **wanted, "changes": []}
-        fs.write_atomic(_run_path(folder), _to_json(started))
-        return started
+        if fs.create_new(_run_path(folder), _to_json(started)):
+            return started
+        found = read_run(folder)  # of a driver that has followed this one, which slept since it looked
+        assert found is not None
     lines = _compare(folder, found, wanted, files, continue_with_changes=continue_with_changes)
     return found if lines is None else _record_change(folder, found, wanted, lines, files)
 

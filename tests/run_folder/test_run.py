@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.run_folder import run as run_module
 from pipeline.run_folder.merge import BrokenUnits, Units, finish_run
 from pipeline.run_folder.run import RunMismatch, begin_run, has_seals, read_manifest, read_run, record_found
 from pipeline.run_folder.units import (
@@ -24,6 +25,7 @@ from pipeline.run_folder.units import (
 from schemas.answer import ADDED, ANSWER_SCHEMA, Answer, answers_to_table, table_to_answers
 from schemas.errors import Refused
 from schemas.run import STATE
+from tests.lines import Lines, each_line
 
 DESCRIPTION = {"identity": {"model": "demo", "prompt": ["What?"]}, "settings": {"gpus": 1}}
 
@@ -72,6 +74,21 @@ def test_the_same_run_may_go_on(tmp_path: Path) -> None:
     first = begin_run(str(tmp_path), DESCRIPTION)
     other_placement = {**DESCRIPTION, "settings": {"gpus": 8}}
     assert begin_run(str(tmp_path), other_placement) == first
+
+
+def test_of_two_drivers_that_begin_a_run_whichever_sleeps_at_which_line_both_have_the_same(tmp_path: Path) -> None:
+    def run(number: int) -> Lines:
+        folder, runs = str(tmp_path / str(number)), list[str]()
+
+        def begin() -> None:
+            runs.append(begin_run(folder, DESCRIPTION)["run"])
+
+        lines = Lines((run_module,), number, begin)
+        lines.run(begin)
+        assert set(runs) == {read_run(folder)["run"]}
+        return lines
+
+    assert len(list(each_line(run))) > 20
 
 
 def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
