@@ -115,7 +115,7 @@ def retry_failed(folder: str, choice: Choice, loaders: Loaders) -> Summary:
         check_run(folder, plan.describe(), plan.listing.files, continue_with_changes=changes)
         _check_columns(plan, manifest)
         run = begin_run(folder, plan.describe(), plan.listing.files, continue_with_changes=changes)
-        retry = begin_retry(plan, run, manifest, choice)
+        retry = begin_retry(plan, run, manifest, choice, lock.confirm)
         if retry is None:
             say("no rows of that kind: nothing to try again")
             note_end(folder, manifest)
@@ -149,10 +149,17 @@ def with_settings(settings: JobSettings, changes: Mapping[str, Any]) -> JobSetti
         raise Refused("\n".join(describe_settings(error))) from error
 
 
-def begin_retry(plan: Plan, run: dict[str, Any], manifest: dict[str, Any], choice: Choice) -> "Retry | None":
+def begin_retry(
+    plan: Plan,
+    run: dict[str, Any],
+    manifest: dict[str, Any],
+    choice: Choice,
+    confirm: Callable[[], None] = lambda: None,
+) -> "Retry | None":
     """Write down which rows are tried again, and return their retry; None where there are none of that kind.
 
-    A retry that was stopped goes before, with the rows that it had.
+    A retry that was stopped goes before, with the rows that it had. `confirm` is called before anything is written, and
+    raises where the folder is another driver's by now.
     """
     folder, number = plan.settings.output, len(manifest["retries"]) + 1
     history = retry_list(folder, number)
@@ -163,8 +170,9 @@ def begin_retry(plan: Plan, run: dict[str, Any], manifest: dict[str, Any], choic
         chosen = pa.concat_tables(_select(folder, manifest, choice))
         if not chosen.num_rows:
             return None
+        confirm()
         record_retry(folder, number, dict(choice.settings))
-        fs.write_atomic(history, to_sealed(restore(chosen)))
+        fs.create_new(history, to_sealed(restore(chosen)))  # or it is that of a driver that has followed this one
     positions = _read_history(folder, number).column(POSITION).to_numpy()
     rows = _rows_by_unit(positions // plan.num_prompts, plan.listing.unit_rows)
     return Retry(plan=plan, number=number, run=run["run"], positions=positions, rows=rows)

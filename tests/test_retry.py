@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import retry as retry_module
 from pipeline.execution.executor import Loaders
 from pipeline.execution.ray_errors import RunFailed
 from pipeline.plan import Plan, find_complete, plan_job
@@ -27,6 +28,7 @@ from pipeline.verify import verify_run
 from schemas.errors import Refused
 from tests.fakes import load_echo_engine
 from tests.inputs import SCHEMA, good_row
+from tests.lines import Lines, each_line
 from tests.run_folder.test_lock import change_owner
 from tests.run_folder.test_mend import damage, manifest_of, three_files
 
@@ -111,6 +113,27 @@ def test_each_file_is_replaced_by_its_own_units_and_no_other_is_read_for_it(scen
     scene.retry.finish(manifest, lambda: next(numbers, units / "none").unlink(missing_ok=True))  # once it was read
     assert attempts(scene) == ONCE
     assert not units.exists()
+
+
+def test_of_two_drivers_that_begin_a_retry_whichever_sleeps_at_which_line_its_list_is_written_once(
+    scene: Scene,
+) -> None:
+    history, manifest = Path(scene.retry.history), manifest_of(scene.plan)
+
+    def run(number: int) -> Lines:
+        history.unlink(missing_ok=True)
+        lists = list[bytes]()
+
+        def begin(choice: Choice) -> None:
+            begin_retry(scene.plan, scene.run, manifest, choice)
+            lists.append(history.read_bytes())
+
+        lines = Lines((retry_module,), number, lambda: begin(Choice()))
+        lines.run(lambda: begin(OK))
+        assert len(set(lists)) == 1
+        return lines
+
+    assert len(list(each_line(run))) > 20
 
 
 ONCE = [1 if row == 3 else 2 for row in range(20)]  # row 3 has failed, and was not chosen
