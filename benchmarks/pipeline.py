@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,6 +44,7 @@ from pipeline.preprocess.image import ImageLimits, decode, tile_image
 from pipeline.run_folder.merge import finish_run
 from pipeline.run_folder.run import begin_run
 from pipeline.run_folder.units import write_unit
+from pipeline.sources.open_files import OpenFiles
 from pipeline.sources.reader import unit_reader
 from pipeline.stages.generate import Generate, final_answers
 from pipeline.stages.preprocess import Preprocess
@@ -156,9 +158,11 @@ def _round(
     plan = plan_job("caption", settings.model_copy(update={"output": f"{settings.output}-{number}"}), QUESTION)
     run = begin_run(plan.settings.output, plan.describe(), plan.listing.files)
     prepared(settings.model, items[0])  # loads what it keeps
+    read = unit_reader(plan.listing).using(files := OpenFiles())
     for unit in range(plan.listing.num_units):
-        _take(plan, run["run"], unit, actors, clock)
+        _take(plan, run["run"], (unit, clock.timed("read", partial(read, unit))), actors, clock)
         _take_alone(settings.model, items[unit * _UNIT_ROWS : (unit + 1) * _UNIT_ROWS], clock)
+    files.close()
     clock.timed("write", lambda: finish_run(plan.units(run["run"]), run["fingerprint"], {}))
     clock["fetch"] = 0
     if name == "http":
@@ -167,9 +171,8 @@ def _round(
     return clock
 
 
-def _take(plan: Plan, run: str, unit: int, actors: tuple[Preprocess, Generate], clock: _Clock) -> None:
-    preprocess, generate = actors
-    requests = clock.timed("read", lambda: unit_reader(plan.listing)(unit))
+def _take(plan: Plan, run: str, read: tuple[int, pa.Table], actors: tuple[Preprocess, Generate], clock: _Clock) -> None:
+    (unit, requests), (preprocess, generate) = read, actors
     samples = clock.timed("preprocess", lambda: preprocess(requests))
     there = clock.timed("hand-off", lambda: _handed_on(unit, samples))
     answers = clock.timed("answer", lambda: final_answers(generate(there), plan.settings))
