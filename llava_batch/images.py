@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from pipeline.preprocess.image import broken_image
 from pipeline.storage import filesystem as fs
-from schemas.errors import Refused, RowError
+from schemas.errors import Refused
 from schemas.request import ImageRef
-from schemas.wording import one_line, shortened
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
-_MOST_SAID = 300  # characters of what a library says
 _AS_THEY_ARE = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes that a PNG keeps
 
 
@@ -53,8 +52,7 @@ def encoded(pixels: Image.Image | npt.NDArray[Any]) -> bytes:
     try:
         return _as_png(ImageOps.exif_transpose(pixels))
     except Exception as error:  # Pillow's plugins raise whatever they meet
-        message = f"the image cannot be decoded: {shortened(one_line(error), _MOST_SAID)}"
-        raise RowError("decode", "BrokenImage", message) from error
+        raise broken_image(error) from error
 
 
 def _as_png(image: Image.Image) -> bytes:

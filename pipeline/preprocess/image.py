@@ -82,8 +82,13 @@ def decode(data: bytes | memoryview, limits: ImageLimits) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise RowError("decode", "TooManyPixels", str(error)) from error
         except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more
-            said = f"{type(error).__name__}: {without_bytes(str(error))}"
-            raise RowError("decode", "BrokenImage", f"the image cannot be decoded: {said}") from error
+            raise broken_image(error) from error
+
+
+def broken_image(error: Exception) -> RowError:
+    """Return what is said of an image that Pillow cannot decode."""
+    said = f"{type(error).__name__}: {without_bytes(str(error))}"
+    return RowError("decode", "BrokenImage", f"the image cannot be decoded: {said}")
 
 
 def tile_image(image: Image.Image, anyres: Anyres, room: Room | None = None) -> Tiles:

@@ -7,15 +7,15 @@ where the last one ended.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.sources.source import RowRange
 from pipeline.storage import filesystem as fs
 
 _MOST_OPEN = 2  # of a worker: it is at as many units at once
@@ -25,18 +25,7 @@ _WHOLE_BYTES = 32 * 2**20  # of a row group's columns, that are read together an
 _BATCH_BYTES = 512 * 2**20
 _BATCH_ROWS = 2**16
 
-Choose: TypeAlias = Callable[[pa.Schema], list[str]]  # of a file's columns those that are read
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Rows of a file, and which of its columns; `names` tells one choice from another."""
-
-    url: str
-    start: int
-    num_rows: int
-    names: tuple[str, ...]
-    choose: Choose
+_Key: TypeAlias = tuple[str, tuple[str, ...]]  # a file, and the columns that are read of it
 
 
 class OpenFiles:
@@ -45,21 +34,21 @@ class OpenFiles:
     def __init__(self, most: int = _MOST_OPEN) -> None:
         self._most = most
         self._lock = threading.Lock()  # guards what follows
-        self._open = OrderedDict[tuple[str, tuple[str, ...]], _OpenFile]()
+        self._open = OrderedDict[_Key, _OpenFile]()
         self._of_file = [threading.Lock() for _ in range(_LOCKS)]  # one thread at a time reads a file on
 
-    def read(self, wanted: Wanted) -> "tuple[pa.Schema, list[pa.RecordBatch]] | None":
-        """Return the schema of the file and these rows, fewer where it has lost some.
+    def read(self, row_range: RowRange, names: Sequence[str]) -> "tuple[pa.Schema, list[pa.RecordBatch]] | None":
+        """Return the schema of the file and these rows, fewer where it has lost some; of these columns `stored` ones.
 
         None where that would be no gain, as behind other rows of the same row group, or where the store does not say
         whether a file is still the same. Raises OSError and ArrowException; the file is closed then.
         """
-        key = wanted.url, wanted.names
+        key = row_range.url, tuple(names)
         with self._of_file[hash(key) % _LOCKS]:
-            if (version := fs.version_of(wanted.url)) is None:
+            if (version := fs.version_of(row_range.url)) is None:
                 return None
-            with self._taken(key, version, wanted) as file:
-                return None if file is None else (file.schema, file.read(wanted.start, wanted.num_rows))
+            with self._taken(key, version, row_range.start) as file:
+                return None if file is None else (file.schema, file.read(row_range.start, row_range.num_rows))
 
     def close(self) -> None:
         """Close all of them."""
@@ -69,18 +58,18 @@ class OpenFiles:
             file.close()
 
     @contextmanager
-    def _taken(self, key: tuple[str, tuple[str, ...]], version: str, wanted: Wanted) -> "Iterator[_OpenFile | None]":
+    def _taken(self, key: _Key, version: str, start: int) -> "Iterator[_OpenFile | None]":
         """Take the file out for the block, and keep it afterwards unless it is through; None where it is beyond."""
         with self._lock:
             file = self._open.pop(key, None)
         if file is not None and file.version != version:
             file.close()
             file = None
-        if file is not None and file.is_beyond(wanted.start):
+        if file is not None and file.is_beyond(start):
             self._keep(key, file)
             yield None
             return
-        file = file or _OpenFile(wanted.url, version, wanted.choose)
+        file = file or _OpenFile(*key, version)
         try:
             yield file
         except BaseException:
@@ -91,7 +80,7 @@ class OpenFiles:
         else:
             self._keep(key, file)
 
-    def _keep(self, key: tuple[str, tuple[str, ...]], file: "_OpenFile") -> None:
+    def _keep(self, key: _Key, file: "_OpenFile") -> None:
         with self._lock:
             self._open[key] = file
             surplus = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - self._most)]
@@ -102,13 +91,13 @@ class OpenFiles:
 class _OpenFile:
     """A file, and how far it has been read."""
 
-    def __init__(self, url: str, version: str, choose: Choose) -> None:
+    def __init__(self, url: str, names: Sequence[str], version: str) -> None:
         self.version = version
         self._file = fs.open_url(url)
         try:
             self._footer = pq.read_metadata(self._file)
             self.schema = self._footer.schema.to_arrow_schema()
-            self._names = choose(self.schema)
+            self._names = stored(names, self.schema)
             sizes = [self._footer.row_group(group).num_rows for group in range(self._footer.num_row_groups)]
         except BaseException:
             self._file.close()
@@ -164,10 +153,24 @@ class _OpenFile:
         chunks = [footer.column(number) for number in range(footer.num_columns)]
         own = tuple(f"{name}." for name in self._names)
         size = sum(one.total_compressed_size for one in chunks if f"{one.path_in_schema}.".startswith(own))
-        is_small = size <= _WHOLE_BYTES
-        options = {"pre_buffer": True} if is_small else {"pre_buffer": False, "buffer_size": _STREAM_BUFFER_BYTES}
-        rows = max(
-            1, min(at_once, _BATCH_ROWS, _BATCH_BYTES // max(1, footer.total_byte_size // max(1, footer.num_rows)))
-        )
+        options = reading_options(is_whole=size <= _WHOLE_BYTES)
+        rows = rows_at_once(self._footer, [group], at_once)
         parquet = pq.ParquetFile(self._file, metadata=self._footer, **options)
         yield from parquet.iter_batches(rows, row_groups=[group], columns=self._names, use_threads=False)
+
+
+def stored(names: Sequence[str], schema: pa.Schema) -> list[str]:
+    """Return those of the columns that a file has; one of its own where it has none, for its rows to be counted."""
+    return [name for name in names if name in schema.names] or schema.names[:1]
+
+
+def reading_options(*, is_whole: bool) -> dict[str, Any]:
+    """Return how pyarrow reads row groups: each as a whole, or page by page."""
+    return {"pre_buffer": True} if is_whole else {"pre_buffer": False, "buffer_size": _STREAM_BUFFER_BYTES}
+
+
+def rows_at_once(footer: pq.FileMetaData, groups: Sequence[int], most: int) -> int:
+    """Return the rows of a batch: lists of more than 2 GB in one cannot be decoded."""
+    sizes = [(footer.row_group(group).total_byte_size, footer.row_group(group).num_rows) for group in groups]
+    largest = max((size // max(1, rows) for size, rows in sizes), default=0)
+    return max(1, min(most, _BATCH_ROWS, _BATCH_BYTES // max(1, largest)))

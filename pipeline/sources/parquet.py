@@ -19,7 +19,7 @@ from pyarrow import types
 from pipeline.sources.arrow_types import is_text, plain_type
 from pipeline.sources.columns import Columns
 from pipeline.sources.convention import CONVENTION, Convention
-from pipeline.sources.open_files import OpenFiles, Wanted
+from pipeline.sources.open_files import OpenFiles, reading_options, rows_at_once, stored
 from pipeline.sources.source import FileRows, RowRange, Rows, Unread
 from pipeline.sources.unreadable import is_no_text, why_unread
 from pipeline.storage import filesystem as fs
@@ -31,9 +31,6 @@ from schemas.wording import one_line, printable
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 _WHOLE_READ_BYTES = 256 * 2**20
 _MAGIC = b"PAR1"
-_STREAM_BUFFER_BYTES = 8 * 2**20
-_BATCH_BYTES = 512 * 2**20
-_BATCH_ROWS = 2**16
 _FOOTERS_AT_ONCE = 16  # they wait for storage, not for the CPU
 _FOOTERS_AHEAD = 256  # read before it is looked whether --limit has its rows
 
@@ -185,10 +182,7 @@ def read_on(
 ) -> list[pa.RecordBatch] | None:
     """Return these columns of the range's rows as `read_range` yields them, from a file that stays open; None where
     that would be no gain."""
-    choose = partial(_stored, names)
-    found = files.read(
-        Wanted(url=row_range.url, start=row_range.start, num_rows=row_range.num_rows, names=tuple(names), choose=choose)
-    )
+    found = files.read(row_range, names)
     if found is None:
         return None
     schema, batches = found
@@ -196,11 +190,6 @@ def read_on(
     if not set(names) <= {*schema.names, *constants}:
         return None
     return [_with_constants(batch, constants).select(names) for batch in batches]
-
-
-def _stored(names: Sequence[str], schema: pa.Schema) -> list[str]:
-    """Return those of the columns that a file has; one of its own where it has none, for its rows to be counted."""
-    return [name for name in names if name in schema.names] or schema.names[:1]
 
 
 def read_range(
@@ -219,15 +208,15 @@ def read_range(
         metadata = pq.read_metadata(file)
         groups, skip = _row_groups(metadata, row_range.start, row_range.num_rows)
         whole = max((metadata.row_group(group).total_byte_size for group in groups), default=0) <= whole_read_bytes
-        options = {"pre_buffer": True} if whole else {"pre_buffer": False, "buffer_size": _STREAM_BUFFER_BYTES}
+        options = reading_options(is_whole=whole)
         schema = metadata.schema.to_arrow_schema()
         constants = _constants(row_range.url, schema, tables)
         missing = set(names) - set(schema.names) - set(constants)
         if missing:
             raise OSError(f"the file must have a column {min(missing)!r} as when listed, it has none")
         left = row_range.num_rows
-        at_once = _rows_at_once(metadata, groups, row_range.num_rows)
-        there = _stored(names, schema)
+        at_once = rows_at_once(metadata, groups, row_range.num_rows)
+        there = stored(names, schema)
         wanted: list[_File] = [(file, metadata, [name for name in there if name not in as_stored])]
         if as_stored:
             wanted.append((row_range.url, _without_arrow_types(file), [name for name in there if name in as_stored]))
@@ -364,13 +353,6 @@ def by_row_group(row_range: RowRange) -> list[RowRange]:
         return [row_range]
     cuts = [row_range.start, *ends[(ends > row_range.start) & (ends < stop)].tolist(), stop]
     return [replace(row_range, start=start, num_rows=end - start) for start, end in pairwise(cuts)]
-
-
-def _rows_at_once(metadata: pq.FileMetaData, groups: list[int], most: int) -> int:
-    """Return the rows of a batch: lists of more than 2 GB in one cannot be decoded."""
-    sizes = [(metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows) for group in groups]
-    largest = max((size // max(1, rows) for size, rows in sizes), default=0)
-    return max(1, min(most, _BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
 
 
 def _row_groups(metadata: pq.FileMetaData, start: int, num_rows: int) -> tuple[list[int], int]:
